@@ -1,0 +1,201 @@
+"""Read a Detectron2-style YAML with overrides, remembering which keys were set on purpose.
+
+The contract between weights and config needs that: a key that the config left alone follows the weights' card, a key
+that somebody set and that contradicts the card is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import CfgNode
+
+from scaleprior.errors import UserError
+
+__all__ = ["LoadedConfig", "data_file", "load_config", "parse_overrides"]
+
+_BASE = "_BASE_"
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A resolved, frozen config with its history.
+
+    Attributes:
+        cfg: every key, with its final value.
+        explicit: dotted names of the keys that the file, its bases or the overrides set.
+        source: where it came from, for error messages.
+    """
+
+    cfg: CfgNode
+    explicit: frozenset[str]
+    source: str
+
+
+def data_file(folder: str, name: str) -> Path:
+    """Path of a file of ``configs/`` or ``model_zoo/``: in the checkout, or in the installed package.
+
+    Raises:
+        UserError: there is no such file; lists the nearest names.
+    """
+    package = Path(__file__).resolve().parents[1]
+    roots = (package / "_data" / folder, package.parent / folder)
+    root = next((r for r in roots if r.is_dir()), roots[0])
+    path = root / name
+    if path.is_file():
+        return path
+    known = sorted(str(p.relative_to(root)) for p in root.rglob("*.y*ml"))
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[:5]
+    raise UserError(f"no file {name} in ScalePrior's {folder}/", hint=f"there are {', '.join(near)}")
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """The defaults, then ``path`` (with its ``_BASE_`` files), then ``KEY VALUE`` overrides.
+
+    Args:
+        path: a YAML file; a relative name that does not exist here is looked up in ScalePrior's ``configs/``.
+            None takes the defaults.
+        overrides: ``["SOLVER.MAX_ITER", "100", ...]`` as on Detectron2's command line.
+
+    Raises:
+        UserError: a missing file, a circular base, YAML that does not parse, an unknown key, a key that only the
+            detectron2 engine honours, or a value of another type.
+    """
+    from scaleprior.config import get_cfg
+
+    cfg = get_cfg()
+    explicit: set[str] = set()
+    source = "defaults"
+    if path is not None:
+        file = _find(path)
+        source = str(file)
+        for origin, key, value in _flatten_file(file, ()):
+            _set(cfg, key, value, origin)
+            explicit.add(key)
+    for key, value in parse_overrides(overrides):
+        _set(cfg, key, value, "the command line")
+        explicit.add(key)
+    cfg.freeze()
+    return LoadedConfig(cfg, frozenset(explicit), source)
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    """``KEY VALUE`` pairs with values read as YAML, so ``1.0``, ``(1, 2)``, ``"BN"`` and ``BN`` all work."""
+    if len(overrides) % 2:
+        raise UserError(f"overrides come in pairs KEY VALUE, got {len(overrides)} words: {' '.join(overrides)}")
+    return [(key, _parse_value(text)) for key, text in zip(overrides[::2], overrides[1::2])]
+
+
+def _parse_value(text: Any) -> Any:
+    import ast
+
+    if not isinstance(text, str):
+        return text
+    try:
+        return ast.literal_eval(text)  # Detectron2's own reading; a bare word is a string
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _find(path: str | Path) -> Path:
+    path = Path(path)
+    if path.is_file():
+        return path
+    if path.is_absolute():
+        raise UserError(f"config file not found: {path}", hint="check the path")
+    name = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
+    return data_file("configs", str(name))
+
+
+def _flatten_file(path: Path, children: tuple[Path, ...]) -> Iterator[tuple[str, str, Any]]:
+    """(origin, dotted key, value) of a file, those of its bases first, as fvcore orders them."""
+    if path.resolve() in children:
+        raise UserError(f"config {path} is its own {_BASE}", hint="break the circle")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise UserError(f"config file not found: {path} ({_BASE} of {children[-1]})", hint="correct the name") from e
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise UserError(f"config {path} cannot be read: {' '.join(str(e).split())}", hint="repair the YAML") from e
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise UserError(f"config {path} holds a {type(content).__name__}, not a mapping", hint="see configs/")
+    bases = content.pop(_BASE, [])
+    for base in [bases] if isinstance(bases, str) else bases:
+        base_path = Path(base).expanduser()
+        if not base_path.is_absolute():
+            base_path = path.parent / base_path
+        yield from _flatten_file(base_path, (*children, path.resolve()))
+    for key, value in _flatten(content, ""):
+        yield str(path), key, value
+
+
+def _flatten(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{key}.")
+        else:
+            yield key, _parse_value(value)
+
+
+def _set(cfg: CfgNode, key: str, value: Any, origin: str) -> None:
+    node: Any = cfg
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, CfgNode) else None
+    if not isinstance(node, CfgNode) or leaf not in node or isinstance(node[leaf], CfgNode):
+        _refuse(cfg, key, value, origin)
+        return
+    node[leaf] = _coerce(key, value, node[leaf], origin)
+
+
+def _refuse(cfg: CfgNode, key: str, value: Any, origin: str) -> None:
+    """Error for a key that is not ours; Detectron2's key at Detectron2's own default changes nothing and passes."""
+    defaults = _detectron2_defaults()
+    if key in defaults:
+        if _plain(value) == defaults[key]:
+            return
+        raise UserError(
+            f"{key}: {value!r} (set in {origin}) needs the detectron2 engine",
+            hint="run with --engine detectron2, or remove the key",
+        )
+    known = [name for name, _ in _flatten(cfg, "")]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6) or difflib.get_close_matches(
+        key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in known], n=1
+    )
+    raise UserError(
+        f"unknown config key {key} (set in {origin})", hint=f"did you mean {near[0]}?" if near else "see docs"
+    )
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
+
+
+@lru_cache(maxsize=1)
+def _detectron2_defaults() -> dict[str, Any]:
+    """Detectron2's default config, flattened: recorded facts, so that they are known where it is not installed."""
+    return json.loads((Path(__file__).parent / "detectron2_defaults.json").read_text(encoding="utf-8"))
+
+
+def _coerce(key: str, value: Any, default: Any, origin: str) -> Any:
+    """``value`` in the type of ``default``, by yacs' rules plus int -> float, which yacs refuses."""
+    if default is None or value is None or type(value) is type(default):
+        return value
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
+        return type(default)(value)
+    raise UserError(
+        f"{key} is {value!r} (set in {origin}), a {type(value).__name__}; expected {type(default).__name__}",
+        hint=f"give a value like {default!r}",
+    )

@@ -1,0 +1,119 @@
+"""Atomic writing and reading of small files.
+
+Every file that ScalePrior leaves under its final name is complete: content goes to a temporary name in the same
+folder, is flushed to the disk, and is renamed. A process killed at any line leaves the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scaleprior.errors import FailureError, UserError
+
+__all__ = ["atomic_path", "file_sha256", "read_json", "write_bytes", "write_csv", "write_json", "write_text"]
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path in ``path``'s folder; on success it is renamed to ``path``, on any error removed.
+
+    Args:
+        path: the final name; its folder is made if absent.
+        durable: flush the data to the disk first. Without it the rename still is atomic for a process that dies
+            (``kill -9``), but not for a machine that loses power; used for per-step checkpoints, where a flush
+            would cost more than the step.
+
+    Raises:
+        FailureError: the disk is full, the folder is read-only, or another error of the file system.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+    except OSError as e:
+        raise FailureError(f"cannot write {path}: {e.strerror or e}", hint="choose another folder or free space") from e
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes files private; what a user keeps should follow the umask as any other file does
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        if durable:
+            _flush_to_disk(temporary)
+        os.replace(temporary, path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise FailureError(f"cannot write {path}: {e.strerror or e}", hint="free space and run again") from e
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_bytes(path: str | Path, data: bytes, *, durable: bool = True) -> None:
+    """Write ``data`` to ``path`` atomically."""
+    with atomic_path(path, durable=durable) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str, *, durable: bool = True) -> None:
+    """Write UTF-8 ``text`` to ``path`` atomically."""
+    write_bytes(path, text.encode("utf-8"), durable=durable)
+
+
+def write_json(path: str | Path, value: Any, *, durable: bool = True) -> None:
+    """Write ``value`` as strict JSON (no NaN), indented, atomically."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", durable=durable)
+
+
+def write_csv(path: str | Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``rows`` under a header line atomically; a missing value is an empty field."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_json(path: str | Path, *, what: str = "JSON file") -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        UserError: the file is missing, unreadable or not JSON; names ``what`` it was to be, the path and the line.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise UserError(f"{what} not found: {path}", hint="check the path") from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"{what} {path} cannot be read: {e}", hint="check the file") from e
+    except json.JSONDecodeError as e:
+        raise UserError(f"{what} {path} is not JSON: line {e.lineno}: {e.msg}", hint="repair the file") from e
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal, read in 1 MiB pieces."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,42 @@
+"""How long work reports where it is: a function of (done, total, numbers), called once a step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+
+__all__ = ["ProgressFn", "progress_bar"]
+
+ProgressFn = Callable[[int, int, Mapping[str, float]], None]
+"""``(done, total, numbers)``: steps done, steps in all, and figures worth showing such as ``{"loss": 0.7}``."""
+
+
+@contextlib.contextmanager
+def progress_bar(description: str, *, unit: str = "steps") -> Iterator[ProgressFn]:
+    """A bar on the terminal's standard error with rate and time left; silent where that is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[numbers]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=None, rate="", numbers="")
+
+        def report(done: int, total: int, numbers: Mapping[str, float]) -> None:
+            speed = progress.tasks[task].speed
+            progress.update(
+                task,
+                completed=done,
+                total=total,
+                rate=f"{speed:.1f} {unit}/s" if speed else "",
+                numbers=" ".join(f"{name} {value:.4g}" for name, value in numbers.items()),
+            )
+
+        yield report

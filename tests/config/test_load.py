@@ -1,0 +1,70 @@
+"""Reading Detectron2-style YAML: bases, overrides, what was set on purpose, and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scaleprior.config import data_file, get_cfg, load_config
+from scaleprior.errors import UserError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_later_sources_win_and_all_of_them_count_as_explicit(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "MODEL:\n  RESNETS:\n    DEPTH: 101\nSOLVER:\n  MAX_ITER: 10\n")
+    file = write(tmp_path / "leaf.yaml", "_BASE_: base.yaml\nSOLVER:\n  MAX_ITER: 20\n  STEPS: (5, 8)\n")
+    loaded = load_config(file, ["SOLVER.BASE_LR", "1", "INPUT.FORMAT", "RGB"])
+    assert loaded.cfg.MODEL.RESNETS.DEPTH == 101
+    assert loaded.cfg.SOLVER.MAX_ITER == 20
+    assert loaded.cfg.SOLVER.STEPS == (5, 8)
+    assert loaded.cfg.SOLVER.BASE_LR == 1.0
+    assert type(loaded.cfg.SOLVER.BASE_LR) is float
+    expected = {"MODEL.RESNETS.DEPTH", "SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.BASE_LR", "INPUT.FORMAT"}
+    assert loaded.explicit == expected
+    assert loaded.cfg.is_frozen()
+
+
+def test_defaults_stay_untouched_between_calls() -> None:
+    load_config(None, ["SOLVER.MAX_ITER", "7"])
+    assert get_cfg().SOLVER.MAX_ITER == 40000  # Detectron2's default
+    assert load_config(None).explicit == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SOLVER:\n  MAX_ITR: 5\n", r"unknown config key SOLVER.MAX_ITR .*did you mean SOLVER.MAX_ITER"),
+        ("SOLVER:\n  NESTEROV: 3\n", r"SOLVER.NESTEROV is 3 .*expected bool"),
+        ("SOLVER:\n  MAX_ITER: lots\n", r"SOLVER.MAX_ITER is 'lots' .*a str; expected int"),
+        ("MODEL:\n  RETINANET:\n    NUM_CLASSES: 3\n", r"MODEL.RETINANET.NUM_CLASSES: 3 .*needs the detectron2 engine"),
+        ("MODEL: 3\n", r"unknown config key MODEL "),
+        ("- a\n", r"holds a list, not a mapping"),
+        ("a: [\n", r"cannot be read"),
+        ("_BASE_: gone.yaml\n", r"gone.yaml"),
+        ("_BASE_: x.yaml\n", r"is its own _BASE_"),
+    ],
+)
+def test_bad_files_name_key_value_and_place(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(write(tmp_path / "x.yaml", text))
+    assert "x.yaml" in str(caught.value)
+
+
+def test_detectron2_keys_at_detectron2_defaults_change_nothing_and_pass(tmp_path: Path) -> None:
+    loaded = load_config(write(tmp_path / "x.yaml", "MODEL:\n  RETINANET:\n    NUM_CLASSES: 80\n"))
+    assert "RETINANET" not in loaded.cfg.MODEL
+
+
+def test_overrides_come_in_pairs() -> None:
+    with pytest.raises(UserError, match="pairs KEY VALUE, got 1"):
+        load_config(None, ["SOLVER.MAX_ITER"])
+
+
+def test_a_missing_shipped_file_lists_near_names() -> None:
+    with pytest.raises(UserError, match="quickstart"):
+        data_file("configs", "studies/quickstrat.yaml")

@@ -1,0 +1,90 @@
+"""Atomic writing: the old file or the new one, never something between."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scaleprior.errors import FailureError, UserError
+from scaleprior.files import atomic_path, file_sha256, read_json, write_csv, write_json, write_text
+
+
+def test_content_and_ordinary_permissions(tmp_path: Path) -> None:
+    write_json(tmp_path / "new" / "a.json", {"x": [1, None]})
+    assert read_json(tmp_path / "new" / "a.json") == {"x": [1, None]}
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "new" / "a.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    write_csv(tmp_path / "r.csv", ["a", "b"], [{"a": 1, "b": None}, {"a": 2.5, "b": "x,y"}])
+    assert (tmp_path / "r.csv").read_text() == 'a,b\n1,\n2.5,"x,y"\n'
+    write_text(tmp_path / "abc", "abc")
+    assert (
+        file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )  # FIPS 180-2
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def write_half() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FailureError, match=r"cannot write .*a.txt: No space left on device; free space and run again"):
+        write_text(tmp_path / "a.txt", "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nan_is_not_json(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nan|NaN|JSON"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_json_names_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a":\n oops}')
+    with pytest.raises(UserError, match=r"hierarchy .*a.json is not JSON: line 2"):
+        read_json(tmp_path / "a.json", what="hierarchy")
+    with pytest.raises(UserError, match="hierarchy not found"):
+        read_json(tmp_path / "b.json", what="hierarchy")
+
+
+def test_a_killed_writer_leaves_whole_files(tmp_path: Path) -> None:
+    """A process that rewrites a file for ever is killed at random moments; what is there is always complete."""
+    code = (
+        "import sys; from scaleprior.files import write_json\n"
+        "n = 0\n"
+        "while True:\n    n += 1; write_json(sys.argv[1], [n] * 20000, durable=n % 2 == 0)\n"
+    )
+    path = tmp_path / "a.json"
+    for delay in (0.0, 0.013, 0.029, 0.041):
+        process = subprocess.Popen([sys.executable, "-c", code, str(path)])
+        deadline = time.monotonic() + 20
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        values = read_json(path)
+        assert len(values) == 20000
+        assert len(set(values)) == 1
+        path.unlink()
