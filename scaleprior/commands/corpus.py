@@ -1,0 +1,150 @@
+"""``scaleprior corpus build|info|fraction``: indexes of pretraining collections and their prefixes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["register"]
+
+
+def register(subparsers: Any) -> None:
+    """Add the ``corpus`` parser."""
+    corpus = subparsers.add_parser("corpus", help="index a pretraining collection, look at it, cut fractions")
+    actions = corpus.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _register_build(actions)
+    info = actions.add_parser("info", help="what an index holds")
+    info.add_argument("index", metavar="INDEX", help="index folder, or a saved fraction")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.set_defaults(handler=_info)
+    fraction = actions.add_parser("fraction", help="the first images in hash order, optionally saved as an index")
+    fraction.add_argument("index", metavar="INDEX", help="index folder, or a saved fraction")
+    size = fraction.add_mutually_exclusive_group(required=True)
+    size.add_argument("--images", type=int, metavar="N", help="number of images")
+    size.add_argument("--ratio", type=float, metavar="R", help="share of the corpus, above 0 and at most 1")
+    fraction.add_argument("--out", metavar="FILE", help="write the rows as Parquet; images stay where they are")
+    fraction.add_argument("--json", action="store_true", help="print JSON")
+    fraction.set_defaults(handler=_fraction)
+
+
+def _register_build(actions: Any) -> None:
+    build = actions.add_parser(
+        "build",
+        help="build an index in hash order",
+        description="Index class folders, tar files with a table of labels, or files with a table of labels.",
+    )
+    build.add_argument("source", metavar="SRC", help="folder of class folders, of tars, or of files; or the table")
+    build.add_argument("out", metavar="OUT", help="index folder to make")
+    build.add_argument("--labels", metavar="TABLE", help="CSV with a header, or Parquet (default: SRC/labels.csv)")
+    build.add_argument(
+        "--hierarchy",
+        metavar="FILE",
+        help="hierarchy JSON or WordNet is-a list (default: SRC/hierarchy.json, else flat)",
+    )
+    build.add_argument(
+        "--file-column", metavar="NAME", help="column of file names (default: file, path, image, filename)"
+    )
+    build.add_argument("--label-column", metavar="NAME", help="column of labels (default: label, labels, wnid, class)")
+    build.add_argument("--split", metavar="VALUE", help="only rows of this split")
+    build.add_argument("--split-column", metavar="NAME", default="split", help="column of splits (default: split)")
+    build.add_argument("--name", help="the corpus' name (default: OUT's)")
+    build.add_argument("--salt", default="", help="another salt gives another order of the same images")
+    build.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help="decode every image")
+    build.add_argument(
+        "--max-skipped",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="accepted share of unusable images, 0 to 1 (default: 0.05)",
+    )
+    build.add_argument("--overwrite", action="store_true", help="replace an existing index")
+    build.add_argument("--json", action="store_true", help="print JSON")
+    build.set_defaults(handler=_build)
+
+
+def _build(args: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from scaleprior.corpus import build_index, open_source
+    from scaleprior.progress import progress_bar
+
+    source = open_source(
+        args.source,
+        labels=args.labels,
+        hierarchy=args.hierarchy,
+        file_column=args.file_column,
+        label_column=args.label_column,
+        split=args.split,
+        split_column=args.split_column,
+        verified=args.verify,
+    )
+    with progress_bar(f"indexing {args.source}", unit="images") as progress:
+        corpus = build_index(
+            source.rows(),
+            args.out,
+            overwrite=args.overwrite,
+            label_space=source.label_space,
+            root=source.root,
+            name=args.name or Path(args.out).name,
+            salt=args.salt,
+            source={"kind": source.kind, **source.facts},
+            verify=args.verify,
+            max_skipped=args.max_skipped,
+            total=source.total,
+            progress=progress,
+        )
+    _show({**_summary(corpus), "index": args.out}, args.json)
+
+
+def _info(args: argparse.Namespace) -> None:
+    from scaleprior.corpus import Corpus
+
+    corpus = Corpus.open(args.index)
+    _show({**_summary(corpus), "index": args.index}, args.json)
+
+
+def _fraction(args: argparse.Namespace) -> None:
+    from scaleprior.corpus import Corpus
+
+    corpus = Corpus.open(args.index)
+    fraction = corpus.fraction(images=args.images, ratio=args.ratio)
+    labels, _ = fraction.labels()
+    facts = {
+        "name": corpus.name,
+        "images": fraction.images,
+        "ratio": fraction.ratio,
+        "labels": len(labels),
+        "classes": len(set(labels.tolist())),
+        "fingerprint": fraction.fingerprint,
+    }
+    if args.out:
+        fraction.save(args.out)
+        facts["out"] = args.out
+    _show(facts, args.json)
+
+
+def _summary(corpus: Any) -> dict[str, Any]:
+    facts = corpus.facts
+    return {
+        "name": corpus.name,
+        "images": len(corpus),
+        "nodes": facts["label_space"]["nodes"],
+        "leaves": facts["label_space"]["leaves"],
+        "skipped": facts["skipped"]["count"],
+        "source": facts["source"]["kind"],
+        "root": str(corpus.root),
+        "salt": facts["salt"],
+        "verified": facts["verified"],
+        "fingerprint": corpus.fingerprint,
+    }
+
+
+def _show(facts: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:{width}}  {value:,}" if type(value) is int else f"{name:{width}}  {value}")

@@ -1,0 +1,128 @@
+"""An opened corpus: an index on disk whose prefixes are the fractions.
+
+Opening reads ``corpus.json`` (or a saved fraction's Parquet footer) and no rows, so it costs the same for any size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from scaleprior.corpus.fraction import FACTS_KEY, LABEL_SPACE_KEY, Fraction
+from scaleprior.corpus.label_space import LabelSpace
+from scaleprior.errors import UserError
+from scaleprior.files import read_json
+
+__all__ = ["Corpus"]
+
+_READABLE_SCHEMA = 1
+
+
+class Corpus:
+    """Images in hash order with their labels. ``len(corpus)`` is the number of images.
+
+    Attributes:
+        path: the index folder, or a saved fraction's file.
+        name: for people.
+        fingerprint: SHA-256 (hex) of salt, label space and all rows; equal for equal content on every machine.
+        root: folder that shards and paths are relative to.
+        facts: the content of ``corpus.json``.
+    """
+
+    def __init__(self, path: Path, facts: Mapping[str, Any], *, root: str | Path | None = None) -> None:
+        self.path = path
+        self.facts = dict(facts)
+        self.name: str = facts["name"]
+        self.fingerprint: str = facts["fingerprint"]
+        recorded = path if facts["root"] == "." else Path(facts["root"])
+        self.root = Path(root) if root is not None else recorded
+
+    @classmethod
+    def open(cls, path: str | Path, *, root: str | Path | None = None) -> Corpus:
+        """Open an index folder, or a Parquet file written by ``Fraction.save``.
+
+        Args:
+            path: the folder or file.
+            root: where the images are now, if they have moved since the index was built.
+
+        Raises:
+            UserError: not an index, or one of another schema version.
+        """
+        path = Path(path)
+        facts = read_json(path / "corpus.json", what="corpus index") if path.is_dir() else _footer(path, FACTS_KEY)
+        version = facts.get("schema") if isinstance(facts, dict) else None
+        if version != _READABLE_SCHEMA:
+            raise UserError(
+                f"{path} has index schema {version!r}, this version reads {_READABLE_SCHEMA}",
+                hint="build the index again",
+            )
+        return cls(path.absolute(), facts, root=root)
+
+    @property
+    def parquet(self) -> Path:
+        """The file that holds the rows."""
+        return self.path / "index.parquet" if self.path.is_dir() else self.path
+
+    @cached_property
+    def label_space(self) -> LabelSpace:
+        """What the labels mean."""
+        if self.path.is_dir():
+            return LabelSpace.load(self.path / "label_space.json")
+        return LabelSpace.from_dict(_footer(self.path, LABEL_SPACE_KEY), where=str(self.path))
+
+    def __len__(self) -> int:
+        return int(self.facts["images"])
+
+    def __repr__(self) -> str:
+        return f"Corpus({self.name!r}, {len(self)} images)"
+
+    def fraction(self, *, images: int | None = None, ratio: float | None = None) -> Fraction:
+        """The first images in hash order. Of two fractions of a corpus the smaller is a prefix of the larger.
+
+        Args:
+            images: how many, 1 to ``len(self)``.
+            ratio: instead, the share of the corpus in (0, 1]; the count is rounded to the nearest image.
+
+        Raises:
+            UserError: neither or both given, or the fraction would be empty or larger than the corpus.
+        """
+        if (images is None) == (ratio is None):
+            raise UserError("a fraction needs either a number of images or a ratio", hint="give exactly one of them")
+        asked = f"{images} images" if images is not None else f"ratio {ratio}"
+        if ratio is not None:
+            if not 0 < ratio <= 1:
+                raise UserError(f"a fraction of {asked} of {self.name!r}", hint="give a ratio above 0, at most 1")
+            images = round(ratio * len(self))
+        assert images is not None
+        if isinstance(images, bool) or int(images) != images or not 1 <= images <= len(self):
+            raise UserError(
+                f"a fraction of {asked} does not fit corpus {self.name!r} of {len(self)} images",
+                hint=f"ask for 1 to {len(self)} images",
+            )
+        return Fraction(self, int(images))
+
+    def prefix_fingerprint(self, images: int) -> str:
+        """Identity of the first ``images`` rows; the same whether asked of the corpus or of a saved fraction of it."""
+        whole, count = self.facts.get("prefix_of", (self.fingerprint, len(self)))
+        if images == count:
+            return str(whole)
+        return hashlib.sha256(f"{whole}:{images}".encode()).hexdigest()
+
+
+def _footer(path: Path, key: bytes) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise UserError(f"no corpus index at {path}", hint="build one with: scaleprior corpus build SRC OUT")
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+    except (OSError, pa.ArrowInvalid) as e:
+        raise UserError(f"{path} is not a Parquet file: {e}", hint="give an index folder or a saved fraction") from e
+    if key not in metadata:
+        raise UserError(f"{path} is not a saved fraction", hint="write one with: scaleprior corpus fraction --out FILE")
+    return json.loads(metadata[key])

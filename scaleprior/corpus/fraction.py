@@ -1,0 +1,147 @@
+"""A fraction: the first N images of a corpus in hash order, readable at random, cheap in worker processes.
+
+Rows load when first asked for, from the row groups of the prefix alone. Pickling carries the path and N, not the
+rows; a forked worker shares the parent's rows and opens its own files.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scaleprior.corpus.shards import ByteReader
+from scaleprior.errors import UserError
+from scaleprior.files import atomic_path
+
+if TYPE_CHECKING:
+    from scaleprior.corpus.corpus import Corpus
+    from scaleprior.corpus.label_space import LabelSpace
+
+__all__ = ["FACTS_KEY", "LABEL_SPACE_KEY", "Fraction"]
+
+FACTS_KEY = b"scaleprior.corpus"
+LABEL_SPACE_KEY = b"scaleprior.label_space"
+
+
+class Fraction:
+    """The first ``images`` rows of ``corpus``; made by ``Corpus.fraction``. Images are numbered 0 to N - 1.
+
+    Attributes:
+        corpus: what it is a fraction of.
+        images: N, also ``len(self)``.
+    """
+
+    def __init__(self, corpus: Corpus, images: int) -> None:
+        self.corpus = corpus
+        self.images = images
+
+    def __len__(self) -> int:
+        return self.images
+
+    def __repr__(self) -> str:
+        return f"Fraction({self.images} of {self.corpus!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self.corpus.path, self.corpus.facts, self.corpus.root, self.images)
+
+    @property
+    def ratio(self) -> float:
+        """Share of the corpus, in (0, 1]."""
+        return self.images / len(self.corpus)
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """What the labels mean."""
+        return self.corpus.label_space
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) that identifies these rows; for the whole corpus it is the corpus' own."""
+        return self.corpus.prefix_fingerprint(self.images)
+
+    def keys(self) -> list[str]:
+        """The N keys in hash order."""
+        return self._read_columns("key").column("key").to_pylist()
+
+    def hashes(self) -> np.ndarray:
+        """uint64 [N], ascending: the hash of each key, which also seeds what is random about an image."""
+        return self._read_columns("hash").column("hash").to_numpy()
+
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Labels as given (without ancestors), CSR: int32 [M], ascending and unique in each row, and int64 [N + 1]."""
+        rows = self._read_columns("labels").column("labels").combine_chunks()
+        counts = rows.value_lengths().to_numpy(zero_copy_only=False)
+        offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+        return rows.flatten().to_numpy(zero_copy_only=False).astype(np.int32), offsets
+
+    def read(self, index: int) -> bytes:
+        """The encoded image ``index``.
+
+        Raises:
+            IndexError: outside [0, N).
+            UserError: the file is gone or shorter than indexed; names it.
+        """
+        if not 0 <= index < self.images:
+            raise IndexError(f"image {index} of a fraction of {self.images} images")
+        files, offsets, sizes = self._locations
+        return self._reader.read(files[index].as_py(), int(offsets[index]), int(sizes[index]))
+
+    def save(self, path: str | Path) -> None:
+        """Write these rows as one Parquet file that ``Corpus.open`` opens; images stay where they are. Atomic."""
+        facts = dict(self.corpus.facts)
+        facts["images"] = self.images
+        facts["fingerprint"] = self.fingerprint
+        # lets a fraction of the saved fraction have the same identity as that fraction of the corpus
+        facts.setdefault("prefix_of", [self.corpus.fingerprint, len(self.corpus)])
+        facts["root"] = str(self.corpus.root.absolute())
+        table = self._read_columns()
+        table = table.replace_schema_metadata(
+            {FACTS_KEY: json.dumps(facts), LABEL_SPACE_KEY: json.dumps(self.label_space.to_dict())}
+        )
+        with atomic_path(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd", row_group_size=65_536)
+
+    @cached_property
+    def _locations(self) -> tuple[pa.Array, np.ndarray, np.ndarray]:
+        """File of each image relative to the root (tar or plain file), its first byte, and its size."""
+        import pyarrow.compute as pc
+
+        table = self._read_columns("shard", "path", "offset", "size")
+        shard = table.column("shard").cast(pa.string())
+        file = pc.if_else(pc.equal(shard, ""), table.column("path"), shard).combine_chunks()
+        return file, table.column("offset").to_numpy(), table.column("size").to_numpy()
+
+    @cached_property
+    def _reader(self) -> ByteReader:
+        return ByteReader(self.corpus.root)
+
+    def _read_columns(self, *columns: str) -> pa.Table:
+        """The first N rows of some columns, all by default, from as few row groups as hold them."""
+        path = self.corpus.parquet
+        try:
+            with pq.ParquetFile(path) as file:
+                groups, rows = [], 0
+                while rows < self.images and len(groups) < file.num_row_groups:
+                    rows += file.metadata.row_group(len(groups)).num_rows
+                    groups.append(len(groups))
+                # without Arrow's threads: a worker forked from a process that used them must not wait for one
+                table = file.read_row_groups(groups, columns=list(columns) or None, use_threads=False)
+        except (OSError, pa.ArrowInvalid) as e:
+            raise UserError(f"cannot read the index {path}: {e}", hint="build the index again") from e
+        if table.num_rows < self.images:
+            raise UserError(
+                f"{path} holds {table.num_rows} rows, corpus.json says {len(self.corpus)}", hint="build the index again"
+            )
+        return table.slice(0, self.images)
+
+
+def _restore(path: Path, facts: dict[str, Any], root: Path, images: int) -> Fraction:
+    from scaleprior.corpus.corpus import Corpus
+
+    return Fraction(Corpus(path, facts, root=root), images)

@@ -1,0 +1,76 @@
+"""Recognise what a source folder holds and open it with the importer for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scaleprior.corpus.importers.source import Source
+from scaleprior.corpus.label_space import LabelSpace
+from scaleprior.errors import UserError
+
+__all__ = ["open_source"]
+
+_TABLES = ("labels.csv", "labels.parquet")
+
+
+def open_source(
+    path: str | Path,
+    *,
+    labels: str | Path | None = None,
+    hierarchy: str | Path | None = None,
+    file_column: str | None = None,
+    label_column: str | None = None,
+    split: str | None = None,
+    split_column: str = "split",
+    verified: bool = True,
+) -> Source:
+    """Open a source of labelled images.
+
+    In this order: a table of labels (given, or ``labels.csv`` / ``labels.parquet`` in the folder) with tar files
+    beside it; such a table with plain image files; else class folders, each named after its label.
+
+    Args:
+        path: the source folder, or the table itself (its images lie in the table's folder).
+        labels: the table, CSV with a header line or Parquet.
+        hierarchy: hierarchy file; by default ``hierarchy.json`` in the folder, else a flat label space.
+        file_column: the table's column of file or member names; by default file, path, image or filename.
+        label_column: its column of labels, several in one CSV cell separated by ";" or as a Parquet list; by default
+            label, labels, wnid or class.
+        split: take only rows whose ``split_column`` has this value.
+        split_column: see ``split``.
+        verified: the index builder will decode the images. Otherwise files whose suffix is not an image's are left
+            out of class folders here.
+
+    Raises:
+        UserError: missing or empty folder, missing or malformed table or hierarchy; names the path.
+    """
+    path = Path(path)
+    if path.is_file() and labels is None:
+        path, labels = path.parent, path
+    if not path.is_dir():
+        raise UserError(f"source folder not found: {path}", hint="check the path")
+    if not any(path.iterdir()):
+        raise UserError(f"source folder {path} is empty", hint="give a folder of class folders, or tars with labels")
+    if labels is None:
+        labels = next((path / name for name in _TABLES if (path / name).is_file()), None)
+    if hierarchy is None and (path / "hierarchy.json").is_file():
+        hierarchy = path / "hierarchy.json"
+    label_space = None if hierarchy is None else LabelSpace.load(hierarchy)
+    if labels is None:
+        from scaleprior.corpus.importers.folders import folder_source
+
+        for option, value in (("--split", split), ("--label-column", label_column), ("--file-column", file_column)):
+            if value is not None:
+                raise UserError(
+                    f"{option} {value!r} needs a table of labels, {path} has none", hint="pass --labels TABLE"
+                )
+        return folder_source(path, label_space, by_suffix=not verified)
+    from scaleprior.corpus.importers.tables import LabelTable, file_source
+    from scaleprior.corpus.importers.tars import tar_source
+
+    table = LabelTable(
+        labels, file_column=file_column, label_column=label_column, split=split, split_column=split_column
+    )
+    tars = sorted(path.glob("*.tar"))
+    label_space = label_space or LabelSpace.flat(table.distinct_labels())
+    return tar_source(path, tars, table, label_space) if tars else file_source(path, table, label_space)

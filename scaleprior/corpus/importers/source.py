@@ -1,0 +1,36 @@
+"""What an importer hands to the index builder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scaleprior.corpus.label_space import LabelSpace
+
+if TYPE_CHECKING:
+    from scaleprior.corpus.index import Row
+
+__all__ = ["Source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images with labels, ready to stream.
+
+    Attributes:
+        kind: "folders", "tars" or "files".
+        root: folder that the rows' shards and paths are relative to.
+        label_space: what the labels mean.
+        rows: starts a fresh stream of rows.
+        total: rows to come, 0 when unknown.
+        facts: what to record about the source beside its kind.
+    """
+
+    kind: str
+    root: Path
+    label_space: LabelSpace
+    rows: Callable[[], Iterator[Row]]
+    total: int = 0
+    facts: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,325 @@
+"""Building an index: rows in any order become a Parquet file sorted by ``hash64(key, salt)``.
+
+Memory stays bounded for any number of rows: they stream into a Parquet file as they come, DuckDB sorts that file out
+of core (it spills sorted runs beside the index and merges them, which Arrow's in-memory sort cannot), and the sorted
+rows stream into ``index.parquet``. Duplicates are neighbours by then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from scaleprior.corpus.hashing import hash64
+from scaleprior.corpus.images import ImageError, check_image
+from scaleprior.corpus.label_space import LabelSpace
+from scaleprior.corpus.shards import ByteReader
+from scaleprior.corpus.staging import staged_folder
+from scaleprior.errors import FailureError, UserError
+from scaleprior.files import write_json
+from scaleprior.progress import ProgressFn
+
+if TYPE_CHECKING:
+    from scaleprior.corpus.corpus import Corpus
+
+__all__ = ["INDEX_SCHEMA", "SCHEMA_VERSION", "Row", "build_index", "write_index"]
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+INDEX_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("hash", pa.uint64()),
+        ("labels", pa.list_(pa.int32())),
+        ("shard", pa.dictionary(pa.int32(), pa.string())),
+        ("path", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+    ]
+)
+_UNSORTED_SCHEMA = INDEX_SCHEMA.set(3, pa.field("shard", pa.string()))
+_BATCH_ROWS = 4096
+_GROUP_ROWS = 65_536  # rows of a Parquet row group: what opening a small fraction reads at most
+_SKIPPED_LISTED = 10_000  # skipped files listed in corpus.json; the count is always complete
+
+
+class Row(NamedTuple):
+    """One image of a source.
+
+    Attributes:
+        key: the image's identity, a relative POSIX path or a tar member's name.
+        labels: ids in the label space.
+        shard: tar file relative to the root, "" for a plain file.
+        path: the file relative to the root, or the member's name.
+        offset: first byte within the file or tar.
+        size: bytes.
+    """
+
+    key: str
+    labels: tuple[str, ...]
+    shard: str
+    path: str
+    offset: int
+    size: int
+
+
+def build_index(rows: Iterable[Row], out: str | Path, *, overwrite: bool = False, **options: Any) -> Corpus:
+    """Build the index folder ``out`` from rows; it appears complete or not at all.
+
+    Args:
+        rows: in any order; the result does not depend on it.
+        out: the new folder.
+        overwrite: replace an existing index once the new one is complete.
+        options: those of ``write_index``.
+
+    Raises:
+        UserError: as ``write_index``; or ``out`` exists.
+        FailureError: disk full or another error of the file system.
+    """
+    from scaleprior.corpus.corpus import Corpus
+
+    with staged_folder(out, marker="corpus.json", overwrite=overwrite) as folder:
+        options.setdefault("name", Path(out).name)
+        write_index(rows, folder, **options)
+    return Corpus.open(out)
+
+
+def write_index(
+    rows: Iterable[Row],
+    folder: Path,
+    *,
+    label_space: LabelSpace,
+    root: str | Path,
+    name: str,
+    source: Mapping[str, Any],
+    salt: str = "",
+    verify: bool = True,
+    max_skipped: float = 0.05,
+    total: int = 0,
+    memory_limit: str = "1GB",
+    progress: ProgressFn | None = None,
+) -> None:
+    """Write ``index.parquet``, ``label_space.json`` and ``corpus.json`` into an existing folder.
+
+    Args:
+        rows: see ``Row``.
+        folder: where to write; it must not be visible under a final name yet.
+        label_space: what the rows' label ids mean.
+        root: folder that the rows' shards and paths are relative to; "." is the index folder itself.
+        name: for people.
+        source: what the rows came from, kept in ``corpus.json`` (at least ``{"kind": ...}``).
+        salt: of the hash order.
+        verify: decode every image; those that fail are skipped, counted and listed.
+        max_skipped: largest accepted share of skipped images, in [0, 1].
+        total: rows expected, for the progress report; 0 when unknown.
+        memory_limit: of the sort, in DuckDB's notation; more rows than fit spill to the disk.
+
+    Raises:
+        UserError: a duplicate key, an unknown label, a key that is absolute, no rows, too many skipped.
+    """
+    if not 0 <= max_skipped <= 1:
+        raise UserError(f"the accepted share of skipped images is {max_skipped}", hint="give a share from 0 to 1")
+    skipped = _Skipped(max_skipped)
+    reader = ByteReader(folder if str(root) == "." else root) if verify else None
+    unsorted = folder / "unsorted.parquet"
+    with pq.ParquetWriter(unsorted, _UNSORTED_SCHEMA, compression="zstd") as writer:
+        for batch in _checked_batches(rows, reader, skipped, total, progress):
+            if batch:
+                writer.write_batch(_encode(batch, label_space, salt))
+    images = pq.read_metadata(unsorted).num_rows
+    skipped.judge(images)
+    digest = _Digest(salt, label_space.fingerprint)
+    with pq.ParquetWriter(folder / "index.parquet", INDEX_SCHEMA, compression="zstd") as writer:
+        for table in _sorted_groups(unsorted, folder, memory_limit):
+            digest.update(table)
+            writer.write_table(table, row_group_size=_GROUP_ROWS)
+    unsorted.unlink()
+    label_space.save(folder / "label_space.json")
+    facts = {
+        "schema": SCHEMA_VERSION,
+        "name": name,
+        "salt": salt,
+        "images": images,
+        "fingerprint": digest.hexdigest(),
+        "label_space": {"nodes": len(label_space), "leaves": len(label_space.leaves)},
+        "source": dict(source),
+        "root": "." if str(root) == "." else os.path.abspath(root),
+        "verified": verify,
+        "skipped": {"count": skipped.count, "reasons": dict(skipped.reasons), "files": skipped.files},
+    }
+    write_json(folder / "corpus.json", facts)
+    logger.info("indexed %d images, skipped %d, fingerprint %s", images, skipped.count, facts["fingerprint"][:12])
+
+
+class _Skipped:
+    """Images left out, and whether they are too many."""
+
+    def __init__(self, limit: float) -> None:
+        self.count = 0
+        self.files: list[dict[str, str]] = []
+        self.reasons: Counter[str] = Counter()
+        self._limit = limit
+
+    def add(self, key: str, reason: str) -> None:
+        self.count += 1
+        self.reasons[reason.split(":")[0].split(" (")[0]] += 1
+        if len(self.files) < _SKIPPED_LISTED:
+            self.files.append({"key": key, "reason": reason})
+
+    def judge(self, kept: int) -> None:
+        seen = kept + self.count
+        if seen == 0:
+            raise UserError("the source holds no images", hint="check the folder and the filters")
+        if self.count > self._limit * seen or kept == 0:
+            examples = "; ".join(f"{entry['key']!r}: {entry['reason']}" for entry in self.files[:3])
+            raise UserError(
+                f"{self.count} of {seen} images ({self.count / seen:.1%}) cannot be used, accepted are "
+                f"{self._limit:.1%}: {examples}",
+                hint="repair or remove them, or raise --max-skipped",
+            )
+
+
+def _checked_batches(
+    rows: Iterable[Row], reader: ByteReader | None, skipped: _Skipped, total: int, progress: ProgressFn | None
+) -> Iterator[list[Row]]:
+    """Batches of rows whose images decode. Threads suffice: reading and decoding release the interpreter lock."""
+    stream = iter(rows)
+    done = 0
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        while batch := list(islice(stream, _BATCH_ROWS)):
+            done += len(batch)
+            if reader is not None:
+                problems = pool.map(lambda row: _problem(reader, row), batch)
+                good = []
+                for row, problem in zip(batch, problems):
+                    if problem is None:
+                        good.append(row)
+                    else:
+                        skipped.add(row.key, problem)
+                batch = good
+            yield batch
+            if progress is not None:
+                progress(done, max(total, done), {"skipped": skipped.count})
+
+
+def _problem(reader: ByteReader, row: Row) -> str | None:
+    try:
+        check_image(reader.read(row.shard or row.path, row.offset, row.size))
+    except ImageError as e:
+        return str(e)
+    except UserError as e:
+        return f"unreadable: {e}"
+    return None
+
+
+def _encode(rows: list[Row], label_space: LabelSpace, salt: str) -> pa.RecordBatch:
+    for row in rows:
+        _check_key(row.key)
+    labels = []
+    for row in rows:
+        try:
+            labels.append(sorted({label_space.index(label) for label in row.labels}))
+        except UserError as e:
+            raise UserError(f"image {row.key!r}: {e}") from e
+    keys = [row.key for row in rows]
+    columns = {
+        "key": keys,
+        "hash": hash64(keys, salt),
+        "labels": labels,
+        "shard": [row.shard for row in rows],
+        "path": [row.path for row in rows],
+        "offset": [row.offset for row in rows],
+        "size": [row.size for row in rows],
+    }
+    return pa.record_batch([pa.array(columns[f.name], type=f.type) for f in _UNSORTED_SCHEMA], schema=_UNSORTED_SCHEMA)
+
+
+def _check_key(key: str) -> None:
+    parts = key.split("/")
+    if not all(part not in ("", ".", "..") for part in parts) or "\0" in key:
+        raise UserError(f"key {key!r} is not a relative path without . and ..", hint="use paths relative to the root")
+    try:
+        key.encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise UserError(f"the file name {key!r} is not UTF-8", hint="rename the file") from e
+
+
+def _sorted_groups(unsorted: Path, folder: Path, memory_limit: str) -> Iterator[pa.Table]:
+    """The rows sorted by (hash, key), a row group at a time; a key that repeats is an error."""
+    import duckdb
+
+    ordered, spill = folder / "sorted.parquet", folder / "spill"
+    settings = {"memory_limit": memory_limit, "temp_directory": str(spill)}
+    # ties of the 64-bit hash, the first expected among about 5 billion keys, are ordered by the key itself
+    query = f"SELECT * FROM read_parquet({_quoted(unsorted)}) ORDER BY hash, key"
+    try:
+        with duckdb.connect(":memory:", config=settings) as connection:
+            connection.execute(f"COPY ({query}) TO {_quoted(ordered)} (FORMAT parquet, COMPRESSION zstd)")
+    except duckdb.Error as e:
+        reason = str(e).splitlines()[0]
+        raise FailureError(f"sorting the index failed: {reason}", hint="free disk space or memory, run again") from e
+    previous, last = None, np.uint64(0)
+    with pq.ParquetFile(ordered) as file:
+        for batch in file.iter_batches(_GROUP_ROWS):
+            keys, hashes = batch.column("key"), batch.column("hash").to_numpy()
+            # every fraction rests on this order, so it is checked and not believed
+            assert hashes[0] >= last, "the sort returned row groups out of order"
+            assert np.all(hashes[1:] >= hashes[:-1]), "the sort returned rows out of order"
+            _refuse_duplicates(keys, previous)
+            previous, last = keys[-1], hashes[-1]
+            yield pa.Table.from_batches([batch]).cast(INDEX_SCHEMA)
+    ordered.unlink()
+    shutil.rmtree(spill, ignore_errors=True)
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def _refuse_duplicates(keys: pa.Array, previous: pa.Scalar | None) -> None:
+    repeated = keys[1:].filter(pc.equal(keys[1:], keys[:-1])).to_pylist()
+    if previous is not None and previous.as_py() == keys[0].as_py():
+        repeated.insert(0, keys[0].as_py())
+    if repeated:
+        shown = ", ".join(map(repr, list(dict.fromkeys(repeated))[:5]))
+        raise UserError(f"duplicate key {shown}", hint="each image must occur once; remove the repeated rows")
+
+
+class _Digest:
+    """SHA-256 over the sorted rows, column by column, so that it does not depend on how rows are grouped."""
+
+    def __init__(self, salt: str, label_space: str) -> None:
+        self._whole = hashlib.sha256(f"{SCHEMA_VERSION}\0{salt}\0{label_space}".encode())
+        self._columns = [hashlib.sha256() for _ in range(5)]
+
+    def update(self, table: pa.Table) -> None:
+        keys = table.column("key").combine_chunks()
+        labels = table.column("labels").combine_chunks()
+        pieces = (
+            "".join(key + "\0" for key in keys.to_pylist()).encode("utf-8"),
+            np.asarray(table.column("hash").to_numpy(), dtype="<u8").tobytes(),
+            np.asarray(pc.list_value_length(labels).to_numpy(zero_copy_only=False), dtype="<i4").tobytes(),
+            np.asarray(pc.list_flatten(labels).to_numpy(zero_copy_only=False), dtype="<i4").tobytes(),
+            np.asarray(table.column("size").to_numpy(), dtype="<i8").tobytes(),
+        )
+        for column, piece in zip(self._columns, pieces):
+            column.update(piece)
+
+    def hexdigest(self) -> str:
+        for column in self._columns:
+            self._whole.update(column.digest())
+        return self._whole.hexdigest()

@@ -1,0 +1,246 @@
+"""The label space: classes, their names, and the is-a hierarchy, a directed acyclic graph.
+
+Shapes: C nodes (leaves and inner nodes alike carry an index 0..C-1, in the order of the file), N images, M labels.
+A batch of label sets is CSR: ``labels`` int32 [M] and ``offsets`` int64 [N + 1]; image n has
+``labels[offsets[n]:offsets[n + 1]]``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaleprior.errors import UserError
+from scaleprior.files import write_json
+
+__all__ = ["LabelSpace"]
+
+_SHOWN = 5  # ids named in one message
+
+
+class LabelSpace:
+    """Classes and their is-a hierarchy, with the ancestors of every node precomputed.
+
+    Attributes:
+        ids: the C node ids, in file order; a node's index is its place here.
+        names: the C names for people (not unique: WordNet has two "food").
+        parents: for each node the indices of its direct parents.
+        leaves: int32, the indices of the classes without children, ascending.
+        fingerprint: SHA-256 (hex) of ids, names, parents and leaves, in order.
+
+    Args:
+        nodes: (id, name, parent ids) of each node.
+        leaves: ids of the leaves; by default every node without children. A smaller list is accepted (a hierarchy
+            that covers more than the corpus), a node with children is not.
+        where: what to call the source in messages, e.g. the path it was read from.
+
+    Raises:
+        UserError: a duplicate id, an unknown parent or leaf, a leaf with children, a cycle; each names the ids.
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[tuple[str, str, Sequence[str]]],
+        *,
+        leaves: Sequence[str] | None = None,
+        where: str = "label space",
+    ) -> None:
+        rows = list(nodes)
+        if not rows:
+            raise UserError(f"{where} has no nodes", hint="a label space needs at least one class")
+        self.ids: tuple[str, ...] = tuple(row[0] for row in rows)
+        self.names: tuple[str, ...] = tuple(row[1] for row in rows)
+        self._index = {node: i for i, node in enumerate(self.ids)}
+        self._where = where
+        if len(self._index) < len(rows):
+            raise UserError(f"{where}: duplicate id {_listed(_repeated(self.ids))}", hint="give every node its own id")
+        self.parents: tuple[tuple[int, ...], ...] = tuple(
+            tuple(dict.fromkeys(self._parent(node, parent) for parent in parents)) for node, _, parents in rows
+        )
+        self._closure, self._closure_offsets = self._close()
+        self.leaves = self._find_leaves(leaves)
+        self.fingerprint: str = hashlib.sha256(
+            json.dumps([self.ids, self.names, self.parents, self.leaves.tolist()]).encode("utf-8")
+        ).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"LabelSpace({len(self)} nodes, {len(self.leaves)} leaves)"
+
+    @classmethod
+    def flat(cls, ids: Iterable[str]) -> LabelSpace:
+        """A label space without hierarchy: every id is a leaf and its own name; sorted, so any order gives the same."""
+        return cls((node, node, ()) for node in sorted(set(ids)))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], *, where: str = "label space") -> LabelSpace:
+        """Read ``{"nodes": {id: {"name", "parents": [...]}}, "leaves": [...]}``; name and leaves may be left out."""
+        nodes = data.get("nodes") if isinstance(data, Mapping) else None
+        if not isinstance(nodes, Mapping):
+            raise UserError(f'{where} has no object "nodes"', hint='expected {"nodes": {id: {"name", "parents"}}}')
+        rows = []
+        for node, entry in nodes.items():
+            parents = entry.get("parents", []) if isinstance(entry, Mapping) else None
+            if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+                raise UserError(f"{where}: node {node!r} is {entry!r}", hint='expected {"name": str, "parents": [ids]}')
+            rows.append((node, str(entry.get("name", node)), parents))
+        return cls(rows, leaves=data.get("leaves"), where=where)
+
+    @classmethod
+    def load(cls, path: str | Path) -> LabelSpace:
+        """Read a hierarchy file: our JSON, Open Images' hierarchy JSON, or a WordNet is-a list (``.txt``).
+
+        Raises:
+            UserError: missing or malformed file, or a hierarchy that is not a DAG; names the path and the ids.
+        """
+        from scaleprior.corpus.hierarchy_files import load_hierarchy
+
+        return load_hierarchy(path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form that ``from_dict`` reads."""
+        nodes = {
+            node: {"name": name, "parents": [self.ids[parent] for parent in parents]}
+            for node, name, parents in zip(self.ids, self.names, self.parents)
+        }
+        return {"nodes": nodes, "leaves": [self.ids[leaf] for leaf in self.leaves]}
+
+    def save(self, path: str | Path) -> None:
+        """Write the JSON form atomically."""
+        write_json(path, self.to_dict())
+
+    def index(self, label: str) -> int:
+        """Index of the node with id ``label``.
+
+        Raises:
+            UserError: no node has this id; names nearby ids.
+        """
+        found = self._index.get(label)
+        if found is None:
+            import difflib
+
+            near = difflib.get_close_matches(label, self.ids, n=3) or list(self.ids[:3])
+            raise UserError(
+                f"label {label!r} is not in the label space of {len(self)} nodes ({self._where})",
+                hint=f"known ids look like {_listed(near)}; correct the label or add it to the hierarchy",
+            )
+        return found
+
+    def __contains__(self, label: object) -> bool:
+        return label in self._index
+
+    def ancestors(self, node: int) -> np.ndarray:
+        """Indices of all nodes above ``node``, without itself, ascending; int32."""
+        start, stop = self._closure_offsets[self._checked(node)], self._closure_offsets[node + 1]
+        closure = self._closure[start:stop]
+        return closure[closure != node]
+
+    def siblings(self, node: int) -> np.ndarray:
+        """Indices of the nodes that share a direct parent with ``node`` (roots are siblings of each other)."""
+        parents = self.parents[self._checked(node)]
+        found = {child for parent in parents for child in self._children[parent]} if parents else set(self._roots)
+        return np.array(sorted(found - {node}), dtype=np.int32)
+
+    def expand(self, labels: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Add every ancestor to each image's labels.
+
+        Args:
+            labels: integers [M] in [0, C).
+            offsets: int64 [N + 1].
+
+        Returns:
+            int32 labels, ascending and unique in each row, and int64 offsets [N + 1].
+
+        Raises:
+            UserError: a label outside [0, C).
+        """
+        labels = np.asarray(labels, dtype=np.int64)
+        offsets = np.asarray(offsets, dtype=np.int64)
+        if labels.size and (labels.min() < 0 or labels.max() >= len(self)):
+            bad = labels[(labels < 0) | (labels >= len(self))][0]
+            raise UserError(f"label {bad} is outside the label space [0, {len(self)})", hint="use this corpus' labels")
+        rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        starts = self._closure_offsets[labels]
+        counts = self._closure_offsets[labels + 1] - starts
+        # position k of the output belongs to label j and is element k - (first output of j) of j's closure
+        first = np.cumsum(counts) - counts
+        gather = np.repeat(starts - first, counts) + np.arange(counts.sum())
+        flat = np.unique(np.repeat(rows, counts) * len(self) + self._closure[gather])
+        per_row = np.bincount(flat // len(self), minlength=len(offsets) - 1)
+        return (flat % len(self)).astype(np.int32), np.concatenate(([0], np.cumsum(per_row))).astype(np.int64)
+
+    def _checked(self, node: int) -> int:
+        if not 0 <= node < len(self):
+            raise UserError(f"label {node} is outside the label space [0, {len(self)})", hint="use this corpus' labels")
+        return node
+
+    def _parent(self, node: str, parent: str) -> int:
+        if parent not in self._index:
+            raise UserError(f"{self._where}: node {node!r} has the unknown parent {parent!r}", hint="add the parent")
+        return self._index[parent]
+
+    def _close(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ancestors including the node itself, ascending, as CSR; parents are closed before their children."""
+        children: list[list[int]] = [[] for _ in self.ids]
+        waiting = [len(parents) for parents in self.parents]
+        for node, parents in enumerate(self.parents):
+            for parent in parents:
+                children[parent].append(node)
+        self._children = children
+        self._roots = [node for node, count in enumerate(waiting) if count == 0]
+        ready = list(self._roots)
+        closures: list[set[int]] = [set() for _ in self.ids]
+        for node in ready:  # grows while it is read: Kahn's topological order
+            closures[node] = {node}.union(*(closures[parent] for parent in self.parents[node]))
+            for child in children[node]:
+                waiting[child] -= 1
+                if waiting[child] == 0:
+                    ready.append(child)
+        if len(ready) < len(self.ids):
+            path = self._cycle({node for node, count in enumerate(waiting) if count > 0})
+            raise UserError(
+                f"{self._where}: the hierarchy has a cycle: {' -> '.join(path)} (each is-a the next)",
+                hint="remove one of these parents",
+            )
+        counts = [len(closure) for closure in closures]
+        flat = np.fromiter((a for closure in closures for a in sorted(closure)), dtype=np.int32, count=sum(counts))
+        return flat, np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+
+    def _cycle(self, stuck: set[int]) -> list[str]:
+        """Ids along one cycle, first repeated last. Every stuck node has a stuck parent, so walking up must repeat."""
+        walk = [min(stuck)]
+        while walk[-1] not in walk[:-1]:
+            walk.append(next(parent for parent in self.parents[walk[-1]] if parent in stuck))
+        return [self.ids[node] for node in walk[walk.index(walk[-1]) :]]
+
+    def _find_leaves(self, leaves: Sequence[str] | None) -> np.ndarray:
+        if leaves is None:
+            return np.array([node for node, below in enumerate(self._children) if not below], dtype=np.int32)
+        unknown = [leaf for leaf in leaves if leaf not in self._index]
+        if unknown:
+            raise UserError(f"{self._where}: leaf {_listed(unknown)} is not a node", hint="add it to the nodes")
+        repeated = _repeated(leaves)
+        if repeated:
+            raise UserError(f"{self._where}: duplicate leaf {_listed(repeated)}", hint="list each leaf once")
+        inner = [leaf for leaf in leaves if self._children[self._index[leaf]]]
+        if inner or not leaves:
+            what = f"leaf {_listed(inner)} has children" if inner else "the list of leaves is empty"
+            raise UserError(f"{self._where}: {what}", hint='leave "leaves" out to use every node without children')
+        return np.sort(np.fromiter((self._index[leaf] for leaf in leaves), dtype=np.int32, count=len(leaves)))
+
+
+def _repeated(ids: Iterable[str]) -> list[str]:
+    seen: set[str] = set()
+    return [node for node in ids if node in seen or seen.add(node)]
+
+
+def _listed(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+    return ", ".join(map(repr, ids[:_SHOWN])) + more

@@ -1,0 +1,193 @@
+"""Tar files as image stores: listing members, reading them by offset, and writing WebDataset-compatible shards.
+
+A shard is a plain ustar archive whose images come in hash order, each followed by its JSON: ``KEY.jpg``, ``KEY.json``.
+WebDataset's readers group the two by KEY; ours read an image by its byte offset without touching the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import tarfile
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scaleprior.errors import FailureError, UserError
+from scaleprior.files import atomic_path
+
+__all__ = ["ByteReader", "ShardWriter", "TarMember", "tar_members"]
+
+
+class TarMember(NamedTuple):
+    """A regular file inside a tar: its name without a leading ``./``, and where its bytes lie."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def tar_members(path: str | Path) -> Iterator[TarMember]:
+    """The regular files of an uncompressed tar in archive order, with the offsets of their bytes.
+
+    Raises:
+        UserError: missing, compressed, truncated, or not a tar; names the path and the last good member.
+    """
+    last = "its start"
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                # tarfile keeps every member it has seen; a shard of a billion-image corpus must not fill the memory
+                tar.members = []
+                if member.isreg() and not member.issparse():
+                    last = repr(member.name)
+                    name = member.name[2:] if member.name.startswith("./") else member.name
+                    yield TarMember(name, member.offset_data, member.size)
+    except FileNotFoundError as e:
+        raise UserError(f"tar file not found: {path}", hint="check the path") from e
+    except tarfile.TarError as e:
+        hint = "copy it again; a compressed tar must be decompressed, images are read in place"
+        raise UserError(f"{path} is not a complete uncompressed tar: {e}, after {last}", hint=hint) from e
+
+
+class _Descriptor:
+    """An open file that closes when the last user lets go, so the cache may drop it while another thread reads."""
+
+    def __init__(self, path: str) -> None:
+        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+class ByteReader:
+    """Reads byte ranges of files below a root, keeping the most recently used files open.
+
+    Reads use ``pread``: no file position is shared, so threads and forked workers may read at once. A pickled reader
+    arrives with no open files.
+
+    Args:
+        root: folder that paths are relative to.
+        open_files: how many descriptors to keep.
+    """
+
+    def __init__(self, root: str | Path, *, open_files: int = 32) -> None:
+        self.root = str(root)
+        self._limit = open_files
+        self._open: OrderedDict[str, _Descriptor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reader, (self.root, self._limit)
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        """Bytes [offset, offset + size) of the file ``path``.
+
+        Raises:
+            UserError: the file is missing, unreadable, or ends before the range does.
+        """
+        try:
+            descriptor = self._descriptor(path)  # held by name: another thread may drop it from the cache meanwhile
+            data = os.pread(descriptor.number, size, offset)
+        except OSError as e:
+            raise UserError(f"cannot read {os.path.join(self.root, path)}: {e.strerror}", hint="check the data") from e
+        if len(data) != size:
+            raise UserError(
+                f"{os.path.join(self.root, path)} ends at byte {offset + len(data)}, expected {offset + size}",
+                hint="the file has changed since the index was built; build the index again",
+            )
+        return data
+
+    def _descriptor(self, path: str) -> _Descriptor:
+        with self._lock:
+            found = self._open.pop(path, None) or _Descriptor(os.path.join(self.root, path))
+            self._open[path] = found
+            if len(self._open) > self._limit:
+                self._open.popitem(last=False)
+        return found
+
+
+def _reader(root: str, open_files: int) -> ByteReader:
+    return ByteReader(root, open_files=open_files)
+
+
+class ShardWriter:
+    """Writes images into numbered WebDataset tars; each appears under its final name only when complete.
+
+    Use as a context manager; leaving it by an exception discards the shard in progress.
+
+    Args:
+        folder: where the shards go; made if absent.
+        prefix: shards are called ``PREFIX-000000.tar``, ``PREFIX-000001.tar``, ...
+        images_per_shard: images in each but the last.
+    """
+
+    def __init__(self, folder: str | Path, *, prefix: str = "shard", images_per_shard: int = 10_000) -> None:
+        if images_per_shard < 1:
+            raise UserError(f"images_per_shard is {images_per_shard}", hint="give at least 1")
+        self.folder = Path(folder)
+        self._prefix = prefix
+        self._limit = images_per_shard
+        self._shards = 0
+        self._images = 0
+        self._tar: tarfile.TarFile | None = None
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool | None:
+        return self._open.__exit__(kind, error, trace)
+
+    def write(self, key: str, image: bytes, meta: Mapping[str, Any], *, suffix: str = ".jpg") -> tuple[str, TarMember]:
+        """Append one image and its JSON.
+
+        Args:
+            key: relative POSIX path without a dot in its last part (WebDataset cuts the key at the first dot).
+            image: encoded bytes.
+            meta: goes into ``KEY.json``.
+            suffix: the image's file suffix.
+
+        Returns:
+            The shard's file name and the image's member.
+
+        Raises:
+            UserError: a key with a dot.
+            FailureError: the disk is full.
+        """
+        if "." in key.rsplit("/", 1)[-1]:
+            raise UserError(f"shard key {key!r} has a dot", hint="WebDataset cuts keys at the first dot; leave it out")
+        if self._images == self._limit:
+            self._open.close()
+            self._tar = None
+        if self._tar is None:
+            self._start_shard()
+        try:
+            member = self._append(key + suffix, image)
+            self._append(key + ".json", json.dumps(dict(meta), sort_keys=True).encode("utf-8"))
+        except OSError as e:
+            raise FailureError(f"cannot write {self.folder}: {e.strerror or e}", hint="free space, run again") from e
+        self._images += 1
+        return self._name, member
+
+    def _start_shard(self) -> None:
+        self._name = f"{self._prefix}-{self._shards:06d}.tar"
+        self._shards += 1
+        self._images = 0
+        self._open = contextlib.ExitStack()
+        temporary = self._open.enter_context(atomic_path(self.folder / self._name))
+        self._tar = self._open.enter_context(tarfile.TarFile(temporary, "w", format=tarfile.USTAR_FORMAT))
+
+    def _append(self, name: str, data: bytes) -> TarMember:
+        assert self._tar is not None
+        # TarInfo's defaults (owner 0, mode 644, time 0) make the same images the same bytes
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        self._tar.addfile(info, io.BytesIO(data))
+        blocks = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        return TarMember(name, self._tar.offset - blocks, len(data))

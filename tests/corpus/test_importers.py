@@ -1,0 +1,227 @@
+"""Importers: class folders, tars with a table, files with a table; and what is wrong with each."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from scaleprior.corpus import Corpus, build_index, open_source
+from scaleprior.errors import UserError
+from tests.corpus.pictures import class_folders, jpeg, write_tar
+
+HIERARCHY = {"nodes": {"pet": {"parents": []}, "cat": {"parents": ["pet"]}, "dog": {"parents": ["pet"]}}}
+
+
+def build(src: Path, out: Path, *, max_skipped: float = 0.05, **options: object) -> Corpus:
+    source = open_source(src, **options)
+    facts = {"kind": source.kind, **source.facts}
+    return build_index(
+        source.rows(), out, label_space=source.label_space, root=source.root, source=facts, max_skipped=max_skipped
+    )
+
+
+def contents(corpus: Corpus) -> dict[str, tuple[list[str], bytes]]:
+    """Label ids and bytes by key."""
+    fraction = corpus.fraction(ratio=1.0)
+    labels, offsets = fraction.labels()
+    ids = corpus.label_space.ids
+    return {
+        key: ([ids[label] for label in labels[offsets[k] : offsets[k + 1]]], fraction.read(k))
+        for k, key in enumerate(fraction.keys())
+    }
+
+
+def table(path: Path, rows: list[list[str]]) -> Path:
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def test_class_folders_make_a_flat_label_space(tmp_path):
+    src = class_folders(tmp_path / "src", {"dog": 2, "cat": 1})
+    (src / "cat" / "deeper").mkdir()
+    (src / "cat" / "deeper" / "x.jpg").write_bytes(jpeg(50))
+    (src / "cat" / ".hidden").write_text("")
+    (src / "README").write_text("not part of it")
+    corpus = build(src, tmp_path / "i")
+    assert corpus.label_space.ids == ("cat", "dog")
+    expected = {
+        f"{name}": ([name.split("/")[0]], (src / name).read_bytes())
+        for name in ("dog/0.jpg", "dog/1.jpg", "cat/0.jpg", "cat/deeper/x.jpg")
+    }
+    assert contents(corpus) == expected
+
+
+def test_class_folders_with_a_hierarchy(tmp_path):
+    src = class_folders(tmp_path / "src", {"dog": 1})
+    (src / "hierarchy.json").write_text(json.dumps(HIERARCHY))
+    corpus = build(src, tmp_path / "i")
+    assert corpus.label_space.ids == ("pet", "cat", "dog")
+    class_folders(src, {"wolf": 1})
+    with pytest.raises(UserError, match="label 'wolf' is not in the label space"):
+        open_source(src)
+
+
+def test_class_folders_without_decoding_go_by_suffix(tmp_path):
+    src = class_folders(tmp_path / "src", {"dog": 1})
+    (src / "dog" / "boxes.txt").write_text("1 2 3 4")
+    assert [row.key for row in open_source(src, verified=False).rows()] == ["dog/0.jpg"]
+    assert [row.key for row in open_source(src).rows()] == ["dog/0.jpg", "dog/boxes.txt"]
+
+
+def test_dangling_link_is_skipped_not_fatal(tmp_path):
+    src = class_folders(tmp_path / "src", {"dog": 3})
+    (src / "dog" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    corpus = build(src, tmp_path / "i", max_skipped=0.5)
+    assert corpus.facts["skipped"]["reasons"] == {"unreadable": 1}
+
+
+@pytest.fixture
+def tars(tmp_path) -> Path:
+    """Two tars, a CSV with splits and a multi-label row, and a hierarchy."""
+    src = tmp_path / "src"
+    src.mkdir()
+    write_tar(src / "one.tar", {"a.jpg": jpeg(1), "./b.jpg": jpeg(2), "unlabelled.jpg": jpeg(3)})
+    write_tar(src / "two.tar", {"sub/c.jpg": jpeg(4)})
+    rows = [["file", "wnid", "split", "x0"], ["a.jpg", "cat", "train", "1"], ["b.jpg", "dog; cat", "train", "2"]]
+    table(src / "labels.csv", [*rows, ["sub/c.jpg", "dog", "val", "3"]])
+    (src / "hierarchy.json").write_text(json.dumps(HIERARCHY))
+    return src
+
+
+def test_tars_with_a_table(tars, tmp_path):
+    corpus = build(tars, tmp_path / "i")
+    assert contents(corpus) == {
+        "a.jpg": (["cat"], jpeg(1)),
+        "b.jpg": (["cat", "dog"], jpeg(2)),
+        "sub/c.jpg": (["dog"], jpeg(4)),
+    }
+    assert corpus.facts["source"]["kind"] == "tars"
+
+
+def test_split_selects_rows(tars, tmp_path):
+    assert set(contents(build(tars, tmp_path / "i", split="train"))) == {"a.jpg", "b.jpg"}
+    with pytest.raises(UserError, match="no row with split 'test'; values there are 'train', 'val'"):
+        open_source(tars, split="test")
+    with pytest.raises(UserError, match="no column 'fold'; its columns are 'file', 'wnid', 'split', 'x0'"):
+        open_source(tars, split="train", split_column="fold")
+
+
+def test_columns_can_be_chosen(tars, tmp_path):
+    table(tars / "labels.csv", [["id", "what"], ["a.jpg", "cat"]])
+    with pytest.raises(
+        UserError, match=r"no column of files \(file, path, image, filename\); its columns are 'id', 'what'"
+    ):
+        open_source(tars)
+    assert set(contents(build(tars, tmp_path / "i", file_column="id", label_column="what"))) == {"a.jpg"}
+    with pytest.raises(UserError, match=r"no column 'nope'.*--label-column"):
+        open_source(tars, file_column="id", label_column="nope")
+
+
+def test_image_that_is_in_no_tar(tars, tmp_path):
+    table(tars / "labels.csv", [["file", "wnid"], ["a.jpg", "cat"], ["images/b.jpg", "dog"]])
+    with pytest.raises(
+        UserError, match=r"names 1 images that are in no tar .* such as 'images/b.jpg'; members .* like"
+    ):
+        build(tars, tmp_path / "i")
+    assert not (tmp_path / "i").exists()
+
+
+def test_name_in_two_tars(tars, tmp_path):
+    write_tar(tars / "three.tar", {"a.jpg": jpeg(9)})
+    with pytest.raises(UserError, match=r"more than once: 'a.jpg' in one.tar, three.tar"):
+        build(tars, tmp_path / "i")
+
+
+def test_row_that_repeats(tars, tmp_path):
+    table(tars / "labels.csv", [["file", "wnid"], ["a.jpg", "cat"], ["./a.jpg", "dog"]])
+    with pytest.raises(UserError, match=r"duplicate key 'a.jpg'"):
+        build(tars, tmp_path / "i")
+
+
+def test_label_outside_the_label_space(tars, tmp_path):
+    table(tars / "labels.csv", [["file", "wnid"], ["a.jpg", "cow"]])
+    with pytest.raises(UserError, match=r"image 'a.jpg': label 'cow' is not in the label space"):
+        build(tars, tmp_path / "i")
+
+
+def test_damaged_member_is_skipped(tars, tmp_path):
+    write_tar(tars / "two.tar", {"sub/c.jpg": jpeg(4)[:-30]})
+    corpus = build(tars, tmp_path / "i", max_skipped=0.4)
+    assert [entry["key"] for entry in corpus.facts["skipped"]["files"]] == ["sub/c.jpg"]
+
+
+@pytest.fixture
+def files(tmp_path) -> Path:
+    src = tmp_path / "src"
+    (src / "deep").mkdir(parents=True)
+    (src / "deep" / "a.jpg").write_bytes(jpeg(1))
+    (src / "b it's.jpg").write_bytes(jpeg(2))
+    return src
+
+
+def test_files_with_a_csv(files, tmp_path):
+    table(files / "labels.csv", [["path", "labels"], ["deep/a.jpg", "red;round"], ["b it's.jpg", ""]])
+    corpus = build(files, tmp_path / "i")
+    assert corpus.label_space.ids == ("red", "round")
+    assert contents(corpus) == {"deep/a.jpg": (["red", "round"], jpeg(1)), "b it's.jpg": ([], jpeg(2))}
+
+
+@pytest.mark.parametrize("labels", [[["red", "round"], ["red"]], ["red;round", "red"]])
+def test_files_with_parquet_given_as_the_source(files, tmp_path, labels):
+    pq.write_table(pa.table({"path": ["deep/a.jpg", "b it's.jpg"], "label": labels}), files / "t.parquet")
+    corpus = build(files / "t.parquet", tmp_path / "i")
+    assert {key: names for key, (names, _) in contents(corpus).items()} == {
+        "deep/a.jpg": ["red", "round"],
+        "b it's.jpg": ["red"],
+    }
+
+
+def test_table_elsewhere(files, tmp_path):
+    table(tmp_path / "t.csv", [["path", "label"], ["deep/a.jpg", "red"]])
+    assert set(contents(build(files, tmp_path / "i", labels=tmp_path / "t.csv"))) == {"deep/a.jpg"}
+    with pytest.raises(UserError, match="table of labels not found"):
+        open_source(files, labels=tmp_path / "absent.csv")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("gone.jpg", "names image 'gone.jpg', which is not in"),
+        ("/etc/x.jpg", "path '/etc/x.jpg' is not relative"),
+        ("", "path ''"),
+    ],
+)
+def test_files_that_cannot_be(files, tmp_path, file, message):
+    table(files / "labels.csv", [["path", "label"], [file, "red"]])
+    with pytest.raises(UserError, match=message):
+        build(files, tmp_path / "i")
+
+
+@pytest.mark.parametrize("text", ["", "path\na.jpg\n", "path,label\na.jpg,red,more\n", "path,path\n1,2\n"])
+def test_malformed_tables(files, tmp_path, text):
+    (files / "labels.csv").write_text(text)
+    with pytest.raises(UserError, match=r"labels.csv"):
+        build(files, tmp_path / "i")
+    assert sorted(os.listdir(tmp_path)) == ["src"]
+
+
+def test_missing_empty_and_hopeless_sources(tmp_path):
+    with pytest.raises(UserError, match=r"source folder not found: .*absent"):
+        open_source(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"source folder .*empty is empty"):
+        open_source(tmp_path / "empty")
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "a.jpg").write_bytes(jpeg(1))
+    with pytest.raises(UserError, match="has no class folders"):
+        open_source(tmp_path / "flat")
+    class_folders(tmp_path / "classes", {"a": 1})
+    with pytest.raises(UserError, match="--split 'train' needs a table of labels"):
+        open_source(tmp_path / "classes", split="train")
