@@ -1,0 +1,22 @@
+"""What we carry: ResNet trunks, their weights in Detectron2's names, and the card that says what they are."""
+
+from scaleprior._lazy import lazy_exports
+
+__getattr__, __all__ = lazy_exports(
+    __name__,
+    {
+        "Card": "card",
+        "Mismatch": "contract",
+        "ResNetSpec": "spec",
+        "apply_card": "contract",
+        "build_resnet": "trunk",
+        "check_contract": "contract",
+        "freeze_at": "trunk",
+        "from_detectron2": "names",
+        "load_backbone": "weights",
+        "read_card": "weights",
+        "save_backbone": "weights",
+        "tensors_sha256": "weights",
+        "to_detectron2": "names",
+    },
+)

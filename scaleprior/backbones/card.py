@@ -1,0 +1,178 @@
+"""The card: what produced a backbone's weights and what they expect of their input. Torch-free.
+
+It travels as JSON in the header of the ``.safetensors`` file, so reading it costs the header, not the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from scaleprior.backbones.spec import ResNetSpec
+from scaleprior.errors import UserError
+
+__all__ = ["CARD_KEY", "SCHEMA", "UNKNOWN", "Card"]
+
+SCHEMA = 1
+CARD_KEY = "scaleprior.card"
+"""Key of the card in the safetensors header's metadata."""
+UNKNOWN = "unknown"
+"""What a text field says when nobody recorded it; a number says None. What the contract with a detector needs
+(pixel statistics, channel order, architecture, eps) can never be unknown."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """Provenance and input contract of a backbone.
+
+    Attributes:
+        name: short name of these weights, e.g. "R-50_jft-10m_seed0".
+        arch: the trunk's architecture, including stride placement and norm kind.
+        pixel_mean, pixel_std: three floats on the 0-255 scale in ``channel_order``; the network saw
+            ``(pixel - mean) / std``.
+        channel_order: "RGB" or "BGR".
+        norm_eps: what the norms add to the variance.
+        input_size: side of the training crops in pixels; None = unknown.
+        corpus: ``{"name": ..., "fingerprint": ...}`` of the images trained on.
+        images: images trained on (the fraction's length); None = unknown.
+        labels: labels of the head, that is of the label space; None = unknown.
+        noise: settings of artificial label noise, ``{}`` for none; None = unknown.
+        epochs, steps: how long; None = unknown.
+        recipe: the resolved recipe (a config as nested mappings), ``{}`` = unknown.
+        seed: None = unknown.
+        parent: ``name`` and ``tensors_sha256`` of the backbone training started from; None = fresh weights.
+        licence, source: who may use it, and where it came from.
+        created_by: ``{"version": ..., "commit": ...}`` of ScalePrior.
+        tensors_sha256: hash over names, types, shapes and bytes of the tensors; filled in when saving.
+        schema: version of this record.
+    """
+
+    name: str
+    arch: ResNetSpec
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
+    channel_order: Literal["RGB", "BGR"]
+    norm_eps: float = 1e-5
+    input_size: int | None = None
+    corpus: Mapping[str, str] = field(default_factory=lambda: {"name": UNKNOWN, "fingerprint": UNKNOWN})
+    images: int | None = None
+    labels: int | None = None
+    noise: Mapping[str, Any] | None = None
+    epochs: float | None = None
+    steps: int | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    parent: Mapping[str, str] | None = None
+    licence: str = UNKNOWN
+    source: str = UNKNOWN
+    created_by: Mapping[str, str] = field(default_factory=lambda: {"version": UNKNOWN, "commit": UNKNOWN})
+    tensors_sha256: str = UNKNOWN
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pixel_mean", tuple(self.pixel_mean))
+        object.__setattr__(self, "pixel_std", tuple(self.pixel_std))
+        for name, problem in _problems(self):
+            raise UserError(f"card: {name} is {getattr(self, name)!r}", hint=problem)
+
+    @property
+    def stride_in_1x1(self) -> bool:
+        """Stages downsample in the first 1x1 convolution; same as ``arch.stride_in_1x1``."""
+        return self.arch.stride_in_1x1
+
+    @property
+    def norm(self) -> str:
+        """Norm the weights were trained with; same as ``arch.norm``."""
+        return self.arch.norm
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready. Norm and stride placement are repeated at the top, where a reader looks for them."""
+        value = {f.name: getattr(self, f.name) for f in fields(self)}
+        value["arch"] = self.arch.to_dict()
+        value["pixel_mean"], value["pixel_std"] = list(self.pixel_mean), list(self.pixel_std)
+        value["stride_in_1x1"], value["norm"] = self.stride_in_1x1, self.norm
+        return {"schema": value.pop("schema"), **value}
+
+    def to_json(self) -> str:
+        """One line of strict JSON."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, value: Any, *, source: str = "card") -> Card:
+        """Raises UserError: a missing or unknown field, an impossible value, or a schema this version cannot read."""
+        if not isinstance(value, Mapping):
+            raise UserError(f"{source}: a card is an object, got {type(value).__name__}", hint="check the file")
+        if value.get("schema") != SCHEMA:
+            raise UserError(
+                f"{source}: card schema {value.get('schema')!r}, this version of scaleprior reads {SCHEMA}",
+                hint="update scaleprior",
+            )
+        value = dict(value)
+        repeated = {name: value.pop(name, None) for name in ("stride_in_1x1", "norm")}
+        required = {"name", "arch", "pixel_mean", "pixel_std", "channel_order"}
+        unknown, missing = sorted(set(value) - {f.name for f in fields(cls)}), sorted(required - set(value))
+        if unknown or missing:
+            raise UserError(f"{source}: card has unknown fields {unknown} and lacks {missing}", hint="check the file")
+        if not isinstance(value["arch"], Mapping):
+            raise UserError(f"{source}: card: arch is {value['arch']!r}", hint="an object is needed")
+        for name in ("pixel_mean", "pixel_std"):
+            if not isinstance(value[name], (list, tuple)):
+                raise UserError(f"{source}: card: {name} is {value[name]!r}", hint="three numbers are needed")
+        try:
+            card = cls(**{**value, "arch": ResNetSpec.from_dict(value["arch"])})
+        except UserError as e:
+            raise UserError(f"{source}: {e}") from e
+        for name, said in repeated.items():
+            if said is not None and said != getattr(card, name):
+                raise UserError(
+                    f"{source}: card says {name} {said!r} but its arch says {getattr(card, name)!r}",
+                    hint="the file was altered; get it again",
+                )
+        return card
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str = "card") -> Card:
+        """Parse and validate; ``source`` (a path) goes into error messages."""
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as e:
+            raise UserError(f"{source}: the card is not JSON: {e}", hint="check the file") from e
+        return cls.from_dict(value, source=source)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _problems(card: Card) -> list[tuple[str, str]]:
+    """(field, what it should be) for every field with an impossible value."""
+    triple = "three finite numbers on the 0-255 scale"
+    found = []
+    if not isinstance(card.arch, ResNetSpec):
+        found.append(("arch", "a ResNetSpec is needed"))
+    for name in ("pixel_mean", "pixel_std"):
+        if len(getattr(card, name)) != 3 or not all(map(_number, getattr(card, name))):
+            found.append((name, f"{triple} are needed"))
+        elif name == "pixel_std" and min(card.pixel_std) <= 0:
+            found.append((name, "positive numbers are needed"))
+    if card.channel_order not in ("RGB", "BGR"):
+        found.append(("channel_order", 'take "RGB" or "BGR"'))
+    if not _number(card.norm_eps) or card.norm_eps <= 0:
+        found.append(("norm_eps", "a positive number is needed"))
+    for name in ("input_size", "images", "labels", "steps", "seed"):
+        value = getattr(card, name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            found.append((name, "an integer of at least 0, or null for unknown, is needed"))
+    if card.epochs is not None and (not _number(card.epochs) or card.epochs < 0):
+        found.append(("epochs", "a number of at least 0, or null for unknown, is needed"))
+    for name in ("name", "licence", "source", "tensors_sha256"):
+        if not isinstance(getattr(card, name), str) or not getattr(card, name):
+            found.append((name, f'text is needed ("{UNKNOWN}" if it is)'))
+    for name in ("corpus", "recipe", "created_by", "noise", "parent"):
+        value = getattr(card, name)
+        if not isinstance(value, Mapping) and not (value is None and name in ("noise", "parent")):
+            found.append((name, "an object is needed"))
+    return found

@@ -1,0 +1,145 @@
+"""Names and shapes against Detectron2's recorded ones, and behaviour of the trunk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet50
+from torchvision.ops import FrozenBatchNorm2d
+
+from scaleprior.backbones import ResNetSpec, build_resnet, freeze_at, from_detectron2, to_detectron2
+from scaleprior.backbones.trunk import freeze_norms, names_and_shapes
+from scaleprior.errors import UserError
+
+# Written from Detectron2 02b5c4e's build_resnet_backbone; blocks of a stage that are alike share an entry.
+RECORDED = json.loads((Path(__file__).parent / "detectron2_resnets.json").read_text())
+NARROW = ResNetSpec(res2_out_channels=32, width_per_group=8)
+SPECS = {
+    "R-18": ResNetSpec(depth=18),
+    "R-50": ResNetSpec(depth=50),
+    "R-101": ResNetSpec(depth=101),
+    "R-152": ResNetSpec(depth=152),
+    "R-50-w16": ResNetSpec(depth=50, res2_out_channels=64, width_per_group=16),
+}
+
+
+def randomise_norms(module: nn.Module, seed: int = 0) -> None:
+    """Random statistics, gains and biases, as after training, so that no norm is the identity."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for tensor, low in ((layer.weight, 0.5), (layer.bias, -0.5), (layer.running_mean, -0.5)):
+                tensor.data = torch.rand(tensor.shape, generator=generator) + low
+            layer.running_var = torch.rand(layer.running_var.shape, generator=generator) + 0.5
+
+
+@pytest.mark.parametrize("name", sorted(RECORDED))
+def test_names_and_shapes_are_detectron2s(name: str) -> None:
+    expected = {
+        f"{block}.{tensor}": tuple(shape)
+        for group in RECORDED[name]
+        for block in group["blocks"]
+        for tensor, shape in group["tensors"].items()
+    }
+    assert SPECS[name].name == name
+    assert names_and_shapes(SPECS[name]) == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "width", "out"),
+    [
+        (ResNetSpec(num_groups=32, width_per_group=8), 256, 256),  # Detectron2's X_101_32x8d widths
+        (ResNetSpec(width_per_group=7), 7, 256),  # 64 * 7 / 64 is 7 only if rounding is kind
+        (ResNetSpec(res2_out_channels=52, width_per_group=11), 11, 52),
+    ],
+)
+def test_widths_are_num_groups_times_width_per_group_and_double(spec: ResNetSpec, width: int, out: int) -> None:
+    shapes = names_and_shapes(spec)
+    for stage in range(2, 6):
+        scale = 2 ** (stage - 2)
+        assert shapes[f"res{stage}.0.conv2.weight"] == (width * scale, width * scale // spec.num_groups, 3, 3)
+        assert shapes[f"res{stage}.0.conv3.weight"][0] == out * scale == spec.out_channels[f"res{stage}"]
+
+
+def test_narrow_res2_has_no_shortcut_when_the_stem_is_as_wide() -> None:
+    assert "res2.0.shortcut.weight" not in names_and_shapes(SPECS["R-50-w16"])
+    assert "res2.0.shortcut.weight" in names_and_shapes(NARROW)
+
+
+def test_torchvision_weights_give_torchvision_features_exactly() -> None:
+    torch.manual_seed(0)
+    theirs = resnet50(weights=None).eval()
+    randomise_norms(theirs)
+    ours = build_resnet(ResNetSpec(depth=50)).eval()
+    canonical = to_detectron2(theirs.state_dict())
+    missing, unexpected = ours.load_state_dict(from_detectron2(canonical), strict=False)
+    assert not unexpected
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+    x = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        stem = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(x))))
+        expected = theirs.layer4(theirs.layer3(theirs.layer2(theirs.layer1(stem))))
+        assert torch.equal(ours(x), expected)
+
+
+def test_stride_moves_to_the_first_convolution_of_res3_to_res5() -> None:
+    trunk = build_resnet(ResNetSpec(res2_out_channels=32, width_per_group=8, stride_in_1x1=True))
+    strides = [(stage[0].conv1.stride[0], stage[0].conv2.stride[0]) for stage in (trunk.layer1, trunk.layer2)]
+    assert strides == [(1, 1), (2, 1)]
+    assert trunk(torch.rand(2, 3, 64, 64)).shape == (2, 256, 2, 2)
+    assert build_resnet(NARROW).layer2[0].conv2.stride == (2, 2)
+
+
+def test_frozen_norm_equals_evaluating_bn_and_follows_nothing() -> None:
+    # In float64, where the other order of the same operations shows at 1e-13, not in the compared digits.
+    trunk = build_resnet(NARROW, zero_init_last=False).eval()
+    randomise_norms(trunk)
+    trunk.double()
+    x = torch.rand(2, 3, 48, 48, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = trunk(x)
+        source = trunk.bn1
+        frozen = freeze_norms(trunk)
+        torch.testing.assert_close(frozen(x), expected, rtol=1e-9, atol=1e-9)
+        source.weight.zero_()
+        torch.testing.assert_close(frozen(x), expected, rtol=1e-9, atol=1e-9)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in frozen.modules())
+
+
+@pytest.mark.parametrize("stages", range(6))
+def test_freeze_at_freezes_exactly_the_first_stages(stages: int) -> None:
+    trunk = freeze_at(build_resnet(NARROW), stages)
+    parts = [nn.ModuleList([trunk.conv1, trunk.bn1]), trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4]
+    for number, part in enumerate(parts, start=1):
+        learns = [p.requires_grad for p in part.parameters()]
+        assert all(learns) == (number > stages)
+        assert any(learns) == (number > stages)
+        assert any(isinstance(m, FrozenBatchNorm2d) for m in part.modules()) == (number <= stages)
+        assert any(isinstance(m, nn.BatchNorm2d) for m in part.modules()) == (number > stages)
+
+
+def test_freeze_at_refuses_other_numbers() -> None:
+    with pytest.raises(UserError, match=r"FREEZE_AT is 6.*0 to 5"):
+        freeze_at(build_resnet(NARROW), 6)
+
+
+def test_group_norm_trunk_runs_and_frozen_trunk_keeps_its_gains() -> None:
+    assert build_resnet(ResNetSpec(depth=50, norm="GN"))(torch.rand(1, 3, 32, 32)).shape == (1, 2048, 1, 1)
+    frozen = build_resnet(ResNetSpec(depth=18, norm="FrozenBN"))
+    assert frozen.layer1[0].bn2.weight.min() == 1  # a zero here could never be learned away
+    assert build_resnet(ResNetSpec(depth=18)).layer1[0].bn2.weight.max() == 0
+
+
+def test_names_round_trip_and_refuse_strangers() -> None:
+    names = {name: i for i, name in enumerate(build_resnet(NARROW).state_dict())}
+    kept = {k: v for k, v in names.items() if not k.endswith("num_batches_tracked")}
+    assert from_detectron2(to_detectron2(names)) == kept
+    assert to_detectron2({"fc.weight": 1, "bn1.num_batches_tracked": 2}) == {}
+    with pytest.raises(UserError, match=r"'module.conv1.weight' is not a parameter of a timm"):
+        to_detectron2({"module.conv1.weight": 0})
+    with pytest.raises(UserError, match=r"'backbone.res2.0.conv1.weight' is not a parameter of Detectron2"):
+        from_detectron2({"backbone.res2.0.conv1.weight": 0})
