@@ -1,0 +1,47 @@
+"""``scaleprior pretrain``: pretrain a backbone on a fraction of a corpus."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+__all__ = ["register"]
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``pretrain`` parser."""
+    parser = subparsers.add_parser(
+        "pretrain",
+        help="pretrain a backbone on a fraction of a corpus",
+        description="Pretrain a ResNet on a fraction of a corpus with the multi-label loss. Ends with OUT/"
+        "backbone.safetensors, in Detectron2's parameter names with its card, and OUT/metrics.json.",
+    )
+    parser.add_argument("--config-file", metavar="FILE", required=True, help="YAML, e.g. Pretrain/quickstart.yaml")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in OUT; start one if there is none")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: OUTPUT_DIR of the config)")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override, e.g. SEED 1")
+    parser.set_defaults(handler=_pretrain)
+
+
+def _pretrain(args: argparse.Namespace) -> None:
+    import json
+    import os
+
+    from scaleprior.config import load_config
+    from scaleprior.pretrain import pretrain
+    from scaleprior.progress import progress_bar
+
+    loaded = load_config(args.config_file, args.opts)
+    out = args.out or Path(loaded.cfg.OUTPUT_DIR)
+    with progress_bar("pretraining") as progress:
+        result = pretrain(loaded, out, resume=args.resume, progress=progress)
+    if os.environ.get("RANK", "0") != "0":
+        return  # under torchrun one process speaks for all
+    if args.json:
+        print(json.dumps({"backbone": str(result.backbone), **result.metrics}))
+        return
+    print(f"backbone: {result.backbone}")
+    print(f"{result.images_seen} images in {result.seconds:.1f} s, loss {result.metrics['loss']:.4g}")
+    for name, value in result.metrics.get("held_out", {}).items():
+        print(f"held out, {name}: {value:.4g}")

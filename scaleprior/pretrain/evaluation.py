@@ -1,0 +1,110 @@
+"""Mean average precision and precision at 1 of a multi-label classifier on held-out images.
+
+N images, C labels.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from scaleprior.errors import FailureError, UserError
+
+if TYPE_CHECKING:
+    from scaleprior.pretrain.augment import Augmentation
+    from scaleprior.pretrain.data import ImageSet
+    from scaleprior.pretrain.model import Pretrainer
+
+__all__ = ["average_precision", "evaluate", "label_metrics"]
+
+
+def average_precision(scores: np.ndarray, present: np.ndarray) -> float:
+    """Average precision of one label: the mean, over the images that have it, of the precision at their score.
+
+    Images with equal scores come in together, so the order of ties cannot matter:
+    ``AP = sum_k (R_k - R_(k-1)) P_k`` over the distinct scores from the highest down.
+
+    Args:
+        scores: floating [N]. present: bool [N], at least one True.
+
+    Returns:
+        In (0, 1].
+    """
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(present[order])
+    last_of_score = np.append(np.diff(scores[order]) != 0, True)
+    hits, ranks = hits[last_of_score], np.flatnonzero(last_of_score) + 1
+    gained = np.diff(hits, prepend=0)
+    return float((gained * hits / ranks).sum() / hits[-1])
+
+
+def label_metrics(
+    scores: np.ndarray, labels: np.ndarray, offsets: np.ndarray, leaves: np.ndarray
+) -> dict[str, float | int]:
+    """Figures over all labels.
+
+    Args:
+        scores: floating [N, C], higher = more present.
+        labels, offsets: CSR of the true labels with their ancestors.
+        leaves: indices of the labels without children; precision at 1 looks at these alone, since guessing the root
+            of the hierarchy is always right.
+
+    Returns:
+        ``map`` in [0, 1]: mean average precision over the labels that some, but not all, images have (``map_labels``
+        of them); ``precision_at_1`` in [0, 1]: share of the images with a leaf label whose best-scored leaf is
+        present; ``images``. A figure over nothing is absent.
+    """
+    present = np.zeros(scores.shape, dtype=bool)
+    present[np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), labels] = True
+    counts = present.sum(axis=0)
+    usable = np.flatnonzero((counts > 0) & (counts < len(scores)))
+    figures: dict[str, float | int] = {"images": len(scores), "map_labels": len(usable)}
+    if len(usable):
+        figures["map"] = float(np.mean([average_precision(scores[:, c], present[:, c]) for c in usable]))
+    with_leaf = present[:, leaves].any(axis=1)
+    if with_leaf.any():
+        best = leaves[scores[:, leaves].argmax(axis=1)]
+        figures["precision_at_1"] = float(present[np.arange(len(scores)), best][with_leaf].mean())
+    return figures
+
+
+def evaluate(
+    model: Pretrainer,
+    images: ImageSet,
+    augmentation: Augmentation,
+    *,
+    order: str,
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, float | int]:
+    """Figures of ``model`` on ``images`` with central crops; see :func:`label_metrics`.
+
+    Unreadable images are left out and counted as ``unreadable``. The model is put back into its mode.
+
+    Raises:
+        FailureError: no image can be read.
+    """
+    was_training = model.training
+    model.eval()
+    scores, rows, unreadable = [], [], 0
+    try:
+        for start in range(0, len(images), batch_size):
+            crops = []
+            for row in range(start, min(start + batch_size, len(images))):
+                try:
+                    crops.append(augmentation.evaluate(images.decode(row, order)))
+                    rows.append(row)
+                except UserError:
+                    unreadable += 1
+            if crops:
+                with torch.inference_mode():
+                    scores.append(model(torch.from_numpy(np.stack(crops)).to(device)).float().cpu().numpy())
+    finally:
+        model.train(was_training)
+    if not rows:
+        raise FailureError(f"none of the {len(images)} held-out images can be read", hint="check PRETRAIN.HELD_OUT")
+    labels, offsets = images.labels_of(np.asarray(rows))
+    figures = label_metrics(np.concatenate(scores), labels, offsets, images.label_space.leaves)
+    return {**figures, "unreadable": unreadable} if unreadable else figures

@@ -1,0 +1,96 @@
+"""Trunk and multi-label head, and the optimiser over their parameters.
+
+B images, S pixels a side, F features, C labels: uint8 [B, S, S, 3] -> logits [B, C].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from scaleprior.backbones.spec import ResNetSpec
+from scaleprior.backbones.trunk import build_resnet
+from scaleprior.errors import UserError
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+__all__ = ["Pretrainer", "build_optimizer", "prior_bias"]
+
+
+class Pretrainer(nn.Module):
+    """Normalisation, trunk, global average pooling, and one linear layer with a logit per label.
+
+    Args:
+        pixel_mean, pixel_std: three floats on the 0-255 scale in the images' channel order.
+        bias: where the head's biases start; see :func:`prior_bias`.
+    """
+
+    def __init__(
+        self,
+        spec: ResNetSpec,
+        labels: int,
+        *,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        bias: float,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        self.trunk = build_resnet(spec)
+        self.head = nn.Linear(spec.out_channels["res5"], labels)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.constant_(self.head.bias, bias)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std), persistent=False)
+        self.channels_last = channels_last
+        if channels_last:
+            self.trunk.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """uint8 [B, S, S, 3] -> logits [B, C]."""
+        pixels = ((images - self.pixel_mean) / self.pixel_std).permute(0, 3, 1, 2)
+        # The permuted view already lies in memory as channels_last wants it.
+        features = self.trunk(pixels if self.channels_last else pixels.contiguous())
+        return self.head(features.mean(dim=(2, 3)))
+
+
+def prior_bias(prior: float) -> float:
+    """``log(prior / (1 - prior))``: a bias at which the sigmoid is ``prior``, in (0, 1).
+
+    Without it thousands of absent labels a image start at probability 1/2 and their loss drowns the first steps
+    (Lin et al. 2017, section 3.3).
+    """
+    return math.log(prior) - math.log1p(-prior)
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser that ``cfg.PRETRAIN.OPTIMIZER`` describes, from timm's factory.
+
+    "rmsprop" is timm's RMSpropTF: it puts eps inside the square root and starts the mean square at one, as TensorFlow
+    did. Convolution and head weights decay by WEIGHT_DECAY, all one-dimensional parameters by WEIGHT_DECAY_NORM.
+    """
+    from timm.optim import create_optimizer_v2
+
+    node = cfg.PRETRAIN.OPTIMIZER
+    names = {"sgd": "nesterov", "rmsprop": "rmsproptf", "adamw": "adamw", "lamb": "lamb"}
+    if node.NAME not in names:
+        raise UserError(f"PRETRAIN.OPTIMIZER.NAME is {node.NAME!r}", hint=f"take one of {', '.join(names)}")
+    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [
+        {"params": weights, "weight_decay": node.WEIGHT_DECAY},
+        {"params": others, "weight_decay": node.WEIGHT_DECAY_NORM},
+    ]
+    return create_optimizer_v2(
+        groups,
+        opt=names[node.NAME],
+        lr=node.BASE_LR,
+        weight_decay=0.0,
+        momentum=node.MOMENTUM,
+        filter_bias_and_bn=False,
+    )

@@ -1,0 +1,308 @@
+"""A whole pretraining run: corpus in, backbone with its card out.
+
+The output folder holds ``config.yaml``, ``run.json`` (identity), ``metrics.jsonl``, ``checkpoint.safetensors`` while
+running; at the end ``backbone.safetensors``, ``head.safetensors`` and, last, ``metrics.json``, which marks it finished.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from scaleprior.backbones.card import Card
+from scaleprior.backbones.contract import check_contract
+from scaleprior.backbones.names import from_detectron2, to_detectron2
+from scaleprior.backbones.spec import ResNetSpec
+from scaleprior.backbones.weights import load_backbone, read_card, save_backbone
+from scaleprior.corpus import Corpus
+from scaleprior.errors import UserError
+from scaleprior.files import read_json, write_json, write_text
+from scaleprior.pretrain.augment import Augmentation
+from scaleprior.pretrain.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from scaleprior.pretrain.data import BatchPlan, ImageSet, TrainBatches, held_out_set, training_set
+from scaleprior.pretrain.evaluation import evaluate
+from scaleprior.pretrain.model import Pretrainer, build_optimizer, prior_bias
+from scaleprior.pretrain.processes import World, join_world
+from scaleprior.pretrain.runtime import created_by, resolve_device, seed_everything
+from scaleprior.pretrain.schedule import Schedule, budget_steps
+from scaleprior.pretrain.settings import check_config, config_hash, recipe_of
+from scaleprior.pretrain.trainer import CHECKPOINT, METRICS, Trainer
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+    from scaleprior.config.load import LoadedConfig
+    from scaleprior.progress import ProgressFn
+
+__all__ = ["PretrainResult", "evaluate_pretrained", "pretrain"]
+
+logger = logging.getLogger(__name__)
+
+BACKBONE, HEAD, RESULT, IDENTITY = "backbone.safetensors", "head.safetensors", "metrics.json", "run.json"
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What a run left.
+
+    Attributes:
+        backbone: path of the weights. metrics: content of ``metrics.json``.
+        seconds: of training, over all resumes. images_seen: images trained on.
+    """
+
+    backbone: Path
+    metrics: dict[str, Any]
+    seconds: float
+    images_seen: int
+
+
+def pretrain(
+    loaded: LoadedConfig, out: str | Path, *, resume: bool = False, progress: ProgressFn | None = None
+) -> PretrainResult:
+    """Pretrain the trunk of ``loaded.cfg`` on a fraction of a corpus.
+
+    Under torchrun every process calls this with the same arguments; process 0 writes.
+
+    Args:
+        out: folder of the run.
+        resume: go on with a run of the same config in ``out``, or return its result if it is finished; with nothing
+            there, start. Without it, a folder that holds a run is refused.
+        progress: called once a step with (steps done, steps in all, {"loss": ..., "images/s": ...}).
+
+    Raises:
+        UserError: an illegal value (names the key), a fraction that does not fit, another run's folder.
+        Interrupted: SIGTERM; the state is saved. FailureError: a loss that is not finite, too many unreadable images.
+    """
+    cfg, out = loaded.cfg, Path(out)
+    check_config(cfg)
+    spec = ResNetSpec.from_cfg(cfg)
+    corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
+    images, held_out = training_set(cfg, corpus), held_out_set(cfg, corpus)
+    device = resolve_device(cfg.MODEL.DEVICE)
+    _check_amp(cfg, device)
+    with join_world(device) as world:
+        if cfg.PRETRAIN.BATCH_SIZE % world.size:
+            raise UserError(
+                f"PRETRAIN.BATCH_SIZE {cfg.PRETRAIN.BATCH_SIZE} is no multiple of the {world.size} processes",
+                hint="change either",
+            )
+        parent = _parent(cfg)
+        identity = _identity(cfg, images, held_out, world, parent)
+        finished = _claim(out, identity, resume=resume)
+        world.wait()  # nobody writes before everybody has looked
+        if finished is not None:
+            if world.main:
+                remove_checkpoint(out / CHECKPOINT)  # left by a run killed between its last two lines
+            return finished
+        if world.main:
+            write_json(out / IDENTITY, identity)
+            write_text(out / "config.yaml", cfg.dump())
+        trainer = _trainer(cfg, spec, images, world, out, identity["hash"], parent)
+        if not (resume and trainer.resume()) and world.main:
+            (out / METRICS).unlink(missing_ok=True)
+        trainer.train(progress)
+        result = _finish(cfg, spec, trainer, held_out, parent) if world.main else None
+        world.wait()
+        return result or _finished_result(out)
+
+
+def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> dict[str, float | int]:
+    """Figures (``evaluation.label_metrics``) of the finished run in ``out`` on the held-out images of ``loaded.cfg``.
+
+    Raises:
+        UserError: no finished run there, its labels or trunk are not the config's, or nothing is held out.
+    """
+    cfg, out = loaded.cfg, Path(out)
+    check_config(cfg)
+    corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
+    held_out = held_out_set(cfg, corpus)
+    if held_out is None:
+        raise UserError("PRETRAIN.HELD_OUT.IMAGES is 0, nothing to evaluate on", hint="set it above 0")
+    state, card = load_backbone(out / BACKBONE)
+    spec = ResNetSpec.from_cfg(cfg)
+    head = load_checkpoint(out / HEAD)
+    if card.arch != spec or head["label_space"] != corpus.label_space.fingerprint:
+        raise UserError(
+            f"{out} holds {card.arch.name} trained on corpus {card.corpus['name']!r}, the config asks for {spec.name} "
+            f"on labels of {corpus.name!r}",
+            hint="use the config of that run",
+        )
+    device = resolve_device(cfg.MODEL.DEVICE)
+    model = _model(cfg, spec, len(corpus.label_space), bias=0.0).to(device)
+    model.trunk.load_state_dict(from_detectron2(state), strict=False)
+    model.head.load_state_dict(head["head"])
+    return _evaluate(cfg, model, held_out, device)
+
+
+def _check_amp(cfg: CfgNode, device: torch.device) -> None:
+    # Measured with torch 2.15 on one CPU thread: two equal runs in bfloat16 differed, so no resume could be exact.
+    if cfg.PRETRAIN.AMP == "bf16" and device.type == "cpu":
+        raise UserError(
+            'PRETRAIN.AMP is "bf16" on a CPU, where bfloat16 runs do not repeat to the bit',
+            hint="use PRETRAIN.AMP off, or a GPU",
+        )
+
+
+def _identity(cfg: CfgNode, images: ImageSet, held_out: ImageSet | None, world: World, parent: Card | None) -> dict:
+    facts = {
+        "corpus": images.fraction.fingerprint,
+        "held_out": None if held_out is None else held_out.fraction.fingerprint,
+        "processes": world.size,
+        "parent": None if parent is None else parent.tensors_sha256,
+    }
+    return {"schema": 1, "hash": config_hash(cfg, **facts), **facts, "created_by": created_by()}
+
+
+def _claim(out: Path, identity: dict[str, Any], *, resume: bool) -> PretrainResult | None:
+    """Check that ``out`` is free, or holds this very run; its result if that is finished."""
+    found = out / IDENTITY
+    if not found.exists():
+        return None
+    if not resume:
+        raise UserError(f"{out} already holds a pretraining run", hint="add --resume, or choose another --out")
+    if read_json(found, what="run identity").get("hash") != identity["hash"]:
+        raise UserError(
+            f"{out} holds a run with another config, corpus or number of processes",
+            hint="resume with what it was started with, or choose another --out",
+        )
+    if (out / RESULT).exists() and (out / BACKBONE).exists():
+        logger.info("%s is finished", out)
+        return _finished_result(out)
+    return None
+
+
+def _finished_result(out: Path) -> PretrainResult:
+    metrics = read_json(out / RESULT, what="metrics")
+    return PretrainResult(out / BACKBONE, metrics, metrics["seconds"], metrics["images_seen"])
+
+
+def _parent(cfg: CfgNode) -> Card | None:
+    """Card of the backbone to start from, checked against the config."""
+    if not cfg.MODEL.WEIGHTS:
+        return None
+    card = read_card(cfg.MODEL.WEIGHTS)
+    mismatches = check_contract(cfg, card)
+    if mismatches:
+        said = ", ".join(f"{m.key} is {m.config_value!r}" for m in mismatches)
+        raise UserError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} does not fit the config: {said}",
+            hint="use " + " ".join(m.override for m in mismatches),
+        )
+    return card
+
+
+def _model(cfg: CfgNode, spec: ResNetSpec, labels: int, *, bias: float) -> Pretrainer:
+    return Pretrainer(
+        spec,
+        labels,
+        pixel_mean=cfg.MODEL.PIXEL_MEAN,
+        pixel_std=cfg.MODEL.PIXEL_STD,
+        bias=bias,
+        channels_last=cfg.PRETRAIN.CHANNELS_LAST,
+    )
+
+
+def _trainer(
+    cfg: CfgNode, spec: ResNetSpec, images: ImageSet, world: World, out: Path, run_hash: str, parent: Card | None
+) -> Trainer:
+    node = cfg.PRETRAIN
+    seed = max(cfg.SEED, 0)
+    seed_everything(seed)
+    labels = len(images.label_space)
+    model = _model(cfg, spec, labels, bias=prior_bias(node.HEAD.PRIOR or _label_density(images, labels)))
+    if parent is not None:
+        model.trunk.load_state_dict(from_detectron2(load_backbone(cfg.MODEL.WEIGHTS)[0]), strict=False)
+    model.to(world.device)
+    total = budget_steps(node.BUDGET.AMOUNT, node.BUDGET.UNIT, images=len(images), batch_size=node.BATCH_SIZE)
+    cache = node.LOADER.CACHE_MB * 2**20 if not node.LOADER.NUM_WORKERS else 0
+    dataset = TrainBatches(
+        images,
+        BatchPlan(len(images), node.BATCH_SIZE, seed, world.rank, world.size),
+        Augmentation.from_cfg(cfg),
+        order=cfg.INPUT.FORMAT,
+        cache_bytes=cache,
+    )
+    logger.info("%s on %d images, %d labels, %d steps of %d", spec.name, len(images), labels, total, node.BATCH_SIZE)
+    return Trainer(
+        model=model,
+        optimizer=build_optimizer(cfg, model),
+        schedule=Schedule.from_cfg(cfg, total=total, images=len(images)),
+        dataset=dataset,
+        world=world,
+        out=out,
+        run_hash=run_hash,
+        base_lr=node.OPTIMIZER.BASE_LR,
+        checkpoint_period=node.CHECKPOINT_PERIOD,
+        metrics_period=node.METRICS_PERIOD,
+        max_unreadable=node.LOADER.MAX_UNREADABLE,
+        workers=node.LOADER.NUM_WORKERS,
+        amp=node.AMP == "bf16",
+        tensorboard=node.TENSORBOARD,
+    )
+
+
+def _label_density(images: ImageSet, labels: int) -> float:
+    """Mean share of labels present, from the first 4,096 images, kept away from 0 and 1."""
+    _, offsets = images.labels_of(np.arange(min(len(images), 4096)))
+    return float(np.clip(offsets[-1] / (len(offsets) - 1) / labels, 1e-6, 0.5))
+
+
+def _evaluate(cfg: CfgNode, model: Pretrainer, held_out: ImageSet, device: torch.device) -> dict[str, float | int]:
+    batch_size = min(cfg.PRETRAIN.BATCH_SIZE, 256)
+    augmentation = Augmentation.from_cfg(cfg)
+    return evaluate(model, held_out, augmentation, order=cfg.INPUT.FORMAT, batch_size=batch_size, device=device)
+
+
+def _finish(
+    cfg: CfgNode, spec: ResNetSpec, trainer: Trainer, held_out: ImageSet | None, parent: Card | None
+) -> PretrainResult:
+    """Evaluate and write the final files, ``metrics.json`` last; then the checkpoint has served."""
+    out, counters, images = trainer.out, trainer.counters, trainer.dataset.images
+    metrics: dict[str, Any] = {
+        "loss": counters.loss,
+        "steps": counters.step,
+        "images_seen": counters.images_seen,
+        "epochs": counters.images_seen / len(images),
+        "unreadable": counters.unreadable,
+        "seconds": counters.seconds,
+        "images_per_s": counters.images_seen / max(counters.seconds, 1e-9),
+    }
+    if held_out is not None:
+        metrics["held_out"] = _evaluate(cfg, trainer.model, held_out, trainer.world.device)
+    labels = images.label_space
+    remove_checkpoint(out / HEAD)
+    save_checkpoint(out / HEAD, {"label_space": labels.fingerprint, "head": trainer.model.head.state_dict()})
+    save_backbone(out / BACKBONE, to_detectron2(trainer.model.trunk.state_dict()), _card(cfg, spec, trainer, parent))
+    write_json(out / RESULT, metrics)
+    remove_checkpoint(out / CHECKPOINT)
+    return PretrainResult(out / BACKBONE, metrics, counters.seconds, counters.images_seen)
+
+
+def _card(cfg: CfgNode, spec: ResNetSpec, trainer: Trainer, parent: Card | None) -> Card:
+    images, counters = trainer.dataset.images, trainer.counters
+    corpus, node, seed = images.fraction.corpus, cfg.PRETRAIN, max(cfg.SEED, 0)
+    noise = {"rate": node.NOISE.RATE, "kind": node.NOISE.KIND, "drop": node.NOISE.DROP, "seed": node.NOISE.SEED}
+    return Card(
+        name=f"{spec.name}_{corpus.name}-{len(images)}_seed{seed}",
+        arch=spec,
+        pixel_mean=tuple(cfg.MODEL.PIXEL_MEAN),
+        pixel_std=tuple(cfg.MODEL.PIXEL_STD),
+        channel_order=cfg.INPUT.FORMAT,
+        input_size=node.INPUT.SIZE,
+        corpus={"name": corpus.name, "fingerprint": images.fraction.fingerprint},
+        images=len(images),
+        labels=len(images.label_space),
+        noise=noise if node.NOISE.RATE or node.NOISE.DROP else {},
+        epochs=counters.images_seen / len(images),
+        steps=counters.step,
+        recipe=recipe_of(cfg),
+        seed=seed,
+        parent=None if parent is None else {"name": parent.name, "tensors_sha256": parent.tensors_sha256},
+        source="scaleprior pretrain",
+        created_by=created_by(),
+    )

@@ -1,0 +1,101 @@
+"""What a training process needs around its loop, here and in detect/: device, seeds, SIGTERM, and who wrote a file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import scaleprior
+from scaleprior.errors import FailureError, UserError
+
+__all__ = ["Interrupted", "StopRequest", "catch_sigterm", "created_by", "resolve_device", "seed_everything"]
+
+
+class Interrupted(FailureError):
+    """The run was asked to stop (SIGTERM), saved its state, and can be resumed."""
+
+    exit_code = 128 + signal.SIGTERM
+
+
+@dataclass
+class StopRequest:
+    """Set by the signal handler, read by the loop between steps."""
+
+    requested: bool = False
+
+
+@contextlib.contextmanager
+def catch_sigterm() -> Iterator[StopRequest]:
+    """Within the block, SIGTERM sets ``requested`` instead of ending the process; the old handler comes back after.
+
+    Outside the main thread Python allows no handlers; the request then stays False.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def handler(signum: int, frame: object) -> None:
+        request.requested = True
+
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGTERM, previous if previous is not None else signal.SIG_DFL)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device ``MODEL.DEVICE`` means: "auto" is cuda where there is one, else cpu.
+
+    Under torchrun a plain "cuda" is the GPU of this process (LOCAL_RANK).
+
+    Raises:
+        UserError: not a device, or cuda where there is none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as e:
+        raise UserError(f"MODEL.DEVICE is {name!r}, which is not a device", hint="take auto, cpu or cuda") from e
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"MODEL.DEVICE is {name!r} but there is no GPU here", hint="take auto or cpu")
+        index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
+        return torch.device("cuda", index)
+    if device.type != "cpu":
+        raise UserError(f"MODEL.DEVICE is {name!r}", hint="take auto, cpu or cuda")
+    return device
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's global and torch's generators (CPU and all GPUs); negative counts as 0."""
+    seed = max(seed, 0)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (libraries that draw from the global generator are meant)
+    torch.manual_seed(seed)
+
+
+def created_by() -> dict[str, str]:
+    """``{"version", "commit"}`` of the running ScalePrior; commit "unknown" outside a checkout."""
+    root = Path(scaleprior.__file__).resolve().parents[1]
+    commit = "unknown"
+    # Only our own checkout: an installed package may lie inside somebody else's repository.
+    if (root / ".git").exists() and (root / "setup.py").exists():
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            done = subprocess.run(
+                ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+            )
+            commit = done.stdout.strip() or commit
+    return {"version": scaleprior.__version__, "commit": commit}

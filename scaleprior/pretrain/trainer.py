@@ -1,0 +1,274 @@
+"""The training loop: step, metrics, checkpoints, and going on exactly where a killed run stopped.
+
+Everything a step needs follows from the step's number (batch, crops, learning rate) or is in the checkpoint (model,
+optimiser, generators, counters). So "resume" is: load, and continue with the next number.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import torch
+from torch import Tensor, nn
+
+from scaleprior.errors import FailureError, UserError
+from scaleprior.files import write_text
+from scaleprior.pretrain.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
+from scaleprior.pretrain.data import Batch, TrainBatches, batches
+from scaleprior.pretrain.loss import sparse_logistic_loss
+from scaleprior.pretrain.runtime import Interrupted, catch_sigterm
+
+if TYPE_CHECKING:
+    from scaleprior.pretrain.model import Pretrainer
+    from scaleprior.pretrain.processes import World
+    from scaleprior.pretrain.schedule import Schedule
+    from scaleprior.progress import ProgressFn
+
+__all__ = ["CHECKPOINT", "METRICS", "Counters", "Trainer"]
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.safetensors"
+METRICS = "metrics.jsonl"
+_GRACE = 1000  # images read before the share of unreadable ones is judged by itself
+
+
+@dataclass
+class Counters:
+    """Running totals of a run, over all processes and resumes.
+
+    Attributes:
+        step: finished steps. images_seen: images trained on. loss: of the last step.
+        unreadable: images that could not be read, once for every time. seconds: of training.
+    """
+
+    step: int = 0
+    images_seen: int = 0
+    unreadable: int = 0
+    seconds: float = 0.0
+    loss: float = math.nan
+
+
+@dataclass
+class Trainer:
+    """One run's moving parts; see the module's text.
+
+    Attributes:
+        model: on its device. optimizer: over its parameters. schedule: factor on ``base_lr``.
+        dataset: batch of any step. out: folder. run_hash: identity of the run; another's checkpoint is refused.
+        checkpoint_period, metrics_period: in steps; 0 = no periodic checkpoints.
+        max_unreadable: share in [0, 1]. workers: loader processes. amp: bfloat16 autocast.
+    """
+
+    model: Pretrainer
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    dataset: TrainBatches
+    world: World
+    out: Path
+    run_hash: str
+    base_lr: float
+    checkpoint_period: int
+    metrics_period: int
+    max_unreadable: float
+    workers: int = 0
+    amp: bool = False
+    tensorboard: bool = False
+    counters: Counters = field(default_factory=Counters)
+
+    def resume(self) -> bool:
+        """Load the checkpoint in ``out``; False if there is none.
+
+        Raises:
+            UserError: the checkpoint is another run's.
+        """
+        path = self.out / CHECKPOINT
+        if not path.exists():
+            return False
+        state = load_checkpoint(path)
+        if state.get("run_hash") != self.run_hash:
+            raise UserError(
+                f"{path} belongs to a run with another config, corpus or number of processes",
+                hint="resume with what it was started with, or choose another --out",
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        restore_rng(state["rng"])
+        self.counters = Counters(**state["counters"])
+        logger.info("resuming %s after step %d", self.out, self.counters.step)
+        return True
+
+    def save(self) -> None:
+        """Write the checkpoint (the main process; others do nothing)."""
+        if self.world.main:
+            state = {
+                "run_hash": self.run_hash,
+                "model": self._model_state,
+                "optimizer": self.optimizer.state_dict(),
+                "rng": rng_state(),
+                "counters": asdict(self.counters),
+            }
+            save_checkpoint(self.out / CHECKPOINT, state)
+
+    @cached_property
+    def _model_state(self) -> dict[str, Tensor]:
+        # Training changes these tensors in place, so the names need to be collected only once.
+        return dict(self.model.state_dict(keep_vars=True))
+
+    def train(self, progress: ProgressFn | None = None) -> None:
+        """Run the remaining steps.
+
+        Raises:
+            Interrupted: SIGTERM came; the state is saved.
+            FailureError: a loss that is not finite, or too many unreadable images.
+        """
+        total = self.schedule.total
+        net = self._parallel()
+        self.model.train()
+        source = batches(self.dataset, self.counters.step, total, workers=self.workers)
+        with catch_sigterm() as stop, _MetricsLog(self) as log:
+            mark = time.perf_counter()
+            started = (mark, self.counters.images_seen)
+            for step, batch in enumerate(source, start=self.counters.step):
+                loss, stopped = self._step(net, step, batch, stop_requested=stop.requested)
+                now = time.perf_counter()
+                self.counters.step, self.counters.loss = step + 1, loss
+                self.counters.seconds += now - mark
+                mark = now
+                log.step(loss)
+                if progress is not None:
+                    rate = (self.counters.images_seen - started[1]) / max(now - started[0], 1e-9)
+                    progress(step + 1, total, {"loss": loss, "images/s": rate})
+                due = self.checkpoint_period and (step + 1) % self.checkpoint_period == 0
+                if due or stopped or step + 1 == total:
+                    self.save()
+                if stopped and step + 1 < total:
+                    raise Interrupted(f"stopped by SIGTERM after step {step + 1} of {total}", hint="add --resume")
+
+    def _parallel(self) -> nn.Module:
+        if self.world.size == 1:
+            return self.model
+        ids = [self.world.device] if self.world.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(self.model, device_ids=ids)
+
+    def _step(self, net: nn.Module, step: int, batch: Batch, *, stop_requested: bool) -> tuple[float, bool]:
+        """Forward, backward, update; returns (mean loss over all processes, somebody was asked to stop)."""
+        device = self.world.device
+        rate = self.base_lr * self.schedule(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.amp):
+            logits = net(batch.images.to(device, non_blocking=True))
+        loss = sparse_logistic_loss(logits, batch.labels, batch.offsets)
+        self.optimizer.zero_grad(set_to_none=True)
+        # The check comes before the update: a poisoned gradient must reach neither the weights nor a checkpoint.
+        images, bad = len(batch.images), len(batch.unreadable)
+        own = loss.item()
+        sums = self.world.sum(own, images, bad, float(stop_requested))
+        mean = sums[0] / self.world.size
+        self._check(step, batch, own, mean)
+        loss.backward()
+        self.optimizer.step()
+        self.counters.images_seen += round(sums[1])
+        self._count_unreadable(batch, round(sums[2]))
+        return mean, sums[3] > 0
+
+    def _check(self, step: int, batch: Batch, own: float, mean: float) -> None:
+        if math.isfinite(mean):
+            return
+        keys = "on another process"
+        if not math.isfinite(own):
+            shown = [repr(self.dataset.images.key(row)) for row in batch.rows[:8].tolist()]
+            more = f" and {len(batch.rows) - 8} more" if len(batch.rows) > 8 else ""
+            keys = f"with images {', '.join(shown)}{more}"
+        raise FailureError(
+            f"loss is {mean} at step {step}, {keys}", hint="lower PRETRAIN.OPTIMIZER.BASE_LR or lengthen the warmup"
+        )
+
+    def _count_unreadable(self, batch: Batch, count: int) -> None:
+        for row, reason in batch.unreadable:
+            logger.warning("skipped image %r: %s", self.dataset.images.key(row), reason)
+        counters = self.counters
+        counters.unreadable += count
+        read = counters.images_seen + counters.unreadable
+        # Early on a single bad image would be a large share of the few read.
+        floor = min(_GRACE, self.dataset.plan.images)
+        if counters.unreadable > self.max_unreadable * max(read, floor):
+            raise FailureError(
+                f"{counters.unreadable} of {read} images read so far are unreadable, more than the share "
+                f"{self.max_unreadable:g} that PRETRAIN.LOADER.MAX_UNREADABLE allows",
+                hint="check the corpus' files; their keys are in the log",
+            )
+
+
+class _MetricsLog:
+    """metrics.jsonl (one JSON object a line) and, if asked, TensorBoard; only on the main process.
+
+    A resumed run drops the lines after its checkpoint, so that every step is there once.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self._file: TextIO | None = None
+        self._board: Any = None
+        self._since = (time.perf_counter(), trainer.counters.images_seen)
+
+    def __enter__(self) -> _MetricsLog:
+        if self.trainer.world.main:
+            path = self.trainer.out / METRICS
+            kept = []
+            for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+                # A line cut short by a kill belongs to a step after the checkpoint.
+                if line.endswith("}") and json.loads(line)["step"] <= self.trainer.counters.step:
+                    kept.append(line + "\n")
+            write_text(path, "".join(kept), durable=False)
+            self._file = path.open("a", encoding="utf-8")
+            if self.trainer.tensorboard:
+                self._board = _summary_writer(self.trainer.out / "tensorboard", self.trainer.counters.step)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def step(self, loss: float) -> None:
+        """Note a finished step; writes a line every ``metrics_period`` steps and at the end."""
+        trainer, counters = self.trainer, self.trainer.counters
+        if self._file is None or (counters.step % trainer.metrics_period and counters.step != trainer.schedule.total):
+            return
+        then, images = self._since
+        now = time.perf_counter()
+        self._since = (now, counters.images_seen)
+        line = {
+            "step": counters.step,
+            "images": counters.images_seen,
+            "epoch": round(counters.images_seen / trainer.dataset.plan.images, 6),
+            "loss": loss,
+            "lr": trainer.optimizer.param_groups[0]["lr"],
+            "images_per_s": round((counters.images_seen - images) / max(now - then, 1e-9), 1),
+            "unreadable": counters.unreadable,
+        }
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name in ("loss", "lr", "images_per_s"):
+                self._board.add_scalar(f"pretrain/{name}", line[name], counters.step)
+
+
+def _summary_writer(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as e:
+        raise UserError(
+            "PRETRAIN.TENSORBOARD needs the tensorboard package", hint="pip install tensorboard, or set it to False"
+        ) from e
+    return SummaryWriter(str(folder), purge_step=step + 1)

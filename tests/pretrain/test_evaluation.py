@@ -1,0 +1,47 @@
+"""Average precision and precision at 1 against slow references and values made by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scaleprior.pretrain import average_precision
+from scaleprior.pretrain.evaluation import label_metrics
+
+
+def slow_average_precision(scores: np.ndarray, present: np.ndarray) -> float:
+    """Mean over positives of the precision among all images that score at least as high."""
+    precisions = [present[scores >= s].mean() for s, p in zip(scores, present) if p]
+    return float(np.mean(precisions))
+
+
+def test_hand_derived() -> None:
+    # ranks of the positives: 1, 3, 4 -> (1/1 + 2/3 + 3/4) / 3
+    scores, present = np.array([0.9, 0.8, 0.7, 0.6, 0.1]), np.array([1, 0, 1, 1, 0], dtype=bool)
+    assert average_precision(scores, present) == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+    # all tied: every order is the same, precision = prevalence
+    assert average_precision(np.zeros(4), np.array([True, False, False, False])) == 0.25
+
+
+def test_equals_the_slow_reference_with_ties() -> None:
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 7, 50):
+        for _ in range(20):
+            scores = rng.integers(0, 6, n).astype(float)
+            present = rng.random(n) < 0.4
+            present[rng.integers(n)] = True
+            assert average_precision(scores, present) == pytest.approx(slow_average_precision(scores, present))
+
+
+def test_label_metrics_leave_out_what_cannot_be_judged() -> None:
+    # label 0 is the root (always present), 1 and 2 are leaves, 3 never occurs; image 2 has no leaf
+    scores = np.array([[9, 2, 1, 0], [9, 3, 4, 0], [9, 0, 0, 8]], dtype=float)
+    labels, offsets = np.array([0, 1, 0, 1, 0]), np.array([0, 2, 4, 5])
+    figures = label_metrics(scores, labels, offsets, leaves=np.array([1, 2, 3]))
+    # label 1: scores 2, 3, 0 with present 1, 1, 0 -> AP 1; best leaf of image 0 is 1 (right), of image 1 is 2 (wrong)
+    assert figures == {"images": 3, "map_labels": 1, "map": 1.0, "precision_at_1": 0.5}
+
+
+def test_nothing_to_judge_gives_no_figure() -> None:
+    figures = label_metrics(np.zeros((1, 2)), np.array([], dtype=int), np.array([0, 0]), leaves=np.array([0, 1]))
+    assert figures == {"images": 1, "map_labels": 0}

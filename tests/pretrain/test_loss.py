@@ -1,0 +1,125 @@
+"""The sparse loss against a hand-made value, dense BCE, gradcheck, and what it may allocate."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from scaleprior.pretrain import sparse_logistic_loss
+
+
+def csr(*rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    counts = torch.tensor([0, *(len(row) for row in rows)])
+    return torch.tensor([label for row in rows for label in row], dtype=torch.int64), counts.cumsum(0)
+
+
+def dense(rows: tuple[list[int], ...], classes: int) -> torch.Tensor:
+    target = torch.zeros(len(rows), classes, dtype=torch.float64)
+    for i, row in enumerate(rows):
+        target[i, row] = 1
+    return target
+
+
+def test_hand_derived() -> None:
+    # image 0, labels {1}: softplus(0) + softplus(-ln 3) = ln 2 + ln(4/3); image 1, none: softplus(0) + softplus(ln 3)
+    logits = torch.tensor([[0.0, math.log(3)], [0.0, math.log(3)]], dtype=torch.float64)
+    labels, offsets = csr([1], [])
+    per_image = sparse_logistic_loss(logits, labels, offsets, reduction="none")
+    expected = [math.log(2) + math.log(4 / 3), math.log(2) + math.log(4)]
+    assert per_image.tolist() == pytest.approx(expected, abs=1e-15)
+    assert sparse_logistic_loss(logits, labels, offsets).item() == pytest.approx(sum(expected) / 2, abs=1e-15)
+    assert sparse_logistic_loss(logits, labels, offsets, reduction="sum").item() == pytest.approx(sum(expected))
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 200.0])
+def test_equals_dense_bce_in_value_and_gradient(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = ([3, 0], [], [6], list(range(7)), [2])
+    logits = (torch.randn(5, 7, generator=generator, dtype=torch.float64) * scale).requires_grad_()
+    sparse_logistic_loss(logits, *csr(*rows)).backward()
+    mine, logits.grad = logits.grad, None
+    reference = F.binary_cross_entropy_with_logits(logits, dense(rows, 7), reduction="none").sum(1).mean()
+    reference.backward()
+    assert sparse_logistic_loss(logits, *csr(*rows)).item() == pytest.approx(reference.item(), rel=1e-9)
+    torch.testing.assert_close(mine, logits.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_gradcheck() -> None:
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
+    labels, offsets = csr([0, 3], [], [1])
+    for reduction in ("mean", "sum", "none"):
+        assert torch.autograd.gradcheck(
+            lambda x, r=reduction: sparse_logistic_loss(x, labels, offsets, reduction=r), [logits]
+        )
+
+
+def test_extreme_logits_in_float32_stay_exact() -> None:
+    # softplus(x) - x would give 0 for x = 40 in float32; softplus(-40) = 4.248e-18
+    loss = sparse_logistic_loss(torch.tensor([[40.0]]), *csr([0]))
+    assert loss.item() == pytest.approx(math.log1p(math.exp(-40.0)), rel=1e-6)
+    loss = sparse_logistic_loss(torch.tensor([[1e4, -1e4]]), *csr([1]))
+    assert loss.item() == 2e4
+
+
+def test_a_label_listed_twice_counts_once_and_half_precision_is_widened() -> None:
+    logits = torch.tensor([[0.5, -1.0]], dtype=torch.bfloat16, requires_grad=True)
+    twice = sparse_logistic_loss(logits, *csr([0, 0]))
+    assert twice.dtype == torch.float32
+    assert twice.item() == sparse_logistic_loss(logits, *csr([0])).item()
+    twice.backward()
+    assert logits.grad.dtype == torch.bfloat16
+
+
+def test_refuses_shapes_and_labels_that_do_not_fit() -> None:
+    logits = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=r"need logits \[B, C\].*got \(2, 3\), \(1,\), \(2,\)"):
+        sparse_logistic_loss(logits, torch.tensor([0]), torch.tensor([0, 1]))
+    for label in (-1, 3):
+        with pytest.raises(ValueError, match=rf"labels {label}..{label} are outside \[0, 3\)"):
+            sparse_logistic_loss(logits, torch.tensor([label]), torch.tensor([0, 1, 1]))
+    for offsets in ([0, 2, 1], [0, 0, 0], [1, 1, 1]):
+        with pytest.raises(ValueError, match="offsets must rise"):
+            sparse_logistic_loss(logits, torch.tensor([0]), torch.tensor(offsets))
+    with pytest.raises(ValueError, match="reduction is 'avg'"):
+        sparse_logistic_loss(logits, *csr([0], []), reduction="avg")  # type: ignore[arg-type]
+
+
+class _DenseAllocations(TorchDispatchMode):
+    """Names of the operations whose result is new memory of at least ``size`` bytes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage.nbytes() >= self.size and storage.data_ptr() not in given:
+                    self.operations.append(str(func))
+        return out
+
+
+def test_makes_one_dense_tensor_forward_and_one_backward() -> None:
+    images, classes = 8, 5000
+    labels, offsets = csr(*([i] for i in range(images)))
+    logits = torch.zeros(images, classes, requires_grad=True)
+    with _DenseAllocations(images * classes * 4) as forward:
+        loss = sparse_logistic_loss(logits, labels, offsets)
+    with _DenseAllocations(images * classes * 4) as backward:
+        loss.backward()
+    assert forward.operations == ["aten.softplus.default"]
+    assert backward.operations == ["aten.sigmoid.default"]
+    # the same watch sees the dense target and more in the usual formulation
+    with _DenseAllocations(images * classes * 4) as usual:
+        target = torch.zeros(images, classes)
+        F.binary_cross_entropy_with_logits(logits, target, reduction="sum").backward()
+    assert len(usual.operations) >= 4

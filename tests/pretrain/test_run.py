@@ -1,0 +1,351 @@
+"""Whole runs on a tiny corpus: what they leave, that they repeat and resume to the bit, and how they fail."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import yaml
+
+from scaleprior.backbones import ResNetSpec, load_backbone, read_card
+from scaleprior.errors import FailureError, UserError
+from scaleprior.pretrain import Interrupted, evaluate_pretrained, pretrain
+from scaleprior.pretrain import run as run_module
+from scaleprior.pretrain import trainer as trainer_module
+from tests.pretrain.conftest import SMALL, index_images, write_images
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def weights(folder: Path) -> tuple[bytes, bytes]:
+    return (folder / "backbone.safetensors").read_bytes(), (folder / "head.safetensors").read_bytes()
+
+
+def test_a_run_leaves_backbone_card_and_metrics(small_config: Callable, tmp_path: Path, corpus_folder: Path) -> None:
+    calls: list[tuple] = []
+    loaded = small_config(
+        "PRETRAIN.FRACTION.IMAGES", "40", "PRETRAIN.HELD_OUT.IMAGES", "12", "PRETRAIN.NOISE.RATE", "0.2"
+    )
+    result = pretrain(loaded, tmp_path / "run", progress=lambda *call: calls.append(call))
+    assert [(done, total) for done, total, _ in calls] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert (result.images_seen, result.metrics["steps"], result.metrics["epochs"]) == (16, 4, 0.4)
+    state, card = load_backbone(result.backbone)
+    assert card.arch == ResNetSpec(res2_out_channels=32, width_per_group=8)
+    assert (card.images, card.labels, card.steps, card.epochs, card.seed) == (40, 8, 4, 0.4, 0)
+    assert (card.pixel_mean, card.pixel_std, card.channel_order) == ((127.5,) * 3, (127.5,) * 3, "RGB")
+    assert card.noise == {"rate": 0.2, "kind": "uniform", "drop": 0.0, "seed": 0}
+    assert (card.name, card.input_size, card.parent) == ("R-50-w8_tiny-40_seed0", 16, None)
+    assert card.recipe["PRETRAIN"]["BUDGET"] == {"UNIT": "steps", "AMOUNT": 4.0}
+    assert str(tmp_path) not in card.to_json()
+    assert str(corpus_folder) not in card.to_json()
+    assert all(torch.isfinite(t).all() for t in state.values())
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["images"]) for line in lines] == [(1, 4), (2, 8), (3, 12), (4, 16)]
+    assert lines[-1]["loss"] == result.metrics["loss"] == calls[-1][2]["loss"]
+    held_out = result.metrics["held_out"]
+    assert held_out["images"] == 12
+    assert 0 <= held_out["map"] <= 1
+    assert evaluate_pretrained(loaded, tmp_path / "run") == held_out
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["PRETRAIN"]["FRACTION"]["IMAGES"] == 40
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    kept = {"backbone.safetensors", "head.safetensors", "metrics.json", "metrics.jsonl", "run.json", "config.yaml"}
+    assert names == kept
+
+
+def test_it_learns(small_config: Callable, tmp_path: Path) -> None:
+    # 8 labels, 2 of them present: always answering the base rate costs 8 * H(1/4) = 4.5 nats
+    opts = ("PRETRAIN.BUDGET.AMOUNT", "60", "PRETRAIN.BATCH_SIZE", "8", "PRETRAIN.HELD_OUT.IMAGES", "18")
+    result = pretrain(small_config(*opts), tmp_path / "run")
+    assert result.metrics["loss"] < 2.5
+    assert result.metrics["held_out"]["map"] > 0.8
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        ("PRETRAIN.OPTIMIZER.NAME", "sgd"),
+        ("PRETRAIN.OPTIMIZER.NAME", "rmsprop", "PRETRAIN.OPTIMIZER.BASE_LR", "0.001"),
+        ("PRETRAIN.OPTIMIZER.NAME", "adamw", "PRETRAIN.CHANNELS_LAST", "True"),
+        ("PRETRAIN.OPTIMIZER.NAME", "lamb", "PRETRAIN.INPUT.CROP", "random_resized_crop", "INPUT.FORMAT", "BGR"),
+    ],
+)
+def test_interrupted_and_resumed_ends_with_the_same_bits(
+    small_config: Callable, tmp_path: Path, recipe: tuple[str, ...]
+) -> None:
+    whole = pretrain(small_config(*recipe), tmp_path / "whole")
+
+    class Death(BaseException):
+        pass
+
+    def die_at(step: int) -> Callable:
+        def progress(done: int, total: int, numbers: object) -> None:
+            if done == step:
+                raise Death  # before the checkpoint of this step: the work since the last one is lost
+
+        return progress
+
+    for step in (2, 4):
+        with pytest.raises(Death):
+            pretrain(small_config(*recipe), tmp_path / "broken", resume=True, progress=die_at(step))
+    again = pretrain(small_config(*recipe), tmp_path / "broken", resume=True)
+    assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
+    assert again.metrics["loss"] == whole.metrics["loss"]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+    # finished: nothing is done again
+    assert pretrain(small_config(*recipe), tmp_path / "broken", resume=True, progress=die_at(1)) == again
+    other = pretrain(small_config(*recipe, "SEED", "1"), tmp_path / "other")
+    assert weights(tmp_path / "other") != weights(tmp_path / "whole")
+    assert other.metrics["loss"] != whole.metrics["loss"]
+
+
+def test_bfloat16_is_close_to_float32_and_refused_on_cpus(
+    small_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bf16 = small_config("PRETRAIN.AMP", "bf16")
+    with pytest.raises(UserError, match=r"do not repeat to the bit; use PRETRAIN.AMP off, or a GPU"):
+        pretrain(bf16, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
+    monkeypatch.setattr(run_module, "_check_amp", lambda cfg, device: None)
+    losses = [pretrain(c, tmp_path / c.cfg.PRETRAIN.AMP).metrics["loss"] for c in (bf16, small_config())]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.1)  # 8 bits of mantissa, four steps
+
+
+@pytest.mark.gpu
+def test_bfloat16_and_channels_last_on_a_gpu(small_config: Callable, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    loaded = small_config("MODEL.DEVICE", "cuda", "PRETRAIN.AMP", "bf16", "PRETRAIN.CHANNELS_LAST", "True")
+    result = pretrain(loaded, tmp_path / "run")
+    plain = pretrain(small_config(), tmp_path / "cpu")
+    assert result.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=0.1)
+
+
+def start(out: Path, corpus: Path, *opts: str) -> subprocess.Popen:
+    """A real process that trains for a long time, killed by the test."""
+    code = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from scaleprior.config import load_config\n"
+        "from scaleprior.errors import ScalePriorError\n"
+        "from scaleprior.pretrain import pretrain\n"
+        "try: pretrain(load_config('Pretrain/Base-Pretrain.yaml', sys.argv[2:]), sys.argv[1], resume=True)\n"
+        "except ScalePriorError as e: print(e, file=sys.stderr); sys.exit(e.exit_code)\n"
+    )
+    command = [sys.executable, "-c", code, str(out), *SMALL, "PRETRAIN.CORPUS", str(corpus), *opts]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(REPO)})
+
+
+def wait_for_steps(process: subprocess.Popen, out: Path, steps: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"the run ended early: {process.stderr.read()}")
+        metrics = out / "metrics.jsonl"
+        if metrics.exists() and metrics.read_text().count("\n") >= steps:
+            return
+        time.sleep(0.005)
+    process.kill()
+    pytest.fail("the run made no steps")
+
+
+def test_killed_process_loses_at_most_one_step_and_ends_with_the_same_bits(
+    small_config: Callable, tmp_path: Path, corpus_folder: Path
+) -> None:
+    opts = ("PRETRAIN.BUDGET.AMOUNT", "30")
+    killed = tmp_path / "killed"
+    process = start(killed, corpus_folder, *opts)
+    wait_for_steps(process, killed, 7)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    done = (killed / "metrics.jsonl").read_text().count("\n")
+    assert not (killed / "backbone.safetensors").exists()
+    resumed_at: list[int] = []
+    pretrain(small_config(*opts), killed, resume=True, progress=lambda d, t, n: resumed_at.append(d))
+    assert resumed_at[0] >= done  # steps are counted from 1; the line of a step is written before its checkpoint
+    pretrain(small_config(*opts), tmp_path / "whole")
+    assert weights(killed) == weights(tmp_path / "whole")
+
+
+def test_sigterm_saves_and_exits_143(small_config: Callable, tmp_path: Path, corpus_folder: Path) -> None:
+    opts = ("PRETRAIN.BUDGET.AMOUNT", "30", "PRETRAIN.CHECKPOINT_PERIOD", "0")
+    out = tmp_path / "run"
+    process = start(out, corpus_folder, *opts)
+    wait_for_steps(process, out, 3)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "stopped by SIGTERM after step" in said
+    steps: list[int] = []
+    pretrain(small_config(*opts), out, resume=True, progress=lambda d, t, n: steps.append(d))
+    assert 4 <= steps[0] < 30
+    pretrain(small_config(*opts), tmp_path / "whole")
+    assert weights(out) == weights(tmp_path / "whole")
+
+
+def test_sigterm_inside_the_process_raises_interrupted(small_config: Callable, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate(done: int, total: int, numbers: object) -> None:
+        if done == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match=r"after step 2 of 4; add --resume") as error:
+        pretrain(small_config(), tmp_path / "run", progress=terminate)
+    assert error.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_folders_of_other_runs_are_refused(small_config: Callable, tmp_path: Path) -> None:
+    pretrain(small_config(), tmp_path / "run")
+    with pytest.raises(UserError, match=r"already holds a pretraining run; add --resume"):
+        pretrain(small_config(), tmp_path / "run")
+    for change in (("SEED", "1"), ("PRETRAIN.NOISE.RATE", "0.1"), ("PRETRAIN.FRACTION.IMAGES", "30")):
+        with pytest.raises(UserError, match=r"holds a run with another config"):
+            pretrain(small_config(*change), tmp_path / "run", resume=True)
+    # what changes nothing about the result may change
+    pretrain(
+        small_config("PRETRAIN.METRICS_PERIOD", "3", "PRETRAIN.LOADER.NUM_WORKERS", "1"), tmp_path / "run", resume=True
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(small_config: Callable, tmp_path: Path) -> None:
+    loaded = small_config("PRETRAIN.OPTIMIZER.BASE_LR", "1e30", "PRETRAIN.SCHEDULE.WARMUP", "0")
+    with pytest.raises(FailureError, match=r"loss is (nan|inf) at step \d, with images '[a-z]+/\d\.png', .*BASE_LR"):
+        pretrain(loaded, tmp_path / "run")
+    assert not (tmp_path / "run" / "backbone.safetensors").exists()
+
+
+def test_unreadable_images_are_counted_up_to_a_share(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from scaleprior.config import load_config
+
+    source = write_images(tmp_path / "images", 10)
+    index_images(source, tmp_path / "index")
+    (source / "red" / "3.png").write_bytes((source / "red" / "3.png").read_bytes()[:200])
+    opts = [*SMALL, "PRETRAIN.CORPUS", str(tmp_path / "index"), "PRETRAIN.BUDGET.UNIT", "epochs"]
+    loaded = load_config("Pretrain/Base-Pretrain.yaml", [*opts, "PRETRAIN.BUDGET.AMOUNT", "1"])
+    result = pretrain(loaded, tmp_path / "run")
+    assert (result.metrics["unreadable"], result.images_seen) == (1, 59)
+    assert "skipped image 'red/3.png'" in caplog.text
+    strict = load_config("Pretrain/Base-Pretrain.yaml", [*opts, "PRETRAIN.LOADER.MAX_UNREADABLE", "0.01"])
+    with pytest.raises(FailureError, match=r"1 of \d+ images read so far are unreadable, more than the share 0.01"):
+        pretrain(strict, tmp_path / "strict")
+
+
+def test_training_goes_on_from_other_weights(small_config: Callable, tmp_path: Path) -> None:
+    first = pretrain(small_config(), tmp_path / "first")
+    weights_key = ("MODEL.WEIGHTS", str(first.backbone))
+    tiny_steps = ("PRETRAIN.OPTIMIZER.BASE_LR", "1e-12", "PRETRAIN.BUDGET.AMOUNT", "1")
+    second = pretrain(small_config(*weights_key, *tiny_steps), tmp_path / "second")
+    before, card = load_backbone(first.backbone)
+    after, _ = load_backbone(second.backbone)
+    assert torch.allclose(before["res4.2.conv2.weight"], after["res4.2.conv2.weight"], atol=1e-9)
+    parent = read_card(second.backbone).parent
+    assert parent == {"name": card.name, "tensors_sha256": card.tensors_sha256}
+    with pytest.raises(UserError, match=r"does not fit the config: INPUT.FORMAT is 'BGR'; use INPUT.FORMAT RGB"):
+        pretrain(small_config(*weights_key, "INPUT.FORMAT", "BGR"), tmp_path / "third")
+
+
+def test_head_bias_starts_at_the_prior(small_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+
+    def stop(self: trainer_module.Trainer, progress: object) -> None:
+        seen.append(self.model.head.bias.unique().item())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer_module.Trainer, "train", stop)
+    for number, (prior, expected) in enumerate((("0.01", 0.01), ("0.0", 0.25))):  # 2 of 8 labels are present
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(small_config("PRETRAIN.HEAD.PRIOR", prior), tmp_path / str(number))
+        assert 1 / (1 + math.exp(-seen[-1])) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("PRETRAIN.BATCH_SIZE", "0", r"PRETRAIN.BATCH_SIZE is 0; give a number at least 1"),
+        ("PRETRAIN.BUDGET.UNIT", "hours", r"BUDGET.UNIT is 'hours'; take one of epochs, steps, images"),
+        ("PRETRAIN.BUDGET.AMOUNT", "0", r"BUDGET.AMOUNT is 0.0; give a number above 0"),
+        ("PRETRAIN.OPTIMIZER.NAME", "adam", r"OPTIMIZER.NAME is 'adam'; take one of sgd, rmsprop, adamw, lamb"),
+        ("PRETRAIN.OPTIMIZER.BASE_LR", "float('nan')", r"BASE_LR is .*float"),
+        ("PRETRAIN.NOISE.RATE", "1.5", r"NOISE.RATE is 1.5; give a number at least 0, at most 1"),
+        ("PRETRAIN.INPUT.SCALE", "(0.5, 0.2)", r"INPUT.SCALE is \(0.5, 0.2\)"),
+        ("PRETRAIN.INPUT.SIZE", "32", r"RESIZE is 20, smaller than the crops of SIZE 32"),
+        ("PRETRAIN.CORPUS", "", r"PRETRAIN.CORPUS is not set"),
+        ("PRETRAIN.CORPUS", "nowhere", r"nowhere"),
+        ("MODEL.RESNETS.NORM", "FrozenBN", r"NORM is 'FrozenBN': pretraining needs a norm that learns"),
+        ("PRETRAIN.BATCH_SIZE", "1", r"leaves BN one value per channel"),
+        ("MODEL.DEVICE", "gpu", r"MODEL.DEVICE is 'gpu', which is not a device"),
+    ],
+)
+def test_illegal_values_are_refused_before_anything_is_written(
+    small_config: Callable, tmp_path: Path, key: str, value: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        pretrain(small_config(key, value), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "configs" / "Pretrain").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_config_loads_and_is_legal(path: Path) -> None:
+    from scaleprior.config import load_config
+    from scaleprior.pretrain.settings import check_config
+
+    cfg = load_config(path, ["PRETRAIN.CORPUS", "x"]).cfg
+    check_config(cfg)
+    assert ResNetSpec.from_cfg(cfg).stride_in_1x1 is False
+    assert cfg.INPUT.FORMAT == "RGB"
+
+
+def load_tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("pretrain_net", REPO / "tools" / "pretrain_net.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_tool_with_two_processes_then_evaluation(
+    tmp_path: Path, corpus_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    opts = [*SMALL, "PRETRAIN.CORPUS", str(corpus_folder), "PRETRAIN.HELD_OUT.IMAGES", "12", "OUTPUT_DIR"]
+    flags = ["--config-file", "Pretrain/Base-Pretrain.yaml"]
+    command = [sys.executable, str(REPO / "tools" / "pretrain_net.py"), *flags, "--num-gpus", "2", *opts, "run"]
+    env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["steps"], metrics["images_seen"]) == (4, 16)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
+    assert done.stdout.count("backbone.safetensors") == 1  # one process speaks
+    tool = load_tool()
+    assert tool.main([*flags, "--eval-only", *opts, str(tmp_path / "run")]) == 0
+    assert f"'map': {metrics['held_out']['map']}" in capsys.readouterr().out
+    assert tool.main([*flags, "--resume", *opts, str(tmp_path / "run")]) == 2
+    assert "with another config, corpus or number of processes" in capsys.readouterr().err
+
+
+def test_tool_refuses_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    tool = load_tool()
+    flags = ["--config-file", "Pretrain/Base-Pretrain.yaml"]
+    for wrong, said in (
+        (["--num-machines", "2"], "--dist-url auto works on one machine only; give tcp://HOST:PORT of machine 0"),
+        (["--num-gpus", "2", "--dist-url", "file:///x"], "--dist-url is 'file:///x'; give tcp://HOST:PORT"),
+        (["--num-gpus", "0"], "0 processes on machine 0 of 1"),
+        (["--machine-rank", "1"], "1 processes on machine 1 of 1"),
+        (["SEED", "one"], "SEED is 'one'"),
+    ):
+        assert tool.main([*flags, *wrong]) == 2
+        assert capsys.readouterr().err.startswith(f"pretrain_net: error: {said}")
