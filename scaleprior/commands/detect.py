@@ -1,0 +1,90 @@
+"""``scaleprior detect train|eval``: fine-tune a detector from a backbone, and measure its COCO AP."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+__all__ = ["print_results", "register"]
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``detect`` parser."""
+    parser = subparsers.add_parser("detect", help="fine-tune a detector from a backbone, measure its COCO AP")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    train = actions.add_parser(
+        "train",
+        help="fine-tune, then evaluate on DATASETS.TEST if there is one",
+        description="Fine-tune a Faster R-CNN from a backbone. Ends with OUT/model.safetensors, and, where "
+        "DATASETS.TEST names a set, with its COCO AP in OUT/results.json.",
+    )
+    train.add_argument("--weights", type=Path, metavar="W", help="backbone (default: MODEL.WEIGHTS; none = scratch)")
+    train.add_argument("--resume", action="store_true", help="go on with the run in OUT; start one if there is none")
+    train.set_defaults(handler=_train)
+
+    evaluate = actions.add_parser("eval", help="evaluate a trained model file on DATASETS.TEST")
+    evaluate.add_argument("--weights", type=Path, metavar="W", help="model file (default: OUT/model.safetensors)")
+    evaluate.set_defaults(handler=_evaluate)
+
+    for action in (train, evaluate):
+        action.add_argument(
+            "--config-file", metavar="FILE", required=True, help="YAML, e.g. COCO-Detection/faster_rcnn_R_50_FPN.yaml"
+        )
+        action.add_argument(
+            "--engine",
+            default="auto",
+            metavar="NAME",
+            help="auto (default), torchvision, detectron2, ...",
+        )
+        action.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: OUTPUT_DIR)")
+        action.add_argument("--json", action="store_true", help="print the result as one JSON object")
+        action.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override, e.g. SEED 1")
+
+
+def _train(args: argparse.Namespace) -> None:
+    from scaleprior.config import load_config
+    from scaleprior.detect import get_engine
+    from scaleprior.progress import progress_bar
+
+    engine = get_engine(args.engine)
+    loaded = load_config(args.config_file, args.opts)
+    out = args.out or Path(loaded.cfg.OUTPUT_DIR)
+    with progress_bar("fine-tuning") as progress:
+        model = engine.train(loaded, args.weights, out, resume=args.resume, progress=progress)
+    results: dict[str, Any] = {}
+    if loaded.cfg.DATASETS.TEST:
+        with progress_bar("evaluating", unit="images") as progress:
+            results = engine.evaluate(loaded, model, out, progress=progress)
+    print_results(results, engine.name, model, as_json=args.json)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from scaleprior.config import load_config
+    from scaleprior.detect import get_engine
+    from scaleprior.progress import progress_bar
+
+    engine = get_engine(args.engine)
+    loaded = load_config(args.config_file, args.opts)
+    out = args.out or Path(loaded.cfg.OUTPUT_DIR)
+    model = args.weights or Path(loaded.cfg.MODEL.WEIGHTS or out / "model.safetensors")
+    with progress_bar("evaluating", unit="images") as progress:
+        results = engine.evaluate(loaded, model, out, progress=progress)
+    print_results(results, engine.name, model, as_json=args.json)
+
+
+def print_results(results: dict[str, Any], engine: str, model: Path, *, as_json: bool) -> None:
+    """One JSON object, or the model's path and a line of AP per evaluated set."""
+    import json
+
+    if as_json:
+        print(json.dumps({"engine": engine, "model": str(model), **results}))
+        return
+    print(f"model: {model}")
+    for name, result in {"": results}.items() if "AP" in results else results.items():
+        figures = ", ".join(
+            f"{key} {'-' if result[key] is None else format(result[key], '.2f')}"
+            for key in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+        )
+        print(f"{name + ': ' if name else ''}{figures} (engine {engine}, {result.get('images', '?')} images)")

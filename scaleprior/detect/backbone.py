@@ -1,0 +1,128 @@
+"""Feature maps for the detector: a ResNet trunk up to a stage, and the feature pyramid on top of it.
+
+Shapes: N images, H x W the padded batch. Stage resN has stride 2**N; pyramid level pN has, too.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from scaleprior.errors import UserError
+
+__all__ = ["PyramidBackbone", "ResNetFeatures", "fuse_frozen_norms", "norm_layer"]
+
+
+def norm_layer(name: str, key: str) -> Callable[[int], nn.Module] | None:
+    """The maker of a norm layer from its width for the config value ``name`` of ``key``; None for "".
+
+    Raises:
+        UserError: a norm that only Detectron2 has.
+    """
+    makers = {"": None, "BN": nn.BatchNorm2d, "GN": lambda channels: nn.GroupNorm(32, channels)}
+    if name not in makers:
+        raise UserError(f"{key} is {name!r}; that needs the detectron2 engine", hint='take "", "BN" or "GN"')
+    return makers[name]
+
+
+class ResNetFeatures(nn.Module):
+    """The trunk's stages as named maps.
+
+    Args:
+        trunk: a timm ResNet (``backbones.build_resnet``), frozen as wanted.
+        out_features: among "res2" to "res5"; deeper stages are dropped from the trunk.
+    """
+
+    def __init__(self, trunk: nn.Module, out_features: Sequence[str]) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.out_features = tuple(out_features)
+        self.depth = max(int(name[3:]) for name in out_features)
+        for stage in range(self.depth + 1, 6):
+            setattr(trunk, f"layer{stage - 1}", nn.Identity())
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        """Maps [N, C, H / 2**i, W / 2**i] by name from images [N, 3, H, W]."""
+        trunk = self.trunk
+        x = trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(x))))
+        maps = OrderedDict()
+        for stage in range(2, self.depth + 1):
+            x = getattr(trunk, f"layer{stage - 1}")(x)
+            if f"res{stage}" in self.out_features:
+                maps[f"res{stage}"] = x
+        return maps
+
+
+class _ConvThenFrozenNorm(nn.Conv2d):
+    """A convolution that also does the work of the FrozenBN behind it: see :func:`fuse_frozen_norms`."""
+
+    _norm: tuple[FrozenBatchNorm2d]  # in a tuple, so that it is not registered as a second child
+
+    def forward(self, x: Tensor) -> Tensor:
+        (norm,) = self._norm
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        weight = self.weight * scale.view(-1, 1, 1, 1)
+        shift = norm.bias - norm.running_mean * scale
+        return F.conv2d(x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
+
+
+class _FusedNorm(FrozenBatchNorm2d):
+    """Keeps the numbers; the convolution before it applies them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def fuse_frozen_norms(module: nn.Module) -> None:
+    """Let every convolution below ``module`` that is followed by a FrozenBN do both at once, in place.
+
+    ``FrozenBN(conv(x, w)) = conv(x, w * scale) + shift`` with constants scale and shift, which saves two passes over
+    each map (a fifth of the trunk's forward time on a CPU). Gradients reach ``w`` through the product. Only the
+    classes of the two modules change; names, parameters and buffers stay.
+    """
+    for parent in module.modules():
+        names = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)]
+        if isinstance(parent, nn.Sequential) and len(parent) == 2:
+            names = [("0", "1")]  # timm's downsample
+        for conv_name, norm_name in names:
+            conv, norm = getattr(parent, conv_name, None), getattr(parent, norm_name, None)
+            if type(conv) is nn.Conv2d and type(norm) is FrozenBatchNorm2d and conv.bias is None:
+                conv.__class__, norm.__class__ = _ConvThenFrozenNorm, _FusedNorm
+                conv._norm = (norm,)
+
+
+class PyramidBackbone(nn.Module):
+    """FPN on the maps of a trunk: "p2", "p3", ... and one level more, subsampled from the last (for the RPN).
+
+    Args:
+        bottom_up: the trunk.
+        channels: of the trunk's maps, in the order of its ``out_features``.
+        out_channels: of every level.
+        norm: maker of the norm layers, or None.
+    """
+
+    def __init__(
+        self,
+        bottom_up: ResNetFeatures,
+        in_features: Sequence[str],
+        channels: Sequence[int],
+        out_channels: int,
+        norm: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        self.bottom_up = bottom_up
+        self.in_features = tuple(in_features)
+        self.fpn = FeaturePyramidNetwork(list(channels), out_channels, LastLevelMaxPool(), norm)
+        first = int(in_features[0][3:])
+        self.levels = [f"p{first + i}" for i in range(len(channels) + 1)]
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        """Maps [N, out_channels, H / 2**i, W / 2**i] by name from images [N, 3, H, W]."""
+        maps = self.bottom_up(x)
+        pyramid = self.fpn(OrderedDict((name, maps[name]) for name in self.in_features))
+        return OrderedDict(zip(self.levels, pyramid.values()))

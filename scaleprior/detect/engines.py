@@ -1,0 +1,100 @@
+"""Engines by name: what fine-tunes and evaluates a detector. Torch-free until an engine works.
+
+"torchvision" is built in. Others announce themselves in the entry-point group ``scaleprior.engines``: each entry point
+is a callable without arguments that returns an :class:`Engine`. Detectron2's comes that way.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from scaleprior.errors import UserError
+from scaleprior.progress import ProgressFn
+
+if TYPE_CHECKING:
+    from scaleprior.config import LoadedConfig
+
+__all__ = ["ENGINE_GROUP", "Engine", "get_engine", "known_engines", "resolve_auto"]
+
+ENGINE_GROUP = "scaleprior.engines"
+_BUILTIN = "torchvision"
+_DETECTRON2_GUIDE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Fine-tunes and evaluates a detector that a config describes.
+
+    Attributes:
+        name: what results carry.
+    """
+
+    name: str
+
+    def train(
+        self,
+        loaded: LoadedConfig,
+        weights: Path | None,
+        out: Path,
+        *,
+        resume: bool = False,
+        progress: ProgressFn | None = None,
+    ) -> Path:
+        """Train on ``DATASETS.TRAIN`` and return the model's file.
+
+        Args:
+            weights: backbone to start from; None = ``MODEL.WEIGHTS``, or fresh weights where that is empty.
+            out: folder for all that is written.
+            resume: go on where an earlier run in ``out`` stopped.
+        """
+        ...
+
+    def evaluate(
+        self, loaded: LoadedConfig, model: Path, out: Path, *, progress: ProgressFn | None = None
+    ) -> dict[str, Any]:
+        """COCO AP of ``model`` on ``DATASETS.TEST``: AP, AP50, AP75, APs, APm, APl in [0, 100] (None where there are
+        no such objects) and per_class; by set name where there are several sets."""
+        ...
+
+
+def known_engines() -> list[str]:
+    """Names of the engines that are there: the built-in one, and those installed packages announce."""
+    return sorted({_BUILTIN, *(point.name for point in _entry_points())})
+
+
+def _entry_points() -> list[metadata.EntryPoint]:
+    points = metadata.entry_points()
+    # Python 3.9 returns a dict of groups, later versions a list to select from
+    found = points.select(group=ENGINE_GROUP) if hasattr(points, "select") else points.get(ENGINE_GROUP, ())
+    return list(found)
+
+
+def resolve_auto() -> str:
+    """What "auto" means here: detectron2 where it is installed together with its engine, else torchvision."""
+    usable = "detectron2" in known_engines() and find_spec("detectron2") is not None
+    return "detectron2" if usable else _BUILTIN
+
+
+def get_engine(name: str = "auto") -> Engine:
+    """The engine called ``name``.
+
+    Raises:
+        UserError: no such engine; lists the known ones. detectron2 without Detectron2: points to its guide.
+    """
+    if name == "auto":
+        name = resolve_auto()
+    if name == _BUILTIN:
+        from scaleprior.detect.torchvision_engine import TorchvisionEngine
+
+        return TorchvisionEngine()
+    if name == "detectron2" and find_spec("detectron2") is None:
+        raise UserError(
+            "engine detectron2 needs Detectron2, which is not installed", hint=f"install it by {_DETECTRON2_GUIDE}"
+        )
+    for point in _entry_points():
+        if point.name == name:
+            return point.load()()
+    raise UserError(f"no engine is called {name!r}", hint=f"known are auto, {', '.join(known_engines())}")

@@ -1,0 +1,141 @@
+"""COCO AP of a set of detections, and the loop that makes them.
+
+A detection is a dict as in COCO's results format: image_id, category_id, bbox [x, y, width, height] in pixels of the
+original image, score in [0, 1]. AP is in [0, 100].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from scaleprior.detect.coco_data import DetectionSet
+from scaleprior.detect.loader import ImageStore
+from scaleprior.detect.model import Detector
+from scaleprior.detect.transforms import resized_shape
+from scaleprior.errors import UserError
+from scaleprior.progress import ProgressFn
+
+__all__ = ["coco_ap", "predict"]
+
+_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_AREAS = {"APs": (0.0, 32.0**2), "APm": (32.0**2, 96.0**2), "APl": (96.0**2, 1e10)}  # pixels, as in pycocotools
+_BATCH_PIXELS = 8 * 512**2  # of a batch at evaluation; bounds memory
+_BATCH_IMAGES = 8
+
+
+def coco_ap(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """COCO's box AP by faster-coco-eval, whose numbers are pycocotools' own.
+
+    Args:
+        truth: COCO instances with iscrowd, area and ids (``DetectionSet.truth``).
+
+    Returns:
+        AP (over IoU 0.50:0.95), AP50, AP75, and APs, APm, APl for objects below 32^2, below 96^2 and from 96^2 pixels:
+        in [0, 100], or None where there is no such object; "per_class": {name: AP or None}.
+
+    Raises:
+        UserError: there is no object at all to find.
+    """
+    objects = [a for a in truth["annotations"] if not a["iscrowd"]]
+    if not objects:
+        raise UserError("the evaluation set has no objects, so AP is undefined", hint="give a set with boxes")
+    if not detections:
+        return _nothing_found(truth, objects)
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    # copies: both the truth and the detections are written to by the evaluator
+    reference = COCO({**truth, "annotations": [dict(a) for a in truth["annotations"]]})
+    found = reference.loadRes([dict(d) for d in detections])
+    evaluator = COCOeval_faster(reference, found, iouType="bbox")
+    evaluator.evaluate()
+    evaluator.accumulate()
+    evaluator.summarize()
+    result: dict[str, Any] = {name: _percent(value) for name, value in zip(_NAMES, evaluator.stats)}
+    precision = evaluator.eval["precision"]  # [IoU, recall, class, area, max detections]
+    result["per_class"] = {
+        category["name"]: _percent(_mean(precision[:, :, number, 0, -1]))
+        for number, category in enumerate(truth["categories"])
+    }
+    return result
+
+
+def _mean(precision: np.ndarray) -> float:
+    valid = precision[precision > -1]
+    return float(valid.mean()) if valid.size else -1.0
+
+
+def _percent(value: float) -> float | None:
+    return None if value < 0 or np.isnan(value) else float(value) * 100
+
+
+def _nothing_found(truth: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Without any detection every AP that exists is 0; the evaluators refuse an empty list."""
+    result: dict[str, Any] = {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
+    for name, (low, high) in _AREAS.items():
+        result[name] = 0.0 if any(low <= o["area"] <= high for o in objects) else None
+    present = {o["category_id"] for o in objects}
+    result["per_class"] = {c["name"]: 0.0 if c["id"] in present else None for c in truth["categories"]}
+    return result
+
+
+def predict(
+    model: Detector,
+    data: DetectionSet,
+    *,
+    order: str,
+    short: int,
+    longest: int,
+    cache_bytes: int = 0,
+    progress: ProgressFn | None = None,
+) -> list[dict[str, Any]]:
+    """Detections of every image of ``data``, in the order of its records.
+
+    Args:
+        order: "RGB" or "BGR".
+        short, longest: limits of the resized image's sides (``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``).
+        cache_bytes: how much of the decoded images to keep, for a later call.
+    """
+    store = ImageStore(data, order=order, cache_bytes=cache_bytes)
+    found: dict[int, list[dict[str, Any]]] = {}
+    was_training = model.training
+    model.eval()
+    try:
+        for indices in _batches(data, short, longest):
+            images = [store.load(index, short, longest, keep=True) for index in indices]
+            for index, image, detections in zip(indices, images, model(images)):
+                found[index] = _to_coco(data, index, image.shape[1:], detections)
+            if progress is not None:
+                progress(len(found), len(data), {})
+    finally:
+        model.train(was_training)
+    return [detection for index in range(len(data)) for detection in found[index]]
+
+
+def _batches(data: DetectionSet, short: int, longest: int) -> Iterator[list[int]]:
+    """Images of one shape together: no padding, so an image's features do not depend on its neighbours."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, record in enumerate(data.records):
+        groups.setdefault(resized_shape(record.height, record.width, short, longest), []).append(index)
+    for (height, width), indices in groups.items():
+        size = max(1, min(_BATCH_IMAGES, _BATCH_PIXELS // (height * width)))
+        yield from (indices[i : i + size] for i in range(0, len(indices), size))
+
+
+def _to_coco(data: DetectionSet, index: int, shape: Sequence[int], detections: Any) -> list[dict[str, Any]]:
+    record = data.records[index]
+    height, width = shape
+    scale = torch.tensor([record.width / width, record.height / height] * 2, device=detections.boxes.device)
+    boxes = (detections.boxes * scale).cpu()
+    limit = torch.tensor([record.width, record.height] * 2, dtype=boxes.dtype)
+    boxes = torch.minimum(boxes.clamp(min=0), limit)
+    boxes[:, 2:] -= boxes[:, :2]
+    rows = zip(boxes.tolist(), detections.scores.tolist(), detections.classes.tolist())
+    return [
+        {"image_id": record.id, "category_id": data.category_ids[cls], "bbox": box, "score": score}
+        for box, score, cls in rows
+        if box[2] > 0 and box[3] > 0
+    ]

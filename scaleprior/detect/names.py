@@ -1,0 +1,45 @@
+"""The map between our detector's parameter names and Detectron2's, so that files speak Detectron2's language."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from scaleprior.backbones.names import to_detectron2
+
+__all__ = ["detectron2_names"]
+
+_PYRAMID = re.compile(r"backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.([01])\.(\w+)")
+_HEAD_CONV = re.compile(r"roi_heads\.box_head\.(conv\d+)\.([01])\.(\w+)")
+_RES5 = "roi_heads.box_head.res5."
+
+
+def detectron2_names(names: Iterable[str], first_level: int = 2) -> dict[str, str]:
+    """Our name -> Detectron2's, for the entries of a ``Detector``'s state dict.
+
+    ``num_batches_tracked``, which says how often a BN was trained and is of no use afterwards, is left out.
+
+    Args:
+        first_level: N of the first of ``MODEL.FPN.IN_FEATURES`` (resN).
+    """
+    return {name: _rename(name, first_level) for name in names if not name.endswith(".num_batches_tracked")}
+
+
+def _rename(name: str, first_level: int) -> str:
+    for prefix, theirs in (("backbone.bottom_up.trunk.", "backbone.bottom_up."), ("backbone.trunk.", "backbone.")):
+        if name.startswith(prefix):
+            (renamed,) = to_detectron2({name[len(prefix) :]: None})
+            return theirs + renamed
+    if name.startswith(_RES5):
+        (renamed,) = to_detectron2({f"layer4.{name[len(_RES5) :]}": None})
+        return f"roi_heads.{renamed}"
+    match = _PYRAMID.fullmatch(name)
+    if match:
+        kind, index, part, tensor = match.groups()
+        place = "lateral" if kind == "inner" else "output"
+        return f"backbone.fpn_{place}{first_level + int(index)}{'.norm' if part == '1' else ''}.{tensor}"
+    match = _HEAD_CONV.fullmatch(name)
+    if match:
+        conv, part, tensor = match.groups()
+        return f"roi_heads.box_head.{conv}{'.norm' if part == '1' else ''}.{tensor}"
+    return name

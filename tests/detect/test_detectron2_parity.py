@@ -1,0 +1,172 @@
+"""The torchvision engine against the real Detectron2, given the same weights: losses, detections, settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from scaleprior.config import LoadedConfig
+from scaleprior.config.detection import add_detection_config
+from scaleprior.detect.keys import get_key, set_key
+from scaleprior.detect.model import Detector, build_detector
+from scaleprior.detect.solver import build_optimizer, lr_factor
+from scaleprior.detect.weights import model_names
+
+from .conftest import tiny_config
+
+pytestmark = pytest.mark.detectron2
+pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+
+# every anchor and proposal is sampled, so that the random samplers of the two sides have no choice to differ in
+_ALL = [
+    *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", "100000", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "4096"),
+    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.01", "MODEL.ROI_HEADS.NUM_CLASSES", "3"),
+]
+
+
+def _theirs(loaded: LoadedConfig) -> Any:
+    """Detectron2's config with all our keys."""
+    from detectron2.config import get_cfg
+    from fvcore.common.config import CfgNode
+
+    cfg = get_cfg()
+    ours = CfgNode()
+    add_detection_config(ours)
+
+    def copy(node: CfgNode, prefix: str) -> None:
+        for name, value in node.items():
+            key = f"{prefix}{name}"
+            if isinstance(value, CfgNode):
+                copy(value, f"{key}.")
+            elif not key.startswith("SCALEPRIOR"):
+                set_key(cfg, key, get_key(loaded.cfg, key))
+
+    copy(ours, "")
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def _pair(kind: str, *overrides: str) -> tuple[Detector, Any]:
+    """Our detector with random numbers in every tensor, and Detectron2's with the same."""
+    from detectron2.modeling import build_model
+
+    loaded = tiny_config(kind, [*_ALL, *overrides])
+    torch.manual_seed(0)
+    ours = build_detector(loaded.cfg)
+    with torch.no_grad():
+        for name, tensor in ours.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5)
+            elif "rpn_head" in name or "box_predictor" in name:
+                # small in C4, whose features are large with these norms, so that no class wins everywhere
+                tensor.normal_(0, 0.1 if kind == "FPN" else 0.003)
+            elif tensor.is_floating_point() and ("bn" in name or "downsample.1" in name or name.endswith("bias")):
+                tensor.normal_(0.3, 0.2)
+    theirs = build_model(_theirs(loaded))
+    names = model_names(ours)
+    state = {names[name]: tensor for name, tensor in ours.state_dict().items() if name in names}
+    expected = {name for name in theirs.state_dict() if not name.endswith("num_batches_tracked")}
+    assert set(state) == expected
+    theirs.load_state_dict(state, strict=False)
+    return ours, theirs
+
+
+def _inputs() -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    images = [
+        torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in ((64, 96), (70, 64))
+    ]
+    boxes = [torch.tensor([[4.0, 6.0, 40.0, 50.0], [50.0, 10.0, 90.0, 60.0]]), torch.tensor([[10.0, 20.0, 50.0, 68.0]])]
+    return images, boxes, [torch.tensor([0, 2]), torch.tensor([1])]
+
+
+CASES = [
+    ("FPN", ()),
+    ("FPN", ("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.BACKBONE.FREEZE_AT", "2")),
+    ("FPN", ("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True", "MODEL.RPN.SMOOTH_L1_BETA", "0.11")),
+    ("FPN", ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlign", "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", "2")),
+    ("FPN", ("MODEL.ANCHOR_GENERATOR.OFFSET", "0.5", "MODEL.RPN.CONV_DIMS", "[8, 6]", "MODEL.RPN.LOSS_WEIGHT", "0.5")),
+    ("FPN", ("MODEL.ROI_BOX_HEAD.NUM_CONV", "1", "MODEL.ROI_BOX_HEAD.CONV_DIM", "6", "MODEL.FPN.NORM", "BN")),
+    ("FPN", ("MODEL.RESNETS.STRIDE_IN_1X1", "True", "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", "0.5")),
+    ("C4", ("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.BACKBONE.FREEZE_AT", "2")),
+    ("C4", ("MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", "False")),
+]
+
+
+@pytest.mark.parametrize(("kind", "overrides"), CASES)
+def test_same_weights_give_the_same_losses_and_detections(kind: str, overrides: tuple[str, ...]) -> None:
+    from detectron2.structures import Boxes, Instances
+
+    ours, theirs = _pair(kind, *overrides)
+    images, boxes, classes = _inputs()
+    inputs = []
+    for image, box, cls in zip(images, boxes, classes):
+        instances = Instances(tuple(image.shape[1:]))
+        instances.gt_boxes, instances.gt_classes = Boxes(box), cls
+        inputs.append({"image": image, "instances": instances, "height": image.shape[1], "width": image.shape[2]})
+
+    ours.train(), theirs.train()
+    from detectron2.utils.events import EventStorage
+
+    with EventStorage():
+        expected = theirs(inputs)
+    actual = ours.losses(images, boxes, classes)
+    assert set(actual) == set(expected)
+    for name, value in expected.items():
+        # float32 through some 50 layers in another order of operations
+        torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-5)
+
+    ours.eval(), theirs.eval()
+    for mine, their in zip(ours(images), theirs(inputs)):
+        their = their["instances"]
+        assert len(mine.scores) == len(their) > 0
+        torch.testing.assert_close(mine.scores, their.scores, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(mine.boxes, their.pred_boxes.tensor, rtol=1e-4, atol=2e-3)
+        assert torch.equal(mine.classes, their.pred_classes)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("SOLVER.MAX_ITER", "30", "SOLVER.STEPS", "(12, 20, 99)", "SOLVER.WARMUP_ITERS", "5"),
+        ("SOLVER.MAX_ITER", "30", "SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.BASE_LR_END", "0.001"),
+        ("SOLVER.MAX_ITER", "20", "SOLVER.WARMUP_METHOD", "constant", "SOLVER.WARMUP_ITERS", "40"),
+        ("SOLVER.MAX_ITER", "20", "SOLVER.WARMUP_ITERS", "0"),
+    ],
+)
+def test_learning_rates_are_detectron2s(overrides: tuple[str, ...]) -> None:
+    from detectron2.solver import build_lr_scheduler
+
+    loaded = tiny_config("FPN", overrides)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=loaded.cfg.SOLVER.BASE_LR)
+    scheduler = build_lr_scheduler(_theirs(loaded), optimizer)
+    factor, total = lr_factor(loaded.cfg), loaded.cfg.SOLVER.MAX_ITER
+    for step in range(total):
+        expected = optimizer.param_groups[0]["lr"]
+        assert loaded.cfg.SOLVER.BASE_LR * factor(step / total) == pytest.approx(expected, rel=1e-12)
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("overrides", [(), ("SOLVER.BIAS_LR_FACTOR", "2.0", "SOLVER.WEIGHT_DECAY_BIAS", "0.5")])
+def test_every_parameter_gets_detectron2s_rate_and_decay(overrides: tuple[str, ...]) -> None:
+    from detectron2.solver import build_optimizer as their_optimizer
+
+    overrides = ("SOLVER.WEIGHT_DECAY_NORM", "0.25", *overrides)
+    loaded = tiny_config("FPN", [*_ALL, *overrides])
+    ours, theirs = _pair("FPN", *overrides)
+
+    def settings(optimizer: Any, names: dict[int, str]) -> dict[str, tuple[float, float]]:
+        return {
+            names[id(p)]: (group["lr"], group["weight_decay"])
+            for group in optimizer.param_groups
+            for p in group["params"]
+        }
+
+    renamed = model_names(ours)
+    mine = settings(build_optimizer(loaded.cfg, ours), {id(p): renamed[n] for n, p in ours.named_parameters()})
+    their = settings(their_optimizer(_theirs(loaded), theirs), {id(p): n for n, p in theirs.named_parameters()})
+    assert mine == their

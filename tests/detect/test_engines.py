@@ -1,0 +1,133 @@
+"""Engines by name, and the commands that use them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaleprior.commands import detect as command
+from scaleprior.detect import engines
+from scaleprior.errors import UserError
+
+from ..conftest import REPO
+from .conftest import TINY_FPN, data_overrides, make_coco
+
+
+def _run(*words: str) -> None:
+    parser = argparse.ArgumentParser()
+    command.register(parser.add_subparsers())
+    args = parser.parse_args(["detect", *words])
+    args.handler(args)
+
+
+def test_unknown_engines_list_the_known() -> None:
+    with pytest.raises(UserError, match=r"no engine is called 'keras'; known are auto, .*torchvision"):
+        engines.get_engine("keras")
+
+
+def test_detectron2_without_detectron2_points_to_its_guide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs Detectron2, which is not installed; install it by https://"):
+        engines.get_engine("detectron2")
+    assert engines.resolve_auto() == "torchvision"
+
+
+def test_others_come_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Point:
+        name = "mine"
+
+        def load(self) -> Any:
+            return lambda: "an engine"
+
+    monkeypatch.setattr(engines, "_entry_points", lambda: [Point()])
+    assert engines.get_engine("mine") == "an engine"
+    assert engines.known_engines() == ["mine", "torchvision"]
+    assert isinstance(engines.get_engine("torchvision"), engines.Engine)
+
+
+def test_entry_points_are_read_on_every_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metadata, "entry_points", lambda: {engines.ENGINE_GROUP: ["old"]})
+    assert engines._entry_points() == ["old"]
+
+
+def test_train_then_eval(tmp_path: Path, coco_overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--config-file", "COCO-Detection/Base-RCNN-FPN.yaml", "--out", str(tmp_path / "run"), "--json"]
+    words += ["--engine", "torchvision", *TINY_FPN, *coco_overrides, "SOLVER.MAX_ITER", "2"]
+    _run("train", *words)
+    trained = json.loads(capsys.readouterr().out)
+    assert trained["engine"] == "torchvision"
+    assert 0 <= trained["AP"] <= 100
+    assert trained["images"] == 6
+    files = {p.name for p in (tmp_path / "run").iterdir()}
+    assert files == {"config.yaml", "metrics.jsonl", "model.safetensors", "results.json", "detections_tiny.json"}
+    _run("eval", *words)
+    evaluated = json.loads(capsys.readouterr().out)
+    assert evaluated.pop("seconds") > 0
+    trained.pop("seconds")
+    assert evaluated == trained
+
+
+def test_printed_results() -> None:
+    result = {"AP": 1.234, "AP50": 5.0, "AP75": 0.0, "APs": None, "APm": 2.0, "APl": 3.0, "images": 9}
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        command.print_results({"a": result, "b": result}, "torchvision", Path("m"), as_json=False)
+    assert out.getvalue().splitlines()[1] == (
+        "a: AP 1.23, AP50 5.00, AP75 0.00, APs -, APm 2.00, APl 3.00 (engine torchvision, 9 images)"
+    )
+
+
+def test_no_torch_before_an_engine_works() -> None:
+    code = "import sys, scaleprior.detect.engines, scaleprior.commands.detect; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(REPO)})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num-gpus", "2"], "--num-gpus 2 needs the detectron2 engine"),
+        (["--num-machines", "2"], "--num-machines 2 needs the detectron2 engine"),
+        (["--dist-url", "tcp://x"], "--dist-url tcp://x needs the detectron2 engine"),
+    ],
+)
+def test_the_tool_refuses_what_one_process_cannot_do(flags: list[str], message: str) -> None:
+    tool = REPO / "tools" / "train_net.py"
+    environment = {"PYTHONPATH": str(REPO)}
+    words = [sys.executable, str(tool), "--config-file", "x.yaml", *flags]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_the_tools_flags_become_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("train_net", REPO / "tools" / "train_net.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    args = tool.parse(["--config-file", "c.yaml", "--eval-only", "--num-gpus", "0", "MODEL.WEIGHTS", "m", "SEED", "-1"])
+    words = "detect eval --config-file c.yaml --engine auto MODEL.WEIGHTS m SEED -1 MODEL.DEVICE cpu"
+    assert tool.arguments(args) == words.split()
+
+
+def test_bad_data_is_one_line_and_exit_code_2(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["annotations"][0]["bbox"][2] = 0
+
+    words = [*TINY_FPN, *data_overrides(*make_coco(tmp_path / "data", change=change))]
+    done = cli("detect", "train", "--config-file", "COCO-Detection/Base-RCNN-FPN.yaml", "--out", "run", *words)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("scaleprior: error: ")
+    assert "1 boxes of zero or negative size, first: bbox" in line
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,99 @@
+"""AP against pycocotools and by hand; predictions in the original image's pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scaleprior.detect.coco_data import load_coco
+from scaleprior.detect.evaluate import coco_ap, predict
+from scaleprior.detect.roi_heads import Detections
+from scaleprior.errors import UserError
+
+from .conftest import make_coco
+
+
+def _random_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Truth with crowds in three size bins, and detections around it and elsewhere."""
+    generator = np.random.default_rng(seed)
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 400, "width": 400} for i in range(12)]
+    annotations, detections = [], []
+    for image in images:
+        for _ in range(generator.integers(0, 7)):
+            x, y = generator.uniform(0, 250, 2).tolist()
+            w, h = np.exp(generator.uniform(2, 5, 2)).tolist()
+            category = int(generator.integers(1, 4))
+            crowd = int(generator.random() < 0.1)
+            entry = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": category}
+            annotations.append({**entry, "bbox": [x, y, w, h], "area": w * h, "iscrowd": crowd})
+            for _ in range(generator.integers(0, 4)):
+                box = (np.array([x, y, w, h]) * generator.normal(1, 0.05, 4)).tolist()
+                found = int(generator.integers(1, 4)) if generator.random() < 0.3 else category
+                score = float(generator.random())
+                detections.append({"image_id": image["id"], "category_id": found, "bbox": box, "score": score})
+    categories = [{"id": i, "name": f"c{i}"} for i in range(1, 5)]  # the last one never occurs
+    return {"images": images, "annotations": annotations, "categories": categories}, detections
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equals_pycocotools(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    truth, detections = _random_case(seed)
+    reference = COCO()
+    reference.dataset = {**truth, "annotations": [dict(a) for a in truth["annotations"]]}
+    reference.createIndex()
+    evaluator = COCOeval(reference, reference.loadRes([dict(d) for d in detections]), "bbox")
+    evaluator.evaluate(), evaluator.accumulate(), evaluator.summarize()
+    result = coco_ap(truth, detections)
+    actual = [result[name] for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
+    expected = [None if value == -1 else value * 100 for value in evaluator.stats[:6]]
+    for mine, theirs in zip(actual, expected):
+        assert mine == (None if theirs is None else pytest.approx(theirs, abs=1e-9))
+    assert result["per_class"]["c4"] is None
+    mean = np.mean([value for value in result["per_class"].values() if value is not None])
+    assert mean == pytest.approx(result["AP"], abs=1e-9)
+
+
+def test_the_truth_itself_scores_100_and_absent_sizes_none(tmp_path: Path) -> None:
+    data = load_coco(*make_coco(tmp_path), name="tiny")
+    found = [{**a, "score": 1.0} for a in data.truth["annotations"]]
+    result = coco_ap(data.truth, found)
+    assert result["AP"] == pytest.approx(100)
+    assert result["APs"] == pytest.approx(100)
+    assert result["APm"] is None
+    assert result["APl"] is None
+
+
+def test_no_detection_is_zero_not_a_crash(tmp_path: Path) -> None:
+    data = load_coco(*make_coco(tmp_path), name="tiny")
+    result = coco_ap(data.truth, [])
+    assert (result["AP"], result["AP50"], result["APs"], result["APm"]) == (0.0, 0.0, 0.0, None)
+    assert result["per_class"] == {"block": 0.0, "square": 0.0}
+
+
+def test_nothing_to_find_is_an_error(tmp_path: Path) -> None:
+    data = load_coco(*make_coco(tmp_path, change=lambda d: d["annotations"].clear()), name="tiny")
+    with pytest.raises(UserError, match="has no objects"):
+        coco_ap(data.truth, [])
+
+
+class _Fixed(torch.nn.Module):
+    """Finds the same two boxes in the resized image, whatever is in it."""
+
+    def forward(self, images: list[torch.Tensor]) -> list[Detections]:
+        boxes = torch.tensor([[0.0, 8.0, 16.0, 32.0], [32.0, 32.0, 32.0, 40.0]])
+        return [Detections(boxes, torch.tensor([0.9, 0.8]), torch.tensor([1, 0])) for _ in images]
+
+
+def test_boxes_come_back_in_original_pixels_and_empty_ones_go(tmp_path: Path) -> None:
+    data = load_coco(*make_coco(tmp_path, images=3, side=64), name="tiny")
+    found = predict(_Fixed(), data, order="RGB", short=32, longest=32)
+    assert [d["image_id"] for d in found] == [100, 101, 102]
+    assert found[0]["bbox"] == [0.0, 16.0, 32.0, 48.0]
+    assert found[0]["category_id"] == 7
