@@ -1,0 +1,228 @@
+"""``scaleprior laws fit|compare|forecast``: what more pretraining data was worth, and what the next factor will be."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaleprior.errors import UserError
+
+if TYPE_CHECKING:
+    from scaleprior.laws import Law
+    from scaleprior.laws.table import Table
+
+__all__ = ["register"]
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``laws`` command."""
+    parser = subparsers.add_parser("laws", help="fit, compare and forecast with scaling laws from a results.csv")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    fit = actions.add_parser("fit", help="fit a law per architecture and predict")
+    _input_arguments(fit)
+    fit.add_argument(
+        "--predict", nargs="+", type=float, metavar="N", default=[], help="images to predict the metric at"
+    )
+    fit.add_argument(
+        "--form",
+        default="auto",
+        help="auto (default), or one form: log-linear, M1, power-law, M3, M4, logistic, broken",
+    )
+    fit.add_argument("--out", type=Path, help="write a picture (.png, .svg, .pdf) or the laws as .json")
+    fit.set_defaults(handler=_fit)
+
+    compare = actions.add_parser("compare", help="do two architectures gain differently from data?")
+    _input_arguments(compare)
+    compare.add_argument(
+        "names", nargs="*", metavar="NAME", help="the two to compare; may be left out if there are two"
+    )
+    compare.add_argument(
+        "--at", nargs="+", type=float, metavar="N", default=[], help="images at which to compare the metric"
+    )
+    compare.add_argument("--out", type=Path, help="write the comparison as .json")
+    compare.set_defaults(handler=_compare)
+
+    forecast = actions.add_parser("forecast", help="images for a target metric, metric for a number of images")
+    _input_arguments(forecast)
+    forecast.add_argument("--target", nargs="+", type=float, metavar="METRIC", default=[], help="metric to reach")
+    forecast.add_argument("--images", nargs="+", type=float, metavar="N", default=[], help="images to forecast at")
+    forecast.add_argument("--out", type=Path, help="write the forecast as .json")
+    forecast.set_defaults(handler=_forecast)
+
+
+def _input_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", type=Path, metavar="RESULTS.csv", help="one row per finished run")
+    parser.add_argument(
+        "--x", default="images", metavar="COLUMN", help="column of pretraining images (default: images)"
+    )
+    parser.add_argument("--y", default="ap", metavar="COLUMN", help="column of the metric (default: ap)")
+    parser.add_argument("--group", metavar="COLUMN", help="one law per value of this column (default: arch if present)")
+    parser.add_argument(
+        "--seed-column", default="seed", metavar="COLUMN", help="runs that share a seed (default: seed)"
+    )
+    parser.add_argument("--kind", choices=("score", "error"), default="score", help="score: more is better (default)")
+    parser.add_argument(
+        "--unit",
+        choices=("auto", "fraction", "percent", "loss"),
+        help="of the metric (default: percent for ap*, else auto)",
+    )
+    parser.add_argument("--level", type=float, default=0.9, help="nominal coverage of intervals (default: 0.9)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise in refits (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _read(args: argparse.Namespace) -> Table:
+    from scaleprior.laws.table import read_table
+
+    return read_table(args.results, x=args.x, y=args.y, group=args.group, seed=args.seed_column)
+
+
+def _laws(args: argparse.Namespace, table: Table, forms: str = "auto") -> dict[str, Law]:
+    from scaleprior.laws import fit_law
+
+    unit = args.unit or ("percent" if args.y.lower().startswith("ap") and args.kind == "score" else "auto")
+    laws = {}
+    for name, rows in table.series.items():
+        try:
+            laws[name] = fit_law(
+                rows.images,
+                rows.metric,
+                kind=args.kind,
+                groups=rows.seeds,
+                forms=forms,
+                seed=args.seed,
+                unit=unit,
+                level=args.level,
+            )
+        except UserError as e:
+            raise UserError(f"{args.results}, {table.group or 'all rows'} {name}: {e}") from e
+    return laws
+
+
+def _out_suffix(path: Path | None, allowed: tuple[str, ...]) -> str:
+    if path is None:
+        return ""
+    if path.suffix.lower() not in allowed:
+        raise UserError(
+            f"--out {path}: unknown kind of file {path.suffix!r}", hint=f"end its name in {', '.join(allowed)}"
+        )
+    return path.suffix.lower()
+
+
+def _finish(args: argparse.Namespace, result: dict[str, Any], lines: list[str]) -> None:
+    """Write --out as JSON if asked for, and print the result for machines or for people."""
+    from scaleprior.files import write_json
+
+    if args.out is not None and args.out.suffix.lower() == ".json":
+        write_json(args.out, result)
+    print(json.dumps(result, indent=2, allow_nan=False) if args.json else "\n".join(lines))
+
+
+def _interval(estimate: Any, form: str = "{:.2f}") -> str:
+    return f"{form.format(estimate.value)} [{form.format(estimate.low)}, {form.format(estimate.high)}]"
+
+
+def _left_out_line(table: Table) -> list[str]:
+    if not table.from_scratch:
+        return []
+    means = ", ".join(f"{name} {sum(v) / len(v):.2f}" for name, v in table.from_scratch.items())
+    return [f"Left out: {sum(map(len, table.from_scratch.values()))} from-scratch run(s) (0 images; mean {means})."]
+
+
+def _fit(args: argparse.Namespace) -> None:
+    suffix = _out_suffix(args.out, (".png", ".svg", ".pdf", ".json"))
+    table = _read(args)
+    laws = _laws(args, table, args.form)
+    result: dict[str, Any] = {"laws": {}, "left_out": table.from_scratch}
+    percent = f"{args.level:.0%}"
+    lines = [f"{'law':<14}{'runs':>6}{'rungs':>7}{'gain per decade':>26}  form"]
+    for name, law in laws.items():
+        lines.append(
+            f"{name:<14}{law.data.n.size:>6}{law.data.sizes.size:>7}{_interval(law.per_decade):>26}  {law.form}"
+        )
+        described = law.to_dict()
+        described["predictions"] = _predictions(law, args.predict)
+        result["laws"][name] = described
+    if args.predict:
+        lines += ["", f"{'law':<14}{'images':>16}{args.y:>10}   {percent} interval of a new run"]
+        for name in laws:
+            for row in result["laws"][name]["predictions"]:
+                lines.append(
+                    f"{name:<14}{row['images']:>16,.0f}{row['mean']:>10.2f}   {row['low']:.2f} to {row['high']:.2f}"
+                )
+    lines += ["", *(f"{name}: {law.why}" for name, law in laws.items()), *_left_out_line(table)]
+    if suffix and suffix != ".json":
+        _save_picture(args.out, laws, args.y, max(args.predict, default=0.0))
+        lines.append(f"Picture: {args.out}")
+    _finish(args, result, lines)
+
+
+def _predictions(law: Law, images: list[float]) -> list[dict[str, float]]:
+    if not images:
+        return []
+    mean, low, high = law.predict(images)
+    return [
+        {"images": float(n), "mean": float(m), "low": float(a), "high": float(b)}
+        for n, m, a, b in zip(images, mean, low, high)
+    ]
+
+
+def _save_picture(path: Path, laws: dict[str, Law], ylabel: str, until: float) -> None:
+    from scaleprior.files import atomic_path
+    from scaleprior.laws.pictures import save_laws
+
+    with atomic_path(path) as temporary:
+        save_laws(temporary, laws, ylabel=ylabel, until=until or None, file_format=path.suffix.lower()[1:])
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from scaleprior.laws import compare_laws
+
+    _out_suffix(args.out, (".json",))
+    table = _read(args)
+    names = args.names or list(table.series)
+    if len(names) != 2 or any(name not in table.series for name in names):
+        raise UserError(
+            f"cannot compare {', '.join(names) or 'nothing'}: {args.results} has {', '.join(table.series)}",
+            hint="name exactly two of them",
+        )
+    laws = _laws(args, table)
+    found = compare_laws(laws[names[0]], laws[names[1]], at=tuple(args.at), names=(names[0], names[1]))
+    lines = [f"{names[0]} minus {names[1]}", f"  gain per decade   {_interval(found.per_decade, '{:+.2f}')}"]
+    lines += [f"  {args.y} at {n:,.0f} images   {_interval(e, '{:+.2f}')}" for n, e in found.at.items()]
+    if found.paired:
+        lines.append(f"  paired by {found.paired} seeds (correlation of their noise {found.correlation:+.2f})")
+    lines += [found.verdict, *_left_out_line(table)]
+    _finish(args, {"names": names, **found.to_dict()}, lines)
+
+
+def _forecast(args: argparse.Namespace) -> None:
+    from scaleprior.laws.words import number
+
+    _out_suffix(args.out, (".json",))
+    if not args.target and not args.images:
+        raise UserError("nothing to forecast", hint="give --target METRIC or --images N")
+    table = _read(args)
+    laws = _laws(args, table)
+    result: dict[str, Any] = {"forecasts": {}}
+    lines = []
+    for name, law in laws.items():
+        rows = {f"{t:g}": law.images_for(t).to_dict() for t in args.target}
+        predictions = _predictions(law, args.images)
+        result["forecasts"][name] = {"images_for": rows, "predictions": predictions, "why": law.why}
+        for target in args.target:
+            found = law.images_for(target)
+            lines.append(
+                f"{name:<14}{args.y} {target:g} needs {number(found.value)} images "
+                f"({number(found.low)} to {number(found.high)})"
+            )
+        for row in predictions:
+            lines.append(
+                f"{name:<14}{row['images']:,.0f} images give {args.y} {row['mean']:.2f} "
+                f"({row['low']:.2f} to {row['high']:.2f})"
+            )
+    lines += ["", *(f"{name}: {law.why}" for name, law in laws.items()), *_left_out_line(table)]
+    _finish(args, result, lines)

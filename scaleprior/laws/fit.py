@@ -1,0 +1,105 @@
+"""``fit_law``: from measurements to a law."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from scaleprior.errors import UserError
+from scaleprior.laws.broken import BrokenPowerLaw
+from scaleprior.laws.candidates import fit_candidates, late_powers
+from scaleprior.laws.data import Observations, observe
+from scaleprior.laws.forms import M1, M3, Form, LogLinear, PowerLawOffset
+from scaleprior.laws.intervals import first_noise, group_variance, looks_smoothed, noise_estimate, refits
+from scaleprior.laws.law import Law
+from scaleprior.laws.select import select
+from scaleprior.laws.sigmoidal import M4, LogisticInLog
+from scaleprior.laws.words import explain
+
+__all__ = ["FORMS", "fit_law"]
+
+FORMS: dict[str, Form] = {
+    form.name: form for form in (LogLinear(), M1(), PowerLawOffset(), M3(), M4(), LogisticInLog(), BrokenPowerLaw())
+}
+_ALIASES = {"M2": "power-law", "loglinear": "log-linear", "bnsl": "broken", "BNSL": "broken"}
+_RAW_TO_SMOOTHED = 2.0  # raw test values of the benchmark scatter by this factor more than its smoothed training values
+
+
+def _chosen_forms(forms: str | Sequence[str], data: Observations) -> list[Form]:
+    if isinstance(forms, str):
+        if forms == "auto":
+            return [f for f in FORMS.values() if data.bounded or f.name != "logistic"]
+        forms = [forms]
+    names = [_ALIASES.get(name, name) for name in forms]
+    for name in names:
+        if name not in FORMS:
+            raise UserError(f"unknown form {name!r}", hint=f"'auto' or any of {', '.join(FORMS)}")
+        if name == "logistic" and not data.bounded:
+            raise UserError(
+                "form 'logistic' needs a bounded metric, this is an unbounded loss", hint="use another form"
+            )
+    if not names:
+        raise UserError("no forms to fit", hint=f"'auto' or any of {', '.join(FORMS)}")
+    return [FORMS[name] for name in dict.fromkeys(names)]
+
+
+def fit_law(
+    images: ArrayLike,
+    metric: ArrayLike,
+    *,
+    kind: str = "score",
+    weights: ArrayLike | None = None,
+    groups: Sequence[Hashable] | None = None,
+    forms: str | Sequence[str] = "auto",
+    seed: int = 0,
+    unit: str = "auto",
+    level: float = 0.9,
+) -> Law:
+    """Fit the law that links a metric to the number of pretraining images.
+
+    Args:
+        images: images per measurement, > 0; at least 3 distinct values. From-scratch runs (0) are not part of a law.
+        metric: the measured values: scores or errors in [0, 1] or in [0, 100], or (errors) an unbounded loss.
+        kind: "score" (more is better, AP) or "error" (less is better).
+        weights: relative inverse variances; None for equal.
+        groups: what measurements share, usually the seed; None for independent measurements.
+        forms: "auto", one name or several of ``FORMS``.
+        seed: of the noise in refits; the same seed gives the same law.
+        unit: "auto" (all values <= 1 are fractions; above, scores are percent and errors a loss), "fraction",
+            "percent" or "loss".
+        level: nominal coverage of the intervals, in (0, 1).
+
+    Raises:
+        UserError: input that no law can be fitted to; the message names the value.
+    """
+    if not 0.0 < level < 1.0:
+        raise UserError(f"level {level} is not inside (0, 1)", hint="0.9 is usual")
+    data = observe(images, metric, kind=kind, weights=weights, groups=groups, unit=unit)
+    chosen = _chosen_forms(forms, data)
+    u, z, w = np.log(data.n) - np.log(data.n).mean(), np.log(data.e), data.w
+    first = first_noise(u, z, w)
+    candidates = fit_candidates(chosen, u, z, w, sigma=first, powers=late_powers(u, w))
+    selection = select(candidates, first)
+    sigma, dof = noise_estimate([c for c, v in zip(candidates, selection.weights) if v > 0], u, z, w)
+    law = Law(
+        data=data,
+        candidates=tuple(candidates),
+        selection=selection,
+        samples=tuple(refits(candidates, u, z, w, sigma=sigma, seed=seed)),
+        sigma=sigma,
+        raw_sigma=sigma,
+        dof=dof,
+        level_variance=0.0,
+        level=level,
+    )
+    fitted = law.log_error(data.n)
+    smoothed = looks_smoothed(u, z, fitted, sigma)
+    law = replace(
+        law,
+        raw_sigma=sigma * (_RAW_TO_SMOOTHED if smoothed else 1.0),
+        level_variance=group_variance(z - fitted, data.group, w),
+    )
+    return replace(law, why=explain(law))

@@ -1,0 +1,118 @@
+"""Draws a law: measurements, curve, interval, forecast and the competing forms on a logarithmic axis of images."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scaleprior.laws.words import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from scaleprior.laws.law import Law
+
+__all__ = ["draw_law", "save_laws"]
+
+_POINTS = 160
+_LAW_COLOURS = ("#1f5fa8", "#c44e1b", "#2e7d4f", "#7a3e9d", "#8a6d00")
+_FORM_COLOURS = ("#b5651d", "#7a5195", "#3a7d44", "#a23b72", "#5b6770", "#8c7a00", "#1b7f8c")
+
+
+def draw_law(
+    ax: Axes,
+    law: Law,
+    *,
+    label: str = "",
+    color: str = "#1f5fa8",
+    until: float | None = None,
+    forms: bool = True,
+    ylabel: str = "AP",
+) -> None:
+    """Draw one law into ``ax``; call again with another colour for another.
+
+    Measurements are points (one per seed), the law is solid over the data and dashed beyond, its interval for a new
+    measurement is the band, and the forms it combines or rejected are thin dotted lines.
+
+    Args:
+        ax: matplotlib axes; its x axis is made logarithmic.
+        label: name in the legend, for example the architecture.
+        until: images up to which to forecast; a factor of 5 beyond the data by default.
+        forms: draw the competing forms, too.
+        ylabel: the metric's name.
+    """
+    first, last = float(law.data.n.min()), float(law.data.n.max())
+    end = max(until or 5.0 * last, last)
+    grid = np.unique(np.append(np.geomspace(first, end, _POINTS), last))
+    mean, low, high = law.predict(grid)
+    inside, beyond = grid <= last, grid >= last
+    ax.set_xscale("log")
+    ax.fill_between(grid, low, high, color=color, alpha=0.14, linewidth=0, label=f"{law.level:.0%} interval")
+    if forms:
+        _draw_forms(ax, law, grid)
+    ax.plot(grid[inside], mean[inside], color=color, linewidth=1.8, label=f"{label} law".strip())
+    if end > last:
+        ax.plot(grid[beyond], mean[beyond], color=color, linewidth=1.8, linestyle=(0, (4, 2)), label="forecast")
+    ax.plot(law.data.n, law.data.metric, "o", color=color, markersize=4, markeredgecolor="white", markeredgewidth=0.5)
+    values = np.concatenate([law.data.metric, mean, low[inside], high[inside]])
+    _widen(ax, values, first, end)
+    ax.set_xlabel("pretraining images")
+    ax.set_ylabel(ylabel)
+    ax.xaxis.set_major_formatter(lambda value, _: number(value))
+    ax.xaxis.set_minor_formatter(lambda value, _: "")
+    ax.grid(True, which="major", color="#d0d0d0", linewidth=0.5)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(fontsize="x-small", frameon=False, ncols=2)
+
+
+def _draw_forms(ax: Axes, law: Law, grid: np.ndarray) -> None:
+    """Thin lines of the equally weighted candidates; rejected ones are marked so in the legend."""
+    curves = law.form_curves(grid)
+    shown = [i for i, c in enumerate(law.candidates) if c.power == 0]
+    for colour, i in zip(_FORM_COLOURS, shown):
+        name = law.candidates[i].form.name
+        used = law.selection.weights[i] > 0
+        metric = law.data.to_metric(np.exp(curves[i]))
+        ax.plot(
+            grid,
+            metric,
+            color=colour,
+            linewidth=0.8,
+            linestyle=":" if used else (0, (1, 4)),
+            label=name if used else f"{name} (not used)",
+        )
+
+
+def _widen(ax: Axes, values: np.ndarray, first: float, end: float) -> None:
+    """Set limits that hold the measurements and the law, wide forecast bands and runaway forms cut off."""
+    low, high = float(values.min()), float(values.max())
+    span = max(high - low, 1e-9)
+    again = getattr(ax, "_scaleprior_limits", False)
+    old, left = (ax.get_ylim(), ax.get_xlim()) if again else ((np.inf, -np.inf), (np.inf, 0.0))
+    # room above for the legend; nothing below 0, where neither scores nor errors can be
+    ax.set_ylim(min(old[0], max(low - 0.06 * span, -0.02 * span)), max(old[1], high + 0.30 * span))
+    ax.set_xlim(min(left[0], first / 1.15), max(left[1], end * 1.15))
+    ax._scaleprior_limits = True
+
+
+def save_laws(
+    path: str | Path,
+    laws: Mapping[str, Law],
+    *,
+    ylabel: str = "AP",
+    until: float | None = None,
+    file_format: str = "png",
+) -> None:
+    """Write one picture with every law, at column width; the competing forms are shown where there is only one law."""
+    # Figure and not pyplot: no global state, no display, safe in threads
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 3.6), dpi=160, layout="constrained")
+    ax = figure.subplots()
+    for colour, (name, law) in zip(itertools.cycle(_LAW_COLOURS), laws.items()):
+        draw_law(ax, law, label=name, color=colour, until=until, forms=len(laws) == 1, ylabel=ylabel)
+    figure.savefig(path, format=file_format)

@@ -1,0 +1,118 @@
+"""Comparing two laws and planning runs, on ladders whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scaleprior.errors import UserError
+from scaleprior.laws import Law, compare_laws, fit_law, plan
+
+LADDER = np.array([100.0, 316.0, 1000.0, 3162.0])
+
+
+def ladder(
+    per_decade: float, *, noise: float, seed: int, seeds: int = 3, common: float = 0.0, top: float = 3162.0
+) -> Law:
+    """A law fitted to 3 + per_decade log10(n / 100); ``common`` scales noise that depends on (n, seed) only."""
+    n = np.repeat(np.geomspace(100.0, top, 4), seeds)
+    shared = np.random.default_rng(99).normal(size=n.size) * common
+    ap = 3 + per_decade * np.log10(n / 100) + shared + noise * np.random.default_rng(seed).normal(size=n.size)
+    return fit_law(n, ap, unit="percent", groups=list(range(seeds)) * 4)
+
+
+def test_plain_difference_is_settled_and_named() -> None:
+    found = compare_laws(ladder(6, noise=0.2, seed=0), ladder(3, noise=0.2, seed=1), names=("R-152", "R-50"))
+    assert found.per_decade.low > 0
+    assert found.per_decade.value == pytest.approx(3.0, abs=0.6)
+    assert found.verdict.startswith("R-152 gains more from data than R-50")
+    assert (found.more_seeds, found.more_rungs) == (0, 0)
+
+
+def test_swapping_the_laws_mirrors_the_numbers() -> None:
+    a, b = ladder(6, noise=0.4, seed=0), ladder(3, noise=0.4, seed=1)
+    one, other = compare_laws(a, b, at=(1000.0,)), compare_laws(b, a, at=(1000.0,))
+    assert one.per_decade.value == pytest.approx(-other.per_decade.value)
+    assert one.per_decade.low == pytest.approx(-other.per_decade.high)
+    assert one.at[1000.0].value == pytest.approx(-other.at[1000.0].value)
+
+
+def test_open_difference_says_what_would_settle_it() -> None:
+    found = compare_laws(ladder(4.3, noise=0.6, seed=0), ladder(3.6, noise=0.6, seed=1))
+    assert found.per_decade.low < 0 < found.per_decade.high
+    assert found.verdict.startswith("Open")
+    assert found.more_seeds is None or found.more_seeds > 0
+    assert "would be settled by about" in found.verdict or "would not be settled" in found.verdict
+
+
+def test_difference_of_the_metric_at_n_is_the_difference_of_predictions() -> None:
+    a, b = ladder(6, noise=0.2, seed=0), ladder(3, noise=0.2, seed=1)
+    found = compare_laws(a, b, at=(500.0, 9000.0))
+    for n, estimate in found.at.items():
+        assert estimate.value == pytest.approx(float(a.predict(n)[0] - b.predict(n)[0]), abs=1e-9)
+
+
+def test_paired_seeds_sharpen_the_comparison() -> None:
+    a, b = (ladder(4, noise=0.05, seed=s, common=0.6) for s in (0, 1))
+    paired = compare_laws(a, b)
+    loose = compare_laws(a, fit_law(b.data.n, b.data.metric, unit="percent"))
+    assert paired.paired == 3
+    assert paired.correlation > 0.5
+    assert loose.paired == 0
+    assert paired.per_decade.high - paired.per_decade.low < 0.8 * (loose.per_decade.high - loose.per_decade.low)
+
+
+def test_laws_that_cannot_be_compared() -> None:
+    a = ladder(4, noise=0.2, seed=0)
+    with pytest.raises(UserError, match="cannot be compared"):
+        compare_laws(a, fit_law(LADDER, [0.5, 0.4, 0.35, 0.3], kind="error"))
+    with pytest.raises(UserError, match="share no range"):
+        compare_laws(a, fit_law(LADDER * 1e6, [3, 5, 6, 7]))
+
+
+def test_equal_laws_are_wrongly_told_apart_seldom() -> None:
+    told = sum(
+        not compare_laws(ladder(4, noise=0.5, seed=2 * i), ladder(4, noise=0.5, seed=2 * i + 1)).verdict.startswith(
+            "Open"
+        )
+        for i in range(25)
+    )
+    # nominally 10 %; binomial(25, 0.1) is above 5 with 3 %
+    assert told <= 5
+
+
+def test_plan_buys_where_it_helps_and_stays_in_budget() -> None:
+    law = ladder(4, noise=0.5, seed=0)
+    costs = {100.0: 1.0, 1000.0: 2.0, 10000.0: 6.0}
+    runs = plan(law, target=10000.0, costs=costs, budget=20.0)
+    assert runs
+    assert runs[-1].total_cost <= 20.0
+    assert sum(r.cost for r in runs) == pytest.approx(runs[-1].total_cost)
+    widths = [r.half_width for r in runs]
+    assert all(b < a for a, b in zip(widths, widths[1:]))
+    before = float(law.reach(*((rows**2).sum(0)[0] for rows in law.deviations(np.array([10000.0]))[1:])))
+    assert widths[0] < before * law.data.scale
+    assert any(r.images == 10000.0 for r in runs), "a measurement at the target itself is worth most here"
+
+
+def test_plan_prefers_the_cheaper_of_equals_and_ends_without_money() -> None:
+    law = ladder(4, noise=0.5, seed=0)
+    # a run at the target tells a little more than one at 90 % of it, but not five times more
+    assert plan(law, target=1e4, costs={9000.0: 1.0, 10000.0: 1.0}, budget=1.0)[0].images == 10000.0
+    assert plan(law, target=1e4, costs={9000.0: 1.0, 10000.0: 5.0}, budget=6.0)[0].images == 9000.0
+    assert plan(law, target=1e4, costs={1e4: 5.0}, budget=4.0) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"costs": {1e4: -1.0}}, "cost"),
+        ({"costs": {}}, "images"),
+        ({"budget": 0.0}, "budget"),
+        ({"target": float("nan")}, "target"),
+    ],
+)
+def test_plan_refuses_nonsense(options: dict, name: str) -> None:
+    arguments = {"target": 1e4, "costs": {1e4: 1.0}, "budget": 5.0, **options}
+    with pytest.raises(UserError, match=f"{name} in a plan"):
+        plan(ladder(4, noise=0.5, seed=0), **arguments)

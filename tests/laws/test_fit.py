@@ -1,0 +1,268 @@
+"""fit_law: input it refuses, invariances, degenerate data, forecasts and intervals on simulated ladders."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from scaleprior.errors import UserError
+from scaleprior.laws import Estimate, fit_law
+
+LADDER = [100.0, 316.0, 1000.0, 3162.0]
+AP = [2.1, 5.3, 8.8, 11.0]
+
+
+@pytest.mark.parametrize(
+    ("images", "metric", "options", "message"),
+    [
+        ([], [], {}, "no measurements"),
+        ([1, 2, 3], [1, 2], {}, "differ in length: 3, 2"),
+        ([10, 100, 1000], [1, math.nan, 3], {}, r"metric\[1\] is nan"),
+        ([10, -100, 1000], [1, 2, 3], {}, r"images\[1\] is -100"),
+        ([0, 100, 1000], [1, 2, 3], {}, "from-scratch"),
+        ([10, 100, 100], [1, 2, 3], {}, "2 distinct"),
+        ([10, 10, 10], [1, 2, 3], {}, "1 distinct"),
+        ([10, 100, 1000], [1, 2, 101], {}, "101 at 1000 images is above 100"),
+        ([10, 100, 1000], [0.1, 0.2, 1.5], {"unit": "fraction"}, "1.5 at 1000 images is above 1"),
+        ([10, 100, 1000, 3000], [0.2, 25.0, 0.31, 38.0], {}, "fractions mixed with percent"),
+        ([10, 100, 1000], [1, -2, 3], {}, r"metric\[1\] is -2, below 0"),
+        ([10, 100, 1000], [1, 2, 3], {"weights": [1, 0, 1]}, r"weights\[1\] is 0"),
+        ([10, 100, 1000], ["a", 2, 3], {}, "metric is not numeric"),
+        ([10, 100, 1000], [1, 2, 3], {"kind": "ap"}, "unknown kind 'ap'"),
+        ([10, 100, 1000], [1, 2, 3], {"unit": "permille"}, "unknown unit"),
+        ([10, 100, 1000], [1, 2, 3], {"unit": "loss"}, "is for errors"),
+        ([10, 100, 1000], [1, 2, 3], {"forms": "M9"}, "unknown form 'M9'"),
+        ([10, 100, 1000], [1, 2, 3], {"forms": []}, "no forms"),
+        ([10, 100, 1000], [1, 2, 3], {"level": 1.0}, "level 1.0"),
+        ([10, 100, 1000], [4, 3, 2], {"kind": "error", "forms": "logistic"}, "bounded metric"),
+    ],
+)
+def test_bad_input_is_named(images: list, metric: list, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        fit_law(images, metric, **options)
+
+
+def test_percent_and_fraction_give_the_same_law() -> None:
+    percent, fraction = fit_law(LADDER, AP), fit_law(LADDER, np.array(AP) / 100)
+    assert percent.data.scale == 100.0
+    np.testing.assert_allclose(percent.predict([1e4]), 100 * np.array(fraction.predict([1e4])), rtol=1e-9)
+
+
+def test_score_and_error_are_two_names_of_one_law() -> None:
+    score = fit_law(LADDER, np.array(AP) / 100).predict([1e4])
+    error = fit_law(LADDER, 1 - np.array(AP) / 100, kind="error").predict([1e4])
+    np.testing.assert_allclose(score[0], 1 - error[0], rtol=1e-9)
+    np.testing.assert_allclose(score[1], 1 - error[2], rtol=1e-9)
+
+
+def test_scale_of_images_does_not_matter() -> None:
+    one, other = fit_law(LADDER, AP), fit_law(np.array(LADDER) * 1e4, AP)
+    np.testing.assert_allclose(one.predict([1e3, 1e4]), other.predict([1e7, 1e8]), rtol=1e-6)
+    assert one.per_decade.value == pytest.approx(other.per_decade.value, rel=1e-6)
+
+
+def test_order_of_rows_does_not_matter() -> None:
+    order = [2, 0, 3, 1]
+    one, other = fit_law(LADDER, AP), fit_law(np.array(LADDER)[order], np.array(AP)[order])
+    np.testing.assert_array_equal(one.predict([1e4]), other.predict([1e4]))
+
+
+def test_duplicated_rows_are_rows_with_double_weight() -> None:
+    doubled = fit_law([*LADDER, LADDER[1]], [*AP, AP[1]])
+    weighted = fit_law(LADDER, AP, weights=[1, 2, 1, 1])
+    np.testing.assert_array_equal(doubled.predict([1e4]), weighted.predict([1e4]))
+    assert doubled.data.merged == 1
+
+
+def test_same_seed_same_law_other_seed_same_mean() -> None:
+    one, again, other = (fit_law(LADDER, AP, seed=s) for s in (0, 0, 1))
+    np.testing.assert_array_equal(one.predict([1e4]), again.predict([1e4]))
+    assert one.predict([1e4])[0] == other.predict([1e4])[0]
+    assert one.predict([1e4])[1] != other.predict([1e4])[1]
+
+
+def test_plain_trend_excludes_zero_and_flat_data_do_not() -> None:
+    rng = np.random.default_rng(0)
+    n, seeds = np.repeat(LADDER, 3), [0, 1, 2] * 4
+    rising = fit_law(n, np.repeat(AP, 3) + 0.5 * rng.normal(size=12), groups=seeds).per_decade
+    assert 3.5 < rising.low < rising.value < rising.high < 7.5
+    # noise alone: a 90 % interval may exclude 0 from below 1 time in 20, binomial(20, 0.05) is above 3 with 2 %
+    claimed = sum(fit_law(n, 5 + 0.5 * rng.normal(size=12), groups=seeds).per_decade.low > 0 for _ in range(20))
+    assert claimed <= 3
+
+
+def test_three_points_are_wide_and_say_so_two_are_refused() -> None:
+    three, four = fit_law(LADDER[:3], AP[:3]), fit_law(LADDER, AP)
+    assert "3 fractions prove little" in three.why
+
+    def width(law: object, n: float) -> float:
+        _, low, high = law.predict([n])
+        return float(high[0] - low[0])
+
+    assert width(three, 3162) > 2 * width(four, 3162)
+    with pytest.raises(UserError, match="at least 3 fractions"):
+        fit_law(LADDER[:2], AP[:2])
+
+
+def test_predictions_are_monotone_bounded_and_inside_their_interval() -> None:
+    rng = np.random.default_rng(1)
+    grid = np.geomspace(10, 1e9, 200)
+    for _ in range(6):
+        n = np.geomspace(100, 1e5, rng.integers(3, 20))
+        s = np.clip(0.9 * rng.random() / (1 + (n / 3e3) ** -rng.random()) + 0.02 * rng.normal(size=n.size), 0, 1)
+        mean, low, high = fit_law(n, s, unit="fraction").predict(grid)
+        assert (np.diff(mean) >= -1e-9).all()
+        assert (low >= 0).all()
+        assert (high <= 1).all()
+        assert ((low <= mean) & (mean <= high)).all()
+
+
+@pytest.mark.parametrize("ap", [[0, 0, 0, 0], [100, 100, 100, 100], [37.5] * 4])
+def test_constant_metric_is_a_constant_law(ap: list[float]) -> None:
+    law = fit_law(LADDER, ap, unit="percent")
+    mean, _, _ = law.predict([3162, 31620])
+    # the forms can only get better, so the forecast keeps a trace of a rise beyond the data
+    np.testing.assert_allclose(mean, ap[0], atol=0.5)
+    assert abs(mean[0] - ap[0]) < 0.2
+    assert law.per_decade.low <= 0.0 <= law.per_decade.high
+    assert "no gain was seen" in law.why
+
+
+def test_falling_metric_is_said_and_claims_no_gain() -> None:
+    law = fit_law(LADDER, [11.0, 9.0, 6.0, 3.0])
+    assert law.per_decade.low <= 0.3
+    assert "worse at the largest fraction" in law.why
+    # the straight laws can follow it down, where they are asked for
+    assert fit_law(LADDER, [11.0, 9.0, 6.0, 3.0], forms="log-linear").per_decade.high < 0
+
+
+def test_log_linear_alone_is_least_squares() -> None:
+    # slope of 1, 2, 4 at 1, 2, 3 decades is 1.5 by hand; errors are 1 - AP, whose logarithm is nearly linear here
+    law = fit_law([10, 100, 1000], [1.0, 2.0, 4.0], forms="log-linear")
+    assert law.form == "log-linear"
+    assert law.per_decade.value == pytest.approx(1.5, abs=0.02)
+    assert "asked for" in law.why
+
+
+def test_contradicted_log_linear_law_is_said_with_its_range() -> None:
+    n = np.geomspace(1e3, 1e7, 30)
+    bent = fit_law(n, 0.1 + 3 * n**-0.3, kind="error")
+    assert "contradict the log-linear law" in bent.why
+    assert "only between" in bent.why
+    straight = fit_law(LADDER, [2.0, 4.0, 6.0, 8.0])
+    assert "not contradicted" in straight.why
+
+
+def test_an_outlier_moves_the_law_little() -> None:
+    n = np.geomspace(1e3, 1e6, 16)
+    e = 0.2 + 4 * n**-0.35
+    spoilt = e.copy()
+    spoilt[5] *= 1.3
+    clean, dirty = (fit_law(n, v, kind="error").predict([4e6])[0][0] for v in (e, spoilt))
+    assert dirty == pytest.approx(clean, rel=0.02)
+
+
+def test_weights_follow_the_trusted_points() -> None:
+    ap = [2.0, 5.0, 8.0, 8.0, 11.0]
+    n = [100, 316, 1000, 1000, 3162]
+    ap[3] = 10.0  # two values at 1,000 images: 8 and 10
+    at_8 = fit_law(n, ap, weights=[1, 1, 100, 0.01, 1]).predict([1000])[0][0]
+    at_10 = fit_law(n, ap, weights=[1, 1, 0.01, 100, 1]).predict([1000])[0][0]
+    assert at_8 < 8.6 < 9.2 < at_10
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    n, seeds = np.repeat(LADDER, 3), [0, 1, 2] * 4
+    shift = np.tile([-0.8, 0.0, 0.8], 4)
+    ap = np.repeat(AP, 3) + shift
+    grouped, loose = fit_law(n, ap, groups=seeds), fit_law(n, ap)
+    assert grouped.level_variance > 0 == loose.level_variance
+    widths = [float(np.subtract(*law.predict([1000], noise=False)[:0:-1])[0]) for law in (grouped, loose)]
+    assert widths[0] > widths[1]
+
+
+def test_forecasts_stray_by_a_quarter_of_the_rise_beyond_the_data() -> None:
+    law = fit_law(LADDER, AP, forms="power-law")
+    n = np.array([1000.0, 3162.0, 31620.0])
+    mean, _, from_forms = law.deviations(n)
+    # one form: no disagreement, so the forms' part is drift alone; none inside the data
+    np.testing.assert_allclose((from_forms**2).sum(0), [0, 0, (0.25 * (mean[2] - mean[1])) ** 2], atol=1e-15)
+
+
+def test_one_form_taking_off_does_not_take_the_law_along() -> None:
+    law = fit_law(LADDER, [5.0, 5.1, 4.9, 6.5])
+    far = np.array([3e5])
+    ap = np.sort(law.data.to_metric(np.exp(law.form_curves(far)))[law.selection.weights > 0, 0])
+    assert ap.size == 5
+    # the mean of the middle three in ln(1 - AP)
+    expected = 100 * (1 - np.exp(np.log(1 - ap[1:-1] / 100).mean()))
+    assert law.predict(far)[0][0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_law_that_only_rises_keeps_its_lower_end_beyond_the_data() -> None:
+    law = fit_law(LADDER[:3], AP[:3])
+    assert law.monotone
+    _, low, _ = law.predict([1000.0, 1e4, 1e6])
+    assert low[1] >= low[0] - 1e-9
+    assert low[2] >= low[0] - 1e-9
+    assert not fit_law(LADDER, AP, forms="log-linear").monotone
+
+
+def test_images_for_inverts_predict_and_says_out_of_reach() -> None:
+    law = fit_law(LADDER, AP)
+    reach = law.images_for(12.0)
+    assert isinstance(reach, Estimate)
+    assert law.predict(reach.value)[0] == pytest.approx(12.0, abs=0.02)
+    assert reach.low < reach.value < reach.high
+    assert law.images_for(99.0).value == math.inf
+    assert law.images_for(99.0).to_dict()["value"] is None
+    with pytest.raises(UserError, match="outside the metric's range"):
+        law.images_for(120.0)
+    with pytest.raises(UserError, match="cannot predict at 0"):
+        law.predict([0.0])
+
+
+def test_unbounded_loss_has_its_own_answer() -> None:
+    n = np.geomspace(1e3, 1e6, 8)
+    law = fit_law(n, 1.8 + 40 * n**-0.4, kind="error")
+    assert not law.data.bounded
+    assert law.predict([4e6])[0][0] == pytest.approx(1.8 + 40 * 4e6**-0.4, rel=0.02)
+    assert "logistic" not in law.form
+
+
+def test_to_dict_is_strict_json() -> None:
+    import json
+
+    text = json.dumps(fit_law(LADDER, AP, groups=[0, 0, 0, 0]).to_dict(), allow_nan=False)
+    assert set(json.loads(text)) >= {"schema", "form", "why", "per_decade", "forms", "noise", "images", "metric"}
+
+
+def test_smoothed_values_are_noticed() -> None:
+    rng = np.random.default_rng(2)
+    n = np.geomspace(1e4, 1e8, 70)
+    raw = (0.1 + 8 * n**-0.25) * np.exp(0.02 * rng.normal(size=n.size))
+    best = np.minimum.accumulate(raw)
+    assert fit_law(n, raw, kind="error").raw_sigma == fit_law(n, raw, kind="error").sigma
+    law = fit_law(n, best, kind="error")
+    assert law.raw_sigma == 2 * law.sigma
+    assert "running best" in law.why
+
+
+def test_coverage_by_simulation() -> None:
+    # 40 ladders of 4 fractions x 3 seeds: 90 % intervals of a new run at twice the data, and of the gain per decade
+    def truth(n: np.ndarray) -> np.ndarray:
+        return 100 * (0.4 - 0.12 * (n / 100.0) ** -0.3)
+
+    n, inside, gain_inside = np.repeat(LADDER, 3), 0, 0
+    gain = float(truth(np.array(3162.0)) - truth(np.array(316.2)))
+    for i in range(40):
+        rng = np.random.default_rng([7, i])
+        law = fit_law(n, truth(n) + 0.5 * rng.normal(size=12), groups=[0, 1, 2] * 4)
+        _, low, high = law.predict([6324.0])
+        inside += low[0] <= truth(np.array(6324.0)) + 0.5 * rng.normal() <= high[0]
+        gain_inside += law.per_decade.low <= gain <= law.per_decade.high
+    # binomial(40, 0.9) is below 32 or so with 2 %
+    assert 32 <= inside <= 40
+    assert 32 <= gain_inside <= 40
