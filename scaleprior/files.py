@@ -18,7 +18,16 @@ from typing import Any
 
 from scaleprior.errors import FailureError, UserError
 
-__all__ = ["atomic_path", "file_sha256", "read_json", "write_bytes", "write_csv", "write_json", "write_text"]
+__all__ = [
+    "atomic_path",
+    "file_sha256",
+    "read_json",
+    "remove_leftovers",
+    "write_bytes",
+    "write_csv",
+    "write_json",
+    "write_text",
+]
 
 
 @contextlib.contextmanager
@@ -57,6 +66,12 @@ def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: str | Path, *, recursive: bool = True) -> None:
+    """Remove the temporary files of writers that were killed; only where no other process is writing now."""
+    for left in Path(folder).glob("**/.*.tmp" if recursive else ".*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def _flush_to_disk(path: Path) -> None:

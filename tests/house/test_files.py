@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from scaleprior.errors import FailureError, UserError
-from scaleprior.files import atomic_path, file_sha256, read_json, write_csv, write_json, write_text
+from scaleprior.files import atomic_path, file_sha256, read_json, remove_leftovers, write_csv, write_json, write_text
 
 
 def test_content_and_ordinary_permissions(tmp_path: Path) -> None:
@@ -87,4 +87,6 @@ def test_a_killed_writer_leaves_whole_files(tmp_path: Path) -> None:
         values = read_json(path)
         assert len(values) == 20000
         assert len(set(values)) == 1
+        remove_leftovers(tmp_path)
+        assert list(tmp_path.iterdir()) == [path]
         path.unlink()

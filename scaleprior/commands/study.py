@@ -1,0 +1,96 @@
+"""``scaleprior study run|status|report``: whole studies."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+__all__ = ["register", "run_and_report"]
+
+
+def register(subparsers: argparse._SubParsersAction) -> None:
+    """Add the ``study`` parser."""
+    parser = subparsers.add_parser("study", help="run a whole study: pretrain, fine-tune, evaluate, fit, report")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    run = actions.add_parser("run", help="run what is missing of a study; run it again to go on")
+    run.add_argument("spec", help="study spec (YAML); a name such as studies/quickstart.yaml finds a shipped one")
+    run.add_argument("--out", type=Path, help="the study's folder (default: the spec's name)")
+    run.add_argument("--jobs", type=int, metavar="N", help="cells at a time (default: as many as cores or GPUs allow)")
+    run.add_argument("--engine", choices=["auto", "torchvision", "detectron2"], help="overrides the spec's engine")
+    run.add_argument("--json", action="store_true", help="print the results as JSON")
+    run.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="override keys of the spec: seeds '[0, 1]'")
+    run.set_defaults(handler=_run)
+
+    status = actions.add_parser("status", help="where every cell is")
+    status.add_argument("folder", type=Path, help="the study's folder")
+    status.add_argument("--json", action="store_true", help="print the states as JSON")
+    status.set_defaults(handler=_status)
+
+    report = actions.add_parser("report", help="write results.csv, curve.png, report.md and report.html again")
+    report.add_argument("folder", type=Path, help="the study's folder")
+    report.add_argument("--out", type=Path, help="where to write (default: the study's folder)")
+    report.add_argument("--json", action="store_true", help="print the paths and the summary as JSON")
+    report.set_defaults(handler=_report)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from scaleprior.study import load_spec
+
+    spec = load_spec(args.spec, args.overrides)
+    out = args.out or Path(spec.name)
+    command = f"scaleprior study run {args.spec} --out {out}"
+    return run_and_report(spec, out, jobs=args.jobs, engine=args.engine, as_json=args.json, command=command)
+
+
+def run_and_report(
+    spec: object, out: Path, *, jobs: int | None, engine: str | None, as_json: bool, command: str
+) -> int:
+    """Run a study with a display on the terminal, write its report, print the table.
+
+    Returns:
+        0 if every cell is done, 1 if some failed.
+    """
+    from scaleprior.study.display import StudyDisplay, print_summary
+    from scaleprior.study.report import write_report
+    from scaleprior.study.runner import run_study
+
+    with StudyDisplay() as display:
+        outcome = run_study(spec, out, jobs=jobs, engine=engine, show=display.cells, prepare_progress=display.prepare)
+    report = write_report(outcome.view, out, command=command)
+    if as_json:
+        print(json.dumps({**report.to_dict(), "ran": outcome.ran}, indent=2))
+    else:
+        print_summary(report, ran=outcome.ran)
+    return 1 if report.missing else 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from scaleprior.study.display import print_status
+    from scaleprior.study.runner import study_status
+
+    view = study_status(args.folder)
+    if args.json:
+        cells = [
+            {"arch": c.arch, "images": c.images, "seed": c.seed, "cell": c.key, "state": c.state, "stage": c.stage,
+             "done": c.done, "total": c.total, "error": c.error, "folder": str(c.folder)}
+            for c in view.cells
+        ]  # fmt: skip
+        print(json.dumps({"name": view.name, "cells": cells}, indent=2))
+    else:
+        print_status(view)
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from scaleprior.study.display import print_summary
+    from scaleprior.study.report import write_report
+    from scaleprior.study.runner import study_status
+
+    report = write_report(study_status(args.folder), args.out or args.folder)
+    if args.json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        print_summary(report)
+    return 0

@@ -1,0 +1,155 @@
+"""The cells of a study: (architecture, fraction, seed), all that determines their results, and the hash of that."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scaleprior.config import load_config
+from scaleprior.errors import UserError
+from scaleprior.files import read_json, write_json
+from scaleprior.study.data import StudyData
+from scaleprior.study.spec import StageSection, StudySpec
+
+__all__ = ["Cell", "plan_cells"]
+
+# Raise it when the code changes what a cell computes: finished cells of older versions are then not taken for new ones.
+_RECIPE_VERSION = 1
+# Where things lie and how often they are saved does not change what is computed; fingerprints stand for the data.
+_NOT_DETERMINING = (
+    "OUTPUT_DIR", "PRETRAIN.CORPUS", "PRETRAIN.CHECKPOINT_PERIOD", "PRETRAIN.METRICS_PERIOD", "PRETRAIN.TENSORBOARD",
+    "PRETRAIN.LOADER.NUM_WORKERS", "PRETRAIN.LOADER.CACHE_MB", "SOLVER.CHECKPOINT_PERIOD", "SCALEPRIOR.DATASETS",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell, as its process reads it from ``cell.json``.
+
+    Attributes:
+        key: 16 hexadecimal digits of the SHA-256 over all that determines the result.
+        images: pretraining images; 0 is from scratch.
+        engine: a resolved engine name, never ``auto``.
+        pretrain: config and overrides of the pretraining stage; None from scratch.
+        cost: rough relative cost, to start the longest cells first.
+    """
+
+    key: str
+    arch: str
+    images: int
+    seed: int
+    engine: str
+    threads: int
+    pretrain: StageSection | None
+    finetune: StageSection
+    cost: float = field(compare=False, default=0.0)
+
+    @property
+    def folder_name(self) -> str:
+        """A name that people can read, made unique by the key."""
+        return f"{self.arch}-{self.images or 'scratch'}-seed{self.seed}-{self.key[:8]}"
+
+    def save(self, folder: Path) -> None:
+        """Write ``cell.json``."""
+        write_json(folder / "cell.json", asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> Cell:
+        """Read ``cell.json``."""
+        raw = read_json(folder / "cell.json", what="cell description")
+        stages = {
+            name: StageSection(raw[name]["config"], tuple(raw[name]["overrides"])) if raw[name] else None
+            for name in ("pretrain", "finetune")
+        }
+        return cls(**{**raw, **stages})
+
+
+def plan_cells(spec: StudySpec, data: StudyData, engine: str) -> list[Cell]:
+    """All cells of a study, architecture by architecture, up the ladder, seed by seed.
+
+    Loads every config, so a wrong key or a fraction larger than the corpus is known before anything trains.
+
+    Raises:
+        UserError: see :func:`scaleprior.config.load_config`; a ladder that climbs above the corpus; two
+            architectures that are the same.
+    """
+    if spec.ladder[-1] > data.corpus_images:
+        raise UserError(
+            f"ladder of {spec.source} asks for {spec.ladder[-1]} images, the corpus has {data.corpus_images}",
+            hint="lower the ladder or add images",
+        )
+    cells = [
+        _cell(spec, data, engine, arch, images, seed)
+        for arch in spec.architectures
+        for images in ((0,) if spec.scratch else ()) + spec.ladder
+        for seed in spec.seeds
+    ]
+    by_key: dict[str, Cell] = {}
+    for cell in cells:
+        twin = by_key.setdefault(cell.key, cell)
+        if twin is not cell:
+            raise UserError(
+                f"architectures {twin.arch!r} and {cell.arch!r} of {spec.source} are the same network",
+                hint="remove one, or correct its overrides",
+            )
+    return cells
+
+
+def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int, seed: int) -> Cell:
+    network = spec.architectures[arch]
+    pretrain = None
+    if images:
+        own = (
+            "PRETRAIN.CORPUS", str(data.corpus), "PRETRAIN.FRACTION.IMAGES", repr(images),
+            "PRETRAIN.NOISE.RATE", repr(spec.noise["rate"]), "PRETRAIN.NOISE.KIND", repr(spec.noise["kind"]),
+            "PRETRAIN.NOISE.DROP", repr(spec.noise["drop"]), "SEED", repr(seed),
+        )  # fmt: skip
+        pretrain = StageSection(spec.pretrain.config, spec.pretrain.overrides + network + own)
+    own = (
+        "SCALEPRIOR.DATASETS", repr([list(data.train), list(data.val)]),
+        "DATASETS.TRAIN", repr((data.train[0],)), "DATASETS.TEST", repr((data.val[0],)), "SEED", repr(seed),
+    )  # fmt: skip
+    finetune = StageSection(spec.finetune.config, spec.finetune.overrides + network + own)
+    # The contract's "which keys did somebody set" is part of what determines a detector, so it is hashed as well.
+    stages = {name: _resolved(stage) for name, stage in (("pretrain", pretrain), ("finetune", finetune)) if stage}
+    determinants = {
+        "version": _RECIPE_VERSION,
+        "stages": stages,
+        "corpus": data.corpus_fingerprint if images else None,
+        "detection": data.detection_fingerprint,
+        "engine": engine,
+        "threads": spec.threads,
+    }
+    text = json.dumps(determinants, sort_keys=True, default=str)
+    depth = stages["finetune"]["config"]["MODEL.RESNETS.DEPTH"]
+    return Cell(
+        key=hashlib.sha256(text.encode()).hexdigest()[:16],
+        arch=arch,
+        images=images,
+        seed=seed,
+        engine=engine,
+        threads=spec.threads,
+        pretrain=pretrain,
+        finetune=finetune,
+        cost=depth * (2.0 if images else 1.0) + images * 1e-9,
+    )
+
+
+def _resolved(stage: StageSection) -> dict[str, Any]:
+    loaded = load_config(stage.config, stage.overrides)
+    flat = dict(_flatten(loaded.cfg))
+    for key in _NOT_DETERMINING:
+        flat.pop(key, None)
+    return {"config": flat, "explicit": sorted(loaded.explicit.difference(_NOT_DETERMINING))}
+
+
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> Any:
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

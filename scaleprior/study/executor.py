@@ -1,0 +1,117 @@
+"""Runs cells in processes of this machine, a few at a time.
+
+Processes are forked from a server that has already imported torch, so a cell starts in milliseconds and still has a
+process, a random state and a fate of its own: one that crashes takes no other with it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+__all__ = ["Executor", "LocalExecutor", "available_cores"]
+
+_POLL_SECONDS = 0.25
+_GRACE_SECONDS = 20.0
+
+
+class Executor(Protocol):
+    """What the runner needs of a place to run cells in; others (a cluster) can be added beside the local one."""
+
+    def run(
+        self, folders: Sequence[Path], *, on_start: Callable[[Path], None], on_poll: Callable[[], None]
+    ) -> Iterator[tuple[Path, int]]:
+        """Run the cell of each folder; yield (folder, exit code) as they end, in any order.
+
+        ``on_start`` is called when a cell begins; ``on_poll`` a few times a second. Closing the iterator stops
+        what runs.
+        """
+
+
+def available_cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class LocalExecutor:
+    """Up to ``jobs`` cells at once.
+
+    Args:
+        jobs: cells at a time.
+        gpus: CUDA devices to spread them over; 0 leaves the device to each cell's config.
+    """
+
+    def __init__(self, jobs: int, *, gpus: int = 0) -> None:
+        self.jobs = jobs
+        self.gpus = gpus
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["scaleprior.study.worker"])
+
+    def run(
+        self, folders: Sequence[Path], *, on_start: Callable[[Path], None], on_poll: Callable[[], None]
+    ) -> Iterator[tuple[Path, int]]:
+        """See :class:`Executor`. Exit codes: 0 done, 1 failed with an error file, negative: killed by that signal."""
+        waiting = list(folders)
+        running: dict[int, tuple[Any, Path]] = {}  # slot -> (process, folder)
+        try:
+            while waiting or running:
+                for slot in range(self.jobs):
+                    if slot not in running and waiting:
+                        folder = waiting.pop(0)
+                        on_start(folder)
+                        running[slot] = (self._start(folder, slot), folder)
+                multiprocessing.connection.wait([p.sentinel for p, _ in running.values()], timeout=_POLL_SECONDS)
+                on_poll()
+                for slot in [s for s, (p, _) in running.items() if not p.is_alive()]:
+                    process, folder = running.pop(slot)
+                    process.join()
+                    yield folder, process.exitcode
+        finally:
+            _stop([p for p, _ in running.values()])
+
+    def _start(self, folder: Path, slot: int) -> Any:
+        device = str(slot % self.gpus) if self.gpus else None
+        process = self._context.Process(target=_child, args=(str(folder), device), name=folder.name)
+        process.start()
+        return process
+
+
+def _child(folder: str, device: str | None) -> None:
+    """The life of one cell's process."""
+    if device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = device  # before the first CUDA call of this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the runner, which stops us with SIGTERM
+    _die_with_parent()
+    from scaleprior.study.worker import run_cell
+
+    raise SystemExit(run_cell(Path(folder)))
+
+
+def _die_with_parent() -> None:
+    """No orphan trains on when the runner is killed: nobody would read its result, and a rerun would race it."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+def _stop(processes: Sequence[Any]) -> None:
+    """SIGTERM, so that cells save their state; SIGKILL for one that does not end in time."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(_GRACE_SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()

@@ -1,0 +1,130 @@
+"""The study's numbers: ``results.csv``, means over seeds, one law an architecture, and what the study cost.
+
+AP is in [0, 100] throughout; ``images`` 0 means from scratch.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaleprior.errors import UserError
+from scaleprior.files import write_csv
+from scaleprior.study.runner import CellState, StudyView
+
+if TYPE_CHECKING:
+    from scaleprior.laws import Law
+
+__all__ = ["COLUMNS", "ArchSummary", "Point", "result_rows", "summarise", "write_results"]
+
+_METRICS = {
+    "ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl",
+}  # fmt: skip
+COLUMNS = ("arch", "images", "seed", *_METRICS, "engine", "cell", "images_seen")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One fraction of one architecture.
+
+    Attributes:
+        aps: AP of each finished seed, in the order of ``seeds``.
+    """
+
+    images: int
+    seeds: tuple[int, ...]
+    aps: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean AP over seeds."""
+        return statistics.fmean(self.aps)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over seeds (n - 1); None with a single seed."""
+        return statistics.stdev(self.aps) if len(self.aps) > 1 else None
+
+
+@dataclass(frozen=True)
+class ArchSummary:
+    """All finished cells of one architecture.
+
+    Attributes:
+        scratch: the from-scratch point; None if the study has none.
+        points: the ladder, rising.
+        law: AP against log images; None where there are too few fractions, and then ``why_no_law`` says so.
+    """
+
+    arch: str
+    scratch: Point | None
+    points: tuple[Point, ...]
+    law: Law | None
+    why_no_law: str
+
+    @property
+    def gain(self) -> float | None:
+        """AP at the top of the ladder minus AP from scratch."""
+        return self.points[-1].mean - self.scratch.mean if self.scratch and self.points else None
+
+
+def result_rows(view: StudyView) -> list[dict[str, Any]]:
+    """One row a finished cell, by architecture (in the plan's order), images and seed."""
+    rows = []
+    for cell in view.cells:
+        if cell.result is None:
+            continue
+        detection = cell.result["detection"]
+        row: dict[str, Any] = {"arch": cell.arch, "images": cell.images, "seed": cell.seed}
+        for column, metric in _METRICS.items():
+            value = detection[metric]
+            row[column] = None if value is None else round(float(value), 6)
+        row["engine"] = view.facts["engine"]
+        row["cell"] = cell.key
+        row["images_seen"] = cell.result.get("pretrain", {}).get("images_seen", 0)
+        rows.append(row)
+    return rows
+
+
+def write_results(view: StudyView, path: Path) -> None:
+    """Write ``results.csv``; its bytes depend on nothing but what the cells measured."""
+    write_csv(path, COLUMNS, result_rows(view))
+
+
+def summarise(view: StudyView) -> list[ArchSummary]:
+    """Points and law of each architecture."""
+    summaries = []
+    for arch in dict.fromkeys(cell.arch for cell in view.cells):
+        finished = [c for c in view.cells if c.arch == arch and c.result is not None]
+        points = [_point(finished, n) for n in sorted({c.images for c in finished})]
+        ladder = tuple(p for p in points if p.images)
+        law, why = _law(ladder)
+        scratch = points[0] if points and points[0].images == 0 else None
+        summaries.append(ArchSummary(arch, scratch, ladder, law, why))
+    return summaries
+
+
+def _point(cells: Sequence[CellState], images: int) -> Point:
+    chosen = sorted((c.seed, float(c.result["detection"]["AP"])) for c in cells if c.images == images and c.result)
+    return Point(images, tuple(s for s, _ in chosen), tuple(ap for _, ap in chosen))
+
+
+def _law(points: Sequence[Point]) -> tuple[Law | None, str]:
+    from scaleprior.laws import fit_law
+
+    try:
+        return (
+            fit_law(
+                [p.images for p in points for _ in p.aps],
+                [ap for p in points for ap in p.aps],
+                kind="score",
+                unit="percent",
+                groups=[seed for p in points for seed in p.seeds],
+            ),
+            "",
+        )
+    except UserError as e:
+        return None, str(e)

@@ -1,0 +1,324 @@
+"""The study spec: which corpus, which ladder, which architectures and seeds, which recipes, which detection set.
+
+A YAML file with the sections below; ``configs/studies/`` has commented examples. Paths may use ``${NAME}`` and
+``${NAME:-default}`` environment variables and are relative to the spec's own folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaleprior.errors import UserError
+
+__all__ = ["CocoSet", "CorpusSection", "DetectionSection", "StageSection", "StudySpec", "load_spec"]
+
+_SECTIONS = {
+    "": {
+        "name", "corpus", "detection", "ladder", "scratch", "architectures", "seeds", "noise", "pretrain", "finetune",
+        "engine", "threads",
+    },
+    "corpus": {"world", "source", "index", "labels", "label_column", "hierarchy", "split", "name", "salt"},
+    "corpus.world": None,  # checked by the world itself, which knows its fields
+    "detection": {"world", "train", "val"},
+    "detection.world": {"train", "val", "canvas"},
+    "detection.train": {"json", "images"},
+    "detection.val": {"json", "images"},
+    "noise": {"rate", "kind", "drop"},
+    "pretrain": {"config", "overrides"},
+    "finetune": {"config", "overrides"},
+}  # fmt: skip
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+@dataclass(frozen=True)
+class CorpusSection:
+    """Where the pretraining images come from: exactly one of ``world``, ``source`` and ``index``.
+
+    Attributes:
+        world: parameters of the synthetic world (``images``, ``image_size``, ``seed`` and the world's own).
+        source: a folder of class folders, or of tar files with a CSV of labels.
+        index: an index folder that ``scaleprior corpus build`` made.
+        build: for ``source``: labels, label_column, hierarchy, split, name, salt, as ``corpus build`` takes them.
+    """
+
+    world: Mapping[str, Any] | None
+    source: Path | None
+    index: Path | None
+    build: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CocoSet:
+    """One COCO-format JSON and its images: a folder, a tar, or a pattern that names several tars."""
+
+    json: Path
+    images: str
+
+
+@dataclass(frozen=True)
+class DetectionSection:
+    """The detection set: from the corpus's own synthetic world (counts and canvas), or two COCO-format sets."""
+
+    world: Mapping[str, int] | None
+    train: CocoSet | None
+    val: CocoSet | None
+
+
+@dataclass(frozen=True)
+class StageSection:
+    """A config file and ``KEY VALUE ...`` overrides for one stage."""
+
+    config: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StudySpec:
+    """A validated study.
+
+    Attributes:
+        ladder: numbers of pretraining images, rising, each at least 1.
+        scratch: also run each architecture without pretraining (``images`` 0 in the results).
+        architectures: name -> overrides of config keys that make it.
+        seeds: one cell is run per architecture, fraction and seed.
+        noise: ``rate`` of wrong labels in [0, 1), ``kind`` uniform or sibling, ``drop`` of labels in [0, 1).
+        engine: ``auto``, ``torchvision`` or ``detectron2``.
+        threads: CPU threads of one cell. Part of what determines a result: sums in another order differ in the
+            last bits.
+    """
+
+    name: str
+    corpus: CorpusSection
+    detection: DetectionSection
+    ladder: tuple[int, ...]
+    scratch: bool
+    architectures: Mapping[str, tuple[str, ...]]
+    seeds: tuple[int, ...]
+    noise: Mapping[str, Any]
+    pretrain: StageSection
+    finetune: StageSection
+    engine: str
+    threads: int
+    source: str
+    raw: Mapping[str, Any]
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
+    """Read and check a spec.
+
+    Args:
+        path: a YAML file; a relative name that does not exist here is looked up in ScalePrior's ``configs/``.
+        overrides: ``["seeds", "[0, 1]", "pretrain.overrides", "{...}"]``: dotted keys and YAML values.
+
+    Raises:
+        UserError: names the section and key that is missing, unknown or of a wrong type, or the variable not set.
+    """
+    from scaleprior.config import data_file
+
+    path = Path(path)
+    if not path.is_file():
+        if path.is_absolute():
+            raise UserError(f"study spec not found: {path}", hint="check the path")
+        path = data_file("configs", str(path.relative_to("configs") if path.parts[:1] == ("configs",) else path))
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise UserError(f"study spec {path} cannot be read: {' '.join(str(e).split())}", hint="repair the YAML") from e
+    if not isinstance(raw, dict):
+        raise UserError(f"study spec {path} holds no mapping", hint="see configs/studies/ for examples")
+    if len(overrides) % 2:
+        raise UserError(f"overrides come in pairs KEY VALUE, got: {' '.join(overrides)}")
+    for key, text in zip(overrides[::2], overrides[1::2]):
+        _override(raw, key, text)
+    return _Reader(raw, path).spec()
+
+
+def _override(raw: dict[str, Any], key: str, text: str) -> None:
+    node = raw
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise UserError(f"override {key}: {parent} is not a section of the spec", hint="check the key")
+    try:
+        node[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise UserError(f"override {key}: {text!r} is not YAML", hint="quote the value") from e
+
+
+class _Reader:
+    """Turns the parsed YAML into a StudySpec; every complaint names the file and the key."""
+
+    def __init__(self, raw: dict[str, Any], path: Path) -> None:
+        self.raw = raw
+        self.path = path
+
+    def spec(self) -> StudySpec:
+        self._check_keys("", self.raw)
+        name = self._get(self.raw, "name", str)
+        return StudySpec(
+            name=name,
+            corpus=self._corpus(),
+            detection=self._detection(),
+            ladder=self._ladder(),
+            scratch=self._get(self.raw, "scratch", bool, True),
+            architectures=self._architectures(),
+            seeds=self._seeds(),
+            noise=self._noise(),
+            pretrain=self._stage("pretrain"),
+            finetune=self._stage("finetune"),
+            engine=self._get(self.raw, "engine", str, "auto"),
+            threads=self._positive("threads", 1),
+            source=str(self.path),
+            raw=self.raw,
+        )
+
+    def _fail(self, message: str, hint: str) -> UserError:
+        return UserError(f"study spec {self.path}: {message}", hint=hint)
+
+    def _check_keys(self, section: str, node: Mapping[str, Any]) -> None:
+        known = _SECTIONS[section]
+        if known is None:
+            return
+        for key in node:
+            if key not in known:
+                near = difflib.get_close_matches(str(key), known, n=1)
+                where = f" in section {section}" if section else ""
+                raise self._fail(
+                    f"unknown key {key!r}{where}", f"did you mean {near[0]!r}?" if near else f"known: {sorted(known)}"
+                )
+
+    def _get(self, node: Mapping[str, Any], key: str, kind: type, default: Any = ...) -> Any:
+        value = node.get(key, default)
+        if value is ...:
+            raise self._fail(f"key {key!r} is missing", "see configs/studies/ for examples")
+        if not isinstance(value, kind) and value is not default:
+            raise self._fail(f"{key} is {value!r}, expected {kind.__name__}", "correct the value")
+        return value
+
+    def _section(self, key: str, parent: Mapping[str, Any] | None = None, prefix: str = "") -> Mapping[str, Any] | None:
+        node = (self.raw if parent is None else parent).get(key)
+        if node is None:
+            return None
+        if not isinstance(node, dict):
+            raise self._fail(f"{prefix}{key} is {node!r}, expected a section", "see configs/studies/ for examples")
+        self._check_keys(f"{prefix}{key}", node)
+        return node
+
+    def _expand(self, text: Any, key: str) -> str:
+        if not isinstance(text, str):
+            raise self._fail(f"{key} is {text!r}, expected a path", "correct the value")
+
+        def value(match: re.Match[str]) -> str:
+            found = os.environ.get(match[1], match[2])
+            if found is None:
+                raise self._fail(
+                    f"{key} is {text!r}, but the environment variable {match[1]} is not set",
+                    f"set {match[1]} or write the path into the spec",
+                )
+            return found
+
+        expanded = Path(_VARIABLE.sub(value, text)).expanduser()
+        return str(expanded if expanded.is_absolute() else self.path.parent / expanded)
+
+    def _corpus(self) -> CorpusSection:
+        node = self._section("corpus")
+        kinds = [k for k in ("world", "source", "index") if node and k in node]
+        if node is None or len(kinds) != 1:
+            raise self._fail(f"corpus needs exactly one of world, source and index, has {kinds}", "keep one")
+        world = self._section("world", node, "corpus.")
+        build = {k: node[k] for k in ("labels", "label_column", "hierarchy", "split", "name", "salt") if k in node}
+        if build and "source" not in node:
+            raise self._fail(f"{sorted(build)} in section corpus only go with source", "remove them")
+        return CorpusSection(
+            world=world,
+            source=Path(self._expand(node["source"], "corpus.source")) if "source" in node else None,
+            index=Path(self._expand(node["index"], "corpus.index")) if "index" in node else None,
+            build=build,
+        )
+
+    def _detection(self) -> DetectionSection:
+        node = self._section("detection") or {}
+        world = self._section("world", node, "detection.")
+        if world is not None:
+            if "train" in node or "val" in node:
+                raise self._fail("detection has both world and train/val", "keep one")
+            if self._section("corpus") and "world" not in self.raw["corpus"]:
+                raise self._fail("detection.world needs corpus.world", "give detection.train and detection.val")
+            for key in ("train", "val", "canvas"):
+                value = world.get(key)
+                if not isinstance(value, int) or value < 1:
+                    raise self._fail(f"detection.world.{key} is {value!r}", "give a whole number of at least 1")
+            return DetectionSection(world, None, None)
+        sets = []
+        for key in ("train", "val"):
+            part = self._section(key, node, "detection.")
+            if part is None or set(part) != {"json", "images"}:
+                raise self._fail(f"detection.{key} needs json and images", "see configs/studies/real_images.yaml")
+            sets.append(
+                CocoSet(
+                    Path(self._expand(part["json"], f"detection.{key}.json")),
+                    self._expand(part["images"], f"detection.{key}.images"),
+                )
+            )
+        return DetectionSection(None, *sets)
+
+    def _ladder(self) -> tuple[int, ...]:
+        ladder = self._get(self.raw, "ladder", list)
+        if not ladder or not all(type(n) is int and n >= 1 for n in ladder):
+            raise self._fail(f"ladder is {ladder!r}", "list whole numbers of images, each at least 1")
+        if sorted(set(ladder)) != ladder:
+            raise self._fail(f"ladder {ladder!r} does not rise", "sort it and remove repeats")
+        return tuple(ladder)
+
+    def _seeds(self) -> tuple[int, ...]:
+        seeds = self._get(self.raw, "seeds", list, [0])
+        if not seeds or not all(type(s) is int and s >= 0 for s in seeds) or len(set(seeds)) != len(seeds):
+            raise self._fail(f"seeds is {seeds!r}", "list different whole numbers, each at least 0")
+        return tuple(seeds)
+
+    def _positive(self, key: str, default: int) -> int:
+        value = self.raw.get(key, default)
+        if type(value) is not int or value < 1:
+            raise self._fail(f"{key} is {value!r}", "give a whole number of at least 1")
+        return value
+
+    def _noise(self) -> Mapping[str, Any]:
+        node = {"rate": 0.0, "kind": "uniform", "drop": 0.0, **(self._section("noise") or {})}
+        for key in ("rate", "drop"):
+            value = node[key]
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+                raise self._fail(f"noise.{key} is {value!r}", "give a share in [0, 1)")
+            node[key] = float(value)
+        if node["kind"] not in ("uniform", "sibling"):
+            raise self._fail(f"noise.kind is {node['kind']!r}", "choose uniform or sibling")
+        return node
+
+    def _architectures(self) -> Mapping[str, tuple[str, ...]]:
+        node = self._get(self.raw, "architectures", dict)
+        if not node:
+            raise self._fail("architectures is empty", "name at least one, such as R-50: {MODEL.RESNETS.DEPTH: 50}")
+        return {str(name): self._pairs(keys or {}, f"architectures.{name}") for name, keys in node.items()}
+
+    def _stage(self, key: str) -> StageSection:
+        node = self._section(key)
+        if node is None or not isinstance(node.get("config"), str):
+            raise self._fail(f"section {key} needs a config", "see configs/studies/ for examples")
+        config = node["config"]
+        beside = self.path.parent / config  # a config next to the spec wins over one of the same name of ScalePrior's
+        return StageSection(
+            str(beside) if beside.is_file() else config, self._pairs(node.get("overrides") or {}, f"{key}.overrides")
+        )
+
+    def _pairs(self, node: Any, where: str) -> tuple[str, ...]:
+        if not isinstance(node, dict):
+            raise self._fail(f"{where} is {node!r}", "write KEY: VALUE lines")
+        return tuple(text for k, v in node.items() for text in (str(k), v if isinstance(v, str) else repr(v)))

@@ -1,0 +1,151 @@
+"""One cell from start to end: pretrain, fine-tune, evaluate. Runs in a process of its own.
+
+Each stage is skipped when its final file is there and goes on from its last checkpoint when that is there, so a cell
+can be killed at any moment and started again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+
+import scaleprior
+from scaleprior.config import load_config
+from scaleprior.detect.engines import get_engine
+from scaleprior.errors import ScalePriorError
+from scaleprior.files import read_json, remove_leftovers, write_json
+from scaleprior.pretrain import pretrain
+from scaleprior.progress import ProgressFn
+from scaleprior.study.cells import Cell
+
+__all__ = ["run_cell"]
+
+logger = logging.getLogger(__name__)
+
+_REPORT_SECONDS = 0.3
+
+
+def run_cell(folder: Path) -> int:
+    """Run the cell described in ``folder/cell.json``.
+
+    Leaves ``result.json`` (what was measured, what it cost) or ``error.json`` (why not), and ``log.txt``.
+
+    Returns:
+        0 when the result is there, 1 when the error is.
+    """
+    _redirect_output(folder / "log.txt")
+    (folder / "error.json").unlink(missing_ok=True)
+    remove_leftovers(folder)
+    try:
+        cell = Cell.load(folder)
+        torch.set_num_threads(cell.threads)
+        cv2.setNumThreads(0)  # the cell's share of the machine is `threads`, no more
+        write_json(folder / "result.json", _stages(cell, folder))
+        return 0
+    except ScalePriorError as e:
+        logger.error("%s", e)
+        write_json(folder / "error.json", {"error": str(e)})
+    except Exception as e:
+        # The boundary of the process: whatever went wrong in this cell is recorded, and the other cells go on.
+        logger.error("%s", traceback.format_exc())
+        write_json(folder / "error.json", {"error": f"{type(e).__name__}: {e} (traceback in log.txt)"})
+    return 1
+
+
+def _stages(cell: Cell, folder: Path) -> dict[str, Any]:
+    clock = _Clock(folder)
+    weights = None
+    result: dict[str, Any] = {}
+    if cell.pretrain is not None:
+        with clock.stage("pretrain") as progress:
+            loaded = load_config(cell.pretrain.config, cell.pretrain.overrides)
+            outcome = pretrain(loaded, folder / "pretrain", resume=True, progress=progress)
+        weights = outcome.backbone
+        result["pretrain"] = {"images_seen": outcome.images_seen, "metrics": dict(outcome.metrics)}
+    engine = get_engine(cell.engine)
+    loaded = load_config(cell.finetune.config, cell.finetune.overrides)
+    with clock.stage("finetune") as progress:
+        model = engine.train(loaded, weights, folder / "finetune", resume=True, progress=progress)
+    with clock.stage("evaluate") as progress:
+        result["detection"] = engine.evaluate(loaded, model, folder / "evaluate", progress=progress)
+    versions = {"scaleprior": scaleprior.__version__, "torch": torch.__version__}
+    return {**result, "seconds": clock.wall, "cpu_seconds": clock.cpu, "versions": versions}
+
+
+class _Clock:
+    """Wall and CPU seconds of each stage, summed over attempts, and the progress file that the runner shows."""
+
+    def __init__(self, folder: Path) -> None:
+        self._seconds_file = folder / "seconds.json"
+        self._progress_file = folder / "progress.json"
+        spent = read_json(self._seconds_file) if self._seconds_file.is_file() else {"wall": {}, "cpu": {}}
+        self.wall: dict[str, float] = spent["wall"]
+        self.cpu: dict[str, float] = spent["cpu"]
+
+    def stage(self, name: str) -> _Stage:
+        return _Stage(self, name)
+
+    def add(self, name: str, wall: float, cpu: float) -> None:
+        self.wall[name] = self.wall.get(name, 0.0) + wall
+        self.cpu[name] = self.cpu.get(name, 0.0) + cpu
+        write_json(self._seconds_file, {"wall": self.wall, "cpu": self.cpu}, durable=False)
+
+    def show(self, **state: Any) -> None:
+        write_json(self._progress_file, state, durable=False)
+
+
+class _Stage:
+    """Times one stage and hands out its progress function; the time of an interrupted attempt counts, too."""
+
+    def __init__(self, clock: _Clock, name: str) -> None:
+        self._clock = clock
+        self._name = name
+
+    def __enter__(self) -> ProgressFn:
+        self._mark = time.monotonic(), time.process_time()
+        shown = self._mark[0]
+        self._clock.show(stage=self._name, done=0, total=0, numbers={})
+
+        def progress(done: int, total: int, numbers: Mapping[str, float]) -> None:
+            nonlocal shown
+            now = time.monotonic()
+            if now - shown >= _REPORT_SECONDS or done == total:
+                shown = now
+                self._flush()
+                # Progress is shown, not kept: a number that JSON has no word for (a nan loss) is left out.
+                finite = {k: v for k, v in numbers.items() if v == v and abs(v) != float("inf")}
+                self._clock.show(stage=self._name, done=done, total=total, numbers=finite)
+
+        return progress
+
+    def __exit__(self, *exc: object) -> None:
+        self._flush()
+
+    def _flush(self) -> None:
+        now = time.monotonic(), time.process_time()
+        self._clock.add(self._name, now[0] - self._mark[0], now[1] - self._mark[1])
+        self._mark = now
+
+
+def _redirect_output(path: Path) -> None:
+    """Everything this process prints goes to its log, so that it cannot tear the runner's progress bars."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
+    )
+    logger.info("process %d starts: %s", os.getpid(), json.dumps({"folder": path.parent.name}))

@@ -1,0 +1,130 @@
+"""``scaleprior corpus`` as a user runs it: real processes, real files, kills and full disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scaleprior.corpus import Corpus, decode, hash64
+from tests.corpus.pictures import class_folders, jpeg
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def command(*args: object) -> list[str]:
+    return [sys.executable, "-m", "scaleprior", *map(str, args)]
+
+
+@pytest.fixture
+def src(tmp_path) -> Path:
+    return class_folders(tmp_path / "src", {"cat": 6, "dog": 4})
+
+
+def test_build_info_fraction(cli, src, tmp_path):
+    built = cli("corpus", "build", "src", "idx", "--name", "pets", "--json")
+    assert (built.returncode, built.stderr) == (0, "")
+    facts = json.loads(built.stdout)
+    assert (facts["name"], facts["images"], facts["leaves"], facts["source"]) == ("pets", 10, 2, "folders")
+    info = cli("corpus", "info", "idx")
+    assert facts["fingerprint"] in info.stdout
+    cut = cli("corpus", "fraction", "idx", "--ratio", "0.3", "--out", "f.parquet", "--json")
+    assert json.loads(cut.stdout)["images"] == 3
+    assert (
+        Corpus.open(tmp_path / "f.parquet").fraction(images=3).keys()
+        == Corpus.open(tmp_path / "idx").fraction(images=3).keys()
+    )
+
+
+def test_every_mistake_is_one_line_and_code_2(cli, src, tmp_path):
+    (tmp_path / "empty").mkdir()
+    cli("corpus", "build", "src", "idx")
+    cases = [
+        (("build", "absent", "o"), "source folder not found: absent"),
+        (("build", "empty", "o"), "source folder empty is empty"),
+        (("build", "src", "idx"), "already holds an index"),
+        (("build", "src", "o", "--hierarchy", "h.json"), "hierarchy file not found: h.json"),
+        (("build", "src", "o", "--max-skipped", "2"), "share of skipped images is 2.0"),
+        (("info", "o"), "no corpus index at o"),
+        (("fraction", "idx", "--images", "11"), "11 images does not fit corpus 'idx' of 10 images"),
+        (("fraction", "idx", "--ratio", "0"), "ratio 0.0"),
+    ]
+    for arguments, message in cases:
+        result = cli("corpus", *arguments)
+        assert result.returncode == 2, result
+        assert result.stderr.count("\n") == 1, result.stderr
+        assert result.stderr.startswith("scaleprior: error: ")
+        assert message in result.stderr
+        assert result.stdout == ""
+    assert not (tmp_path / "o").exists()
+
+
+def test_killed_build_leaves_nothing_and_the_next_one_works(src, tmp_path):
+    large = jpeg(1, size=512)  # slow enough to decode that the kill falls into the build
+    for k in range(1500):
+        (src / "cat" / f"big{k}.jpg").write_bytes(large)
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    build = command("corpus", "build", "src", "idx")
+    process = subprocess.Popen(build, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".idx.*.building/unsorted.parquet")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "idx").exists()
+    assert list(tmp_path.glob(".idx.*.building"))
+    for k in range(1500):
+        (src / "cat" / f"big{k}.jpg").unlink()
+    again = subprocess.run(build, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert sorted(os.listdir(tmp_path)) == ["idx", "src"]
+
+
+def test_full_disk_is_code_1_and_leaves_nothing(src, tmp_path):
+    """No file may grow beyond 1 KiB, as on a disk that is full."""
+    limited = ["bash", "-c", 'ulimit -f 1; exec "$@"', "bash", *command("corpus", "build", "src", "idx")]
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1"}
+    result = subprocess.run(limited, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 1, result
+    assert "scaleprior: error: cannot write" in result.stderr
+    assert os.listdir(tmp_path) == ["src"]
+
+
+def test_tinyimagenet_builds_directly(cli, shared_data, tmp_path):
+    data = shared_data / "tinyimagenet"
+    built = cli("corpus", "build", data, "idx", "--label-column", "wnid", "--split", "train", "--json")
+    assert (built.returncode, built.stderr) == (0, "")
+    facts = json.loads(built.stdout)
+    # figures of the data's README
+    assert (facts["images"], facts["nodes"], facts["leaves"], facts["skipped"]) == (17_800, 543, 200, 0)
+    corpus = Corpus.open(tmp_path / "idx")
+    fraction = corpus.fraction(images=1000)
+    keys = fraction.keys()
+    assert fraction.hashes().tolist() == sorted(hash64(keys).tolist())
+    labels, offsets = fraction.labels()
+    assert offsets.tolist() == list(range(1001))
+    # the names of this data begin with their label: an oracle that the importer does not use
+    assert [corpus.label_space.ids[label] for label in labels] == [key.split("_")[0] for key in keys]
+    assert all(decode(fraction.read(k)).shape == (64, 64, 3) for k in range(0, 1000, 50))
+    assert corpus.fraction(images=100).keys() == keys[:100]
+    assert not any(name.endswith((".JPEG", ".tar")) for name in os.listdir(tmp_path / "idx"))  # nothing is extracted
+
+
+def test_importing_the_room_is_light():
+    code = (
+        "import sys, scaleprior.corpus, scaleprior.commands.corpus, scaleprior.corpus.label_space\n"
+        "heavy = {'torch', 'cv2', 'pyarrow', 'duckdb', 'scipy', 'matplotlib', 'simplejpeg'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "import scaleprior.corpus.world, scaleprior.corpus.importers.tars, scaleprior.corpus.noise\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)

@@ -1,0 +1,100 @@
+"""The import rule: rooms import only rooms before them; detectron2 stays in d2/; light imports stay light."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "scaleprior"
+FLOOR = {"_lazy", "errors", "files", "progress", "config"}
+ORDER = ["corpus", "backbones", "pretrain", "detect"]
+ALLOWED = {
+    **{room: FLOOR | set(ORDER[:i]) for i, room in enumerate(ORDER)},
+    "laws": FLOOR - {"config"},
+    "study": FLOOR | set(ORDER) | {"laws"},
+    "d2": FLOOR | set(ORDER),
+    "config": FLOOR,
+}
+HEAVY = ["torch", "torchvision", "timm", "cv2", "matplotlib", "scipy", "pyarrow", "duckdb", "pandas"]
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Absolute names of everything a file imports, in functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; imports here are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("room", sorted(ALLOWED))
+def test_a_room_imports_only_the_rooms_before_it(room: str) -> None:
+    for path in (f for f in FILES if room_of(f) == room):
+        for name in imported_modules(path):
+            parts = name.split(".")
+            if parts[0] == "scaleprior" and len(parts) > 1 and (PACKAGE / parts[1]).exists():
+                assert parts[1] in ALLOWED[room] | {room}, f"{path.relative_to(PACKAGE)} imports {name}"
+
+
+def test_the_floor_stands_on_nothing_but_itself() -> None:
+    for path in (PACKAGE / f"{name}.py" for name in FLOOR - {"config"}):
+        for name in imported_modules(path):
+            if name.startswith("scaleprior."):
+                assert name.split(".")[1] in FLOOR, f"{path.name} imports {name}"
+
+
+def test_only_the_plugin_imports_detectron2() -> None:
+    for path in FILES:
+        if room_of(path) != "d2":
+            assert not [n for n in imported_modules(path) if n.split(".")[0] == "detectron2"], path
+
+
+def test_corpus_does_not_import_torch() -> None:
+    for path in (f for f in FILES if room_of(f) == "corpus"):
+        assert not [n for n in imported_modules(path) if n.split(".")[0] in ("torch", "torchvision", "timm")], path
+
+
+def test_laws_import_no_torch() -> None:
+    for path in (f for f in FILES if room_of(f) == "laws"):
+        assert not [n for n in imported_modules(path) if n.split(".")[0] in ("torch", "torchvision")], path
+
+
+def test_no_module_is_longer_than_400_lines() -> None:
+    long = {str(f.relative_to(PACKAGE)): n for f in FILES if (n := len(f.read_text().splitlines())) > 400}
+    assert not long
+
+
+LIGHT = [
+    "scaleprior",
+    "scaleprior.cli",
+    "scaleprior.study",
+    "scaleprior.corpus",
+    "scaleprior.laws",
+    "scaleprior.config",
+]
+
+
+@pytest.mark.parametrize("statement", [*(f"import {m}" for m in LIGHT), "HELP"])
+def test_start_up_imports_nothing_heavy(statement: str) -> None:
+    """`scaleprior --help` answers at once: what it imports is measured, not how long it takes."""
+    if statement == "HELP":
+        statement = "import scaleprior.cli\ntry:\n    scaleprior.cli.main(['--help'])\nexcept SystemExit:\n    pass"
+    code = f"import sys, json\n{statement}\nprint('\\n' + json.dumps(sorted(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    loaded = set(json.loads(run.stdout.splitlines()[-1]))
+    assert "scaleprior" in loaded
+    assert not loaded.intersection(HEAVY)

@@ -1,0 +1,81 @@
+"""A study that is real in every part and takes seconds."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPO = Path(__file__).resolve().parents[2]
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "corpus": {
+        "world": {"seed": 3, "images": 80, "image_size": 24, "shapes": ["disk", "star"], "textures": ["dots", "grid"]}
+    },
+    "detection": {"world": {"train": 12, "val": 8, "canvas": 48}},
+    "ladder": [16, 32, 64],
+    "architectures": {"R-50": {"MODEL.RESNETS.DEPTH": 50}},
+    "noise": {"rate": 0.2},
+    "pretrain": {
+        "config": "Pretrain/quickstart.yaml",
+        "overrides": {
+            "PRETRAIN.BUDGET.AMOUNT": 4.0,
+            "PRETRAIN.BATCH_SIZE": 8,
+            "PRETRAIN.HELD_OUT.IMAGES": 8,
+            "PRETRAIN.INPUT.SIZE": 24,
+            "PRETRAIN.INPUT.RESIZE": 24,
+        },
+    },
+    "finetune": {
+        "config": "COCO-Detection/quickstart_FPN.yaml",
+        "overrides": {
+            "SOLVER.MAX_ITER": 3,
+            "SOLVER.WARMUP_ITERS": 1,
+            "SOLVER.IMS_PER_BATCH": 2,
+            "INPUT.MIN_SIZE_TRAIN": [48],
+            "INPUT.MAX_SIZE_TRAIN": 48,
+            "INPUT.MIN_SIZE_TEST": 48,
+            "INPUT.MAX_SIZE_TEST": 48,
+        },
+    },
+    "engine": "torchvision",
+}
+
+
+def write_spec(folder: Path, **changes: Any) -> Path:
+    """The tiny spec with top-level changes, as a file."""
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**copy.deepcopy(TINY), **changes}), encoding="utf-8")
+    return path
+
+
+def start_study(spec: Path, out: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start ``scaleprior study run`` in a process of its own."""
+    command = [sys.executable, "-m", "scaleprior", "study", "run", str(spec), "--out", str(out), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=spec.parent
+    )
+
+
+def run_study_command(spec: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``scaleprior study run`` to its end."""
+    process = start_study(spec, out, *arguments)
+    stdout, stderr = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished tiny study; tests must not change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    run = run_study_command(write_spec(folder), folder / "out", "--jobs", "2")
+    assert run.returncode == 0, run.stderr
+    return folder / "out"

@@ -1,0 +1,118 @@
+"""The study spec: what it accepts and how it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scaleprior.errors import UserError
+from scaleprior.study.spec import load_spec
+
+GOOD: dict[str, Any] = {
+    "name": "s",
+    "corpus": {"source": "images", "label_column": "wnid"},
+    "detection": {
+        "train": {"json": "t.json", "images": "t"},
+        "val": {"json": "${VAL:-v}.json", "images": "/data/v-*.tar"},
+    },
+    "ladder": [10, 100],
+    "architectures": {"R-50": {"MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.NORM": "BN"}},
+    "pretrain": {"config": "Pretrain/quickstart.yaml"},
+    "finetune": {"config": "COCO-Detection/quickstart_FPN.yaml", "overrides": {"SOLVER.STEPS": [1, 2]}},
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump({**GOOD, **changes}), encoding="utf-8")
+    return path
+
+
+def test_defaults_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VAL", raising=False)
+    spec = load_spec(write(tmp_path))
+    assert spec.seeds == (0,)
+    assert spec.scratch is True
+    assert spec.engine == "auto"
+    assert spec.threads == 1
+    assert spec.noise == {"rate": 0.0, "kind": "uniform", "drop": 0.0}
+    assert spec.corpus.source == tmp_path / "images"
+    assert spec.corpus.build == {"label_column": "wnid"}
+    assert spec.detection.val is not None
+    assert spec.detection.val.json == tmp_path / "v.json"
+    assert spec.detection.val.images == "/data/v-*.tar"
+    assert spec.architectures == {"R-50": ("MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.NORM", "BN")}
+    assert spec.finetune.overrides == ("SOLVER.STEPS", "[1, 2]")
+
+
+def test_variables_come_from_the_environment_and_unset_ones_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, corpus={"source": "${MY_CORPUS}/train"})
+    monkeypatch.setenv("MY_CORPUS", "/data/c")
+    assert load_spec(path).corpus.source == Path("/data/c/train")
+    monkeypatch.delenv("MY_CORPUS")
+    with pytest.raises(UserError, match=r"corpus.source .* MY_CORPUS is not set; set MY_CORPUS"):
+        load_spec(path)
+
+
+def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
+    spec = load_spec(write(tmp_path), ["seeds", "[3, 4]", "noise.rate", "0.25", "corpus.salt", "x"])
+    assert spec.seeds == (3, 4)
+    assert spec.noise["rate"] == 0.25
+    assert spec.corpus.build["salt"] == "x"
+
+
+def test_a_config_beside_the_spec_wins(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("SEED: 1\n", encoding="utf-8")
+    spec = load_spec(write(tmp_path, pretrain={"config": "mine.yaml"}))
+    assert spec.pretrain.config == str(tmp_path / "mine.yaml")
+    assert spec.finetune.config == "COCO-Detection/quickstart_FPN.yaml"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ladder": []}, r"ladder is \[\]"),
+        ({"ladder": [10, 5]}, r"ladder \[10, 5\] does not rise"),
+        ({"ladder": [10, 10]}, "does not rise"),
+        ({"ladder": [0, 10]}, "each at least 1"),
+        ({"ladder": [1.5]}, "whole numbers"),
+        ({"laddr": [1]}, "unknown key 'laddr'; did you mean 'ladder'"),
+        ({"seeds": [0, 0]}, "different whole numbers"),
+        ({"noise": {"rate": 1.0}}, r"noise.rate is 1.0; give a share in \[0, 1\)"),
+        ({"noise": {"rate": "much"}}, "noise.rate is 'much'"),
+        ({"noise": {"kind": "odd"}}, "noise.kind is 'odd'"),
+        ({"noise": {"wrong": 0.1}}, "unknown key 'wrong' in section noise"),
+        (
+            {"corpus": {"source": "a", "index": "b"}},
+            r"exactly one of world, source and index, has \['source', 'index'\]",
+        ),
+        ({"corpus": {"index": "b", "split": "train"}}, "only go with source"),
+        ({"detection": {"world": {"train": 1, "val": 1, "canvas": 64}}}, "detection.world needs corpus.world"),
+        ({"detection": {"train": {"json": "a", "images": "b"}}}, "detection.val needs json and images"),
+        ({"architectures": {}}, "architectures is empty"),
+        ({"architectures": {"A": [1]}}, "architectures.A is"),
+        ({"pretrain": {}}, "section pretrain needs a config"),
+        ({"threads": 0}, "threads is 0"),
+        ({"scratch": "yes"}, "scratch is 'yes', expected bool"),
+        ({"name": 3}, "name is 3, expected str"),
+    ],
+)
+def test_bad_values_name_the_key(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_spec(write(tmp_path, **changes))
+    assert "spec.yaml" in str(caught.value)
+
+
+def test_missing_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="study spec not found"):
+        load_spec(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match=r"no file none\.yaml"):
+        load_spec("none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [", encoding="utf-8")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_spec(tmp_path / "bad.yaml")

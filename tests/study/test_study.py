@@ -1,0 +1,234 @@
+"""Whole studies, run as a user runs them: results, resuming, failures, refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from scaleprior.errors import UserError
+from scaleprior.study import load_spec, run_study, study_status, write_report
+from tests.study.conftest import TINY, run_study_command, start_study, write_spec
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_cell_has_a_row_and_the_report_is_whole(finished: Path) -> None:
+    found = rows(finished)
+    assert [(r["arch"], int(r["images"]), int(r["seed"])) for r in found] == [("R-50", n, 0) for n in (0, 16, 32, 64)]
+    assert {r["engine"] for r in found} == {"torchvision"}
+    assert all(0 <= float(r["ap"]) <= 100 for r in found)
+    assert [int(r["images_seen"]) for r in found] == [0, 32, 32, 32]  # 4 steps of 8 images
+    page = (finished / "report.html").read_text()
+    assert "data:image/png;base64," in page
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)  # nothing is fetched from elsewhere
+    assert "scaleprior study run" in page
+    assert "Missing cells" not in page
+    assert (finished / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "![AP against pretraining images](curve.png)" in (finished / "report.md").read_text()
+    for row in found:
+        assert row["ap"][:4] in page or f"{float(row['ap']):.2f}" in page
+
+
+def test_a_backbone_of_the_study_carries_its_card(finished: Path) -> None:
+    from scaleprior.backbones import read_card
+
+    (cell,) = (c for c in study_status(finished).cells if c.images == 32)
+    card = read_card(cell.folder / "pretrain" / "backbone.safetensors")
+    assert (card.images, card.seed, card.noise["rate"], card.arch.depth) == (32, 0, 0.2, 50)
+
+
+def test_running_again_does_nothing_and_says_so(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    before = {p: p.stat().st_mtime_ns for p in (out / "cells").rglob("*")}
+    run = run_study_command(write_spec(tmp_path), out)
+    assert run.returncode == 0
+    assert "nothing to do: all 4 cells are finished" in run.stdout
+    assert {p: p.stat().st_mtime_ns for p in (out / "cells").rglob("*")} == before
+
+
+def test_same_spec_same_seed_same_results(finished: Path, tmp_path: Path) -> None:
+    """In another folder and with another number of jobs: the same bytes."""
+    run = run_study_command(write_spec(tmp_path), tmp_path / "again", "--jobs", "1")
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "again" / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+
+
+def _steps(out: Path) -> dict[str, int]:
+    """Steps that each stage of each cell has behind it, by the progress the cell reports."""
+    progress = {}
+    for file in (out / "cells").glob("*/progress.json"):
+        state = json.loads(file.read_text())
+        progress[f"{file.parent.name}/{state['stage']}"] = state["done"]
+    return progress
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_with_the_same_results(finished: Path, tmp_path: Path) -> None:
+    """kill -9 of the runner at random moments: its cells die with it, nothing is corrupt, and the results are equal."""
+    spec, out = write_spec(tmp_path), tmp_path / "out"
+    generator = random.Random(0)
+    for _ in range(3):
+        process = start_study(spec, out, "--jobs", "2")
+        deadline = time.monotonic() + 60
+        before = _steps(out)
+        while _steps(out) == before and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(generator.uniform(0, 1.5))
+        process.kill()
+        process.communicate()
+        _wait_until_unlocked(out)
+    run = run_study_command(spec, out, "--jobs", "2")
+    assert run.returncode == 0, run.stderr
+    assert (out / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_kill_loses_at_most_the_current_step(tmp_path: Path) -> None:
+    """kill -9 in the middle of a stage: its checkpoint holds every step that was reported, or all but the last."""
+    from scaleprior.pretrain import load_checkpoint
+
+    endless = {"config": TINY["pretrain"]["config"], "overrides": {**TINY["pretrain"]["overrides"],
+               "PRETRAIN.BUDGET.AMOUNT": 100000.0}}  # fmt: skip
+    out = tmp_path / "out"
+    process = start_study(write_spec(tmp_path, pretrain=endless, ladder=[64], scratch=False), out)
+    deadline = time.monotonic() + 60
+    while max(_steps(out).values(), default=0) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    _wait_until_unlocked(out)
+    (reported,) = _steps(out).values()
+    (checkpoint,) = out.glob("cells/*/pretrain/checkpoint.safetensors")
+    assert load_checkpoint(checkpoint)["counters"]["step"] >= reported - 1 >= 4
+
+
+def _wait_until_unlocked(out: Path) -> None:
+    """Until the killed runner's cells have gone, too: they follow within moments."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        alive = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(out).encode() in _read(p)]
+        if not alive:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"processes of the killed study live on: {alive}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_terminated_it_stops_its_cells_and_goes_on_later(tmp_path: Path) -> None:
+    spec, out = write_spec(tmp_path, ladder=[16]), tmp_path / "out"
+    process = start_study(spec, out, "--jobs", "1")
+    deadline = time.monotonic() + 60
+    while not _steps(out) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again to go on" in stderr
+    assert {c.state for c in study_status(out).cells} <= {"pending", "done"}
+    assert run_study_command(spec, out).returncode == 0
+
+
+def test_a_failed_cell_is_recorded_the_others_go_on_and_it_is_tried_again(tmp_path: Path) -> None:
+    architectures = {**TINY["architectures"], "diverging": {"MODEL.RESNETS.DEPTH": 50, "SOLVER.BASE_LR": 1e30}}
+    spec = write_spec(tmp_path, architectures=architectures, ladder=[16])
+    run = run_study_command(spec, tmp_path / "out")
+    assert run.returncode == 1
+    states = {(c.arch, c.images): c for c in study_status(tmp_path / "out").cells}
+    assert {k: c.state for k, c in states.items()} == {
+        ("R-50", 0): "done", ("R-50", 16): "done", ("diverging", 0): "failed", ("diverging", 16): "failed",
+    }  # fmt: skip
+    assert "finite" in states["diverging", 16].error
+    for text in (run.stdout, (tmp_path / "out" / "report.html").read_text()):
+        assert "diverging, 16 images, seed 0" in text
+    assert len(rows(tmp_path / "out")) == 2
+    again = run_study_command(spec, tmp_path / "out")
+    assert again.returncode == 1
+    assert "nothing to do" not in again.stdout
+
+
+def test_a_crashed_process_is_a_failed_cell(finished: Path, tmp_path: Path) -> None:
+    """A cell whose process is killed by the system (out of memory, say) takes no other cell with it."""
+    out = tmp_path / "out"
+    process = start_study(write_spec(tmp_path, ladder=[16]), out, "--jobs", "1")
+    deadline = time.monotonic() + 60
+    pid = None
+    while pid is None and time.monotonic() < deadline:
+        for log in (out / "cells").glob("*/log.txt"):
+            found = re.search(r"process (\d+) starts", log.read_text())
+            pid = int(found[1]) if found else None
+        time.sleep(0.01)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=300)
+    states = sorted((c.state, c.error) for c in study_status(out).cells)
+    assert [state for state, _ in states] == ["done", "failed"]
+    assert "killed by signal 9" in states[1][1]
+
+
+def test_rungs_and_seeds_can_be_added_later(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    outcome = run_study(load_spec(write_spec(tmp_path), ["ladder", "[16, 32, 48, 64]"]), out, jobs=1)
+    assert outcome.ran == 1
+    assert [c.images for c in outcome.view.cells] == [0, 16, 32, 48, 64]
+    assert all(c.state == "done" for c in outcome.view.cells)
+
+
+def test_another_studys_folder_is_refused(finished: Path, tmp_path: Path) -> None:
+    for changes in ({"name": "other"}, {"detection": {"world": {"train": 12, "val": 9, "canvas": 48}}}):
+        with pytest.raises(UserError, match="holds another study"):
+            run_study(load_spec(write_spec(tmp_path, **changes)), finished)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["ladder", "[16, 81]"], r"asks for 81 images, the corpus has 80; lower the ladder"),
+        (["finetune.overrides", "{SOLVER.MAX_ITR: 3}"], r"unknown config key SOLVER.MAX_ITR"),
+        (["architectures", "{A: {}, B: {}}"], r"architectures 'A' and 'B' .* are the same network"),
+        (["engine", "pytorch"], r"pytorch"),
+        (["corpus.world.shapes", "[blob]"], r"blob"),
+    ],
+)
+def test_bad_specs_fail_before_anything_trains(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run_study(load_spec(write_spec(tmp_path), overrides), tmp_path / "out")
+    assert not (tmp_path / "out" / "cells").exists()
+
+
+def test_a_report_without_results_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no study in"):
+        write_report(study_status(tmp_path), tmp_path)
+
+
+def test_real_images_in_two_cells(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped real-image study on real files, cut down to two short cells."""
+    monkeypatch.setenv("SCALEPRIOR_CORPUS", str(shared_data / "tinyimagenet"))
+    monkeypatch.setenv("SCALEPRIOR_DETECTION", str(shared_data / "mosaic_detection"))
+    short = ["ladder", "[200]", "pretrain.overrides", "{PRETRAIN.BUDGET.UNIT: steps, PRETRAIN.BUDGET.AMOUNT: 3.0}",
+             "finetune.overrides", "{SOLVER.MAX_ITER: 2}"]  # fmt: skip
+    outcome = run_study(load_spec("studies/real_images.yaml", short), tmp_path / "out", jobs=2)
+    report = write_report(outcome.view, tmp_path / "out")
+    assert [(c.images, c.state) for c in outcome.view.cells] == [(0, "done"), (200, "done")]
+    assert outcome.view.facts["corpus images"] == 17800
+    assert outcome.view.facts["detection images"] == "1200 to train, 400 to evaluate"
+    assert not report.missing
