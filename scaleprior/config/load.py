@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +22,17 @@ from scaleprior.errors import UserError
 
 __all__ = ["LoadedConfig", "data_file", "load_config", "parse_overrides"]
 
+logger = logging.getLogger(__name__)
+
 _BASE = "_BASE_"
+# Sections of parts that no config we honour can switch on (masks, keypoints, other detectors): their keys do nothing in
+# Detectron2 either unless the part is on, and Detectron2's base configs set some of them for everybody.
+_INERT_SECTIONS = tuple(
+    f"MODEL.{part}."
+    for part in (
+        "ROI_MASK_HEAD", "ROI_KEYPOINT_HEAD", "SEM_SEG_HEAD", "PANOPTIC_FPN", "RETINANET", "ROI_BOX_CASCADE_HEAD",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Loade
 
     Raises:
         UserError: a missing file, a circular base, YAML that does not parse, an unknown key, a key that only the
-            detectron2 engine honours, or a value of another type.
+            detectron2 engine honours (and that would matter), or a value of another type.
     """
     from scaleprior.config import get_cfg
 
@@ -163,6 +174,9 @@ def _refuse(cfg: CfgNode, key: str, value: Any, origin: str) -> None:
     defaults = _detectron2_defaults()
     if key in defaults:
         if _plain(value) == defaults[key]:
+            return
+        if key.startswith(_INERT_SECTIONS):
+            logger.info("%s (set in %s) has no effect here: that part is off", key, origin)
             return
         raise UserError(
             f"{key}: {value!r} (set in {origin}) needs the detectron2 engine",

@@ -41,7 +41,8 @@ def test_defaults_stay_untouched_between_calls() -> None:
         ("SOLVER:\n  MAX_ITR: 5\n", r"unknown config key SOLVER.MAX_ITR .*did you mean SOLVER.MAX_ITER"),
         ("SOLVER:\n  NESTEROV: 3\n", r"SOLVER.NESTEROV is 3 .*expected bool"),
         ("SOLVER:\n  MAX_ITER: lots\n", r"SOLVER.MAX_ITER is 'lots' .*a str; expected int"),
-        ("MODEL:\n  RETINANET:\n    NUM_CLASSES: 3\n", r"MODEL.RETINANET.NUM_CLASSES: 3 .*needs the detectron2 engine"),
+        ("MODEL:\n  MASK_ON: True\n", r"MODEL.MASK_ON: True .*needs the detectron2 engine"),
+        ("MODEL:\n  ROI_MASK_HEAD:\n    NAMES: x\n", r"unknown config key MODEL.ROI_MASK_HEAD.NAMES"),
         ("MODEL: 3\n", r"unknown config key MODEL "),
         ("- a\n", r"holds a list, not a mapping"),
         ("a: [\n", r"cannot be read"),
@@ -58,6 +59,14 @@ def test_bad_files_name_key_value_and_place(tmp_path: Path, text: str, message: 
 def test_detectron2_keys_at_detectron2_defaults_change_nothing_and_pass(tmp_path: Path) -> None:
     loaded = load_config(write(tmp_path / "x.yaml", "MODEL:\n  RETINANET:\n    NUM_CLASSES: 80\n"))
     assert "RETINANET" not in loaded.cfg.MODEL
+
+
+def test_keys_of_parts_that_are_off_do_nothing_as_in_detectron2(tmp_path: Path) -> None:
+    """Detectron2's own Base-RCNN-FPN.yaml describes a mask head that its box-only children never build."""
+    text = "MODEL:\n  ROI_MASK_HEAD:\n    NAME: MaskRCNNConvUpsampleHead\n    NUM_CONV: 4\nSOLVER:\n  MAX_ITER: 5\n"
+    loaded = load_config(write(tmp_path / "x.yaml", text))
+    assert loaded.cfg.SOLVER.MAX_ITER == 5
+    assert "ROI_MASK_HEAD" not in loaded.cfg.MODEL
 
 
 def test_overrides_come_in_pairs() -> None:
