@@ -31,9 +31,10 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    cmdclass={"build_py": BuildWithData},
     packages=find_packages(include=["scaleprior", "scaleprior.*"]),
     package_data={"scaleprior.config": ["*.json"], "scaleprior.study": ["templates/*"]},
-    python_requires=">=3.9",
+    python_requires=">=3.10",
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",

@@ -32,6 +32,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse, letting ``KEY VALUE`` overrides follow options; argparse gives up on positionals that come later."""
+    args, later = parser.parse_known_args(arguments)
+    if later and ("opts" not in args or any(word.startswith("--") for word in later)):
+        parser.error(f"unrecognized arguments: {' '.join(later)}")
+    if later:
+        args.opts = [*args.opts, *later]
+    return args
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
@@ -47,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    args = build_parser().parse_args(arguments)
+    args = _parse(build_parser(), arguments)
     try:
         return args.handler(args) or 0
     except ScalePriorError as e:

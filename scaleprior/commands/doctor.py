@@ -115,7 +115,7 @@ def _detectron2() -> str | None:
 
 
 def _has_engine(name: str) -> bool:
-    return any(e.name == name for e in importlib.metadata.entry_points().select(group="scaleprior.engines"))
+    return any(e.name == name for e in importlib.metadata.entry_points(group="scaleprior.engines"))
 
 
 def _why_no_detectron2(detectron2: str | None) -> str:

@@ -20,7 +20,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     run.add_argument("--jobs", type=int, metavar="N", help="cells at a time (default: as many as cores or GPUs allow)")
     run.add_argument("--engine", choices=["auto", "torchvision", "detectron2"], help="overrides the spec's engine")
     run.add_argument("--json", action="store_true", help="print the results as JSON")
-    run.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="override keys of the spec: seeds '[0, 1]'")
+    run.add_argument("opts", nargs="*", metavar="KEY VALUE", help="override keys of the spec: seeds '[0, 1]'")
     run.set_defaults(handler=_run)
 
     status = actions.add_parser("status", help="where every cell is")
@@ -38,7 +38,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 def _run(args: argparse.Namespace) -> int:
     from scaleprior.study import load_spec
 
-    spec = load_spec(args.spec, args.overrides)
+    spec = load_spec(args.spec, args.opts)
     out = args.out or Path(spec.name)
     command = f"scaleprior study run {args.spec} --out {out}"
     return run_and_report(spec, out, jobs=args.jobs, engine=args.engine, as_json=args.json, command=command)

@@ -66,10 +66,7 @@ def known_engines() -> list[str]:
 
 
 def _entry_points() -> list[metadata.EntryPoint]:
-    points = metadata.entry_points()
-    # Python 3.9 returns a dict of groups, later versions a list to select from
-    found = points.select(group=ENGINE_GROUP) if hasattr(points, "select") else points.get(ENGINE_GROUP, ())
-    return list(found)
+    return list(metadata.entry_points(group=ENGINE_GROUP))
 
 
 def resolve_auto() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -70,5 +71,5 @@ def _capacity(summaries: Sequence[ArchSummary]) -> Iterator[str]:
     from scaleprior.laws import compare_laws
 
     fitted = [s for s in summaries if s.law is not None]
-    for first, second in zip(fitted, fitted[1:]):
+    for first, second in itertools.pairwise(fitted):
         yield compare_laws(second.law, first.law, names=(second.arch, first.arch)).verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import random
@@ -44,7 +45,8 @@ def test_fractions_are_exact_nested_prefixes_of_any_input_order(keys, salt, data
             assert len(fraction) == fraction.images == count
             assert fraction.keys() == expected[:count]
             labels, offsets = fraction.labels()
-            assert [labels[s:e].tolist() for s, e in zip(offsets, offsets[1:])] == [wanted[k] for k in expected[:count]]
+            found = [labels[start:end].tolist() for start, end in itertools.pairwise(offsets)]
+            assert found == [wanted[k] for k in expected[:count]]
             assert fraction.hashes().tolist() == hash64(expected[:count], salt).tolist()
 
 

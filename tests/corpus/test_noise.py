@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def corpus() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def rows_of(labels: np.ndarray, offsets: np.ndarray) -> list[list[int]]:
-    return [labels[s:e].tolist() for s, e in zip(offsets, offsets[1:])]
+    return [labels[s:e].tolist() for s, e in itertools.pairwise(offsets)]
 
 
 def within(successes: int, trials: int, probability: float) -> bool:

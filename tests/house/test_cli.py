@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,15 @@ def test_bad_input_is_one_line_and_exit_code_2(cli: Cli, debug: bool) -> None:
 def test_unknown_arguments_are_exit_code_2(cli: Cli) -> None:
     assert cli("study", "walk").returncode == 2
     assert cli().returncode == 2
+
+
+def test_overrides_may_follow_options_and_unknown_options_are_refused(cli: Cli, tmp_path: Path) -> None:
+    run = cli("study", "run", "studies/quickstart.yaml", "--out", "o", "ladder", "[0]", "--jobs", "1", "seeds", "[1]")
+    assert run.returncode == 2
+    assert "ladder is [0]" in run.stderr
+    run = cli("study", "run", "studies/quickstart.yaml", "ladder", "[32]", "--nojobs", "1")
+    assert run.returncode == 2
+    assert "unrecognized arguments: --nojobs" in run.stderr
 
 
 def test_doctor_tells_what_works(cli: Cli) -> None:

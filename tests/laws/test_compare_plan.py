@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -89,7 +91,7 @@ def test_plan_buys_where_it_helps_and_stays_in_budget() -> None:
     assert runs[-1].total_cost <= 20.0
     assert sum(r.cost for r in runs) == pytest.approx(runs[-1].total_cost)
     widths = [r.half_width for r in runs]
-    assert all(b < a for a, b in zip(widths, widths[1:]))
+    assert all(b < a for a, b in itertools.pairwise(widths))
     before = float(law.reach(*((rows**2).sum(0)[0] for rows in law.deviations(np.array([10000.0]))[1:])))
     assert widths[0] < before * law.data.scale
     assert any(r.images == 10000.0 for r in runs), "a measurement at the target itself is worth most here"
