@@ -26,7 +26,7 @@ quickstart: install
 
 test: install
 	$(if $(DETECTRON2),$(BIN)/python -m pip install --quiet --no-build-isolation '$(DETECTRON2)')
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff check .

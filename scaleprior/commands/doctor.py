@@ -15,7 +15,7 @@ __all__ = ["examine", "register"]
 
 _LIBRARIES = (
     "torch", "torchvision", "timm", "numpy", "scipy", "opencv-python", "simplejpeg", "pyarrow", "duckdb", "safetensors",
-    "torchdata", "fvcore", "iopath", "pycocotools", "faster-coco-eval", "matplotlib", "rich", "jinja2", "pyyaml",
+    "fvcore", "iopath", "faster-coco-eval", "matplotlib", "rich", "jinja2", "pyyaml",
 )  # fmt: skip
 _DETECTRON2_GUIDE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 

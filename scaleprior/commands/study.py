@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
+
+from scaleprior.errors import FailureError
 
 __all__ = ["register", "run_and_report"]
 
@@ -56,13 +59,17 @@ def run_and_report(
     from scaleprior.study.report import write_report
     from scaleprior.study.runner import run_study
 
+    started = time.monotonic()
     with StudyDisplay() as display:
         outcome = run_study(spec, out, jobs=jobs, engine=engine, show=display.cells, prepare_progress=display.prepare)
+    if not any(cell.state == "done" for cell in outcome.view.cells):
+        errors = "; ".join(sorted({cell.error for cell in outcome.view.cells}))
+        raise FailureError(f"every cell of {out} failed: {errors}", hint="repair the cause and run again")
     report = write_report(outcome.view, out, command=command)
     if as_json:
         print(json.dumps({**report.to_dict(), "ran": outcome.ran}, indent=2))
     else:
-        print_summary(report, ran=outcome.ran)
+        print_summary(report, ran=outcome.ran, elapsed=time.monotonic() - started)
     return 1 if report.missing else 0
 
 

@@ -109,8 +109,13 @@ def _print_failed(console: Console, view: StudyView) -> None:
         console.print(f"[red]failed:[/red] {_title(cell)}: {cell.error}", soft_wrap=True)
 
 
-def print_summary(report: StudyReport, *, ran: int | None = None) -> None:
-    """The table of AP by architecture and images, the laws in words, and where the report is."""
+def print_summary(report: StudyReport, *, ran: int | None = None, elapsed: float | None = None) -> None:
+    """The table of AP by architecture and images, the laws in words, what it cost, and where the report is.
+
+    Args:
+        ran: cells that this call ran; 0 is said.
+        elapsed: wall seconds that this call took.
+    """
     console = Console()
     if ran == 0 and not report.missing:
         console.print(f"nothing to do: all {len(report.view.cells)} cells are finished")
@@ -127,6 +132,8 @@ def print_summary(report: StudyReport, *, ran: int | None = None) -> None:
     for missing in report.missing:
         console.print(f"[red]missing:[/red] {missing}", soft_wrap=True)
     _print_parts(console, report)
+    if elapsed is not None and ran:
+        console.print(f"{ran} cells ran in {elapsed:.0f} s", highlight=False)
     console.print(f"report: {report.html}", soft_wrap=True, highlight=False)
 
 

@@ -165,6 +165,17 @@ def test_a_failed_cell_is_recorded_the_others_go_on_and_it_is_tried_again(tmp_pa
     assert "nothing to do" not in again.stdout
 
 
+def test_when_every_cell_fails_the_cause_is_said_and_the_exit_code_is_1(tmp_path: Path) -> None:
+    architectures = {"diverging": {"MODEL.RESNETS.DEPTH": 50, "SOLVER.BASE_LR": 1e30}}
+    run = run_study_command(
+        write_spec(tmp_path, architectures=architectures, ladder=[16], scratch=False), tmp_path / "o"
+    )
+    assert run.returncode == 1
+    assert "scaleprior: error: every cell of" in run.stderr
+    assert "finite" in run.stderr
+    assert not (tmp_path / "o" / "report.html").exists()
+
+
 def test_a_crashed_process_is_a_failed_cell(finished: Path, tmp_path: Path) -> None:
     """A cell whose process is killed by the system (out of memory, say) takes no other cell with it."""
     out = tmp_path / "out"
