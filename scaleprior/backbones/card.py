@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from scaleprior.backbones.arch import Arch, TimmSpec, arch_from_dict
 from scaleprior.backbones.spec import ResNetSpec
 from scaleprior.errors import UserError
 
 __all__ = ["CARD_KEY", "SCHEMA", "UNKNOWN", "Card"]
 
-SCHEMA = 1
+SCHEMA = 2
+"""Newest schema read here. Cards of a ``ResNetSpec`` are written as 1, which older versions read, too; those of a
+``TimmSpec`` as 2, which they refuse."""
 CARD_KEY = "scaleprior.card"
 """Key of the card in the safetensors header's metadata."""
 UNKNOWN = "unknown"
@@ -30,7 +33,8 @@ class Card:
 
     Attributes:
         name: short name of these weights, e.g. "R-50_jft-10m_seed0".
-        arch: the trunk's architecture, including stride placement and norm kind.
+        arch: the trunk's architecture, including stride placement and norm kind: a ``ResNetSpec``, or a ``TimmSpec``
+            for trunks that Detectron2's ResNet cannot hold.
         pixel_mean, pixel_std: three floats on the 0-255 scale in ``channel_order``; the network saw
             ``(pixel - mean) / std``.
         channel_order: "RGB" or "BGR".
@@ -47,11 +51,11 @@ class Card:
         licence, source: who may use it, and where it came from.
         created_by: ``{"version": ..., "commit": ...}`` of ScalePrior.
         tensors_sha256: hash over names, types, shapes and bytes of the tensors; filled in when saving.
-        schema: version of this record.
+        schema: version of this record; follows from ``arch``.
     """
 
     name: str
-    arch: ResNetSpec
+    arch: Arch
     pixel_mean: tuple[float, float, float]
     pixel_std: tuple[float, float, float]
     channel_order: Literal["RGB", "BGR"]
@@ -70,11 +74,12 @@ class Card:
     source: str = UNKNOWN
     created_by: Mapping[str, str] = field(default_factory=lambda: {"version": UNKNOWN, "commit": UNKNOWN})
     tensors_sha256: str = UNKNOWN
-    schema: int = SCHEMA
+    schema: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pixel_mean", tuple(self.pixel_mean))
         object.__setattr__(self, "pixel_std", tuple(self.pixel_std))
+        object.__setattr__(self, "schema", 2 if isinstance(self.arch, TimmSpec) else 1)
         for name, problem in _problems(self):
             raise UserError(f"card: {name} is {getattr(self, name)!r}", hint=problem)
 
@@ -105,9 +110,9 @@ class Card:
         """Raises UserError: a missing or unknown field, an impossible value, or a schema this version cannot read."""
         if not isinstance(value, Mapping):
             raise UserError(f"{source}: a card is an object, got {type(value).__name__}", hint="check the file")
-        if value.get("schema") != SCHEMA:
+        if value.get("schema") not in range(1, SCHEMA + 1):
             raise UserError(
-                f"{source}: card schema {value.get('schema')!r}, this version of scaleprior reads {SCHEMA}",
+                f"{source}: card schema {value.get('schema')!r}, this version of scaleprior reads 1 to {SCHEMA}",
                 hint="update scaleprior",
             )
         value = dict(value)
@@ -122,7 +127,7 @@ class Card:
             if not isinstance(value[name], (list, tuple)):
                 raise UserError(f"{source}: card: {name} is {value[name]!r}", hint="three numbers are needed")
         try:
-            card = cls(**{**value, "arch": ResNetSpec.from_dict(value["arch"])})
+            card = cls(**{**value, "arch": arch_from_dict(value["arch"])})
         except UserError as e:
             raise UserError(f"{source}: {e}") from e
         for name, said in repeated.items():
@@ -151,8 +156,8 @@ def _problems(card: Card) -> list[tuple[str, str]]:
     """(field, what it should be) for every field with an impossible value."""
     triple = "three finite numbers on the 0-255 scale"
     found = []
-    if not isinstance(card.arch, ResNetSpec):
-        found.append(("arch", "a ResNetSpec is needed"))
+    if not isinstance(card.arch, (ResNetSpec, TimmSpec)):
+        found.append(("arch", "a ResNetSpec or a TimmSpec is needed"))
     for name in ("pixel_mean", "pixel_std"):
         if len(getattr(card, name)) != 3 or not all(map(_number, getattr(card, name))):
             found.append((name, f"{triple} are needed"))

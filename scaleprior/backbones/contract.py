@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.backbones.arch import TimmSpec
 from scaleprior.backbones.card import Card
 from scaleprior.errors import UserError
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
     from scaleprior.config.load import LoadedConfig
 
-__all__ = ["Mismatch", "apply_card", "check_contract"]
+__all__ = ["FITTING_NORMS", "Mismatch", "apply_card", "check_contract"]
 
-_FITTING_NORMS = {"BN": ("BN", "FrozenBN", "SyncBN"), "FrozenBN": ("FrozenBN", "BN", "SyncBN"), "GN": ("GN",)}
+FITTING_NORMS = {"BN": ("BN", "FrozenBN", "SyncBN"), "FrozenBN": ("FrozenBN", "BN", "SyncBN"), "GN": ("GN",)}
 _DETECTOR_EPS = 1e-5  # of Detectron2's and torchvision's FrozenBN and of GN
 
 
@@ -55,7 +56,15 @@ def check_contract(cfg: CfgNode, card: Card, explicit: Collection[str] = ()) -> 
 
     Args:
         explicit: dotted keys that were set on purpose; marks them in the result.
+
+    Raises:
+        UserError: a trunk of timm, which these keys cannot describe.
     """
+    if isinstance(card.arch, TimmSpec):
+        raise UserError(
+            f"backbone {card.name} is timm's {card.arch.model}, which no MODEL.RESNETS config describes",
+            hint="take a ResNet backbone, or a detector built on scaleprior.backbones.build_trunk",
+        )
     needed: dict[str, Any] = {
         "MODEL.PIXEL_MEAN": list(card.pixel_mean),
         "MODEL.PIXEL_STD": list(card.pixel_std),
@@ -64,7 +73,7 @@ def check_contract(cfg: CfgNode, card: Card, explicit: Collection[str] = ()) -> 
     }
     if card.arch.bottleneck:
         needed["MODEL.RESNETS.STRIDE_IN_1X1"] = card.stride_in_1x1
-    fitting = _FITTING_NORMS[card.norm]
+    fitting = FITTING_NORMS[card.norm]
     if _get(cfg, "MODEL.RESNETS.NORM") not in fitting:
         needed["MODEL.RESNETS.NORM"] = "FrozenBN" if "FrozenBN" in fitting else fitting[0]
     return [

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -90,9 +89,29 @@ def freeze_at(trunk: ResNet, stages: int) -> ResNet:
 
 
 def names_and_shapes(spec: ResNetSpec) -> dict[str, tuple[int, ...]]:
-    """Detectron2's names and shapes of the trunk's tensors, without allocating any of them."""
-    from scaleprior.backbones.names import to_detectron2
+    """Detectron2's names and shapes of the trunk's tensors, without building any of it."""
+    tensors = ("weight", "bias") if spec.norm == "GN" else ("weight", "bias", "running_mean", "running_var")
+    shapes: dict[str, tuple[int, ...]] = {}
 
-    with torch.device("meta"):
-        trunk = build_resnet(spec)
-    return {name: tuple(tensor.shape) for name, tensor in to_detectron2(trunk.state_dict()).items()}
+    def layer(name: str, outputs: int, inputs: int, side: int) -> None:
+        shapes[f"{name}.weight"] = (outputs, inputs, side, side)
+        shapes.update({f"{name}.norm.{tensor}": (outputs,) for tensor in tensors})
+
+    layer("stem.conv1", spec.stem_out_channels, 3, 7)
+    inputs = spec.stem_out_channels
+    for stage, blocks in enumerate(BLOCKS_PER_STAGE[spec.depth], start=2):
+        outputs = spec.out_channels[f"res{stage}"]
+        width = spec.num_groups * spec.width_per_group * 2 ** (stage - 2)
+        for block in (f"res{stage}.{number}" for number in range(blocks)):
+            # Without a shortcut the input must fit the output in channels and in places (res3 to res5 halve them).
+            if inputs != outputs:
+                layer(f"{block}.shortcut", outputs, inputs, 1)
+            if spec.bottleneck:
+                layer(f"{block}.conv1", width, inputs, 1)
+                layer(f"{block}.conv2", width, width // spec.num_groups, 3)
+                layer(f"{block}.conv3", outputs, width, 1)
+            else:
+                layer(f"{block}.conv1", outputs, inputs, 3)
+                layer(f"{block}.conv2", outputs, outputs, 3)
+            inputs = outputs
+    return shapes

@@ -1,5 +1,7 @@
 """Canonical backbone files: ``.safetensors`` with Detectron2's parameter names, and the card in the header.
 
+Trunks that Detectron2's ResNet cannot hold (``TimmSpec``) keep timm's names.
+
 A file is 8 bytes (header length, little endian), a JSON header, and raw tensors; nothing in it can execute.
 Names carry no prefix: ``stem.conv1.weight``, ``res2.0.conv1.norm.bias``, ...
 """
@@ -10,20 +12,25 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.backbones.arch import Arch
 from scaleprior.backbones.card import CARD_KEY, Card
-from scaleprior.backbones.spec import ResNetSpec
 from scaleprior.errors import UserError
 from scaleprior.files import atomic_path
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["load_backbone", "read_card", "save_backbone", "tensors_sha256"]
+__all__ = ["has_card", "load_backbone", "read_card", "save_backbone", "tensors_sha256"]
 
+_TYPES = {
+    "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
+    "torch.int64": "I64", "torch.int32": "I32", "torch.uint8": "U8", "torch.bool": "BOOL",
+}  # fmt: skip
 _MAX_HEADER = 16 << 20  # bytes; R-152's is 0.1 MB
 
 
@@ -40,14 +47,70 @@ def save_backbone(path: str | Path, state_d2: Mapping[str, Tensor], card: Card) 
         UserError: names or shapes are not those of ``card.arch``.
         FailureError: the disk is full, the folder read-only.
     """
-    from safetensors.torch import save_file
-
     _check_against(card.arch, {n: tuple(t.shape) for n, t in state_d2.items()}, str(path))
-    tensors = {name: state_d2[name].detach().cpu().contiguous() for name in sorted(state_d2)}
-    card = replace(card, tensors_sha256=tensors_sha256(tensors))
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={CARD_KEY: card.to_json()})
+        card = _write(temporary, state_d2, card)
     return card
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], card: Card) -> Card:
+    """Write tensor by tensor and hash on the way, so that memory holds one copy of one tensor at most."""
+    import torch
+
+    unhashed = replace(card, tensors_sha256="0" * 64)  # as long as the hash that will take its place
+    # Wider types first, as safetensors does it, so that every tensor starts at a multiple of its own width.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    offsets, at = {}, 0
+    for name in order:
+        end = at + tensors[name].numel() * tensors[name].element_size()
+        kind = _TYPES[str(tensors[name].dtype)]
+        offsets[name] = {"dtype": kind, "shape": list(tensors[name].shape), "data_offsets": [at, end]}
+        at = end
+    digest = hashlib.sha256()
+    # Hashing takes as long as writing and both leave the interpreter's lock, so one more thread halves the time; at
+    # most one tensor waits for it.
+    with path.open("wb") as file, ThreadPoolExecutor(1) as hasher:
+        hashed = None
+        prefix = _header(unhashed, offsets)
+        file.write(prefix)
+        for name in sorted(tensors):
+            tensor = tensors[name].detach().cpu().contiguous()
+            raw = tensor.reshape(-1).view(torch.uint8).numpy()
+            if hashed is not None:
+                hashed.result()
+            hashed = hasher.submit(_update, digest, _caption(name, tensor), raw)
+            file.seek(len(prefix) + offsets[name]["data_offsets"][0])
+            file.write(raw)
+        if hashed is not None:
+            hashed.result()
+        card = replace(card, tensors_sha256=digest.hexdigest())
+        file.seek(0)
+        file.write(_header(card, offsets))
+    return card
+
+
+def _update(digest: Any, caption: bytes, raw: Any) -> None:
+    digest.update(caption)
+    digest.update(raw)
+
+
+def _header(card: Card, offsets: Mapping[str, Any]) -> bytes:
+    text = json.dumps({"__metadata__": {CARD_KEY: card.to_json()}, **offsets}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _caption(name: str, tensor: Tensor) -> bytes:
+    return f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode()
+
+
+def has_card(path: str | Path) -> bool:
+    """Whether this is a backbone file with a card; reads the header only. A file that is not there has none."""
+    try:
+        metadata = _read_header(Path(path)).get("__metadata__")
+    except UserError:
+        return False
+    return isinstance(metadata, dict) and isinstance(metadata.get(CARD_KEY), str)
 
 
 def read_card(path: str | Path) -> Card:
@@ -92,7 +155,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(_caption(name, tensor))
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
@@ -118,10 +181,10 @@ def _read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def _check_against(spec: ResNetSpec, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
-    from scaleprior.backbones.trunk import names_and_shapes
+def _check_against(spec: Arch, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    from scaleprior.backbones.families import canonical_shapes
 
-    expected = names_and_shapes(spec)
+    expected = canonical_shapes(spec)
     missing, unexpected = sorted(set(expected) - set(shapes)), sorted(set(shapes) - set(expected))
     differing = [
         f"{name} {shapes[name]} instead of {shape}"

@@ -65,6 +65,24 @@ def test_widths_are_num_groups_times_width_per_group_and_double(spec: ResNetSpec
         assert shapes[f"res{stage}.0.conv3.weight"][0] == out * scale == spec.out_channels[f"res{stage}"]
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        ResNetSpec(depth=34),
+        NARROW,
+        ResNetSpec(norm="GN"),
+        ResNetSpec(norm="FrozenBN", depth=18),
+        ResNetSpec(num_groups=32, width_per_group=8, stride_in_1x1=True),
+        ResNetSpec(depth=101, res2_out_channels=52, width_per_group=11),
+    ],
+    ids=lambda s: f"{s.name}-{s.norm}",
+)
+def test_names_and_shapes_are_those_of_the_trunk_that_is_built(spec: ResNetSpec) -> None:
+    with torch.device("meta"):
+        built = to_detectron2(build_resnet(spec).state_dict())
+    assert names_and_shapes(spec) == {name: tuple(t.shape) for name, t in built.items()}
+
+
 def test_narrow_res2_has_no_shortcut_when_the_stem_is_as_wide() -> None:
     assert "res2.0.shortcut.weight" not in names_and_shapes(SPECS["R-50-w16"])
     assert "res2.0.shortcut.weight" in names_and_shapes(NARROW)

@@ -1,0 +1,99 @@
+"""Backbones for others: ``.pkl`` that stock Detectron2 loads, ``.pth`` that torchvision and timm load."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scaleprior.backbones.arch import TimmSpec
+from scaleprior.backbones.card import Card
+from scaleprior.errors import UserError
+from scaleprior.files import atomic_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["FORMATS", "export_backbone", "export_format"]
+
+FORMATS = {"detectron2": ".pkl", "torchvision": ".pth"}
+"""Format -> the extension its readers know it by."""
+
+
+def export_format(path: str | Path) -> str:
+    """The format that a file of this name will be.
+
+    Raises:
+        UserError: an extension of none.
+    """
+    for name, extension in FORMATS.items():
+        if Path(path).suffix == extension:
+            return name
+    raise UserError(
+        f"cannot tell the format of {path}",
+        hint="end its name with " + " or ".join(f"{extension} ({name})" for name, extension in FORMATS.items()),
+    )
+
+
+def export_backbone(tensors: Mapping[str, Tensor], card: Card, path: str | Path, *, kind: str | None = None) -> None:
+    """Write canonical ``tensors`` in another program's form, atomically.
+
+    "detectron2": ``{"model": {name: array}, "__author__": "ScalePrior", "matching_heuristics": True}`` and the card
+    under a key that Detectron2 passes over. With the heuristics one file fills C4 (where res5 lives in the heads) and
+    FPN. "torchvision": a state dict without classifier; load it with ``strict=False``.
+
+    Args:
+        kind: a key of ``FORMATS`` (default: by the extension).
+
+    Raises:
+        UserError: that program has no place for such a trunk.
+        FailureError: the disk is full, the folder read-only.
+    """
+    kind = kind or export_format(path)
+    if kind not in FORMATS or Path(path).suffix != FORMATS[kind]:
+        wanted = FORMATS.get(kind)
+        raise UserError(
+            f"format {kind!r} for {path}",
+            hint=f"take one of {', '.join(FORMATS)}" if wanted is None else f"name it *{wanted}",
+        )
+    if isinstance(card.arch, TimmSpec):
+        raise UserError(
+            f"{card.name} is timm's {card.arch.model}, which no ResNet of Detectron2 or torchvision can hold",
+            hint="use the .safetensors with scaleprior.backbones.build_trunk",
+        )
+    if kind == "detectron2":
+        _detectron2(tensors, card, path)
+    else:
+        _torchvision(tensors, card, path)
+
+
+def _detectron2(tensors: Mapping[str, Tensor], card: Card, path: str | Path) -> None:
+    from scaleprior.backbones.readers.read import CARD_IN_PICKLE
+
+    content = {
+        "model": {name: tensor.numpy() for name, tensor in tensors.items()},
+        "__author__": "ScalePrior",
+        "matching_heuristics": True,
+        CARD_IN_PICKLE: card.to_json(),
+    }
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        # Protocol 4: arrays larger than 64 KiB are written from where they lie, not copied first.
+        pickle.dump(content, file, protocol=4)
+
+
+def _torchvision(tensors: Mapping[str, Tensor], card: Card, path: str | Path) -> None:
+    import torch
+
+    from scaleprior.backbones.names import from_detectron2
+
+    if card.stride_in_1x1 or card.norm == "GN":
+        what = "strides in the 1x1 convolutions" if card.stride_in_1x1 else "GroupNorm"
+        raise UserError(
+            f"{card.name} has {what}, torchvision's ResNet does not", hint="export to Detectron2's .pkl instead"
+        )
+    state = from_detectron2(tensors)
+    counters = [name.replace("running_var", "num_batches_tracked") for name in state if name.endswith("running_var")]
+    state.update({name: torch.tensor(0) for name in counters})
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)

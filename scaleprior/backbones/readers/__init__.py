@@ -1,0 +1,19 @@
+"""Readers of foreign backbones: which file it is, what its names mean, what is known of it; safely."""
+
+from scaleprior._lazy import lazy_exports
+
+__getattr__, __all__ = lazy_exports(
+    __name__,
+    {
+        "KINDS": "containers",
+        "LAYOUTS": "layouts",
+        "LIMITS": "limits",
+        "Limits": "limits",
+        "ReadOptions": "facts",
+        "Reading": "read",
+        "RefusedFileError": "limits",
+        "Report": "read",
+        "find_timm": "timm_names",
+        "read_backbone": "read",
+    },
+)

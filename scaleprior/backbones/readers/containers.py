@@ -1,0 +1,143 @@
+"""Which kind of file is this (by its first bytes, never by its name), and what tree of tensors is in it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError
+from scaleprior.errors import UserError
+
+__all__ = ["KINDS", "Content", "locate", "open_container", "sniff"]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds before any name in it has a meaning.
+
+    Attributes:
+        kind: key of ``KINDS``.
+        tree: nested dicts and lists, or one dict of tensors.
+        metadata: texts of a safetensors header.
+        path: where it was read.
+    """
+
+    kind: str
+    tree: Any
+    path: Path
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def _safetensors(path: Path, limits: Limits) -> Content:
+    from scaleprior.backbones.readers.safetensors_files import load_safetensors
+
+    tensors, metadata = load_safetensors(path, limits=limits)
+    return Content("safetensors", tensors, path, metadata)
+
+
+def _shards(path: Path, limits: Limits) -> Content:
+    from scaleprior.backbones.readers.safetensors_files import load_shards
+
+    return Content("shards", load_shards(path, limits=limits)[0], path)
+
+
+def _torch_zip(path: Path, limits: Limits) -> Content:
+    from scaleprior.backbones.readers.torch_files import load_torch_zip
+
+    return Content("torch", load_torch_zip(path, limits=limits), path)
+
+
+def _torch_legacy(path: Path, limits: Limits) -> Content:
+    from scaleprior.backbones.readers.torch_files import load_torch_legacy
+
+    return Content("torch-legacy", load_torch_legacy(path, limits=limits), path)
+
+
+def _npz(path: Path, limits: Limits) -> Content:
+    from scaleprior.backbones.readers.npz_files import load_npz
+
+    return Content("npz", load_npz(path, limits=limits), path)
+
+
+def _pickle(path: Path, limits: Limits) -> Content:
+    from scaleprior.backbones.readers.pickles import load_pickle
+
+    return Content("pickle", load_pickle(str(path), limits=limits), path)
+
+
+KINDS: dict[str, tuple[str, Callable[[Path, Limits], Content]]] = {
+    "safetensors": ("safetensors (ScalePrior, timm, Hugging Face)", _safetensors),
+    "shards": ("a Hugging Face index of safetensors shards", _shards),
+    "torch": ("torch .pth, .pt, .bin (zip format)", _torch_zip),
+    "torch-legacy": ("torch .pth before 1.6", _torch_legacy),
+    "npz": ("NumPy .npz (BiT)", _npz),
+    "pickle": ("Detectron2, MSRA and Caffe2 .pkl", _pickle),
+}
+"""Kind -> (what people call it, reader)."""
+
+_IN_FOLDERS = ("backbone.safetensors", "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin")
+
+
+def locate(source: str | Path) -> Path:
+    """The weights file that ``source`` means: itself, or the one inside a run's or a model's folder.
+
+    Raises:
+        UserError: nothing there.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
+        if not found:
+            raise UserError(f"no weights in the folder {path}", hint=f"it may hold one of {', '.join(_IN_FOLDERS)}")
+        return found[0]
+    if not path.is_file():
+        raise UserError(f"weights not found: {path}", hint="check the path")
+    return path
+
+
+def sniff(path: Path) -> str:
+    """The file's kind, from its content.
+
+    Raises:
+        RefusedFileError: none that is known here.
+    """
+    from scaleprior.backbones.readers.torch_files import LEGACY_MAGIC, open_archive
+
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"PK\x03\x04"):
+        names = [m.filename for m in open_archive(path)]
+        if any(name.endswith("/data.pkl") for name in names):
+            return "torch"
+        if names and all(name.endswith(".npy") for name in names):
+            return "npz"
+        raise RefusedFileError("damaged", f"{path} is a zip archive without weights (holds {names[:3]})")
+    if len(start) > 9 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 1 << 40:
+        return "safetensors"
+    if start[2:].startswith(LEGACY_MAGIC):
+        return "torch-legacy"
+    if start[:1] == b"\x80" and len(start) > 1 and 2 <= start[1] <= 5:
+        return "pickle"
+    if start[:2] in (b"(d", b"}q", b"(l", b"]q", b"c_", b"cp", b"co") or start[:1] == b"c":
+        return "pickle"  # protocols 0 and 1 have no signature
+    if start.lstrip()[:1] == b"{":
+        return "shards"
+    known = "; ".join(words for words, _ in KINDS.values())
+    raise RefusedFileError("damaged", f"{path} is no kind of weights that is known here", hint=f"known: {known}")
+
+
+def open_container(path: Path, *, limits: Limits = LIMITS) -> Content:
+    """Read whatever kind of file this is, within ``limits``.
+
+    Raises:
+        UserError: no such file, or it cannot be read.
+        RefusedFileError: what is in it breaks a limit, would run code, or is damaged.
+    """
+    try:
+        limits.check_file(path.stat().st_size, str(path))
+        return KINDS[sniff(path)][1](path, limits)
+    except OSError as e:
+        raise UserError(f"weights {path} cannot be read: {e.strerror or e}", hint="check the file") from e

@@ -1,0 +1,202 @@
+"""What a detector must know of foreign weights, and where each fact was found. Nothing is guessed.
+
+A fact comes from the user's options, else from what travels with the weights (a card, a detector's config, timm's
+``config.json``), else from what the publishers of exactly this architecture and file format state; else it is an
+error that names the option to give.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from scaleprior.errors import UserError
+
+__all__ = ["IMAGENET", "MSRA", "Known", "ReadOptions", "detector_facts", "folder_facts", "resolve", "timm_facts"]
+
+Triple = tuple  # of three floats, 0-255 scale, in the order of channel_order
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What the user knows better than the file.
+
+    Attributes:
+        name: the backbone's name (default: the file's).
+        pixel_mean, pixel_std: three numbers, 0-255 scale, in ``channel_order``.
+        channel_order: "RGB" or "BGR".
+        stride_in_1x1: stages downsample in the first 1x1 convolution.
+        norm: kind of norms that have no running statistics: "GN" or "FrozenBN".
+        norm_eps: what the weights' BN added to the variance, if not 1e-5; folded into the running variances.
+        depth: of a ResNet some of whose stages are absent.
+        timm_model: timm's name (with or without tag) whose published facts hold, e.g. "resnet50.a1_in1k".
+        state: which of a checkpoint's state dicts (default: the moving average if there is one).
+        images, labels, corpus, licence, source: for the card.
+        allow_partial: fill what is missing or mis-shaped with fresh weights, and leave out what is unexpected.
+        allow_nonfinite: accept NaN and infinity.
+    """
+
+    name: str | None = None
+    pixel_mean: Triple | None = None
+    pixel_std: Triple | None = None
+    channel_order: str | None = None
+    stride_in_1x1: bool | None = None
+    norm: str | None = None
+    norm_eps: float = 1e-5
+    depth: int | None = None
+    timm_model: str | None = None
+    state: str | None = None
+    images: int | None = None
+    labels: int | None = None
+    corpus: str | None = None
+    licence: str | None = None
+    source: str | None = None
+    allow_partial: bool = False
+    allow_nonfinite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.norm not in (None, "GN", "FrozenBN"):
+            raise UserError(f"--norm is {self.norm!r}", hint="take GN or FrozenBN")
+        if not (math.isfinite(self.norm_eps) and self.norm_eps > 0):
+            raise UserError(f"--norm-eps is {self.norm_eps!r}", hint="give a positive number such as 1e-3")
+
+
+@dataclass(frozen=True)
+class Known:
+    """Facts from one place; None = it does not say.
+
+    Attributes:
+        origin: the place, in words for the report.
+    """
+
+    origin: str
+    pixel_mean: Triple | None = None
+    pixel_std: Triple | None = None
+    channel_order: str | None = None
+    stride_in_1x1: bool | None = None
+    input_size: int | None = None
+    licence: str | None = None
+    source: str | None = None
+    name: str | None = None
+
+
+_IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+IMAGENET = Known("published by torchvision and timm for this architecture", _IMAGENET_MEAN, _IMAGENET_STD, "RGB", False)
+"""torchvision's weights' transforms and timm's default_cfg of the plain ResNets; their stride is in the 3x3."""
+MSRA = Known(
+    "published by Detectron2 for MSRA's Caffe2 weights", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0), "BGR", True
+)
+"""Detectron2's MODEL_ZOO.md, "ImageNet Pretrained Models": BGR, std folded into conv1, stride in the 1x1."""
+
+
+def timm_facts(cfg: Mapping[str, Any], origin: str) -> Known:
+    """Facts of a timm ``pretrained_cfg``; its mean and std are on the 0-1 scale, RGB.
+
+    Raises:
+        UserError: a mean or std that is not three numbers.
+    """
+    statistics = {}
+    for name in ("mean", "std"):
+        value = cfg.get(name)
+        if value is not None:
+            if (
+                not isinstance(value, (list, tuple))
+                or len(value) != 3
+                or not all(type(v) in (int, float) for v in value)
+            ):
+                raise UserError(f"{origin}: {name} is {value!r}", hint="three numbers are needed")
+            statistics[f"pixel_{name}"] = tuple(round(255 * v, 6) for v in value)
+    size = cfg.get("input_size")
+    licence, hub = cfg.get("license"), cfg.get("hf_hub_id")
+    name = ".".join(str(cfg[key]) for key in ("architecture", "tag") if cfg.get(key))
+    if hub:
+        hub = f"https://huggingface.co/{hub}{name if str(hub).endswith('/') else ''}"
+    return Known(
+        origin,
+        **statistics,
+        channel_order="RGB",
+        stride_in_1x1=False,
+        input_size=int(size[-1]) if isinstance(size, (list, tuple)) and size and type(size[-1]) is int else None,
+        licence=licence if isinstance(licence, str) and licence else None,
+        source=hub or None,
+        name=name or None,
+    )
+
+
+def folder_facts(path: Path) -> Known | None:
+    """Facts of the ``config.json`` with which timm and its hub publish weights, if one lies beside the file."""
+    config = path.parent / "config.json"
+    try:
+        if not config.is_file() or config.stat().st_size > 1 << 20:
+            return None
+        content = json.loads(config.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None  # a config.json of something else
+    if not isinstance(content, dict) or not isinstance(content.get("pretrained_cfg"), dict):
+        return None
+    return timm_facts({"architecture": content.get("architecture"), **content["pretrained_cfg"]}, str(config))
+
+
+def detector_facts(metadata: Mapping[str, str], where: str) -> Known | None:
+    """Facts in the header of a detector that ScalePrior trained."""
+    text = metadata.get("scaleprior.detector")
+    if text is None:
+        return None
+    try:
+        config = json.loads(text)["config"]
+        return Known(
+            f"the trained detector {where}",
+            tuple(config["MODEL.PIXEL_MEAN"]),
+            tuple(config["MODEL.PIXEL_STD"]),
+            config["INPUT.FORMAT"],
+            config["MODEL.RESNETS.STRIDE_IN_1X1"] and config["MODEL.RESNETS.DEPTH"] >= 50,
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        raise UserError(f"{where}: the detector's header cannot be read: {e}", hint="get the file again") from e
+
+
+def resolve(options: ReadOptions, known: list[Known], where: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """(facts by name, where each was found); the first source that says something wins.
+
+    Raises:
+        UserError: nobody says a fact that matters; names the options. Also pixel statistics that would be read in
+            another channel order than they were published in.
+    """
+    facts: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for field in fields(Known):
+        if field.name == "origin":
+            continue
+        given = getattr(options, field.name, None)
+        if given is not None:
+            facts[field.name], origins[field.name] = given, "given"
+            continue
+        for place in known:
+            if getattr(place, field.name) is not None:
+                facts[field.name], origins[field.name] = getattr(place, field.name), place.origin
+                break
+    needed = {
+        "pixel_mean": "--pixel-mean A B C",
+        "pixel_std": "--pixel-std A B C",
+        "channel_order": "--channel-order RGB|BGR",
+        "stride_in_1x1": "--stride-in-1x1 yes|no",
+    }
+    absent = [name for name in needed if name not in facts]
+    if absent:
+        raise UserError(
+            f"{where} does not say {', '.join(absent)}, and a wrong value costs AP without any warning",
+            hint="give " + " ".join(needed[name] for name in absent),
+        )
+    for name in ("pixel_mean", "pixel_std"):
+        published = next((p.channel_order for p in known if getattr(p, name) is not None), None)
+        if origins[name] != "given" and published not in (None, facts["channel_order"]):
+            raise UserError(
+                f"{where}: {name} {facts[name]} is {published} ({origins[name]}), --channel-order says "
+                f"{facts['channel_order']}",
+                hint=f"give {needed[name]} in that order, too",
+            )
+    return facts, origins

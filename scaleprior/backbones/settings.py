@@ -1,0 +1,32 @@
+"""The lines that a detection config needs for given weights, in Detectron2's words. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scaleprior.backbones.arch import TimmSpec
+from scaleprior.backbones.card import Card
+from scaleprior.backbones.contract import FITTING_NORMS, Mismatch
+
+__all__ = ["config_lines"]
+
+
+def config_lines(card: Card, weights: str | None = None) -> list[str]:
+    """``KEY VALUE`` words for the command line of Detectron2's or of our tools; empty for trunks of timm.
+
+    Args:
+        weights: path for MODEL.WEIGHTS.
+    """
+    if isinstance(card.arch, TimmSpec):
+        return []
+    keys: dict[str, Any] = {
+        **({"MODEL.WEIGHTS": weights} if weights else {}),
+        "MODEL.PIXEL_MEAN": list(card.pixel_mean),
+        "MODEL.PIXEL_STD": list(card.pixel_std),
+        "INPUT.FORMAT": card.channel_order,
+        **card.arch.to_cfg_keys(),
+        "MODEL.RESNETS.STRIDE_IN_1X1": card.stride_in_1x1,
+        # BN weights are usually fine-tuned frozen: batches of 2 images a GPU are too small for statistics.
+        "MODEL.RESNETS.NORM": "FrozenBN" if "FrozenBN" in FITTING_NORMS[card.norm] else FITTING_NORMS[card.norm][0],
+    }
+    return [Mismatch(key, None, value).override for key, value in keys.items()]

@@ -1,0 +1,223 @@
+"""``scaleprior backbone show|convert|verify|export|diff``: backbones from anywhere, and into other programs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+__all__ = ["register"]
+
+_SOURCE = "file or folder of weights, or timm:NAME (found in the local caches)"
+
+
+def register(subparsers: Any) -> None:
+    """Add the ``backbone`` parser."""
+    backbone = subparsers.add_parser("backbone", help="read, convert, check, export and compare backbones")
+    actions = backbone.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    show = actions.add_parser("show", help="the card, and the config a detector needs; of a foreign file what it is")
+    convert = actions.add_parser(
+        "convert",
+        help="foreign weights to a backbone file with a card",
+        description="Reads torchvision, timm, Detectron2, MSRA, BiT, CLIP and Hugging Face files by their content. "
+        "Weights that match partly are refused, and so are files that would run code.",
+    )
+    verify = actions.add_parser("verify", help="look at the numbers: finite, alive, trained; a verdict in words")
+    export = actions.add_parser("export", help="write Detectron2's .pkl or torchvision's .pth")
+    diff = actions.add_parser("diff", help="how two backbones differ; exit code 1 if their tensors do")
+
+    for action, handler in ((show, _show), (convert, _convert), (verify, _verify), (export, _export)):
+        action.add_argument("source", metavar="SRC", help=_SOURCE)
+        action.set_defaults(handler=handler)
+    diff.add_argument("source", metavar="A", help=_SOURCE)
+    diff.add_argument("other", metavar="B", help=_SOURCE)
+    diff.set_defaults(handler=_diff)
+
+    convert.add_argument("--out", metavar="FILE", required=True, help="the .safetensors to write")
+    export.add_argument("--out", metavar="FILE", required=True, help="*.pkl for Detectron2, *.pth for torchvision")
+    export.add_argument("--format", choices=("detectron2", "torchvision"), help="(default: by the name of --out)")
+    verify.add_argument("--picture", metavar="OUT.png", help="draw res2 to res5 of one image")
+    verify.add_argument("--image", metavar="FILE", help="that image (default: a drawn one)")
+    for action in (show, convert, verify, export, diff):
+        _add_facts(action)
+        action.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_facts(parser: argparse.ArgumentParser) -> None:
+    facts = parser.add_argument_group("what a foreign file does not say")
+    facts.add_argument("--name", help="the backbone's name (default: the file's)")
+    for kind in ("mean", "std"):
+        facts.add_argument(
+            f"--pixel-{kind}", nargs=3, type=float, metavar=("A", "B", "C"), help="0-255 scale, in --channel-order"
+        )
+    facts.add_argument("--channel-order", choices=("RGB", "BGR"))
+    facts.add_argument("--stride-in-1x1", choices=("yes", "no"), help="MSRA's ResNets: yes; torchvision's: no")
+    facts.add_argument("--norm", choices=("GN", "FrozenBN"), help="of norms without running statistics")
+    facts.add_argument("--norm-eps", type=float, default=1e-5, metavar="E", help="the weights' BN eps (default: 1e-5)")
+    facts.add_argument("--depth", type=int, choices=(18, 34, 50, 101, 152), help="where stages are absent")
+    facts.add_argument("--timm-model", metavar="NAME", help="take timm's published facts of this model")
+    facts.add_argument("--state", metavar="KEY", help="which state dict of a checkpoint (default: the moving average)")
+    facts.add_argument("--images", type=int, metavar="N", help="images it was pretrained on")
+    facts.add_argument("--labels", type=int, metavar="N", help="labels of its pretraining")
+    facts.add_argument("--corpus", metavar="NAME", help="what it was pretrained on")
+    facts.add_argument("--licence", metavar="TEXT")
+    facts.add_argument("--source", dest="origin", metavar="TEXT", help="where it comes from")
+    facts.add_argument("--allow-partial", action="store_true", help="fill what is missing with fresh weights")
+    facts.add_argument("--allow-nonfinite", action="store_true", help="accept NaN and infinity")
+
+
+def _read(args: argparse.Namespace, source: str) -> Any:
+    from scaleprior.backbones import ReadOptions, read_backbone
+
+    options = ReadOptions(
+        name=args.name,
+        pixel_mean=args.pixel_mean and tuple(args.pixel_mean),
+        pixel_std=args.pixel_std and tuple(args.pixel_std),
+        channel_order=args.channel_order,
+        stride_in_1x1=None if args.stride_in_1x1 is None else args.stride_in_1x1 == "yes",
+        norm=args.norm,
+        norm_eps=args.norm_eps,
+        depth=args.depth,
+        timm_model=args.timm_model,
+        state=args.state,
+        images=args.images,
+        labels=args.labels,
+        corpus=args.corpus,
+        licence=args.licence,
+        source=args.origin,
+        allow_partial=args.allow_partial,
+        allow_nonfinite=args.allow_nonfinite,
+    )
+    return read_backbone(source, options)
+
+
+def _show(args: argparse.Namespace) -> None:
+    from scaleprior.backbones.readers.containers import locate
+    from scaleprior.backbones.settings import config_lines
+    from scaleprior.backbones.weights import has_card, read_card
+
+    report: list[str] = []
+    if not args.source.startswith("timm:") and has_card(path := locate(args.source)):
+        card = read_card(path)  # the header only; torch stays unimported
+    else:
+        reading = _read(args, args.source)
+        card, report = reading.card, reading.report.lines()
+    lines = config_lines(card)
+    if args.json:
+        print(json.dumps({"card": card.to_dict(), "config": lines, "report": report}, indent=2))
+        return
+    for line in report:
+        print(line)
+    _print_card(card)
+    _print_config(lines)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from scaleprior.backbones import save_backbone
+    from scaleprior.errors import UserError
+
+    if not args.out.endswith(".safetensors"):
+        raise UserError(f"--out is {args.out}", hint="name it *.safetensors; `backbone export` writes other formats")
+    reading = _read(args, args.source)
+    card = save_backbone(args.out, reading.tensors, reading.card)
+    if args.json:
+        print(json.dumps({"out": args.out, "card": card.to_dict(), "report": reading.report.to_dict()}, indent=2))
+        return
+    for line in reading.report.lines():
+        print(line)
+    print(f"wrote {args.out}: {card.arch.name}, sha256 {card.tensors_sha256}")
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from scaleprior.backbones.verify import verify_backbone
+    from scaleprior.errors import UserError
+
+    args.allow_nonfinite = True  # to be told of, not refused
+    if args.image and not args.picture:
+        raise UserError("--image without --picture", hint="add --picture OUT.png")
+    reading = _read(args, args.source)
+    verdict = verify_backbone(reading.tensors, reading.card)
+    if args.picture:
+        from scaleprior.backbones.pictures import save_feature_picture
+        from scaleprior.corpus import decode
+
+        image = None
+        if args.image:
+            try:
+                image = decode(Path(args.image).read_bytes())
+            except OSError as e:
+                raise UserError(f"image {args.image} cannot be read: {e.strerror}", hint="check the path") from e
+        save_feature_picture(reading.tensors, reading.card, args.picture, image=image)
+    if args.json:
+        print(json.dumps({**verdict.to_dict(), "picture": args.picture}, indent=2))
+        return 1 if verdict.level == "bad" else 0
+    print(f"{verdict.level}: {verdict.words}")
+    for finding in verdict.findings:
+        some = ", ".join(finding.tensors[:3]) + (", ..." if len(finding.tensors) > 3 else "")
+        print(f"  [{finding.level}] {finding.what}{f' ({some})' if some else ''}")
+    print(f"  {'stage':10} {'tensors':>8} {'parameters':>12} {'conv std':>9} {'dead':>6}")
+    for stage, row in verdict.statistics.items():
+        print(
+            f"  {stage:10} {row['tensors']:8} {row['parameters']:12,} {row['conv_std']:9.4f} {row['dead_channels']:6}"
+        )
+    _print_config(list(verdict.config))
+    if args.picture:
+        print(f"picture: {args.picture}")
+    return 1 if verdict.level == "bad" else 0
+
+
+def _export(args: argparse.Namespace) -> None:
+    from scaleprior.backbones import export_backbone
+    from scaleprior.backbones.export import export_format
+    from scaleprior.backbones.settings import config_lines
+
+    kind = args.format or export_format(args.out)
+    reading = _read(args, args.source)
+    export_backbone(reading.tensors, reading.card, args.out, kind=kind)
+    lines = config_lines(reading.card, args.out if kind == "detectron2" else None)
+    if args.json:
+        print(json.dumps({"out": args.out, "format": kind, "tensors": len(reading.tensors), "config": lines}, indent=2))
+        return
+    print(f"wrote {args.out}: {len(reading.tensors)} tensors of {reading.card.arch.name} for {kind}")
+    _print_config(lines)
+
+
+def _diff(args: argparse.Namespace) -> int:
+    from scaleprior.backbones import compare_backbones
+
+    a, b = _read(args, args.source), _read(args, args.other)
+    difference = compare_backbones(a.tensors, a.card, b.tensors, b.card)
+    code = 0 if difference.same_tensors else 1
+    if args.json:
+        print(json.dumps(difference.to_dict(), indent=2))
+        return code
+    for key, (left, right) in difference.card.items():
+        print(f"card {key}: {left} | {right}")
+    for name in difference.only_a:
+        print(f"only in A: {name}")
+    for name in difference.only_b:
+        print(f"only in B: {name}")
+    for name, (left, right) in difference.shapes.items():
+        print(f"shape of {name}: {left} | {right}")
+    for name, (gap, relative) in difference.values.items():
+        print(f"values of {name}: differ by up to {gap:.3g} ({relative:.2g} of the largest)")
+    print(f"{difference.equal} tensors are equal bit by bit" + ("; no tensor differs" if code == 0 else ""))
+    return code
+
+
+def _print_card(card: Any) -> None:
+    facts = card.to_dict()
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = json.dumps(value) if value else "unknown"
+        print(f"{name:{width}}  {'unknown' if value is None else value}")
+
+
+def _print_config(lines: list[str]) -> None:
+    print("a detection config needs:" if lines else "no ResNet config describes it; use build_trunk(card.arch)")
+    for line in lines:
+        print(f"  {line}")

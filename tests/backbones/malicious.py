@@ -1,0 +1,217 @@
+"""Files that mean harm, written by the tests themselves; and, as a program, a reader that reports its memory.
+
+    python -m tests.backbones.malicious FOLDER
+
+prints one JSON object: file -> [reason or "accepted" or another error, growth of peak memory in MiB].
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["EXPECTED", "write_all"]
+
+EXPECTED = {
+    "system.pkl": "code",
+    "system4.pkl": "code",
+    "instance.pkl": "code",
+    "protocol0.pkl": "code",
+    "nested.pkl": "size",
+    "laughs.pkl": "size",
+    "memo.pkl": "size",
+    "long_bytes.pkl": "damaged",
+    "shape.pkl": "size",
+    "objects.pkl": "code",
+    "nan.pkl": "numbers",
+    "truncated.pkl": "damaged",
+    "persistent.pkl": "code",
+    "system.pth": "code",
+    "legacy_system.pth": "code",
+    "legacy_numel.pth": "size",
+    "stride0.pth": "size",
+    "script.pth": "code",
+    "bomb.pth": "size",
+    "huge.npz": "size",
+    "objects.npz": "code",
+    "bomb.npz": "size",
+    "path.npz": "path",
+    "twice.npz": "duplicate",
+    "header.safetensors": "size",
+    "shape.safetensors": "damaged",
+    "overlap.safetensors": "size",
+    "twice.safetensors": "duplicate",
+    "path.safetensors": "path",
+    "inf.safetensors": "numbers",
+    "escape.index.json": "path",
+    "prefix.safetensors": "duplicate",
+    "noise.bin": "damaged",
+}
+"""File -> the reason it must be refused for."""
+
+_MARK = "executed"
+_ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+
+
+class _System:
+    def __init__(self, folder: Path) -> None:
+        self.command = f"touch {folder / _MARK}"
+
+    def __reduce__(self) -> tuple:
+        import os
+
+        return os.system, (self.command,)
+
+
+def write_all(folder: Path) -> None:
+    """Every file of ``EXPECTED``; if one is executed, a file named "executed" appears beside it."""
+    _pickles(folder)
+    _torch(folder)
+    _npz(folder)
+    _safetensors(folder)
+    (folder / "noise.bin").write_bytes(np.random.default_rng(0).bytes(4096))
+
+
+def _pickles(folder: Path) -> None:
+    def write(name: str, data: bytes) -> None:
+        (folder / name).write_bytes(data)
+
+    evil = {"conv1_w": np.zeros((64, 3, 7, 7), np.float32), "x": _System(folder)}
+    write("system.pkl", pickle.dumps(evil, protocol=2))
+    write("system4.pkl", pickle.dumps(evil, protocol=4))
+    command = f"touch {folder / _MARK}".encode()
+    write("instance.pkl", b"(dS'a'\n(S'" + command + b"'\nios\nsystem\ns.")
+    write("protocol0.pkl", b"cos\nsystem\n(S'" + command + b"'\ntR.")
+    write("nested.pkl", b"\x80\x02}X\x01\x00\x00\x00a" + b"]" * 50_000 + b"a" * 49_999 + b"s.")
+    # each list holds the one before ten times: 10 ** 12 leaves in 200 bytes
+    laughs = b"\x80\x02}]q\x000"
+    for level in range(12):
+        laughs += b"]q" + bytes([level + 1]) + b"(" + (b"h" + bytes([level])) * 10 + b"e0"
+    write("laughs.pkl", laughs + b"X\x01\x00\x00\x00ah\x0cs.")
+    write("memo.pkl", b"\x80\x02}r\xff\xff\xff\x7f.")  # a table for 2 ** 31 objects
+    write("long_bytes.pkl", b"\x80\x04}\x8e" + struct.pack("<Q", 10 << 30) + b"abc.")
+    dtype = b"cnumpy\ndtype\n(S'f4'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb"
+    write("shape.pkl", b"\x80\x02}U\x01a" + _ARRAY + b"(I1\n(I50000\nI50000\nt" + dtype + b"I00\nU\x04abcdtbs.")
+    write("objects.pkl", pickle.dumps({"conv1_w": np.array([_System, 1], dtype=object)}, protocol=2))
+    write("persistent.pkl", b"\x80\x02}X\x01\x00\x00\x00aX\x01\x00\x00\x00bQs.")
+    good = {"conv1_w": np.zeros((64, 3, 7, 7), np.float32), "res2_0_branch2a_w": np.zeros((64, 64, 1, 1), np.float32)}
+    write("truncated.pkl", pickle.dumps(good, protocol=2)[:-2000])
+    arrays = {k: v.numpy() for k, v in _narrow().items()}
+    arrays["layer1.0.conv1.weight"][0, 0, 0, 0] = np.nan
+    write("nan.pkl", pickle.dumps(arrays, protocol=4))
+
+
+def _narrow() -> dict:
+    """A whole R-50 of an eighth of the width, in torchvision's names."""
+    from scaleprior.backbones import ResNetSpec, build_resnet
+
+    return build_resnet(ResNetSpec(res2_out_channels=32, width_per_group=8)).state_dict()
+
+
+def _torch(folder: Path) -> None:
+    import torch
+
+    torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}, "x": _System(folder)}, folder / "system.pth")
+    small = {"conv1.weight": torch.zeros(4)}
+    torch.save({**small, "x": _System(folder)}, folder / "legacy_system.pth", _use_new_zipfile_serialization=False)
+    torch.save(small, folder / "legacy_numel.pth", _use_new_zipfile_serialization=False)
+    data = (folder / "legacy_numel.pth").read_bytes()
+    assert data.count(b"X\x03\x00\x00\x00cpuq\x06K\x04") == 1
+    claim = b"X\x03\x00\x00\x00cpuq\x06J" + struct.pack("<i", 2_000_000_000)  # 8 GB of floats
+    (folder / "legacy_numel.pth").write_bytes(data.replace(b"X\x03\x00\x00\x00cpuq\x06K\x04", claim))
+    torch.save({"conv1.weight": torch.zeros(1).expand(50_000, 50_000)}, folder / "stride0.pth")  # 10 GB from 4 bytes
+    torch.jit.script(torch.nn.Conv2d(3, 4, 1)).save(str(folder / "script.pth"))
+    buffer = io.BytesIO()
+    torch.save(small, buffer)
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(folder / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+        target.writestr("archive/data/9", bytes(100 << 20))
+
+
+def _npy_header(shape: str, kind: str = "<f4") -> bytes:
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+
+
+def _npz(folder: Path) -> None:
+    kernel = "resnet/root_block/standardized_conv2d/kernel.npy"
+    with zipfile.ZipFile(folder / "huge.npz", "w") as archive:
+        archive.writestr(kernel, _npy_header("(50000, 50000)") + b"abcd")
+    np.savez(folder / "objects.npz", **{kernel[:-4]: np.array([_System(folder)], dtype=object)})
+    with zipfile.ZipFile(folder / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(kernel, _npy_header("(26214400,)") + bytes(100 << 20))
+    with zipfile.ZipFile(folder / "path.npz", "w") as archive:
+        archive.writestr("../../etc/passwd.npy", _npy_header("(1,)") + b"abcd")
+    with zipfile.ZipFile(folder / "twice.npz", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for _ in range(2):
+            archive.writestr(kernel, _npy_header("(1,)") + b"abcd")
+
+
+def _safetensors(folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    def write(name: str, header: str, body: bytes = bytes(8)) -> None:
+        (folder / name).write_bytes(struct.pack("<Q", len(header)) + header.encode() + body)
+
+    entry = '{"dtype":"F32","shape":[%s],"data_offsets":[%s]}'
+    (folder / "header.safetensors").write_bytes(struct.pack("<Q", 10 << 30) + b'{"a":1}')
+    write("shape.safetensors", f'{{"a":{entry % ("50000,50000", "0,10000000000")}}}')
+    write("overlap.safetensors", f'{{"a":{entry % ("2", "0,8")},"b":{entry % ("1", "4,8")}}}')
+    write("twice.safetensors", f'{{"a":{entry % ("1", "0,4")},"a":{entry % ("1", "4,8")}}}')
+    write("path.safetensors", f'{{"../../../etc/passwd":{entry % ("2", "0,8")}}}')
+    state = _narrow()
+    save_file(_two_backbones(state), folder / "prefix.safetensors")
+    state["layer1.0.conv1.weight"][0, 0, 0, 0] = torch.inf
+    save_file(state, folder / "inf.safetensors")
+    (folder / "escape.index.json").write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
+
+
+def _two_backbones(state: dict) -> dict:
+    """Two backbones in one file, whose bare names are the same."""
+    from scaleprior.backbones import to_detectron2
+
+    bare = to_detectron2(state)
+    return {f"{p}{k}": v.clone() for k, v in bare.items() for p in ("backbone.", "backbone.bottom_up.")}
+
+
+def peak() -> int:
+    """Peak memory of this program in KiB. Not ``ru_maxrss``: that begins with the size of the process it came from."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
+
+
+def _main(folder: Path) -> None:
+    import torch
+
+    from scaleprior.backbones import read_backbone
+    from scaleprior.errors import UserError
+
+    torch.set_num_threads(1)
+    torch.zeros(1).sum()
+    found = {}
+    for name in EXPECTED:
+        before = peak()
+        try:
+            read_backbone(folder / name)
+            said = "accepted"
+        except UserError as e:
+            said = getattr(e, "reason", f"UserError: {e}")
+        except Exception as e:
+            said = f"{type(e).__name__}: {e}"
+        found[name] = [said, (peak() - before) / 1024]
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

@@ -1,0 +1,98 @@
+"""``scaleprior backbone``: from a timm checkpoint to Detectron2, and the errors on the way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from scaleprior.backbones import read_card
+from scaleprior.backbones.exactness import randomise
+from scaleprior.cli import main
+
+Run = Callable[..., "tuple[int, str, str]"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """``scaleprior ARGS`` in this process (importing torch again for each would cost more than the work)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(a) for a in args])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = randomise(timm.create_model("resnet18"), 0)
+    torch.save({"state_dict": model.state_dict(), "epoch": 1}, tmp_path / "last.pth.tar")
+    return tmp_path / "last.pth.tar"
+
+
+def test_from_timm_to_detectron2(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    code, out, _ = run(
+        "backbone", "convert", checkpoint, "--out", "r18.safetensors", "--name", "mine", "--images", 50, "--json"
+    )
+    told = json.loads(out)
+    assert (code, told["card"]["name"], told["card"]["images"], told["report"]["matched"]) == (0, "mine", 50, 100)
+
+    _, out, _ = run("backbone", "show", "r18.safetensors")
+    assert "MODEL.RESNETS.DEPTH 18" in out
+    assert "licence         unknown" in out
+
+    _, out, _ = run("backbone", "export", "r18.safetensors", "--out", "r18.pkl", "--json")
+    assert json.loads(out)["config"][0] == "MODEL.WEIGHTS r18.pkl"
+
+    code, out, _ = run("backbone", "diff", "r18.safetensors", "r18.pkl")
+    assert (code, out) == (0, "100 tensors are equal bit by bit; no tensor differs\n")
+    assert read_card(tmp_path / "r18.safetensors").arch.depth == 18
+    other = randomise(timm.create_model("resnet18"), 1).state_dict()
+    torch.save(other, tmp_path / "other.pth")
+    code, out, _ = run("backbone", "diff", "r18.safetensors", "other.pth")
+    assert code == 1
+    assert "values of res2.0.conv1.norm.bias: differ by up to" in out
+
+
+def test_verify_speaks_and_draws(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    code, out, _ = run("backbone", "verify", checkpoint, "--picture", "p.png")
+    assert code == 0
+    assert out.startswith("warning: last.pth is a whole R-18, but look at the warnings")
+    assert (tmp_path / "p.png").stat().st_size > 10_000
+
+
+def test_show_of_a_canonical_file_imports_no_torch(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    run("backbone", "convert", checkpoint, "--out", "r18.safetensors")
+    code = (
+        "import sys; from scaleprior.cli import main; main(['backbone', 'show', 'r18.safetensors']); "
+        "print(sorted({'torch', 'timm', 'numpy'} & set(sys.modules)))"
+    )
+    environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PATH": "/usr/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_errors_are_one_line(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    code, _, error = run("backbone", "convert", checkpoint, "--out", "r18.pth")
+    assert code == 2
+    assert error == (
+        "scaleprior: error: --out is r18.pth; name it *.safetensors; `backbone export` writes other formats\n"
+    )
+    (tmp_path / "evil.pkl").write_bytes(b"cposix\nsystem\n(S'touch executed'\ntR.")
+    code, _, error = run("backbone", "convert", "evil.pkl", "--out", "x.safetensors")
+    assert code == 2
+    assert "evil.pkl: it names posix.system, which is no part of weights [refused: code]; do not open it" in error
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.pkl", "last.pth.tar"]
