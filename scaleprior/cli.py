@@ -15,7 +15,7 @@ from scaleprior.errors import ScalePriorError
 
 __all__ = ["build_parser", "main"]
 
-_COMMANDS = ("quickstart", "study", "corpus", "pretrain", "detect", "laws", "doctor")
+_COMMANDS = ("quickstart", "study", "corpus", "backbone", "pretrain", "detect", "zoo", "laws", "doctor")
 
 
 def build_parser() -> argparse.ArgumentParser:

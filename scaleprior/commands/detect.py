@@ -20,7 +20,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         description="Fine-tune a Faster R-CNN from a backbone. Ends with OUT/model.safetensors, and, where "
         "DATASETS.TEST names a set, with its COCO AP in OUT/results.json.",
     )
-    train.add_argument("--weights", type=Path, metavar="W", help="backbone (default: MODEL.WEIGHTS; none = scratch)")
+    train.add_argument("--weights", metavar="W", help="backbone file or scaleprior://NAME (default: MODEL.WEIGHTS)")
     train.add_argument("--resume", action="store_true", help="go on with the run in OUT; start one if there is none")
     train.set_defaults(handler=_train)
 
@@ -44,6 +44,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from scaleprior.backbones.zoo import local_path
     from scaleprior.config import load_config
     from scaleprior.detect import get_engine
     from scaleprior.progress import progress_bar
@@ -52,7 +53,8 @@ def _train(args: argparse.Namespace) -> None:
     loaded = load_config(args.config_file, args.opts)
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
     with progress_bar("fine-tuning") as progress:
-        model = engine.train(loaded, args.weights, out, resume=args.resume, progress=progress)
+        weights = local_path(args.weights) if args.weights else None
+        model = engine.train(loaded, weights, out, resume=args.resume, progress=progress)
     results: dict[str, Any] = {}
     if loaded.cfg.DATASETS.TEST:
         with progress_bar("evaluating", unit="images") as progress:

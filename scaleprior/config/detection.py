@@ -41,7 +41,7 @@ def _add_model(cfg: CfgNode) -> None:
     cfg.MODEL = model = _node()
     # "auto" (cuda if there is one, else cpu), "cpu", "cuda", "cuda:1", ...
     model.DEVICE = "auto"
-    # A backbone file (.safetensors) to start from, or a trained model file to evaluate; "" = random weights.
+    # A backbone (.safetensors file or scaleprior://NAME) to start from, or a trained model file to evaluate; "" = none.
     model.WEIGHTS = ""
     # Three floats each on the 0-255 scale, in the order of INPUT.FORMAT: the network sees (pixel - mean) / std.
     # The defaults are those of Detectron2's MSRA weights (BGR, std folded into conv1).

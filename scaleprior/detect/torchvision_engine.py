@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import apply_card
 from scaleprior.backbones.weights import read_card
+from scaleprior.backbones.zoo import local_path
 from scaleprior.config import LoadedConfig
 from scaleprior.detect import weights as weights_io
 from scaleprior.detect.coco_data import DetectionSet, dataset_paths, load_dataset
@@ -75,7 +76,7 @@ class TorchvisionEngine:
             FailureError: the loss is not finite, or the disk is full.
         """
         if weights is None and loaded.cfg.MODEL.WEIGHTS:
-            weights = Path(loaded.cfg.MODEL.WEIGHTS)
+            weights = local_path(loaded.cfg.MODEL.WEIGHTS)
         card = None if weights is None else _read_card(weights)
         loaded = loaded if card is None else LoadedConfig(apply_card(loaded, card), loaded.explicit, loaded.source)
         sets = _load_sets(loaded.cfg, "DATASETS.TRAIN")

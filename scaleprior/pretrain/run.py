@@ -19,6 +19,7 @@ from scaleprior.backbones.contract import check_contract
 from scaleprior.backbones.names import from_detectron2, to_detectron2
 from scaleprior.backbones.spec import ResNetSpec
 from scaleprior.backbones.weights import load_backbone, read_card, save_backbone
+from scaleprior.backbones.zoo import local_path
 from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json, write_text
@@ -185,7 +186,7 @@ def _parent(cfg: CfgNode) -> Card | None:
     """Card of the backbone to start from, checked against the config."""
     if not cfg.MODEL.WEIGHTS:
         return None
-    card = read_card(cfg.MODEL.WEIGHTS)
+    card = read_card(local_path(cfg.MODEL.WEIGHTS))
     mismatches = check_contract(cfg, card)
     if mismatches:
         said = ", ".join(f"{m.key} is {m.config_value!r}" for m in mismatches)
@@ -216,7 +217,7 @@ def _trainer(
     labels = len(images.label_space)
     model = _model(cfg, spec, labels, bias=prior_bias(node.HEAD.PRIOR or _label_density(images, labels)))
     if parent is not None:
-        model.trunk.load_state_dict(from_detectron2(load_backbone(cfg.MODEL.WEIGHTS)[0]), strict=False)
+        model.trunk.load_state_dict(from_detectron2(load_backbone(local_path(cfg.MODEL.WEIGHTS))[0]), strict=False)
     model.to(world.device)
     total = budget_steps(node.BUDGET.AMOUNT, node.BUDGET.UNIT, images=len(images), batch_size=node.BATCH_SIZE)
     cache = node.LOADER.CACHE_MB * 2**20 if not node.LOADER.NUM_WORKERS else 0

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scaleprior.backbones.contract import apply_card
 from scaleprior.config import load_config
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json
+from scaleprior.study.backbones import Rung
 from scaleprior.study.data import StudyData
 from scaleprior.study.spec import StageSection, StudySpec
 
@@ -34,7 +36,8 @@ class Cell:
         key: 16 hexadecimal digits of the SHA-256 over all that determines the result.
         images: pretraining images; 0 is from scratch.
         engine: a resolved engine name, never ``auto``.
-        pretrain: config and overrides of the pretraining stage; None from scratch.
+        pretrain: config and overrides of the pretraining stage; None from scratch and with weights.
+        weights, weights_sha256: a backbone that exists already, and the hash of its tensors; "" otherwise.
         cost: rough relative cost, to start the longest cells first.
     """
 
@@ -46,6 +49,8 @@ class Cell:
     threads: int
     pretrain: StageSection | None
     finetune: StageSection
+    weights: str = ""
+    weights_sha256: str = ""
     cost: float = field(compare=False, default=0.0)
 
     @property
@@ -77,20 +82,26 @@ def plan_cells(spec: StudySpec, data: StudyData, engine: str) -> list[Cell]:
         UserError: see :func:`scaleprior.config.load_config`; a ladder that climbs above the corpus; two
             architectures that are the same.
     """
-    if spec.ladder[-1] > data.corpus_images:
+    if spec.ladder and spec.ladder[-1] > data.corpus_images:
         raise UserError(
             f"ladder of {spec.source} asks for {spec.ladder[-1]} images, the corpus has {data.corpus_images}",
             hint="lower the ladder or add images",
         )
     cells = [
-        _cell(spec, data, engine, arch, images, seed)
+        _cell(spec, data, engine, arch, images, seed, rung)
         for arch in spec.architectures
-        for images in ((0,) if spec.scratch else ()) + spec.ladder
+        for images, rung in _ladder(spec, data, arch)
         for seed in spec.seeds
     ]
     by_key: dict[str, Cell] = {}
     for cell in cells:
         twin = by_key.setdefault(cell.key, cell)
+        if twin is not cell and twin.arch == cell.arch:
+            raise UserError(
+                f"backbones.{cell.arch} of {spec.source}: {Path(twin.weights).name} and {Path(cell.weights).name} hold "
+                "the same tensors",
+                hint="keep one",
+            )
         if twin is not cell:
             raise UserError(
                 f"architectures {twin.arch!r} and {cell.arch!r} of {spec.source} are the same network",
@@ -99,10 +110,16 @@ def plan_cells(spec: StudySpec, data: StudyData, engine: str) -> list[Cell]:
     return cells
 
 
-def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int, seed: int) -> Cell:
+def _ladder(spec: StudySpec, data: StudyData, arch: str) -> list[tuple[int, Rung | None]]:
+    scratch: list[tuple[int, Rung | None]] = [(0, None)] if spec.scratch else []
+    rungs = data.backbones.get(arch, ())
+    return [*scratch, *((n, None) for n in spec.ladder), *((rung.images, rung) for rung in rungs)]
+
+
+def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int, seed: int, rung: Rung | None) -> Cell:
     network = spec.architectures[arch]
     pretrain = None
-    if images:
+    if images and spec.pretrain is not None:
         own = (
             "PRETRAIN.CORPUS", str(data.corpus), "PRETRAIN.FRACTION.IMAGES", repr(images),
             "PRETRAIN.NOISE.RATE", repr(spec.noise["rate"]), "PRETRAIN.NOISE.KIND", repr(spec.noise["kind"]),
@@ -119,11 +136,13 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
     determinants = {
         "version": _RECIPE_VERSION,
         "stages": stages,
-        "corpus": data.corpus_fingerprint if images else None,
+        "corpus": data.corpus_fingerprint if pretrain else None,
         "detection": data.detection_fingerprint,
         "engine": engine,
         "threads": spec.threads,
     }
+    if rung is not None:
+        determinants["backbone"] = _backbone(rung, finetune)
     text = json.dumps(determinants, sort_keys=True, default=str)
     depth = stages["finetune"]["config"]["MODEL.RESNETS.DEPTH"]
     return Cell(
@@ -135,8 +154,22 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
         threads=spec.threads,
         pretrain=pretrain,
         finetune=finetune,
-        cost=depth * (2.0 if images else 1.0) + images * 1e-9,
+        weights=str(rung.weights) if rung else "",
+        weights_sha256=rung.card.tensors_sha256 if rung else "",
+        cost=depth * (2.0 if pretrain else 1.0) + images * 1e-9,
     )
+
+
+def _backbone(rung: Rung, finetune: StageSection) -> dict[str, Any]:
+    """What of a backbone determines a result: its tensors and what the contract makes of its card, not its path.
+
+    Raises:
+        UserError: the fine-tuning config contradicts the card; prints the words to use.
+    """
+    cfg = apply_card(load_config(finetune.config, finetune.overrides), rung.card)
+    keys = ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT")
+    contract = {k: v for k, v in _flatten(cfg) if k in keys or k.startswith("MODEL.RESNETS.")}
+    return {"tensors_sha256": rung.card.tensors_sha256, "contract": contract}
 
 
 def _resolved(stage: StageSection) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from scaleprior.detect.coco_data import DetectionSet, load_coco
 from scaleprior.errors import UserError
 from scaleprior.files import file_sha256
 from scaleprior.progress import ProgressFn
+from scaleprior.study.backbones import Rung, describe_rungs, find_rungs
 from scaleprior.study.spec import CocoSet, StudySpec
 
 __all__ = ["PrepareProgress", "StudyData", "describe_data", "prepare_data"]
@@ -26,19 +27,21 @@ class StudyData:
     """Prepared data, and hashes that stand for it in the cells' keys.
 
     Attributes:
-        corpus: index folder.
+        corpus: index folder; None, with 0 images and no fingerprint, in a study of backbones that exist.
+        backbones: the ladder of each architecture in such a study.
         train, val: (name, JSON, image root) of the detection sets, as ``SCALEPRIOR.DATASETS`` takes them.
         detection_fingerprint: SHA-256 over both JSON files; images count by their names there.
         counts: what the report says of the data.
     """
 
-    corpus: Path
+    corpus: Path | None
     corpus_images: int
     corpus_fingerprint: str
     train: tuple[str, str, str]
     val: tuple[str, str, str]
     detection_fingerprint: str
     counts: Mapping[str, Any]
+    backbones: Mapping[str, tuple[Rung, ...]] = field(default_factory=dict)
 
 
 def prepare_data(spec: StudySpec, out: Path, *, progress: PrepareProgress | None = None) -> StudyData:
@@ -46,10 +49,11 @@ def prepare_data(spec: StudySpec, out: Path, *, progress: PrepareProgress | None
 
     Raises:
         UserError: a missing or empty source, a label that is not in the label space, a hierarchy with a cycle, more
-            unreadable images than the corpus allows, a COCO JSON that does not hold together.
+            unreadable images than the corpus allows, a COCO JSON that does not hold together; see :func:`find_rungs`.
     """
     world = _world(spec)
     corpus = _corpus(spec, world, out, progress)
+    rungs = find_rungs(spec, progress=lambda what: _named(progress, what))
     train, val = _coco_sets(spec, world, out, progress)
     train_set = _checked(train)
     val_set = _checked(val)
@@ -59,29 +63,46 @@ def prepare_data(spec: StudySpec, out: Path, *, progress: PrepareProgress | None
         )
     digest = hashlib.sha256("".join(file_sha256(s[1]) for s in (train, val)).encode()).hexdigest()
     counts = {
-        "corpus": corpus.name,
-        "corpus images": len(corpus),
-        "labels": len(corpus.label_space),
-        "unreadable images left out": corpus.facts["skipped"]["count"],
+        **(_corpus_counts(corpus) if corpus else {}),
         "detection classes": len(train_set.class_names),
         "detection images": f"{len(train_set)} to train, {len(val_set)} to evaluate",
         "boxes": f"{_boxes(train_set)} to train, {_boxes(val_set)} to evaluate",
     }
+    if corpus is None:
+        return StudyData(None, 0, "", train, val, digest, counts, rungs)
     return StudyData(corpus.path, len(corpus), corpus.fingerprint, train, val, digest, counts)
+
+
+def _corpus_counts(corpus: Corpus) -> dict[str, Any]:
+    source = corpus.facts["source"]
+    return {
+        "corpus": f"synthetic world, seed {source['seed']}" if source["kind"] == "world" else corpus.name,
+        "corpus images": len(corpus),
+        "labels": len(corpus.label_space),
+        "unreadable images left out": corpus.facts["skipped"]["count"],
+    }
 
 
 def describe_data(spec: StudySpec, data: StudyData, engine: str) -> dict[str, Any]:
     """What the report shows of the settings."""
     noise = spec.noise
+    if spec.pretrain is not None:
+        corpus = {"corpus fingerprint": data.corpus_fingerprint[:16]}
+        pretraining = {
+            "label noise": f"{noise['rate']:.0%} wrong ({noise['kind']}), {noise['drop']:.0%} dropped",
+            "ladder": ", ".join(f"{n:,}" for n in spec.ladder),
+        }
+        recipe = {"pretraining recipe": " ".join((spec.pretrain.config, *spec.pretrain.overrides))}
+    else:
+        corpus, pretraining, recipe = {}, describe_rungs(data.backbones), {"pretraining recipe": "none, see backbones"}
     return {
         **data.counts,
-        "corpus fingerprint": data.corpus_fingerprint[:16],
+        **corpus,
         "detection fingerprint": data.detection_fingerprint[:16],
-        "label noise": f"{noise['rate']:.0%} wrong ({noise['kind']}), {noise['drop']:.0%} dropped",
-        "ladder": ", ".join(f"{n:,}" for n in spec.ladder),
+        **pretraining,
         "seeds": ", ".join(map(str, spec.seeds)),
         "near-duplicates": "not searched for",
-        "pretraining recipe": " ".join((spec.pretrain.config, *spec.pretrain.overrides)),
+        **recipe,
         "fine-tuning recipe": " ".join((spec.finetune.config, *spec.finetune.overrides)),
         "engine": engine,
         "threads a cell": spec.threads,
@@ -90,7 +111,7 @@ def describe_data(spec: StudySpec, data: StudyData, engine: str) -> dict[str, An
 
 
 def _world(spec: StudySpec) -> World | None:
-    if spec.corpus.world is None:
+    if spec.corpus is None or spec.corpus.world is None:
         return None
     fields = {k: v for k, v in spec.corpus.world.items() if k not in ("seed", "images", "image_size")}
     for key in ("seed", "images", "image_size"):
@@ -100,8 +121,10 @@ def _world(spec: StudySpec) -> World | None:
     return World(WorldSpec.from_dict(fields), spec.corpus.world["seed"])
 
 
-def _corpus(spec: StudySpec, world: World | None, out: Path, progress: PrepareProgress | None) -> Corpus:
+def _corpus(spec: StudySpec, world: World | None, out: Path, progress: PrepareProgress | None) -> Corpus | None:
     section = spec.corpus
+    if section is None:
+        return None
     if section.index is not None:
         return Corpus.open(section.index)
     folder = out / "corpus"

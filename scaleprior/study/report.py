@@ -14,7 +14,7 @@ import jinja2
 from scaleprior import __version__
 from scaleprior.errors import UserError
 from scaleprior.files import atomic_path, write_text
-from scaleprior.study.results import ArchSummary, result_rows, summarise, write_results
+from scaleprior.study.results import ArchSummary, images_seen, result_rows, summarise, write_results
 from scaleprior.study.runner import CellState, StudyView
 from scaleprior.study.sentences import describe_cell, study_sentences
 
@@ -137,7 +137,7 @@ def _context(report: StudyReport, command: str) -> dict[str, Any]:
         )  # fmt: skip
     costs = []
     for cell in (c for c in report.view.cells if c.result):
-        seen = cell.result.get("pretrain", {}).get("images_seen", 0)
+        seen = images_seen(cell)
         seconds = [cell.result["seconds"].get(s, math.nan) for s in _STAGES]
         cpu = sum(cell.result["cpu_seconds"].values())
         costs.append({"cell": describe_cell(cell), "seen": seen, "seconds": seconds, "cpu": cpu})
@@ -167,6 +167,6 @@ def _render(template: str, context: Mapping[str, Any]) -> str:
     )
     environment.filters["ap"] = lambda x: f"{x:.2f}"
     environment.filters["signed"] = lambda x: f"{x:+.2f}"
-    environment.filters["count"] = lambda n: f"{n:,}"
+    environment.filters["count"] = lambda n: "elsewhere" if n is None else f"{n:,}"
     environment.filters["sec"] = lambda x: "" if x != x else f"{x:.1f}"
     return environment.get_template(template).render(context)

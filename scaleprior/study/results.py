@@ -18,7 +18,7 @@ from scaleprior.study.runner import CellState, StudyView
 if TYPE_CHECKING:
     from scaleprior.laws import Law
 
-__all__ = ["COLUMNS", "ArchSummary", "Point", "result_rows", "summarise", "write_results"]
+__all__ = ["COLUMNS", "ArchSummary", "Point", "images_seen", "result_rows", "summarise", "write_results"]
 
 _METRICS = {
     "ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl",
@@ -84,9 +84,17 @@ def result_rows(view: StudyView) -> list[dict[str, Any]]:
             row[column] = None if value is None else round(float(value), 6)
         row["engine"] = view.facts["engine"]
         row["cell"] = cell.key
-        row["images_seen"] = cell.result.get("pretrain", {}).get("images_seen", 0)
+        row["images_seen"] = images_seen(cell)
         rows.append(row)
     return rows
+
+
+def images_seen(cell: CellState) -> int | None:
+    """Images that the cell's own pretraining saw; None if its backbone was trained elsewhere."""
+    assert cell.result is not None
+    if "pretrain" in cell.result:
+        return cell.result["pretrain"]["images_seen"]
+    return None if cell.images else 0
 
 
 def write_results(view: StudyView, path: Path) -> None:

@@ -1,5 +1,7 @@
 """The study spec: which corpus, which ladder, which architectures and seeds, which recipes, which detection set.
 
+In place of corpus, ladder, noise and pretrain it may list ``backbones`` that exist already.
+
 A YAML file with the sections below; ``configs/studies/`` has commented examples. Paths may use ``${NAME}`` and
 ``${NAME:-default}`` environment variables and are relative to the spec's own folder.
 """
@@ -10,7 +12,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,12 @@ import yaml
 
 from scaleprior.errors import UserError
 
-__all__ = ["CocoSet", "CorpusSection", "DetectionSection", "StageSection", "StudySpec", "load_spec"]
+__all__ = ["BackboneSection", "CocoSet", "CorpusSection", "DetectionSection", "StageSection", "StudySpec", "load_spec"]
 
 _SECTIONS = {
     "": {
         "name", "corpus", "detection", "ladder", "scratch", "architectures", "seeds", "noise", "pretrain", "finetune",
-        "engine", "threads",
+        "engine", "threads", "backbones",
     },
     "corpus": {"world", "source", "index", "labels", "label_column", "hierarchy", "split", "name", "salt"},
     "corpus.world": None,  # checked by the world itself, which knows its fields
@@ -34,7 +36,11 @@ _SECTIONS = {
     "noise": {"rate", "kind", "drop"},
     "pretrain": {"config", "overrides"},
     "finetune": {"config", "overrides"},
+    "backbones": None,  # architecture -> list of backbones
+    "backbones[]": {"weights", "images", "supervision"},
 }  # fmt: skip
+# A study either pretrains or takes backbones that exist; these say how to pretrain.
+_PRETRAINING = ("corpus", "ladder", "noise", "pretrain")
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -81,11 +87,28 @@ class StageSection:
 
 
 @dataclass(frozen=True)
+class BackboneSection:
+    """A backbone that exists already.
+
+    Attributes:
+        weights: a canonical file, or ``scaleprior://NAME``.
+        images: pretraining images; None takes the card's.
+        supervision: what told right from wrong; None takes the catalogue's.
+    """
+
+    weights: str
+    images: int | None = None
+    supervision: str | None = None
+
+
+@dataclass(frozen=True)
 class StudySpec:
     """A validated study.
 
     Attributes:
-        ladder: numbers of pretraining images, rising, each at least 1.
+        corpus, pretrain: None in a study of backbones that exist.
+        backbones: architecture -> its backbones; empty in a study that pretrains.
+        ladder: numbers of pretraining images, rising, each at least 1; empty with backbones, whose cards say it.
         scratch: also run each architecture without pretraining (``images`` 0 in the results).
         architectures: name -> overrides of config keys that make it.
         seeds: one cell is run per architecture, fraction and seed.
@@ -96,19 +119,20 @@ class StudySpec:
     """
 
     name: str
-    corpus: CorpusSection
+    corpus: CorpusSection | None
     detection: DetectionSection
     ladder: tuple[int, ...]
     scratch: bool
     architectures: Mapping[str, tuple[str, ...]]
     seeds: tuple[int, ...]
     noise: Mapping[str, Any]
-    pretrain: StageSection
+    pretrain: StageSection | None
     finetune: StageSection
     engine: str
     threads: int
     source: str
     raw: Mapping[str, Any]
+    backbones: Mapping[str, tuple[BackboneSection, ...]] = field(default_factory=dict)
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
@@ -164,21 +188,28 @@ class _Reader:
     def spec(self) -> StudySpec:
         self._check_keys("", self.raw)
         name = self._get(self.raw, "name", str)
+        pretrains = "backbones" not in self.raw
+        if not pretrains and (both := [key for key in _PRETRAINING if key in self.raw]):
+            raise self._fail(
+                f"has backbones and {', '.join(both)}", "keep backbones, or what says how to pretrain them"
+            )
+        architectures = self._architectures()
         return StudySpec(
             name=name,
-            corpus=self._corpus(),
+            corpus=self._corpus() if pretrains else None,
             detection=self._detection(),
-            ladder=self._ladder(),
+            ladder=self._ladder() if pretrains else (),
             scratch=self._get(self.raw, "scratch", bool, True),
-            architectures=self._architectures(),
+            architectures=architectures,
             seeds=self._seeds(),
             noise=self._noise(),
-            pretrain=self._stage("pretrain"),
+            pretrain=self._stage("pretrain") if pretrains else None,
             finetune=self._stage("finetune"),
             engine=self._get(self.raw, "engine", str, "auto"),
             threads=self._positive("threads", 1),
             source=str(self.path),
             raw=self.raw,
+            backbones={} if pretrains else self._backbones(architectures),
         )
 
     def _fail(self, message: str, hint: str) -> UserError:
@@ -251,7 +282,7 @@ class _Reader:
         if world is not None:
             if "train" in node or "val" in node:
                 raise self._fail("detection has both world and train/val", "keep one")
-            if self._section("corpus") and "world" not in self.raw["corpus"]:
+            if "world" not in (self._section("corpus") or {}):
                 raise self._fail("detection.world needs corpus.world", "give detection.train and detection.val")
             for key in ("train", "val", "canvas"):
                 value = world.get(key)
@@ -307,6 +338,33 @@ class _Reader:
         if not node:
             raise self._fail("architectures is empty", "name at least one, such as R-50: {MODEL.RESNETS.DEPTH: 50}")
         return {str(name): self._pairs(keys or {}, f"architectures.{name}") for name, keys in node.items()}
+
+    def _backbones(self, architectures: Mapping[str, Any]) -> Mapping[str, tuple[BackboneSection, ...]]:
+        node = self._section("backbones") or {}
+        if set(node) != set(architectures):
+            raise self._fail(
+                f"backbones are given for {sorted(map(str, node))}, architectures are {sorted(architectures)}",
+                "list the backbones of each architecture",
+            )
+        found = {}
+        for arch in architectures:
+            if not isinstance(node[arch], list) or not node[arch]:
+                raise self._fail(f"backbones.{arch} is {node[arch]!r}", "list at least one backbone")
+            found[arch] = tuple(self._backbone(item, f"backbones.{arch}") for item in node[arch])
+        return found
+
+    def _backbone(self, item: Any, where: str) -> BackboneSection:
+        if not isinstance(item, dict):
+            raise self._fail(f"{where} has {item!r}", "write {weights: FILE or scaleprior://NAME, images: N}")
+        self._check_keys("backbones[]", item)
+        weights, images, supervision = (item.get(key) for key in ("weights", "images", "supervision"))
+        if images is not None and (type(images) is not int or images < 1):
+            raise self._fail(f"{where}: images is {images!r}", "give a whole number of at least 1")
+        if supervision is not None and (not isinstance(supervision, str) or not supervision.strip()):
+            raise self._fail(f"{where}: supervision is {supervision!r}", "give text")
+        if not (isinstance(weights, str) and weights.startswith("scaleprior://")):
+            weights = self._expand(weights, f"{where}: weights")
+        return BackboneSection(weights, images, supervision)
 
     def _stage(self, key: str) -> StageSection:
         node = self._section(key)

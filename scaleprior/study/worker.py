@@ -20,9 +20,10 @@ import cv2
 import torch
 
 import scaleprior
+from scaleprior.backbones.weights import read_card
 from scaleprior.config import load_config
 from scaleprior.detect.engines import get_engine
-from scaleprior.errors import ScalePriorError
+from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.files import read_json, remove_leftovers, write_json
 from scaleprior.pretrain import pretrain
 from scaleprior.progress import ProgressFn
@@ -72,6 +73,8 @@ def _stages(cell: Cell, folder: Path) -> dict[str, Any]:
             outcome = pretrain(loaded, folder / "pretrain", resume=True, progress=progress)
         weights = outcome.backbone
         result["pretrain"] = {"images_seen": outcome.images_seen, "metrics": dict(outcome.metrics)}
+    elif cell.weights:
+        weights = _given_weights(cell)
     engine = get_engine(cell.engine)
     loaded = load_config(cell.finetune.config, cell.finetune.overrides)
     with clock.stage("finetune") as progress:
@@ -80,6 +83,18 @@ def _stages(cell: Cell, folder: Path) -> dict[str, Any]:
         result["detection"] = engine.evaluate(loaded, model, folder / "evaluate", progress=progress)
     versions = {"scaleprior": scaleprior.__version__, "torch": torch.__version__}
     return {**result, "seconds": clock.wall, "cpu_seconds": clock.cpu, "versions": versions}
+
+
+def _given_weights(cell: Cell) -> Path:
+    """The backbone that the cell's key stands for; its tensors are held against the card when they are loaded."""
+    found = read_card(cell.weights).tensors_sha256
+    if found != cell.weights_sha256:
+        raise UserError(
+            f"{cell.weights} was replaced after this cell was planned: tensors {found[:16]}, when planned "
+            f"{cell.weights_sha256[:16]}",
+            hint="run the study again",
+        )
+    return Path(cell.weights)
 
 
 class _Clock:

@@ -1,0 +1,127 @@
+"""The zoo's folder: the user's catalogue, verified files under their SHA-256, what is on its way, and locks.
+
+``$SCALEPRIOR_HOME`` (default ``~/.cache/scaleprior``)::
+
+    zoo.yaml                    the user's catalogue
+    zoo/files/SHA256/NAME.EXT   files, each in the folder of its own hash
+    zoo/canonical/SHA256-V/     the same as canonical files, converted by version V of ScalePrior
+    zoo/records/NAME.json       which file a name means: address, hash, bytes
+    zoo/partial/NAME            downloads under way, kept for going on
+    zoo/locks/NAME              one process works on a name at a time
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaleprior import __version__
+from scaleprior.errors import FailureError, UserError
+from scaleprior.files import file_sha256, read_json, write_json
+
+__all__ = ["Record", "ZooHome", "is_intact"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of the file that a name stands for.
+
+    Attributes:
+        url: where it came from.
+        sha256: of its bytes.
+        file: its name in the folder of that hash.
+    """
+
+    url: str
+    sha256: str
+    file: str
+
+
+@dataclass(frozen=True)
+class ZooHome:
+    """Paths below the zoo's folder."""
+
+    root: Path
+
+    @classmethod
+    def current(cls) -> ZooHome:
+        """The folder that the environment names now."""
+        return cls(Path(os.environ.get("SCALEPRIOR_HOME") or "~/.cache/scaleprior").expanduser())
+
+    @property
+    def catalogue(self) -> Path:
+        """The user's catalogue; may be absent."""
+        return self.root / "zoo.yaml"
+
+    def file(self, sha256: str, name: str) -> Path:
+        """Where a file of this hash lies."""
+        return self.root / "zoo" / "files" / sha256 / name
+
+    def canonical(self, sha256: str, name: str) -> Path:
+        """Where the conversion of the file of this hash lies."""
+        return self.root / "zoo" / "canonical" / f"{sha256}-{__version__}" / f"{name}.safetensors"
+
+    def partial(self, name: str) -> Path:
+        """Where a download of this entry grows."""
+        return self.root / "zoo" / "partial" / name
+
+    def read_record(self, name: str) -> Record | None:
+        """What an earlier download left; None if there was none."""
+        path = self._record(name)
+        if not path.is_file():
+            return None
+        try:
+            raw = read_json(path, what="record of the zoo")
+            return Record(url=str(raw["url"]), sha256=str(raw["sha256"]), file=Path(raw["file"]).name)
+        except (KeyError, TypeError) as e:
+            raise UserError(f"record of the zoo {path} is damaged: {e}", hint="remove it") from e
+
+    def write_record(self, name: str, record: Record) -> None:
+        """Note which file a name means."""
+        write_json(self._record(name), {"schema": 1, **vars(record)})
+
+    def _record(self, name: str) -> Path:
+        return self.root / "zoo" / "records" / f"{name}.json"
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Keep other processes off ``name``, waiting for one that is at work; goes with the process.
+
+        Raises:
+            FailureError: the folder cannot be written.
+        """
+        path = self.root / "zoo" / "locks" / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as e:
+            raise FailureError(
+                f"the zoo's folder {self.root} cannot be written: {e.strerror or e}",
+                hint="set SCALEPRIOR_HOME to a folder that can",
+            ) from e
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.warning("another process is at work on %s, waiting for it", name)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+
+def is_intact(path: Path, sha256: str) -> bool:
+    """The file is there and has this hash."""
+    try:
+        return file_sha256(path) == sha256
+    except FileNotFoundError:
+        return False
+    except OSError as e:
+        raise FailureError(f"{path} cannot be read: {e.strerror or e}", hint="check the file") from e

@@ -1,0 +1,202 @@
+"""The catalogue: ScalePrior's ``model_zoo/zoo.yaml`` and the user's own ``zoo.yaml``, checked against the schema.
+
+The user's file is ``$SCALEPRIOR_HOME/zoo.yaml``; it has the sections ``own`` (written by ``scaleprior zoo add``) and
+``public`` (addresses that a group shares), and never lies in the package.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaleprior.backbones.spec import BLOCKS_PER_STAGE
+from scaleprior.backbones.zoo.cache import ZooHome
+from scaleprior.backbones.zoo.entry import Entry, own_entry, public_entry
+from scaleprior.backbones.zoo.schema import (
+    COUNT,
+    NAME_PATTERN,
+    SECTION,
+    TEXT,
+    TRIPLE,
+    check_entry,
+    list_of,
+    one_of,
+    optional,
+    read_yaml,
+)
+from scaleprior.errors import UserError
+from scaleprior.files import atomic_path, file_sha256, write_text
+
+__all__ = ["SCHEMA", "Catalogue", "add_backbone", "load_catalogue"]
+
+SCHEMA = 1
+_GRID_KEYS = {
+    "source": TEXT,
+    "depths": list_of(one_of(*sorted(BLOCKS_PER_STAGE))),
+    "config": TEXT,
+    "pixel_mean": TRIPLE,
+    "pixel_std": TRIPLE,
+    "corpora": SECTION,
+}
+_CORPUS_KEYS = {
+    "corpus": TEXT,
+    "images": COUNT,
+    "labels": COUNT,
+    "supervision": TEXT,
+    "comparable": TEXT,
+    "parent": optional(TEXT),
+    "options": SECTION,
+}
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All entries by name: the paper's grid, the public ladder, the user's own."""
+
+    entries: Mapping[str, Entry]
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries.values())
+
+    def find(self, name: str) -> Entry:
+        """The entry called ``name``.
+
+        Raises:
+            UserError: there is none; lists names like it.
+        """
+        if name in self.entries:
+            return self.entries[name]
+        lowered = {known.lower(): known for known in self.entries}
+        near = [lowered[n] for n in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
+        hint = f"did you mean {', '.join(near)}?" if near else "`scaleprior zoo list` shows all names"
+        raise UserError(f"the zoo has no backbone {name!r}", hint=hint)
+
+
+def load_catalogue(*, user: bool = True) -> Catalogue:
+    """ScalePrior's catalogue and, unless ``user`` is False, the user's.
+
+    Raises:
+        UserError: a file that is not a catalogue, or an entry that is not one; names file, entry and key.
+    """
+    from scaleprior.config import data_file
+
+    entries = read_catalogue(data_file("model_zoo", "zoo.yaml"), sections=("paper_grid", "public"))
+    own = ZooHome.current().catalogue
+    if user and own.is_file():
+        for name, entry in read_catalogue(own, sections=("public", "own")).items():
+            if name in entries:
+                raise UserError(f"{own}: entry {name}: ScalePrior's own catalogue has that name", hint="rename it")
+            entries[name] = entry
+    return Catalogue(entries)
+
+
+def read_catalogue(path: Path, *, sections: tuple[str, ...]) -> dict[str, Entry]:
+    """Entries of one file, which may have only ``sections``."""
+    raw = read_yaml(path)
+    for key in raw:
+        if key not in ("schema", *sections):
+            raise UserError(f"{path}: unknown section {key!r}", hint=f"known: schema, {', '.join(sections)}")
+    if raw.get("schema") != SCHEMA:
+        raise UserError(
+            f"{path}: schema is {raw.get('schema')!r}, this version of scaleprior reads {SCHEMA}",
+            hint="update scaleprior" if type(raw.get("schema")) is int else f"begin with schema: {SCHEMA}",
+        )
+    found: dict[str, Entry] = {}
+    for section in sections:
+        part = raw.get(section) or {}
+        if not isinstance(part, dict):
+            raise UserError(f"{path}: section {section} is {part!r}", hint="names and entries are needed")
+        if section == "paper_grid":
+            new = _grid(part, str(path)) if part else {}
+        else:
+            make = public_entry if section == "public" else own_entry
+            new = {str(name): make(str(name), value, where=str(path)) for name, value in part.items()}
+        twins = sorted(set(found) & set(new))
+        if twins:
+            raise UserError(f"{path}: entry {twins[0]} is in two sections", hint="remove one")
+        found.update(new)
+    return found
+
+
+def add_backbone(file: str | Path, name: str) -> Entry:
+    """Register a canonical backbone file under ``name``: the file is copied into the zoo's folder.
+
+    Raises:
+        UserError: a bad or taken name, a file without a card, or one whose tensors are not those of its card.
+        FailureError: the zoo's folder cannot be written.
+    """
+    from scaleprior.backbones.weights import load_backbone
+
+    if not NAME_PATTERN.fullmatch(name):
+        raise UserError(f"--name is {name!r}", hint="use letters, digits, '.', '_' and '-', at most 100")
+    home = ZooHome.current()
+    with home.lock("zoo.yaml"):
+        if name in load_catalogue().entries:
+            raise UserError(f"the zoo already has a backbone {name!r}", hint="choose another --name")
+        _, card = load_backbone(file)
+        sha256 = file_sha256(file)
+        target = home.file(sha256, f"{name}.safetensors")
+        with atomic_path(target) as temporary:
+            shutil.copyfile(file, temporary)
+            if file_sha256(temporary) != sha256:
+                raise UserError(f"{file} changed while it was copied", hint="add it when its run has ended")
+        raw = read_yaml(home.catalogue) if home.catalogue.is_file() else {"schema": SCHEMA}
+        raw["own"] = {**(raw.get("own") or {}), name: {"sha256": sha256, "card": card.to_dict()}}
+        entry = own_entry(name, raw["own"][name], where=str(home.catalogue))
+        write_text(home.catalogue, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
+    return entry
+
+
+def _grid(part: Mapping[str, Any], where: str) -> dict[str, Entry]:
+    """Depths x corpora of the paper, each with the command that would make it."""
+    grid = check_entry("paper_grid", part, _GRID_KEYS, where=where)
+    corpora = {
+        str(key): check_entry(f"paper_grid.{key}", value, _CORPUS_KEYS, where=where)
+        for key, value in grid["corpora"].items()
+    }
+    for key, corpus in corpora.items():
+        if corpus.get("parent", key) not in corpora:
+            raise UserError(
+                f"{where}: entry paper_grid.{key}: key parent is {corpus['parent']!r}", hint="name a corpus"
+            )
+    entries = {}
+    for depth in grid["depths"]:
+        for key, corpus in corpora.items():
+            facts = {k: v for k, v in corpus.items() if k not in ("parent", "options")}
+            name = _grid_name(depth, key)
+            entries[name] = Entry(
+                name=name,
+                kind="paper",
+                trunk="resnet",
+                depth=depth,
+                licence="not public",
+                source=grid["source"],
+                pixel_mean=tuple(map(float, grid["pixel_mean"])),
+                pixel_std=tuple(map(float, grid["pixel_std"])),
+                command=_command(depth, key, corpus, grid["config"]),
+                **facts,
+            )
+    return entries
+
+
+def _grid_name(depth: int, corpus: str) -> str:
+    return f"paper-R-{depth}-{corpus}"
+
+
+def _command(depth: int, key: str, corpus: Mapping[str, Any], config: str) -> str:
+    """One shell command; CORPUS stands for the user's index folder (``scaleprior corpus build``)."""
+    name = _grid_name(depth, key)
+    words = ["scaleprior", "pretrain", "--config-file", config.format(depth=depth), "--out", name]
+    words += ["PRETRAIN.CORPUS", "CORPUS"]
+    if corpus.get("parent"):
+        words += ["MODEL.WEIGHTS", f"{_grid_name(depth, corpus['parent'])}/backbone.safetensors"]
+    for option, value in corpus["options"].items():
+        words += [option, str(value)]
+    return shlex.join(words)

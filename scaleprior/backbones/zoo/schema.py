@@ -1,0 +1,141 @@
+"""Checking of YAML entries: every complaint names the file, the entry and the key, and says what would be right."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scaleprior.errors import UserError
+
+__all__ = [
+    "COUNT",
+    "NAME_PATTERN",
+    "NUMBER",
+    "SECTION",
+    "SHA256",
+    "TEXT",
+    "TRIPLE",
+    "URL",
+    "Kind",
+    "check_entry",
+    "list_of",
+    "one_of",
+    "optional",
+    "read_yaml",
+]
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Names are also file names and the host part of a URI: no slashes, no leading dot."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the value of a key is to be.
+
+    Attributes:
+        words: for the hint of an error, after "give".
+        fits: whether a value is of this kind.
+        required: the key must be there; otherwise it may be absent or null.
+    """
+
+    words: str
+    fits: Callable[[Any], bool]
+    required: bool = True
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _pattern(pattern: str) -> Callable[[Any], bool]:
+    compiled = re.compile(pattern)
+    return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
+
+
+TEXT = Kind("text", lambda v: isinstance(v, str) and bool(v.strip()))
+COUNT = Kind("a whole number of at least 1", lambda v: type(v) is int and v >= 1)
+NUMBER = Kind("a number", _number)
+TRIPLE = Kind("three numbers", lambda v: isinstance(v, list) and len(v) == 3 and all(map(_number, v)))
+SECTION = Kind("keys and values", lambda v: isinstance(v, Mapping))
+SHA256 = Kind("64 hexadecimal digits", _pattern("[0-9a-f]{64}"))
+URL = Kind("an http(s) address", _pattern(r"https?://[^\s/]+/\S+"))
+
+
+def one_of(*values: Any) -> Kind:
+    """One of ``values``."""
+    return Kind(f"one of {', '.join(map(str, values))}", lambda v: v in values)
+
+
+def list_of(kind: Kind) -> Kind:
+    """A list, not empty, of values of ``kind``."""
+    return Kind(f"a list, each {kind.words}", lambda v: isinstance(v, list) and bool(v) and all(map(kind.fits, v)))
+
+
+def optional(kind: Kind) -> Kind:
+    """The same, but the key may be absent or null."""
+    return replace(kind, required=False)
+
+
+def check_entry(name: Any, value: Any, keys: Mapping[str, Kind], *, where: str) -> dict[str, Any]:
+    """``value`` as a dict, without its null keys.
+
+    Args:
+        where: the file, for error messages.
+
+    Raises:
+        UserError: names file, entry and key.
+    """
+
+    def wrong(message: str, hint: str) -> UserError:
+        return UserError(f"{where}: entry {name}: {message}", hint=hint)
+
+    if not NAME_PATTERN.fullmatch(str(name)):
+        raise wrong("has a name that cannot be part of a URI", "use letters, digits, '.', '_' and '-', at most 100")
+    if not isinstance(value, Mapping):
+        raise wrong(f"is {value!r}", "keys and values are needed")
+    for key in value:
+        if key not in keys:
+            raise wrong(f"unknown key {key!r}", f"known: {', '.join(keys)}")
+    for key, kind in keys.items():
+        if value.get(key) is None:
+            if kind.required:
+                raise wrong(f"key {key} is missing", f"give {kind.words}")
+        elif not kind.fits(value[key]):
+            raise wrong(f"key {key} is {value[key]!r}", f"give {kind.words}")
+    return {key: found for key, found in value.items() if found is not None}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        UserError: unreadable, not YAML, not a mapping, or a key that is there twice.
+    """
+    try:
+        # _StrictLoader is a SafeLoader: plain values only
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise UserError(f"{path} cannot be read: {' '.join(str(e).split())}", hint="repair the YAML") from e
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} holds no mapping", hint="see model_zoo/ for examples")
+    return raw
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """A key written twice is an error: YAML would silently keep the second one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key_node.value!r} is there twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)

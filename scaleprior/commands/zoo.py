@@ -1,0 +1,161 @@
+"""``scaleprior zoo list|show|add|fetch|readme``: backbones by name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scaleprior.backbones.zoo.entry import Entry
+
+__all__ = ["register"]
+
+
+def register(subparsers: Any) -> None:
+    """Add the ``zoo`` parser."""
+    parser = subparsers.add_parser("zoo", help="backbones by name: public ones, the paper's, your own")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    everything = actions.add_parser("list", help="a table of all backbones")
+    everything.add_argument("--json", action="store_true", help="print JSON")
+    everything.set_defaults(handler=_list)
+
+    show = actions.add_parser("show", help="all that is known of one backbone")
+    show.add_argument("name", metavar="NAME", help="a name of the list; scaleprior://NAME works, too")
+    show.add_argument("--json", action="store_true", help="print JSON")
+    show.set_defaults(handler=_show)
+
+    add = actions.add_parser(
+        "add",
+        help="register a backbone file of your own",
+        description="Copy a canonical backbone file into the zoo's folder and register it. Facts come from its card.",
+    )
+    add.add_argument("file", type=Path, metavar="FILE", help=".safetensors with a card, e.g. RUN/backbone.safetensors")
+    add.add_argument("--name", required=True, help="what will follow scaleprior://")
+    add.add_argument("--json", action="store_true", help="print JSON")
+    add.set_defaults(handler=_add)
+
+    fetch = actions.add_parser(
+        "fetch",
+        help="get a backbone's file",
+        description="Download a backbone into the cache, unless it is there, check its SHA-256, and print its path. "
+        "An interrupted download goes on where it stopped. The file is as its publisher made it, unless --canonical.",
+    )
+    fetch.add_argument("name", metavar="NAME", help="a name of the list; scaleprior://NAME works, too")
+    fetch.add_argument(
+        "--canonical",
+        action="store_true",
+        help="the file that scaleprior://NAME stands for: Detectron2's names, a card",
+    )
+    fetch.add_argument("--out", type=Path, metavar="FILE", help="also copy it there")
+    fetch.add_argument("--json", action="store_true", help="print JSON")
+    fetch.set_defaults(handler=_fetch)
+
+    readme = actions.add_parser("readme", help="the catalogue as a Markdown page (model_zoo/README.md)")
+    readme.add_argument("--out", type=Path, metavar="FILE", help="write it there instead of printing it")
+    readme.set_defaults(handler=_readme)
+
+
+def _find(name: str) -> Entry:
+    from scaleprior.backbones.zoo import load_catalogue
+
+    return load_catalogue().find(name.removeprefix("scaleprior://"))
+
+
+def _list(args: argparse.Namespace) -> None:
+    from scaleprior.backbones.zoo import load_catalogue
+    from scaleprior.backbones.zoo.page import human_count
+
+    entries = sorted(load_catalogue(), key=lambda e: (("public", "paper", "own").index(e.kind), e.images or 0, e.depth))
+    if args.json:
+        print(json.dumps([e.to_dict() for e in entries], indent=2))
+        return
+    rows = [("NAME", "TRUNK", "IMAGES", "SUPERVISION", "LICENCE", "WEIGHTS")]
+    rows += [(e.name, e.arch, human_count(e.images), e.signal, e.licence, e.weights) for e in entries]
+    _columns(rows, right=(2,))
+    print("\nBackbones compare by images only where the supervision is the same: `scaleprior zoo show NAME` says more.")
+
+
+def _columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))]
+        print("  ".join(cells).rstrip())
+
+
+def _show(args: argparse.Namespace) -> None:
+    entry = _find(args.name)
+    if args.json:
+        print(json.dumps(entry.to_dict(), indent=2))
+        return
+    images = "unknown" if entry.images is None else f"{entry.images:,}"
+    sha256 = entry.sha256
+    if sha256 is None and entry.kind == "public":
+        sha256 = "not published; the server's, if it states one, and the first download's are held to"
+    facts = [
+        ("name", entry.name), ("uri", f"scaleprior://{entry.name}"), ("trunk", entry.arch), ("corpus", entry.corpus),
+        ("images", f"{images} ({entry.images_note})" if entry.images_note else images),
+        ("labels", f"{entry.labels:,}" if entry.labels else "-"),
+        ("supervision", entry.signal), ("comparable", entry.comparable), ("licence", entry.licence),
+        ("source", entry.source), ("weights", entry.weights), ("timm", entry.timm),
+        ("torchvision", entry.torchvision), ("url", entry.url), ("sha256", sha256),
+    ]  # fmt: skip
+    for name, value in facts:
+        if value:
+            print(f"{name:12} {value}")
+    if entry.command:
+        print(f"\nTo make your own from a corpus of yours (CORPUS is its index folder):\n  {entry.command}")
+    lines = entry.detection_lines()
+    if lines:
+        print("\nDetection config that these weights need:")
+        for line in lines:
+            print(f"  {line}")
+    else:
+        print("\nDetection config: none; this trunk is not Detectron2's ResNet (see docs/backbones.md).")
+    if entry.card:
+        print(f"\nCard:\n{json.dumps(entry.card.to_dict(), indent=2)}")
+
+
+def _add(args: argparse.Namespace) -> None:
+    from scaleprior.backbones.zoo import add_backbone
+
+    entry = add_backbone(args.file, args.name)
+    if args.json:
+        print(json.dumps(entry.to_dict(), indent=2))
+    else:
+        print(f"registered: scaleprior://{entry.name} ({entry.arch}, SHA-256 {entry.sha256})")
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    import shutil
+
+    from scaleprior.backbones.zoo import canonical, fetch
+    from scaleprior.files import atomic_path, file_sha256
+    from scaleprior.progress import progress_bar
+
+    name = args.name.removeprefix("scaleprior://")
+    with progress_bar(f"fetching {name}", unit="bytes") as progress:
+        path = (canonical if args.canonical else fetch)(name, progress=progress)
+    if args.out is not None:
+        with atomic_path(args.out) as temporary:
+            shutil.copyfile(path, temporary)
+        path = args.out
+    if args.json:
+        print(json.dumps({"name": name, "path": str(path), "sha256": file_sha256(path)}))
+    else:
+        print(path)
+
+
+def _readme(args: argparse.Namespace) -> None:
+    from scaleprior.backbones.zoo import load_catalogue
+    from scaleprior.backbones.zoo.page import render_page
+    from scaleprior.backbones.zoo.results import load_results
+    from scaleprior.files import write_text
+
+    page = render_page(load_catalogue(user=False), load_results())
+    if args.out is None:
+        print(page, end="")
+    else:
+        write_text(args.out, page)

@@ -1,0 +1,247 @@
+"""The catalogue: its facts against timm, torchvision and the configs; its schema; the user's own entries."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scaleprior.backbones.zoo import Entry, add_backbone, load_catalogue, local_path
+from scaleprior.backbones.zoo.catalogue import read_catalogue
+from scaleprior.backbones.zoo.entry import supervision_of
+from scaleprior.cli import build_parser
+from scaleprior.config import load_config
+from scaleprior.errors import UserError
+
+CATALOGUE = load_catalogue(user=False)
+PUBLIC = [e for e in CATALOGUE if e.kind == "public"]
+PAPER = [e for e in CATALOGUE if e.kind == "paper"]
+
+
+def ids(entry: Entry) -> str:
+    return entry.name
+
+
+def test_the_entries_that_were_promised() -> None:
+    corpora = ["imagenet", "jft-10m", "jft-30m", "jft-100m", "jft-300m", "imagenet-jft-300m"]
+    assert {e.name for e in PAPER} == {f"paper-R-{d}-{c}" for d in (50, 101, 152) for c in corpora}
+    ladder = {(e.arch, e.timm): e.images for e in PUBLIC}
+    assert ladder == {
+        ("R-50", "resnet50.tv_in1k"): 1_281_167,
+        ("R-101", "resnet101.tv_in1k"): 1_281_167,
+        ("R-152", "resnet152.tv_in1k"): 1_281_167,
+        ("BiT-R50x1", "resnetv2_50x1_bit.goog_in21k"): 14_200_000,
+        ("BiT-R101x1", "resnetv2_101x1_bit.goog_in21k"): 14_200_000,
+        ("BiT-R152x2", "resnetv2_152x2_bit.goog_in21k"): 14_200_000,
+        ("R-50", "resnet50.fb_ssl_yfcc100m_ft_in1k"): 90_000_000,
+        ("CLIP-R50", "resnet50_clip.cc12m"): 12_000_000,
+        ("CLIP-R50", "resnet50_clip.yfcc15m"): 15_000_000,
+        ("CLIP-R50", "resnet50_clip.openai"): 400_000_000,
+        ("R-50", "resnet50.fb_swsl_ig1b_ft_in1k"): 940_000_000,
+    }
+
+
+@pytest.mark.parametrize("entry", PUBLIC, ids=ids)
+def test_public_entries_say_what_timm_says(entry: Entry) -> None:
+    from timm.models import get_pretrained_cfg
+
+    cfg = get_pretrained_cfg(entry.timm, allow_unregistered=False)
+    assert cfg is not None, f"timm has no {entry.timm}"
+    assert entry.timm == f"{cfg.architecture}.{cfg.tag}"
+    assert entry.licence == cfg.license
+    assert list(entry.pixel_mean) == pytest.approx([255 * v for v in cfg.mean], abs=1e-4)
+    assert list(entry.pixel_std) == pytest.approx([255 * v for v in cfg.std], abs=1e-4)
+    if entry.trunk != "clip":  # of CLIP timm counts the embedding's dimensions as classes
+        assert entry.labels == cfg.num_classes
+    assert entry.comparable
+    assert entry.source
+
+
+@pytest.mark.parametrize("entry", [e for e in PUBLIC if e.torchvision], ids=ids)
+def test_torchvisions_name_is_the_same_file_as_timms(entry: Entry) -> None:
+    from timm.models import get_pretrained_cfg
+    from torchvision.models import get_weight
+
+    assert get_weight(entry.torchvision).url == get_pretrained_cfg(entry.timm).url
+
+
+@pytest.mark.parametrize("entry", PAPER, ids=ids)
+def test_the_papers_commands_parse_and_their_configs_load(entry: Entry) -> None:
+    assert entry.command is not None
+    words = shlex.split(entry.command)
+    assert words[0] == "scaleprior"
+    args = build_parser().parse_args(words[1:])
+    assert (args.command, str(args.out)) == ("pretrain", entry.name)
+    cfg = load_config(args.config_file, args.opts).cfg
+    assert entry.depth == cfg.MODEL.RESNETS.DEPTH
+    assert cfg.PRETRAIN.CORPUS == "CORPUS"
+    assert tuple(cfg.MODEL.PIXEL_MEAN) == entry.pixel_mean
+    assert tuple(cfg.MODEL.PIXEL_STD) == entry.pixel_std
+    lines = entry.detection_lines()
+    assert f"MODEL.RESNETS.STRIDE_IN_1X1 {cfg.MODEL.RESNETS.STRIDE_IN_1X1}" in lines
+    assert f"INPUT.FORMAT {cfg.INPUT.FORMAT}" in lines
+    if entry.corpus == "JFT-300M":
+        assert entry.images == cfg.PRETRAIN.FRACTION.IMAGES
+    if "then" in entry.corpus:
+        parent = cfg.MODEL.WEIGHTS.split("/")[0]
+        assert CATALOGUE.find(parent).depth == entry.depth
+        assert entry.images == cfg.PRETRAIN.FRACTION.IMAGES + CATALOGUE.find(parent).images
+    else:
+        assert cfg.MODEL.WEIGHTS == ""
+
+
+@pytest.mark.parametrize("entry", [e for e in CATALOGUE if e.trunk == "resnet"], ids=ids)
+def test_detection_keys_are_keys_of_the_config(entry: Entry) -> None:
+    cfg = load_config(None, shlex.split(" ".join(entry.detection_lines()))).cfg
+    assert tuple(cfg.MODEL.PIXEL_MEAN) == entry.pixel_mean
+    assert tuple(cfg.MODEL.PIXEL_STD) == entry.pixel_std
+    assert entry.depth == cfg.MODEL.RESNETS.DEPTH
+    assert cfg.MODEL.RESNETS.NORM == "FrozenBN"
+
+
+def test_unknown_names_list_near_ones() -> None:
+    with pytest.raises(UserError, match=r"no backbone 'r-50-imagenet'; did you mean .*R-50-imagenet-1k"):
+        CATALOGUE.find("r-50-imagenet")
+    with pytest.raises(UserError, match="`scaleprior zoo list` shows all names"):
+        CATALOGUE.find("@@@@")
+
+
+GOOD: dict[str, Any] = {
+    "trunk": "resnet", "depth": 50, "url": "https://example.org/a.pth", "corpus": "c", "images": 10,
+    "supervision": "labels", "comparable": "no", "licence": "mit", "source": "s",
+    "pixel_mean": [1, 2, 3], "pixel_std": [1, 1, 1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": None}, "entry x: key images is missing; give a whole number of at least 1"),
+        ({"images": 0}, "entry x: key images is 0; give a whole number of at least 1"),
+        ({"images": True}, "key images is True"),
+        ({"image": 5}, "entry x: unknown key 'image'; known: trunk, "),
+        ({"trunk": "vit"}, "key trunk is 'vit'; give one of resnet, bit, clip"),
+        ({"url": "file:///etc/passwd"}, "key url is .*; give an http"),
+        ({"sha256": "abc"}, "key sha256 is 'abc'; give 64 hexadecimal digits"),
+        ({"pixel_mean": [1, 2]}, r"key pixel_mean is \[1, 2\]; give three numbers"),
+        ({"pixel_std": [1, 2, float("nan")]}, "key pixel_std"),
+        ({"timm": "resnet50.tv_in1k"}, "needs one of the keys timm and url"),
+        ({"url": None}, "needs one of the keys timm and url"),
+        ({"licence": " "}, "key licence is ' '; give text"),
+    ],
+)
+def test_a_bad_entry_names_file_entry_and_key(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    path = tmp_path / "zoo.yaml"
+    path.write_text(yaml.safe_dump({"schema": 1, "public": {"x": {**GOOD, **change}}}))
+    with pytest.raises(UserError, match=message) as caught:
+        read_catalogue(path, sections=("public",))
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("public: {}", "schema is None.*begin with schema: 1"),
+        ("schema: 2", "schema is 2, this version of scaleprior reads 1; update scaleprior"),
+        ("schema: 1\npulic: {}", "unknown section 'pulic'"),
+        ("schema: 1\npublic: [1]", "section public is"),
+        ("schema: 1\npublic: {../x: {}}", "has a name that cannot be part of a URI"),
+        ("schema: 1\npublic: {x: 3}", "entry x: is 3"),
+        ("schema: 1\npublic: {x: {}, x: {}}", "'x' is there twice"),
+        ("a: [", "cannot be read"),
+        ("- 1", "holds no mapping"),
+    ],
+)
+def test_a_file_that_is_no_catalogue(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "zoo.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_catalogue(path, sections=("public",))
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        (None, {"depths": [50, 51]}, "entry paper_grid: key depths"),
+        ("jft-10m", {"parent": "imagnet"}, "paper_grid.jft-10m: key parent is 'imagnet'"),
+        ("jft-10m", {"labels": "many"}, "paper_grid.jft-10m: key labels is 'many'"),
+    ],
+)
+def test_a_bad_grid(tmp_path: Path, key: str | None, change: dict[str, Any], message: str) -> None:
+    from scaleprior.config import data_file
+
+    raw = yaml.safe_load(data_file("model_zoo", "zoo.yaml").read_text())
+    grid = copy.deepcopy(raw["paper_grid"])
+    (grid if key is None else grid["corpora"][key]).update(change)
+    path = tmp_path / "zoo.yaml"
+    path.write_text(yaml.safe_dump({"schema": 1, "paper_grid": grid}))
+    with pytest.raises(UserError, match=message):
+        read_catalogue(path, sections=("paper_grid",))
+
+
+def test_added_backbones_have_the_facts_of_their_card(home: Path, backbone: Path) -> None:
+    from scaleprior.backbones import load_backbone
+
+    entry = add_backbone(backbone, "mine-1")
+    assert load_catalogue().find("mine-1") == entry
+    assert (entry.kind, entry.arch, entry.images, entry.labels) == ("own", "R-50-w8", 1234, 9)
+    assert entry.supervision == "labels of my-corpus (20% wrong)"
+    assert (entry.corpus, entry.licence, entry.source) == ("my-corpus", "CC0", "a test")
+    assert "MODEL.RESNETS.WIDTH_PER_GROUP 8" in entry.detection_lines()
+    backbone.unlink()  # the zoo has its own copy
+    assert load_backbone(local_path("scaleprior://mine-1"))[1].name == "mine"
+    assert "mine-1" not in load_catalogue(user=False).entries
+
+
+def test_adding_refuses_what_it_must(home: Path, backbone: Path, tmp_path: Path) -> None:
+    add_backbone(backbone, "mine")
+    for taken in ("mine", "R-50-imagenet-1k"):
+        with pytest.raises(UserError, match=f"already has a backbone '{taken}'"):
+            add_backbone(backbone, taken)
+    with pytest.raises(UserError, match=r"--name is '\.\./evil'"):
+        add_backbone(backbone, "../evil")
+    (tmp_path / "junk.safetensors").write_bytes(b"junk" * 10)
+    with pytest.raises(UserError, match="not a safetensors file"):
+        add_backbone(tmp_path / "junk.safetensors", "junk")
+    (tmp_path / "cut.safetensors").write_bytes(backbone.read_bytes()[:-1000])
+    with pytest.raises(UserError, match="cannot be read"):
+        add_backbone(tmp_path / "cut.safetensors", "cut")
+    assert [e.name for e in load_catalogue() if e.kind == "own"] == ["mine"]
+
+
+def test_a_users_entry_cannot_take_a_name_of_ours(home: Path) -> None:
+    home.mkdir()
+    (home / "zoo.yaml").write_text(yaml.safe_dump({"schema": 1, "public": {"R-50-imagenet-1k": GOOD}}))
+    with pytest.raises(UserError, match="entry R-50-imagenet-1k: ScalePrior's own catalogue has that name"):
+        load_catalogue()
+
+
+def test_supervision_is_not_guessed_from_the_corpus() -> None:
+    from scaleprior.backbones import Card, ResNetSpec
+
+    facts: dict[str, Any] = {"corpus": {"name": "CC12M"}, "images": 5}
+    card = Card("a", ResNetSpec(depth=50, norm="BN"), (1.0,) * 3, (1.0,) * 3, "RGB", **facts)
+    assert supervision_of(card) == "unknown"
+    assert supervision_of(replace(card, steps=1)) == "labels of CC12M"
+    assert supervision_of(replace(card, steps=1, parent={"name": "b"})) == "labels of CC12M, after b"
+    assert supervision_of(replace(card, steps=1, corpus={"name": "unknown"})) == "unknown"
+
+
+def test_a_trunk_of_timm_can_be_added(home: Path, tmp_path: Path) -> None:
+    from scaleprior.backbones import Card, save_backbone
+    from scaleprior.backbones.arch import TimmSpec
+    from scaleprior.backbones.families import build_trunk
+
+    arch = TimmSpec("resnet50_clip")
+    state = build_trunk(arch).body.state_dict()
+    card = Card("clip", arch, (1.0,) * 3, (1.0,) * 3, "RGB")
+    save_backbone(tmp_path / "c.safetensors", {k: v for k, v in state.items() if "num_batches" not in k}, card)
+    entry = add_backbone(tmp_path / "c.safetensors", "my-clip")
+    assert load_catalogue().find("my-clip") == entry
+    assert (entry.trunk, entry.depth, entry.arch) == ("clip", 50, "resnet50_clip")
+    assert entry.detection_lines() == []

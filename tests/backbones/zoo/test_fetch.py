@@ -1,0 +1,262 @@
+"""Downloads: resumed, verified, cached, locked, offline; everything against a server on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scaleprior.backbones.zoo import fetch, load_catalogue, local_path
+from scaleprior.backbones.zoo.download import download
+from scaleprior.backbones.zoo.resolve import locate
+from scaleprior.errors import FailureError, UserError
+from tests.backbones.zoo.conftest import Server
+from tests.backbones.zoo.test_catalogue import GOOD
+
+DATA = random.Random(0).randbytes(300_000)
+SHA256 = hashlib.sha256(DATA).hexdigest()
+REPO = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def entry(home: Path, server: Server) -> str:
+    """The name of a user's public entry whose file the server has."""
+    server.files["/w/file.pth"] = DATA
+    write_entry(home, server)
+    return "shared"
+
+
+def write_entry(home: Path, server: Server, **change: Any) -> None:
+    home.mkdir(exist_ok=True)
+    value = {**GOOD, "url": f"{server.url}/w/file.pth", "sha256": SHA256, **change}
+    value = {k: v for k, v in value.items() if v is not None}
+    (home / "zoo.yaml").write_text(yaml.safe_dump({"schema": 1, "public": {"shared": value}}))
+
+
+def test_a_file_is_fetched_once_and_lies_under_its_hash(entry: str, server: Server, home: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    path = fetch(entry, progress=lambda done, total, numbers: seen.append((done, total)))
+    assert path == home / "zoo" / "files" / SHA256 / "shared.pth"
+    assert path.read_bytes() == DATA
+    assert seen[-1] == (len(DATA), len(DATA))
+    assert fetch(entry) == path
+    assert len(server.requests) == 1
+    assert not list((home / "zoo" / "partial").iterdir())
+    fetch(entry, refresh=True)
+    assert len(server.requests) == 2
+
+
+def test_a_dropped_connection_is_gone_on_from(entry: str, server: Server) -> None:
+    server.drop_after = [100_000, 50_000]
+    assert fetch(entry).read_bytes() == DATA
+    assert [r for _, r in server.requests] == ["", "bytes=100000-", "bytes=150000-"]
+
+
+def test_a_killed_download_goes_on_in_the_next_process(entry: str, server: Server, home: Path) -> None:
+    server.drop_after = [100_000] + [0] * 20
+    with pytest.raises(FailureError, match=r"stopped after 100,000 bytes: .*; run the same command again, it goes on"):
+        fetch(entry)
+    assert (home / "zoo" / "partial" / entry).stat().st_size == 100_000
+    server.drop_after.clear()
+    assert fetch(entry).read_bytes() == DATA
+    assert server.requests[-1][1] == "bytes=100000-"
+
+
+def test_after_kill_9_the_next_process_goes_on(entry: str, server: Server, home: Path) -> None:
+    """Killed in the middle of a body: no lock stays, and what had arrived is not fetched again."""
+    server.stall_after = 100_000
+    code = f"from scaleprior.backbones.zoo import fetch; fetch({entry!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(REPO)})
+    part, deadline = home / "zoo" / "partial" / entry, time.monotonic() + 30
+    while not (part.is_file() and part.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    have = part.stat().st_size
+    assert 0 < have <= 100_000
+    assert fetch(entry).read_bytes() == DATA
+    assert server.requests[-1][1] == f"bytes={have}-"
+
+
+def test_a_file_that_changed_meanwhile_begins_again(tmp_path: Path, server: Server) -> None:
+    """If-Range: bytes of two versions never mix, although no hash is known."""
+    server.files["/f"] = DATA
+    server.drop_after = [100_000] + [0] * 20
+    with pytest.raises(FailureError, match="stopped after"):
+        download(f"{server.url}/f", tmp_path / "part")
+    server.drop_after.clear()
+    server.files["/f"] = DATA[-50_000:]  # shorter than what is here, too
+    download(f"{server.url}/f", tmp_path / "part")
+    assert (tmp_path / "part").read_bytes() == server.files["/f"]
+
+
+def test_a_file_that_became_shorter_begins_again(tmp_path: Path, server: Server) -> None:
+    server.etags = False
+    (tmp_path / "part").write_bytes(b"x" * 200)
+    server.files["/f"] = b"y" * 100
+    download(f"{server.url}/f", tmp_path / "part", sha256=hashlib.sha256(b"y" * 100).hexdigest())
+    assert (tmp_path / "part").read_bytes() == b"y" * 100
+    assert [r for _, r in server.requests] == ["bytes=200-", ""]
+
+
+@pytest.mark.parametrize(("ranges", "etags"), [(False, True), (True, False), (False, False)])
+def test_servers_that_cannot_resume_still_deliver(tmp_path: Path, server: Server, ranges: bool, etags: bool) -> None:
+    server.files["/f"], server.ranges, server.etags, server.drop_after = DATA, ranges, etags, [70_000]
+    assert download(f"{server.url}/f", tmp_path / "part") == SHA256
+    assert (tmp_path / "part").read_bytes() == DATA
+
+
+def test_busy_servers_are_asked_again_and_missing_files_are_not(tmp_path: Path, server: Server) -> None:
+    server.files["/f"] = DATA
+    server.statuses = [503, 429, 500]
+    assert download(f"{server.url}/f", tmp_path / "part") == SHA256
+    before = len(server.requests)
+    with pytest.raises(FailureError, match="the server answers 404"):
+        download(f"{server.url}/none", tmp_path / "other")
+    assert len(server.requests) == before + 1
+
+
+def test_no_connection_is_said(tmp_path: Path, server: Server) -> None:
+    with pytest.raises(FailureError, match=r"http://127\.0\.0\.1:9/f stopped after 0 bytes"):
+        download("http://127.0.0.1:9/f", tmp_path / "part", attempts=2)
+
+
+def test_a_wrong_hash_is_refused_and_nothing_kept(home: Path, server: Server) -> None:
+    server.files["/w/file.pth"] = DATA[::-1]
+    write_entry(home, server)
+    with pytest.raises(FailureError, match=f"has SHA-256 .*, expected {SHA256}; the file was not kept"):
+        fetch("shared")
+    assert not [p for p in (home / "zoo").rglob("*") if p.is_file() and p.parent.name != "locks"]
+
+
+def test_too_large_files_are_refused(tmp_path: Path, server: Server) -> None:
+    server.files["/f"] = DATA
+    with pytest.raises(FailureError, match="has 300,000 bytes, at most 1,000 are taken"):
+        download(f"{server.url}/f", tmp_path / "part", max_bytes=1000)
+
+
+def test_a_damaged_cache_is_noticed_and_made_good(entry: str, server: Server) -> None:
+    path = fetch(entry)
+    path.write_bytes(DATA[::-1])
+    assert fetch(entry).read_bytes() == DATA
+    assert len(server.requests) == 2
+
+
+def test_without_a_published_hash_the_first_download_counts(home: Path, server: Server) -> None:
+    server.files["/w/file.pth"] = DATA
+    write_entry(home, server, sha256=None)
+    path = fetch("shared")
+    path.unlink()
+    server.files["/w/file.pth"] = DATA[::-1]
+    with pytest.raises(FailureError, match=f"expected {SHA256}"):
+        fetch("shared")
+
+
+@pytest.mark.parametrize("on", ["1", "true"])
+def test_offline_the_cache_answers_or_the_error_says_what_to_do(
+    entry: str, server: Server, monkeypatch: pytest.MonkeyPatch, on: str
+) -> None:
+    monkeypatch.setenv("SCALEPRIOR_OFFLINE", on)
+    with pytest.raises(UserError, match=r"shared is not in the cache .* SCALEPRIOR_OFFLINE is set; run `"):
+        fetch(entry)
+    assert not server.requests
+    monkeypatch.setenv("SCALEPRIOR_OFFLINE", "0")
+    path = fetch(entry)
+    monkeypatch.setenv("SCALEPRIOR_OFFLINE", on)
+    assert fetch(entry) == path
+
+
+def test_two_processes_download_once(entry: str, server: Server) -> None:
+    code = f"from scaleprior.backbones.zoo import fetch; print(fetch({entry!r}))"
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(3)
+    ]
+    printed = {p.communicate(timeout=60)[0].strip() for p in processes}
+    assert all(p.returncode == 0 for p in processes)
+    assert len(printed) == 1
+    assert Path(printed.pop()).read_bytes() == DATA
+    assert len(server.requests) == 1
+
+
+def test_timms_names_lead_to_the_hub(home: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mirror that redirects to its storage, as the hub does, and states the hash on the way."""
+    monkeypatch.setenv("HF_ENDPOINT", server.url + "/")
+    address = "/timm/resnet50.fb_swsl_ig1b_ft_in1k/resolve/main/model.safetensors"
+    assert locate(load_catalogue().find("R-50-ig-940m-swsl")) == server.url + address
+    server.redirects[address] = ("/storage/abc", f'"{SHA256}"')
+    server.files["/storage/abc"] = DATA
+    server.drop_after = [1000]
+    path = fetch("R-50-ig-940m-swsl")
+    assert path.name == "R-50-ig-940m-swsl.safetensors"
+    assert path.read_bytes() == DATA
+    monkeypatch.setenv("SCALEPRIOR_HOME", str(home / "another"))
+    server.redirects[address] = ("/storage/abc", f'"{"0" * 64}"')
+    with pytest.raises(FailureError, match=f"has SHA-256 {SHA256}, expected 0000"):
+        fetch("R-50-ig-940m-swsl")
+
+
+@pytest.mark.parametrize("name", [e.name for e in load_catalogue(user=False) if e.kind == "public"])
+def test_every_public_entry_has_an_address(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    entry = load_catalogue(user=False).find(name)
+    assert locate(entry) == f"https://huggingface.co/timm/{entry.timm}/resolve/main/model.safetensors"
+
+
+@pytest.mark.parametrize("name", ["resnet50.nonsense", "no_such_model.x", "resnet50.bamboo_"])
+def test_names_that_timm_does_not_have(home: Path, server: Server, name: str) -> None:
+    write_entry(home, server, url=None, timm=name, sha256=None)
+    with pytest.raises(FailureError, match=f"timm.* {name}.*update timm"):
+        fetch("shared")
+
+
+def test_weights_that_are_not_public_say_how_to_make_ones_own(home: Path) -> None:
+    with pytest.raises(UserError, match=r"not public \(arXiv:1707\.02968\); make your own .*: scaleprior pretrain"):
+        fetch("paper-R-50-jft-300m")
+
+
+def test_an_altered_own_file_is_refused(home: Path, backbone: Path) -> None:
+    from scaleprior.backbones.zoo import add_backbone
+
+    add_backbone(backbone, "mine")
+    path = fetch("mine")
+    path.write_bytes(b"other")
+    with pytest.raises(FailureError, match="the file of mine, is missing or was altered"):
+        fetch("mine")
+
+
+@pytest.mark.parametrize("name", ["R-50-yfcc100m-ssl", "BiT-R50x1-imagenet-21k", "CLIP-R50-cc12m"])
+def test_a_uri_is_a_canonical_file(
+    home: Path, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """What the hub has (timm's own names and head, random weights here) becomes a canonical file with full card."""
+    import timm
+    import torch
+    from safetensors.torch import save_file
+
+    from scaleprior.backbones import load_backbone
+
+    torch.manual_seed(0)
+    entry = load_catalogue().find(name)
+    assert entry.timm is not None
+    save_file(timm.create_model(entry.timm.split(".")[0]).state_dict(), tmp_path / "model.safetensors")
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    server.files[f"/timm/{entry.timm}/resolve/main/model.safetensors"] = (tmp_path / "model.safetensors").read_bytes()
+    path = local_path(f"scaleprior://{name}")
+    tensors, card = load_backbone(path)
+    assert tensors
+    assert (card.name, card.images, card.labels, card.licence) == (name, entry.images, entry.labels, entry.licence)
+    assert (card.pixel_mean, card.pixel_std, card.channel_order) == (entry.pixel_mean, entry.pixel_std, "RGB")
+    assert card.corpus["name"] == entry.corpus
+    written = path.stat().st_mtime_ns
+    assert local_path(f"scaleprior://{name}").stat().st_mtime_ns == written  # converted once
+    assert local_path("some/file.safetensors") == Path("some/file.safetensors")

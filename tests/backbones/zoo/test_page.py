@@ -1,0 +1,109 @@
+"""The page, the results and the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scaleprior.backbones.zoo import load_catalogue
+from scaleprior.backbones.zoo.page import human_count, render_page
+from scaleprior.backbones.zoo.results import load_results, read_results
+from scaleprior.errors import UserError
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+REPO = Path(__file__).resolve().parents[3]
+
+
+def test_the_committed_page_is_the_generated_one(home: Path) -> None:
+    page = render_page(load_catalogue(user=False), load_results())
+    assert (REPO / "model_zoo" / "README.md").read_text(encoding="utf-8") == page, (
+        "run `scaleprior zoo readme --out model_zoo/README.md`"
+    )
+    for entry in load_catalogue(user=False):
+        if entry.kind == "public":
+            assert page.count(f"`{entry.name}`") == 3
+
+
+@pytest.mark.parametrize(
+    ("images", "text"),
+    [(None, "unknown"), (999, "999"), (12_345, "12,345"), (1_281_167, "1.28M"), (940_000_000, "940M"), (10**9, "1B")],
+)
+def test_counts_for_people(images: int | None, text: str) -> None:
+    assert human_count(images) == text
+
+
+def test_published_results_are_never_ours() -> None:
+    (table,) = load_results()
+    assert table.measured_here is False
+    assert table.source == "arXiv:1707.02968"
+    assert {r["pretraining"]: r["ap"] for r in table.rows}["ImageNet then JFT-300M"] == 37.4
+
+
+ROW: dict[str, Any] = {"pretraining": "p", "images": 5, "ap": 30.0}
+OURS = {"config": "c.yaml", "seed": 0, "engine": "torchvision", "commit": "abc", "dataset_sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("change", "row", "message"),
+    [
+        ({}, {"ap": 103.0}, r"entry row-1: key ap is 103.0; give a number in \[0, 100\]"),
+        ({"source": None}, {}, "key source is missing"),
+        ({"measured_here": None}, {}, "key measured_here is missing"),
+        ({"measured_here": 1}, {}, "measured_here is 1"),
+        ({"measured_here": True}, {}, "entry row-1: key config is missing"),
+        ({"measured_here": True}, {**OURS, "commit": None}, "key commit is missing"),
+        ({}, {"map": 3}, "unknown key 'map'"),
+    ],
+)
+def test_bad_results_are_named(tmp_path: Path, change: dict[str, Any], row: dict[str, Any], message: str) -> None:
+    table = {"schema": 1, "measured_here": False, "source": "s", "dataset": "d", "detector": "e"}
+    path = tmp_path / "our_results.yaml"
+    path.write_text(yaml.safe_dump({**table, **change, "rows": [{**ROW, **row}]}))
+    with pytest.raises(UserError, match=message):
+        read_results(path)
+
+
+def test_our_results_show_how_to_measure_them_again(tmp_path: Path) -> None:
+    table = {"schema": 1, "measured_here": True, "source": "s", "dataset": "d", "detector": "e"}
+    path = tmp_path / "our_results.yaml"
+    path.write_text(yaml.safe_dump({**table, "rows": [{**ROW, **OURS}]}))
+    page = render_page(load_catalogue(user=False), [read_results(path)])
+    assert "Measured here: our" in page
+    assert "| p | c.yaml | 0 | torchvision | abc | " + "0" * 64 in page
+    assert "none on COCO yet" not in page
+
+
+def test_the_commands(cli: Cli, home: Path, backbone: Path, tmp_path: Path) -> None:
+    table = cli("zoo", "list").stdout
+    assert table.splitlines()[0].split() == ["NAME", "TRUNK", "IMAGES", "SUPERVISION", "LICENCE", "WEIGHTS"]
+    assert "R-50-ig-940m-swsl" in table
+    assert len(json.loads(cli("zoo", "list", "--json").stdout)) == 29
+    added = cli("zoo", "add", backbone, "--name", "mine")
+    assert added.stdout.startswith("registered: scaleprior://mine (R-50-w8, SHA-256 ")
+    again = cli("zoo", "add", backbone, "--name", "mine")
+    assert (again.returncode, again.stderr) == (
+        2, "scaleprior: error: the zoo already has a backbone 'mine'; choose another --name\n",
+    )  # fmt: skip
+    shown = cli("zoo", "show", "scaleprior://mine").stdout
+    assert "MODEL.RESNETS.WIDTH_PER_GROUP 8" in shown
+    assert "images       1,234" in shown
+    assert json.loads(cli("zoo", "show", "mine", "--json").stdout)["card"]["name"] == "mine"
+    fetched = cli("zoo", "fetch", "mine", "--out", "copy.safetensors")
+    assert fetched.stdout == "copy.safetensors\n"
+    assert (tmp_path / "copy.safetensors").read_bytes() == backbone.read_bytes()
+
+
+def test_the_commands_errors(cli: Cli, home: Path) -> None:
+    assert "To make your own from a corpus of yours" in cli("zoo", "show", "paper-R-152-jft-300m").stdout
+    run = cli("zoo", "fetch", "paper-R-152-jft-300m")
+    assert run.returncode == 2
+    assert "scaleprior pretrain --config-file Pretrain/R_152_jft.yaml" in run.stderr
+    run = cli("zoo", "fetch", "R-50-imagenet-1k", SCALEPRIOR_OFFLINE="1")
+    assert run.returncode == 2
+    assert "SCALEPRIOR_OFFLINE is set" in run.stderr
