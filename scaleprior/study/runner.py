@@ -180,6 +180,8 @@ def _run_missing(
         ):
             done.add(folder)
             _take_in(store, folders[folder], folder, code)
+            if show:  # the last cell's end would be shown by no poll
+                show(study_status(store.folder, store))
     finally:
         for folder, cell in missing.items():
             if folder not in done and store.records()[cell.key].state == "running":
