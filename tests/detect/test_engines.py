@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +52,6 @@ def test_others_come_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engines.get_engine("mine") == "an engine"
     assert engines.known_engines() == ["mine", "torchvision"]
     assert isinstance(engines.get_engine("torchvision"), engines.Engine)
-
-
-def test_entry_points_are_read_on_every_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metadata, "entry_points", lambda: {engines.ENGINE_GROUP: ["old"]})
-    assert engines._entry_points() == ["old"]
 
 
 def test_train_then_eval(tmp_path: Path, coco_overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
