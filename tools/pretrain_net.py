@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 
+from scaleprior.commands.tool_flags import tool_parser
 from scaleprior.config import load_config
 from scaleprior.errors import ScalePriorError
 from scaleprior.pretrain import evaluate_pretrained, launch, pretrain
@@ -23,16 +24,7 @@ from scaleprior.progress import progress_bar
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Detectron2's flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML of configs/Pretrain/ or your own")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT_DIR, if there is one")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate the finished run in OUTPUT_DIR")
-    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
-    parser.add_argument("--num-machines", type=int, default=1, help="machines")
-    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
-    parser.add_argument("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto: a free local port")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
-    return parser.parse_args(argv)
+    return tool_parser(__doc__).parse_args(argv)
 
 
 def work(args: argparse.Namespace) -> None:

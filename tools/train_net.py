@@ -14,21 +14,14 @@ import argparse
 import sys
 
 from scaleprior.cli import main
+from scaleprior.commands.tool_flags import tool_parser
 from scaleprior.errors import UserError
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Detectron2's flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="path of the YAML config")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT_DIR")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, do not train")
+    parser = tool_parser(__doc__)
     parser.add_argument("--engine", default="auto", help="auto (default), torchvision or detectron2")
-    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per machine (the torchvision engine uses one)")
-    parser.add_argument("--num-machines", type=int, default=1, help="machines")
-    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
-    parser.add_argument("--dist-url", default="auto", help="where the machines meet")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
     return parser.parse_args(argv)
 
 

@@ -43,12 +43,11 @@ def _run(args: argparse.Namespace) -> int:
 
     spec = load_spec(args.spec, args.opts)
     out = args.out or Path(spec.name)
-    command = f"scaleprior study run {args.spec} --out {out}"
-    return run_and_report(spec, out, jobs=args.jobs, engine=args.engine, as_json=args.json, command=command)
+    return run_and_report(spec, out, jobs=args.jobs, engine=args.engine, as_json=args.json)
 
 
 def run_and_report(
-    spec: object, out: Path, *, jobs: int | None, engine: str | None, as_json: bool, command: str
+    spec: object, out: Path, *, jobs: int | None, engine: str | None, as_json: bool, command: str | None = None
 ) -> int:
     """Run a study with a display on the terminal, write its report, print the table.
 

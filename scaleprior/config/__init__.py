@@ -9,10 +9,9 @@ from scaleprior._lazy import lazy_exports
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-_load_getattr, _exports = lazy_exports(
+__getattr__, _ = lazy_exports(
     __name__, {"LoadedConfig": "load", "data_file": "load", "load_config": "load", "parse_overrides": "load"}
 )
-__getattr__ = _load_getattr
 __all__ = ["LoadedConfig", "data_file", "get_cfg", "load_config", "parse_overrides"]
 
 

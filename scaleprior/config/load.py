@@ -6,6 +6,7 @@ that somebody set and that contradicts the card is an error.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import json
 import logging
@@ -98,15 +99,13 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Loade
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[tuple[str, Any]]:
-    """``KEY VALUE`` pairs with values read as YAML, so ``1.0``, ``(1, 2)``, ``"BN"`` and ``BN`` all work."""
+    """``KEY VALUE`` pairs with values read as Python literals, so ``1.0``, ``(1, 2)``, ``"BN"`` and ``BN`` work."""
     if len(overrides) % 2:
         raise UserError(f"overrides come in pairs KEY VALUE, got {len(overrides)} words: {' '.join(overrides)}")
     return [(key, _parse_value(text)) for key, text in zip(overrides[::2], overrides[1::2])]
 
 
 def _parse_value(text: Any) -> Any:
-    import ast
-
     if not isinstance(text, str):
         return text
     try:

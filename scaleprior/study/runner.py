@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,9 @@ def run_study(
         store.add(cells)
         store.set_meta("spec", json.dumps(spec.raw))
         store.set_meta("spec_source", spec.source)
-        store.set_meta("facts", json.dumps({**describe_data(spec, data, resolved), "command": _command(spec, out)}))
+        store.set_meta(
+            "facts", json.dumps({**describe_data(spec, data, resolved), "command": _command(spec, out, engine)})
+        )
         store.set_meta("plan", json.dumps([[c.key, c.arch, c.images, c.seed, c.folder_name] for c in cells]))
         ran = _run_missing(store, cells, executor or _local_executor(spec, jobs), show)
         return StudyOutcome(study_status(out, store), ran)
@@ -126,8 +129,10 @@ def study_status(folder: Path, store: StudyStore | None = None) -> StudyView:
     return StudyView(folder, store.meta("name") or "", tuple(states), json.loads(store.meta("facts") or "{}"))
 
 
-def _command(spec: StudySpec, out: Path) -> str:
-    return f"scaleprior study run {spec.source} --out {out}"
+def _command(spec: StudySpec, out: Path, engine: str | None) -> str:
+    """The words that run this very study again, ready for a shell."""
+    chosen = ["--engine", engine] if engine else []
+    return shlex.join(["scaleprior", "study", "run", spec.source, "--out", str(out), *chosen, *spec.overrides])
 
 
 def _identity(spec: StudySpec) -> str:

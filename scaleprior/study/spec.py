@@ -12,7 +12,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,7 @@ class StudySpec:
         engine: ``auto``, ``torchvision`` or ``detectron2``.
         threads: CPU threads of one cell. Part of what determines a result: sums in another order differ in the
             last bits.
+        source, raw, overrides: the file, its content with the overrides in it, and those ``KEY VALUE`` words.
     """
 
     name: str
@@ -133,6 +134,7 @@ class StudySpec:
     source: str
     raw: Mapping[str, Any]
     backbones: Mapping[str, tuple[BackboneSection, ...]] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
@@ -162,7 +164,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
         raise UserError(f"overrides come in pairs KEY VALUE, got: {' '.join(overrides)}")
     for key, text in zip(overrides[::2], overrides[1::2]):
         _override(raw, key, text)
-    return _Reader(raw, path).spec()
+    return replace(_Reader(raw, path).spec(), overrides=tuple(overrides))
 
 
 def _override(raw: dict[str, Any], key: str, text: str) -> None:

@@ -200,6 +200,8 @@ def test_rungs_and_seeds_can_be_added_later(finished: Path, tmp_path: Path) -> N
     shutil.copytree(finished, out)
     outcome = run_study(load_spec(write_spec(tmp_path), ["ladder", "[16, 32, 48, 64]"]), out, jobs=1)
     assert outcome.ran == 1
+    # the command that the report shows makes this very study, overrides and all
+    assert outcome.view.facts["command"].endswith(f"tiny.yaml --out {out} ladder '[16, 32, 48, 64]'")
     assert [c.images for c in outcome.view.cells] == [0, 16, 32, 48, 64]
     assert all(c.state == "done" for c in outcome.view.cells)
 
