@@ -25,7 +25,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     train.set_defaults(handler=_train)
 
     evaluate = actions.add_parser("eval", help="evaluate a trained model file on DATASETS.TEST")
-    evaluate.add_argument("--weights", type=Path, metavar="W", help="model file (default: OUT/model.safetensors)")
+    evaluate.add_argument("--weights", type=Path, metavar="W", help="model file (default: the one `train` left in OUT)")
     evaluate.set_defaults(handler=_evaluate)
 
     for action in (train, evaluate):
@@ -50,7 +50,7 @@ def _train(args: argparse.Namespace) -> None:
     from scaleprior.progress import progress_bar
 
     engine = get_engine(args.engine)
-    loaded = load_config(args.config_file, args.opts)
+    loaded = load_config(args.config_file, args.opts, defaults=engine.default_config())
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
     with progress_bar("fine-tuning") as progress:
         weights = local_path(args.weights) if args.weights else None
@@ -68,9 +68,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     from scaleprior.progress import progress_bar
 
     engine = get_engine(args.engine)
-    loaded = load_config(args.config_file, args.opts)
+    loaded = load_config(args.config_file, args.opts, defaults=engine.default_config())
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
-    model = args.weights or Path(loaded.cfg.MODEL.WEIGHTS or out / "model.safetensors")
+    model = args.weights or Path(loaded.cfg.MODEL.WEIGHTS or out / engine.model_file)
     with progress_bar("evaluating", unit="images") as progress:
         results = engine.evaluate(loaded, model, out, progress=progress)
     print_results(results, engine.name, model, as_json=args.json)

@@ -10,19 +10,26 @@ if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 __getattr__, _ = lazy_exports(
-    __name__, {"LoadedConfig": "load", "data_file": "load", "load_config": "load", "parse_overrides": "load"}
+    __name__,
+    {
+        "LoadedConfig": "load",
+        "add_scaleprior_config": "own",
+        "data_file": "load",
+        "load_config": "load",
+        "parse_overrides": "load",
+    },
 )
-__all__ = ["LoadedConfig", "data_file", "get_cfg", "load_config", "parse_overrides"]
+__all__ = ["LoadedConfig", "add_scaleprior_config", "data_file", "get_cfg", "load_config", "parse_overrides"]
 
 
 def get_cfg() -> CfgNode:
-    """A fresh config with every key at its default; see ``detection.py`` and ``pretrain.py`` for their meaning."""
+    """A fresh config with every key at its default; ``detection.py``, ``own.py`` and ``pretrain.py`` explain them."""
     from fvcore.common.config import CfgNode
 
     from scaleprior.config.detection import add_detection_config
-    from scaleprior.config.pretrain import add_pretrain_config
+    from scaleprior.config.own import add_scaleprior_config
 
     cfg = CfgNode()
     add_detection_config(cfg)
-    add_pretrain_config(cfg)
+    add_scaleprior_config(cfg)
     return cfg

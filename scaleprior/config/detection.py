@@ -2,7 +2,7 @@
 
 A key of Detectron2's that is not declared here is refused by ``load_config`` when it is set to anything but
 Detectron2's default ("needs the detectron2 engine"); so nothing is ever accepted and then ignored. The one default
-that differs is ``MODEL.DEVICE``, "auto" instead of "cuda". Keys under ``SCALEPRIOR`` are our own.
+that differs is ``MODEL.DEVICE``, "auto" instead of "cuda". Our own keys are in ``own.py``.
 """
 
 from __future__ import annotations
@@ -198,12 +198,6 @@ def _add_data(cfg: CfgNode) -> None:
     cfg.TEST = _node()
     # Most detections kept per image.
     cfg.TEST.DETECTIONS_PER_IMAGE = 100
-
-    cfg.SCALEPRIOR = _node()
-    # Own data sets: a list of [name, path of the COCO JSON, image root]. The root is a folder, a tar or a glob of tars.
-    cfg.SCALEPRIOR.DATASETS = []
-    # Megabytes (2**20 bytes) of decoded images kept in memory, per data set; 0 = none. No effect on results.
-    cfg.SCALEPRIOR.IMAGE_CACHE_MB = 1024
 
 
 def _add_solver(cfg: CfgNode) -> None:

@@ -68,13 +68,16 @@ def data_file(folder: str, name: str) -> Path:
     raise UserError(f"no file {name} in ScalePrior's {folder}/", hint=f"there are {', '.join(near)}")
 
 
-def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> LoadedConfig:
+def load_config(
+    path: str | Path | None, overrides: Sequence[str] = (), *, defaults: CfgNode | None = None
+) -> LoadedConfig:
     """The defaults, then ``path`` (with its ``_BASE_`` files), then ``KEY VALUE`` overrides.
 
     Args:
         path: a YAML file; a relative name that does not exist here is looked up in ScalePrior's ``configs/``.
             None takes the defaults.
         overrides: ``["SOLVER.MAX_ITER", "100", ...]`` as on Detectron2's command line.
+        defaults: every key there is, at its default (``Engine.default_config()``); None = ``get_cfg()``. Not changed.
 
     Raises:
         UserError: a missing file, a circular base, YAML that does not parse, an unknown key, a key that only the
@@ -82,7 +85,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Loade
     """
     from scaleprior.config import get_cfg
 
-    cfg = get_cfg()
+    cfg = get_cfg() if defaults is None else defaults.clone()
     explicit: set[str] = set()
     source = "defaults"
     if path is not None:

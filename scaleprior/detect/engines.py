@@ -15,6 +15,8 @@ from scaleprior.errors import UserError
 from scaleprior.progress import ProgressFn
 
 if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
     from scaleprior.config import LoadedConfig
 
 __all__ = ["ENGINE_GROUP", "Engine", "get_engine", "known_engines", "resolve_auto"]
@@ -30,9 +32,15 @@ class Engine(Protocol):
 
     Attributes:
         name: what results carry.
+        model_file: name of the trained model that ``train`` leaves in its folder.
     """
 
     name: str
+    model_file: str
+
+    def default_config(self) -> CfgNode:
+        """A fresh config with every key that this engine honours: the ``defaults`` of ``load_config``."""
+        ...
 
     def train(
         self,

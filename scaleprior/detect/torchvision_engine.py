@@ -19,7 +19,7 @@ from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import apply_card
 from scaleprior.backbones.weights import read_card
 from scaleprior.backbones.zoo import local_path
-from scaleprior.config import LoadedConfig
+from scaleprior.config import LoadedConfig, get_cfg
 from scaleprior.detect import weights as weights_io
 from scaleprior.detect.coco_data import DetectionSet, dataset_paths, load_dataset
 from scaleprior.detect.evaluate import coco_ap, predict
@@ -59,6 +59,11 @@ class TorchvisionEngine:
     """See ``engines.Engine``."""
 
     name = "torchvision"
+    model_file = MODEL_FILE
+
+    def default_config(self) -> CfgNode:
+        """See ``engines.Engine.default_config``."""
+        return get_cfg()
 
     def train(
         self,

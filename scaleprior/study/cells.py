@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from scaleprior.backbones.contract import apply_card
-from scaleprior.config import load_config
+from scaleprior.config import LoadedConfig, load_config
+from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json
 from scaleprior.study.backbones import Rung
@@ -132,7 +133,10 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
     )  # fmt: skip
     finetune = StageSection(spec.finetune.config, spec.finetune.overrides + network + own)
     # The contract's "which keys did somebody set" is part of what determines a detector, so it is hashed as well.
-    stages = {name: _resolved(stage) for name, stage in (("pretrain", pretrain), ("finetune", finetune)) if stage}
+    detector = load_config(finetune.config, finetune.overrides, defaults=get_engine(engine).default_config())
+    stages = {"finetune": _resolved(detector)}
+    if pretrain is not None:
+        stages["pretrain"] = _resolved(load_config(pretrain.config, pretrain.overrides))
     determinants = {
         "version": _RECIPE_VERSION,
         "stages": stages,
@@ -142,7 +146,7 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
         "threads": spec.threads,
     }
     if rung is not None:
-        determinants["backbone"] = _backbone(rung, finetune)
+        determinants["backbone"] = _backbone(rung, detector)
     text = json.dumps(determinants, sort_keys=True, default=str)
     depth = stages["finetune"]["config"]["MODEL.RESNETS.DEPTH"]
     return Cell(
@@ -160,20 +164,19 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
     )
 
 
-def _backbone(rung: Rung, finetune: StageSection) -> dict[str, Any]:
+def _backbone(rung: Rung, loaded: LoadedConfig) -> dict[str, Any]:
     """What of a backbone determines a result: its tensors and what the contract makes of its card, not its path.
 
     Raises:
         UserError: the fine-tuning config contradicts the card; prints the words to use.
     """
-    cfg = apply_card(load_config(finetune.config, finetune.overrides), rung.card)
-    keys = ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT")
-    contract = {k: v for k, v in _flatten(cfg) if k in keys or k.startswith("MODEL.RESNETS.")}
+    cfg = apply_card(loaded, rung.card)
+    keys = ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT", "MODEL.BACKBONE.NAME")
+    contract = {k: v for k, v in _flatten(cfg) if k in keys or k.startswith(("MODEL.RESNETS.", "MODEL.TIMM."))}
     return {"tensors_sha256": rung.card.tensors_sha256, "contract": contract}
 
 
-def _resolved(stage: StageSection) -> dict[str, Any]:
-    loaded = load_config(stage.config, stage.overrides)
+def _resolved(loaded: LoadedConfig) -> dict[str, Any]:
     flat = dict(_flatten(loaded.cfg))
     for key in _NOT_DETERMINING:
         flat.pop(key, None)

@@ -76,7 +76,7 @@ def _stages(cell: Cell, folder: Path) -> dict[str, Any]:
     elif cell.weights:
         weights = _given_weights(cell)
     engine = get_engine(cell.engine)
-    loaded = load_config(cell.finetune.config, cell.finetune.overrides)
+    loaded = load_config(cell.finetune.config, cell.finetune.overrides, defaults=engine.default_config())
     with clock.stage("finetune") as progress:
         model = engine.train(loaded, weights, folder / "finetune", resume=True, progress=progress)
     with clock.stage("evaluate") as progress:
