@@ -14,7 +14,7 @@ __all__ = ["add_scaleprior_config"]
 
 def add_scaleprior_config(cfg: CfgNode) -> None:
     """Declare every key of ours on ``cfg``, which has a ``MODEL`` node (Detectron2's, or ours)."""
-    node = type(cfg)  # Detectron2 subclasses CfgNode and insists on its own class
+    node = type(cfg)  # Detectron2's configs accept nodes of their own class only
     cfg.SCALEPRIOR = node()
     # Own data sets: a list of [name, path of the COCO JSON, image root]. The root is a folder, a tar or a glob of tars.
     cfg.SCALEPRIOR.DATASETS = []

@@ -21,7 +21,8 @@ def add_pretrain_config(cfg: CfgNode) -> None:
     Pretraining also reads ``MODEL.RESNETS.*`` (with NORM "BN" or "GN"), ``MODEL.PIXEL_MEAN/STD``, ``INPUT.FORMAT``,
     ``MODEL.DEVICE``, ``MODEL.WEIGHTS`` (a backbone to start from) and ``SEED``.
     """
-    cfg.PRETRAIN = pretrain = _node()
+    node = type(cfg)  # Detectron2's configs accept nodes of their own class only
+    cfg.PRETRAIN = pretrain = node()
     # Name of the recipe, written into the card; free text.
     pretrain.RECIPE = "custom"
     # Images a step, over all processes together.
@@ -36,26 +37,20 @@ def add_pretrain_config(cfg: CfgNode) -> None:
     pretrain.AMP = "off"
     # Keep activations as NHWC in memory. Changes speed, and results in the last bits.
     pretrain.CHANNELS_LAST = False
-    _add_data(pretrain)
-    _add_training(pretrain)
+    _add_data(pretrain, node)
+    _add_training(pretrain, node)
 
 
-def _node() -> CfgNode:
-    from fvcore.common.config import CfgNode
-
-    return CfgNode()
-
-
-def _add_data(pretrain: CfgNode) -> None:
+def _add_data(pretrain: CfgNode, node: type[CfgNode]) -> None:
     # Index folder of the corpus, as `scaleprior corpus build` makes it, or a saved fraction.
     pretrain.CORPUS = ""
-    pretrain.FRACTION = _node()
+    pretrain.FRACTION = node()
     # The first IMAGES of the corpus in hash order, or the first RATIO in (0, 1] of it; both 0 = the whole corpus
     # (without the held-out tail).
     pretrain.FRACTION.IMAGES = 0
     pretrain.FRACTION.RATIO = 0.0
 
-    pretrain.NOISE = _node()
+    pretrain.NOISE = node()
     # Share of labels in [0, 1] replaced by a wrong one, before ancestors are added; 0 = labels as they come.
     pretrain.NOISE.RATE = 0.0
     # Wrong labels are drawn from all leaves ("uniform") or from the true label's siblings ("sibling").
@@ -67,14 +62,14 @@ def _add_data(pretrain: CfgNode) -> None:
     # A label also counts as each of its ancestors ("apple" as "fruit").
     pretrain.EXPAND_LABELS = True
 
-    pretrain.HELD_OUT = _node()
+    pretrain.HELD_OUT = node()
     # Index folder to evaluate on; "" = the tail of the corpus.
     pretrain.HELD_OUT.CORPUS = ""
     # Images to evaluate on after training: the first ones of HELD_OUT.CORPUS, or the last ones of the corpus, which
     # no fraction may then reach; 0 = do not evaluate.
     pretrain.HELD_OUT.IMAGES = 0
 
-    pretrain.INPUT = _node()
+    pretrain.INPUT = node()
     # "resize_crop": resize to RESIZE x RESIZE, then a random crop of SIZE x SIZE (the paper's).
     # "random_resized_crop": a random part of the image (SCALE, RATIO), resized to SIZE x SIZE.
     pretrain.INPUT.CROP = "resize_crop"
@@ -89,7 +84,7 @@ def _add_data(pretrain: CfgNode) -> None:
     # Probability of a mirrored image, in [0, 1].
     pretrain.INPUT.MIRROR = 0.5
 
-    pretrain.LOADER = _node()
+    pretrain.LOADER = node()
     # Processes that prepare batches; 0 = the training process itself, best for small images. No effect on results.
     pretrain.LOADER.NUM_WORKERS = 0
     # Megabytes (2**20 bytes) of decoded images kept in memory, with NUM_WORKERS 0 only. No effect on results.
@@ -99,19 +94,19 @@ def _add_data(pretrain: CfgNode) -> None:
     pretrain.LOADER.MAX_UNREADABLE = 0.05
 
 
-def _add_training(pretrain: CfgNode) -> None:
-    pretrain.BUDGET = _node()
+def _add_training(pretrain: CfgNode, node: type[CfgNode]) -> None:
+    pretrain.BUDGET = node()
     # How long to train: AMOUNT of UNIT "epochs", "steps" or "images".
     pretrain.BUDGET.UNIT = "epochs"
     pretrain.BUDGET.AMOUNT = 4.0
 
-    pretrain.HEAD = _node()
+    pretrain.HEAD = node()
     # The head's biases start at log(PRIOR / (1 - PRIOR)): every label is first believed present with this probability
     # in (0, 1). 0 = the mean share of labels present in the fraction. (RetinaNet takes 0.01, Lin et al. 2017, 3.3;
     # big_vision's ImageNet-21k recipe takes a bias of -10, that is 4.5e-5.)
     pretrain.HEAD.PRIOR = 0.0
 
-    pretrain.OPTIMIZER = _node()
+    pretrain.OPTIMIZER = node()
     # "sgd" (Nesterov momentum), "rmsprop" (TensorFlow's variant), "adamw" or "lamb"; all from timm or torch.
     pretrain.OPTIMIZER.NAME = "sgd"
     # Learning rate after warmup for BATCH_SIZE as it is: it is not scaled with the batch.
@@ -122,7 +117,7 @@ def _add_training(pretrain: CfgNode) -> None:
     pretrain.OPTIMIZER.WEIGHT_DECAY = 1e-4
     pretrain.OPTIMIZER.WEIGHT_DECAY_NORM = 0.0
 
-    pretrain.SCHEDULE = _node()
+    pretrain.SCHEDULE = node()
     # "cosine" (to zero at the end of the budget), "exponential" (times GAMMA every DECAY_EVERY, in stairs) or
     # "constant"; all after a linear warmup.
     pretrain.SCHEDULE.NAME = "cosine"
