@@ -8,12 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from scaleprior.backbones.spec import BLOCKS_PER_STAGE, ResNetSpec
 from scaleprior.errors import UserError
 
-__all__ = ["TIMM_TRUNKS", "Arch", "TimmFacts", "TimmSpec", "arch_from_dict"]
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+__all__ = [
+    "FITTING_NORMS",
+    "PLAIN_RESNETS",
+    "TIMM_BUILDERS",
+    "TIMM_TRUNKS",
+    "Arch",
+    "TimmFacts",
+    "TimmSpec",
+    "arch_from_cfg",
+    "arch_from_dict",
+    "arch_from_timm",
+    "is_timm_config",
+]
+
+FITTING_NORMS = {"BN": ("BN", "FrozenBN", "SyncBN"), "FrozenBN": ("FrozenBN", "BN", "SyncBN"), "GN": ("GN",)}
+"""Norm that the weights were trained with -> values of MODEL.RESNETS.NORM that can use their numbers."""
+
+TIMM_BUILDERS = {
+    "build_resnet_fpn_backbone": "build_timm_fpn_backbone",
+    "build_retinanet_resnet_fpn_backbone": "build_retinanet_timm_fpn_backbone",
+}
+"""MODEL.BACKBONE.NAME of a ResNet's pyramid -> that of the same pyramid on the trunk of MODEL.TIMM.MODEL."""
+
+PLAIN_RESNETS = {f"resnet{depth}": depth for depth in BLOCKS_PER_STAGE}
+"""timm's names of the plain ResNets (stride in the 3x3 convolution, standard widths) -> depth."""
 
 
 @dataclass(frozen=True)
@@ -125,3 +152,45 @@ def arch_from_dict(value: Mapping[str, Any]) -> Arch:
             f"architecture {dict(value)!r} is not known to this version of scaleprior", hint="update scaleprior"
         )
     return TimmSpec(value["model"])
+
+
+def is_timm_config(cfg: CfgNode) -> bool:
+    """Whether MODEL.BACKBONE.NAME builds the trunk of MODEL.TIMM.MODEL rather than that of MODEL.RESNETS."""
+    return cfg.MODEL.BACKBONE.NAME in ("build_timm_backbone", *TIMM_BUILDERS.values())
+
+
+def arch_from_timm(model: str, norm: str) -> Arch:
+    """The trunk that MODEL.TIMM.MODEL names, with norm layers that MODEL.RESNETS.NORM can make of its own.
+
+    Args:
+        model: "resnet18" .. "resnet152" or a key of ``TIMM_TRUNKS``.
+        norm: "FrozenBN", "BN", "SyncBN" or "GN".
+
+    Raises:
+        UserError: an unknown name, or a norm that does not fit the trunk; names the key.
+    """
+    if model in PLAIN_RESNETS:
+        # SyncBN is BN in all but its statistics, which are no part of an architecture
+        return ResNetSpec(depth=PLAIN_RESNETS[model], norm="BN" if norm == "SyncBN" else norm)
+    if model not in TIMM_TRUNKS:
+        raise UserError(
+            f"MODEL.TIMM.MODEL is {model!r}" if model else "MODEL.TIMM.MODEL is not set",
+            hint=f"known: {', '.join((*PLAIN_RESNETS, *TIMM_TRUNKS))}",
+        )
+    fitting = FITTING_NORMS[TIMM_TRUNKS[model].norm]
+    if norm not in fitting:
+        raise UserError(
+            f"MODEL.RESNETS.NORM is {norm!r} with MODEL.TIMM.MODEL {model!r}", hint=f"it takes {', '.join(fitting)}"
+        )
+    return TimmSpec(model)
+
+
+def arch_from_cfg(cfg: CfgNode) -> Arch:
+    """The trunk that a detection config describes: MODEL.RESNETS, or MODEL.TIMM.MODEL if the backbone's name says so.
+
+    Raises:
+        UserError: a value that no trunk has; names the key.
+    """
+    if is_timm_config(cfg):
+        return arch_from_timm(cfg.MODEL.TIMM.MODEL, cfg.MODEL.RESNETS.NORM)
+    return ResNetSpec.from_cfg(cfg)

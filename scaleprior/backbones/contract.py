@@ -5,12 +5,14 @@ A wrong channel order, pixel statistic or stride placement loads without a word 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scaleprior.backbones.arch import TimmSpec
+from scaleprior.backbones.arch import FITTING_NORMS, TIMM_BUILDERS, TimmSpec, is_timm_config
 from scaleprior.backbones.card import Card
+from scaleprior.backbones.spec import ResNetSpec
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,10 +20,13 @@ if TYPE_CHECKING:
 
     from scaleprior.config.load import LoadedConfig
 
-__all__ = ["FITTING_NORMS", "Mismatch", "apply_card", "check_contract"]
+__all__ = ["Mismatch", "apply_card", "check_contract", "is_translation"]
 
-FITTING_NORMS = {"BN": ("BN", "FrozenBN", "SyncBN"), "FrozenBN": ("FrozenBN", "BN", "SyncBN"), "GN": ("GN",)}
-_DETECTOR_EPS = 1e-5  # of Detectron2's and torchvision's FrozenBN and of GN
+logger = logging.getLogger(__name__)
+
+_DETECTOR_EPS = 1e-5  # of Detectron2's and torchvision's FrozenBN, of GN, and of every trunk in TIMM_TRUNKS
+_BACKBONE = "MODEL.BACKBONE.NAME"
+_TRUNK = "MODEL.TIMM.MODEL"
 
 
 @dataclass(frozen=True)
@@ -48,39 +53,91 @@ class Mismatch:
         return f"{self.key} '{text}'" if " " in text else f"{self.key} {text}"
 
 
+def is_translation(key: str, config_value: Any, value: Any) -> bool:
+    """Whether ``value`` says the same as ``config_value`` in the words of the timm trunks: a ResNet's pyramid, and the
+    same pyramid on the trunk of MODEL.TIMM.MODEL. One detection config so serves backbones of both kinds."""
+    return key == _BACKBONE and TIMM_BUILDERS.get(config_value) == value
+
+
 def check_contract(cfg: CfgNode, card: Card, explicit: Collection[str] = ()) -> list[Mismatch]:
     """Every key in which ``cfg`` contradicts ``card``; empty when they agree.
 
-    Compared: MODEL.PIXEL_MEAN and PIXEL_STD (to 1e-3 on the 0-255 scale), INPUT.FORMAT, and under MODEL.RESNETS:
-    STRIDE_IN_1X1 (bottlenecks only), NORM (BN weights fit BN, FrozenBN and SyncBN; GN fits GN), DEPTH and widths.
+    Compared: MODEL.PIXEL_MEAN and PIXEL_STD (to 1e-3 on the 0-255 scale), INPUT.FORMAT, MODEL.RESNETS.NORM (BN weights
+    fit BN, FrozenBN and SyncBN; GN fits GN), and what describes the trunk: under MODEL.RESNETS depth, widths and
+    STRIDE_IN_1X1 (bottlenecks only); with a backbone ``build_timm_...`` MODEL.TIMM.MODEL. The card of a timm trunk
+    turns a ResNet's pyramid into the same pyramid on that trunk; such a mismatch in MODEL.BACKBONE.NAME is never
+    marked as explicit.
 
     Args:
+        cfg: ours, or Detectron2's; with ScalePrior's keys where the card or the config is about timm's trunks.
         explicit: dotted keys that were set on purpose; marks them in the result.
 
     Raises:
-        UserError: a trunk of timm, which these keys cannot describe.
+        UserError: a trunk for which the config's backbone has no place.
     """
-    if isinstance(card.arch, TimmSpec):
-        raise UserError(
-            f"backbone {card.name} is timm's {card.arch.model}, which no MODEL.RESNETS config describes",
-            hint="take a ResNet backbone, or a detector built on scaleprior.backbones.build_trunk",
-        )
     needed: dict[str, Any] = {
         "MODEL.PIXEL_MEAN": list(card.pixel_mean),
         "MODEL.PIXEL_STD": list(card.pixel_std),
         "INPUT.FORMAT": card.channel_order,
-        **card.arch.to_cfg_keys(),
     }
-    if card.arch.bottleneck:
-        needed["MODEL.RESNETS.STRIDE_IN_1X1"] = card.stride_in_1x1
+    if isinstance(card.arch, TimmSpec):
+        needed |= _timm_keys(cfg, card, card.arch)
+    elif is_timm_config(cfg):
+        needed |= _plain_keys(cfg, card, card.arch)
+    else:
+        needed |= card.arch.to_cfg_keys()
+        if card.arch.bottleneck:
+            needed["MODEL.RESNETS.STRIDE_IN_1X1"] = card.stride_in_1x1
     fitting = FITTING_NORMS[card.norm]
     if _get(cfg, "MODEL.RESNETS.NORM") not in fitting:
         needed["MODEL.RESNETS.NORM"] = "FrozenBN" if "FrozenBN" in fitting else fitting[0]
     return [
-        Mismatch(key, _get(cfg, key), value, key in explicit)
+        Mismatch(key, found, value, key in explicit and not is_translation(key, found, value))
         for key, value in needed.items()
-        if not _same(_get(cfg, key), value)
+        if not _same(found := _get(cfg, key), value)
     ]
+
+
+def _timm_keys(cfg: CfgNode, card: Card, arch: TimmSpec) -> dict[str, Any]:
+    """The keys that describe a trunk which MODEL.RESNETS cannot."""
+    builder = cfg.MODEL.BACKBONE.NAME
+    what = f"backbone {card.name} is timm's {arch.model}, which no MODEL.RESNETS config describes"
+    if not is_timm_config(cfg) and builder not in TIMM_BUILDERS:
+        if builder == "build_resnet_backbone":
+            what += f"; {_BACKBONE} is {builder}, and C4's head is the res5 of a ResNet"
+        else:
+            what += f"; {_BACKBONE} is {builder}, which is not one of those that take it"
+        raise UserError(what, hint="take a config with a feature pyramid (FPN), such as COCO-Detection/Base-RCNN-FPN")
+    if _has_res5_head(cfg):
+        raise UserError(
+            f"{what}; MODEL.ROI_HEADS.NAME is Res5ROIHeads, whose res5 is a ResNet's",
+            hint=f"take a config with a feature pyramid (FPN) and {_BACKBONE} build_timm_fpn_backbone",
+        )
+    return {_BACKBONE: TIMM_BUILDERS.get(builder, builder), _TRUNK: arch.model}
+
+
+def _plain_keys(cfg: CfgNode, card: Card, spec: ResNetSpec) -> dict[str, Any]:
+    """The keys that describe a ResNet which is built through MODEL.TIMM.MODEL."""
+    if spec != ResNetSpec(depth=spec.depth, norm=spec.norm):
+        resnet = {theirs: ours for ours, theirs in TIMM_BUILDERS.items()}
+        raise UserError(
+            f"backbone {card.name} is {spec.name} with stride_in_1x1 {spec.stride_in_1x1}; {_BACKBONE} "
+            f"{cfg.MODEL.BACKBONE.NAME} builds plain ResNets of standard widths with the stride in the 3x3 only",
+            hint=f"use {_BACKBONE} {resnet.get(cfg.MODEL.BACKBONE.NAME, 'build_resnet_backbone')}",
+        )
+    keys = {_TRUNK: f"resnet{spec.depth}"}
+    if _has_res5_head(cfg):
+        keys["MODEL.RESNETS.STRIDE_IN_1X1"] = False  # of the head, which Detectron2 builds from MODEL.RESNETS
+    return keys
+
+
+def _has_res5_head(cfg: CfgNode) -> bool:
+    """A C4 detector on ``build_timm_backbone``. RetinaNet's configs name Res5ROIHeads by default without having any."""
+    return (
+        cfg.MODEL.BACKBONE.NAME == "build_timm_backbone"
+        and cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads"
+        and cfg.MODEL.get("META_ARCHITECTURE", "GeneralizedRCNN") == "GeneralizedRCNN"
+    )
 
 
 def apply_card(loaded: LoadedConfig, card: Card) -> CfgNode:
@@ -107,6 +164,11 @@ def apply_card(loaded: LoadedConfig, card: Card) -> CfgNode:
     cfg = loaded.cfg.clone()
     cfg.defrost()
     for mismatch in mismatches:
+        if is_translation(mismatch.key, mismatch.config_value, mismatch.card_value):
+            logger.info(
+                "backbone %s is timm's %s: %s %s instead of %s",
+                *(card.name, card.arch.name, mismatch.key, mismatch.card_value, mismatch.config_value),
+            )
         *parents, leaf = mismatch.key.split(".")
         node = cfg
         for parent in parents:
@@ -119,6 +181,8 @@ def apply_card(loaded: LoadedConfig, card: Card) -> CfgNode:
 def _get(cfg: CfgNode, key: str) -> Any:
     node: Any = cfg
     for part in key.split("."):
+        if part not in node:
+            raise UserError(f"the config has no {key}", hint="declare ScalePrior's keys: add_scaleprior_config(cfg)")
         node = node[part]
     return node
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from scaleprior.backbones.export import export_backbone
 from scaleprior.backbones.families import build_trunk
+from scaleprior.backbones.readers.facts import IMAGENET, ReadOptions
 from scaleprior.backbones.readers.read import read_backbone
 from scaleprior.backbones.weights import load_backbone, save_backbone
 from scaleprior.errors import UserError
@@ -134,6 +135,32 @@ def _hugging_face_shards(depth: int, path: Path) -> tuple[Path, Forward]:
     index = path / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
     return index, _staged(model)
+
+
+def _hugging_face_names(depth: int, path: Path) -> tuple[Path, Forward]:
+    """The names of transformers' ``ResNetForImageClassification``, written out here from torchvision's model.
+
+    Its bottlenecks stride in the 3x3 (``downsample_in_bottleneck`` False), as torchvision's.
+    """
+    from safetensors.torch import save_file
+
+    model = _torchvision(depth, 8)
+    kinds, state = {"conv": "convolution", "bn": "normalization"}, {}
+    for name, tensor in model.state_dict().items():
+        *where, last = name.split(".")
+        if where == ["fc"]:
+            new = "classifier.1"
+        elif len(where) == 1:
+            new = f"resnet.embedder.embedder.{kinds[where[0][:-1]]}"
+        else:
+            new = f"resnet.encoder.stages.{int(where[0][-1]) - 1}.layers.{where[1]}."
+            if where[2] == "downsample":
+                new += f"shortcut.{('convolution', 'normalization')[int(where[3])]}"
+            else:
+                new += f"layer.{int(where[2][-1]) - 1}.{kinds[where[2][:-1]]}"
+        state[f"{new}.{last}"] = tensor
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    return path / "model.safetensors", _staged(model)
 
 
 def _detectron2(depth: int, path: Path) -> tuple[Path, Forward]:
@@ -269,12 +296,19 @@ FORMATS: dict[str, tuple[tuple[int, ...], Callable[[int, Path], tuple[Path, Forw
     "timm .safetensors": (_ALL, _timm_safetensors),
     "timm checkpoint with EMA": (_ALL, _timm_checkpoint),
     "hugging face shards": (_BOTTLENECKS, _hugging_face_shards),
+    "hugging face transformers": (_ALL, _hugging_face_names),
     "detectron2 .pkl": (_ALL, _detectron2),
     "MSRA .pkl (Caffe2)": (_BOTTLENECKS, _msra),
     "BiT .npz": (_BOTTLENECKS, _bit),
     "CLIP (OpenAI names)": ((50, 101), _clip),
 }
 """Format -> (depths it exists in, builder of a source file and of the reference's forward pass)."""
+_FACTS = {
+    "hugging face transformers": ReadOptions(
+        pixel_mean=IMAGENET.pixel_mean, pixel_std=IMAGENET.pixel_std, channel_order="RGB", stride_in_1x1=False
+    )
+}
+"""What a user has to say of files that do not."""
 
 
 def check_format(kind: str, depth: int, folder: Path, *, side: int = 64) -> Row:
@@ -290,7 +324,7 @@ def check_format(kind: str, depth: int, folder: Path, *, side: int = 64) -> Row:
         raise UserError(f"no format {kind!r} of depth {depth}", hint=f"formats: {', '.join(FORMATS)}")
     folder.mkdir(parents=True, exist_ok=True)
     path, reference = FORMATS[kind][1](depth, folder)
-    reading = read_backbone(path)
+    reading = read_backbone(path, _FACTS.get(kind))
     save_backbone(folder / "converted.safetensors", reading.tensors, reading.card)
     tensors, card = load_backbone(folder / "converted.safetensors")
     trunk = build_trunk(card.arch).eval().load(tensors)

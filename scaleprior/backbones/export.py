@@ -60,7 +60,7 @@ def export_backbone(tensors: Mapping[str, Tensor], card: Card, path: str | Path,
     if isinstance(card.arch, TimmSpec):
         raise UserError(
             f"{card.name} is timm's {card.arch.model}, which no ResNet of Detectron2 or torchvision can hold",
-            hint="use the .safetensors with scaleprior.backbones.build_trunk",
+            hint="use the .safetensors itself as MODEL.WEIGHTS, with a feature pyramid (FPN)",
         )
     if kind == "detectron2":
         _detectron2(tensors, card, path)

@@ -13,6 +13,9 @@ from scaleprior.errors import UserError
 from scaleprior.files import atomic_path
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.gridspec import SubplotSpec
     from torch import Tensor
 
 __all__ = ["drawn_image", "feature_maps", "save_feature_picture"]
@@ -79,31 +82,64 @@ def save_feature_picture(
         raise UserError(f"picture {path}", hint="name it *.png")
     image = drawn_image() if image is None else image
     maps = feature_maps(tensors, card, image)
-    figure = Figure(figsize=(1.75 * (_CHANNELS + 2), 1.95 * len(maps) + 0.5), layout="constrained")
+    figure = Figure(figsize=(13.4, 6.6))
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(maps), _CHANNELS + 2, squeeze=False)
-    figure.suptitle(f"{card.name}: {card.arch.name}, {card.channel_order}, as the card says", fontsize=11)
-    for axis in axes.ravel():
-        axis.set_axis_off()
-    axes[0, 0].imshow(image)
-    axes[0, 0].set_title(f"image {image.shape[1]} x {image.shape[0]}", fontsize=8)
-    facts = []
+    grid = figure.add_gridspec(
+        len(maps), _CHANNELS + 3, width_ratios=[1.75, 1.0, *[1] * (_CHANNELS + 1)],
+        left=0.012, right=0.992, top=0.885, bottom=0.01, wspace=0.06, hspace=0.14,
+    )  # fmt: skip
+    figure.text(0.012, 0.955, card.name, fontsize=13, fontweight="bold")
+    figure.text(0.992, 0.955, "brighter is larger, each map on its own scale", fontsize=9, ha="right", color="0.35")
+    corner = _axis(figure, grid[:2, 0])
+    corner.imshow(image)
+    corner.set_title(f"image, {image.shape[1]} x {image.shape[0]}", fontsize=9)
+    corner.set_anchor("N")
+    _axis(figure, grid[2:, 0]).text(0.0, 0.92, _expects(card), fontsize=9, va="top", linespacing=1.5)
     for row, (name, value) in enumerate(maps.items()):
-        finite = bool(np.isfinite(value).all())
-        mean = np.abs(value).mean(0)
-        facts.append(
-            f"{name}: {value.shape[0]} channels\n{value.shape[2]} x {value.shape[1]} places\nmean {value.mean():.3g}, "
-            f"std {value.std():.3g}\nsilent {100 * float((np.ptp(value, axis=(1, 2)) == 0).mean()):.1f} %"
+        _axis(figure, grid[row, 1]).text(
+            0.96, 0.5, _facts(name, value), fontsize=9, ha="right", va="center", linespacing=1.4
         )
-        if not finite:
-            axes[row, 1].text(0.5, 0.5, "not finite", ha="center", va="center", transform=axes[row, 1].transAxes)
-            continue
-        axes[row, 1].imshow(mean, cmap="magma")
-        axes[row, 1].set_title(f"{name}, mean size", fontsize=8)
+        shown = [("mean of all", np.abs(value).mean(0), "magma")]
         spread = value.std(axis=(1, 2))
-        for column, channel in enumerate(np.argsort(-spread, kind="stable")[:_CHANNELS], start=2):
-            axes[row, column].imshow(value[channel], cmap="viridis")
-            axes[row, column].set_title(f"channel {channel}", fontsize=8)
-    axes[1, 0].text(0.0, 1.0, "\n\n".join(facts), fontsize=8, va="top", transform=axes[1, 0].transAxes)
+        shown += [(f"channel {c}", value[c], "viridis") for c in np.argsort(-spread, kind="stable")[:_CHANNELS]]
+        for column, (title, pixels, colours) in enumerate(shown, start=2):
+            axis = _axis(figure, grid[row, column])
+            if np.isfinite(value).all():
+                axis.imshow(pixels, cmap=colours)
+            else:
+                axis.text(0.5, 0.5, "not finite", ha="center", va="center")
+            axis.set_title(title, fontsize=8, pad=3)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+        figure.savefig(temporary, format="png", dpi=130)
+
+
+def _axis(figure: Figure, place: SubplotSpec) -> Axes:
+    axis = figure.add_subplot(place)
+    axis.set_axis_off()
+    return axis
+
+
+def _expects(card: Card) -> str:
+    def triple(values: tuple[float, float, float]) -> str:
+        return ", ".join(f"{value:g}" for value in values)
+
+    trained = "unknown images" if card.images is None else f"{card.images:,} images"
+    return "\n".join(
+        (
+            f"{card.arch.name}, {card.norm}, {card.channel_order}",
+            f"mean {triple(card.pixel_mean)}",
+            f"std {triple(card.pixel_std)}",
+            f"trained on {trained}",
+            "",
+            "shown: the mean size of all channels, and",
+            f"the {_CHANNELS} that differ most across the image",
+        )
+    )
+
+
+def _facts(name: str, value: np.ndarray) -> str:
+    silent = 100 * float((np.ptp(value, axis=(1, 2)) == 0).mean())
+    return (
+        f"{name}\n{value.shape[0]} channels\n{value.shape[2]} x {value.shape[1]} places\n"
+        f"mean {value.mean():.2g}\nstd {value.std():.2g}\n{silent:.1f} % silent"
+    )

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from scaleprior.backbones.arch import TimmSpec
+from scaleprior.backbones.arch import FITTING_NORMS, TimmSpec
 from scaleprior.backbones.card import Card
-from scaleprior.backbones.contract import FITTING_NORMS, Mismatch
+from scaleprior.backbones.contract import Mismatch
 
 __all__ = ["config_lines"]
 
 
 def config_lines(card: Card, weights: str | None = None) -> list[str]:
-    """``KEY VALUE`` words for the command line of Detectron2's or of our tools; empty for trunks of timm.
+    """``KEY VALUE`` words for the command line of Detectron2's or of our tools.
+
+    Those of a trunk of timm need ScalePrior's keys and backbones (in Detectron2: ``import scaleprior.d2``), and name
+    the backbone of Faster R-CNN on a pyramid.
 
     Args:
         weights: path for MODEL.WEIGHTS.
     """
-    if isinstance(card.arch, TimmSpec):
-        return []
     keys: dict[str, Any] = {
         **({"MODEL.WEIGHTS": weights} if weights else {}),
         "MODEL.PIXEL_MEAN": list(card.pixel_mean),
         "MODEL.PIXEL_STD": list(card.pixel_std),
         "INPUT.FORMAT": card.channel_order,
-        **card.arch.to_cfg_keys(),
-        "MODEL.RESNETS.STRIDE_IN_1X1": card.stride_in_1x1,
-        # BN weights are usually fine-tuned frozen: batches of 2 images a GPU are too small for statistics.
-        "MODEL.RESNETS.NORM": "FrozenBN" if "FrozenBN" in FITTING_NORMS[card.norm] else FITTING_NORMS[card.norm][0],
     }
+    if isinstance(card.arch, TimmSpec):
+        keys |= {"MODEL.BACKBONE.NAME": "build_timm_fpn_backbone", "MODEL.TIMM.MODEL": card.arch.model}
+    else:
+        keys |= {**card.arch.to_cfg_keys(), "MODEL.RESNETS.STRIDE_IN_1X1": card.stride_in_1x1}
+    # BN weights are usually fine-tuned frozen: batches of 2 images a GPU are too small for statistics.
+    fitting = FITTING_NORMS[card.norm]
+    keys["MODEL.RESNETS.NORM"] = "FrozenBN" if "FrozenBN" in fitting else fitting[0]
     return [Mismatch(key, None, value).override for key, value in keys.items()]

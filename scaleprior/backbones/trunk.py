@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from timm.layers import BatchNormAct2d
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
-from torch import nn
+from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from scaleprior.backbones.spec import BLOCKS_PER_STAGE, ResNetSpec
 from scaleprior.errors import UserError
 
-__all__ = ["build_resnet", "freeze_at", "freeze_norms", "names_and_shapes"]
+__all__ = ["FrozenBatchNormAct", "build_resnet", "check_stages", "freeze_at", "freeze_norms", "names_and_shapes"]
 
 
 def build_resnet(spec: ResNetSpec, *, zero_init_last: bool = True) -> ResNet:
@@ -53,10 +54,26 @@ def _group_norm(channels: int, **kwargs: Any) -> nn.GroupNorm:
     return nn.GroupNorm(32, channels, **kwargs)
 
 
+class FrozenBatchNormAct(FrozenBatchNorm2d):
+    """FrozenBN with the activation that timm keeps inside some of its norms (CLIP's)."""
+
+    def __init__(self, num_features: int, eps: float, act: nn.Module) -> None:
+        super().__init__(num_features, eps)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C, H, W] -> [N, C, H, W]."""
+        return self.act(super().forward(x))
+
+
 def freeze_norms(module: nn.Module) -> nn.Module:
-    """Turn every BatchNorm below ``module`` into FrozenBN, keeping its numbers; returns what to put in its place."""
+    """Turn every BatchNorm below ``module`` into FrozenBN, keeping its numbers, its eps and its activation if it has
+    one; returns what to put in its place."""
     if isinstance(module, nn.BatchNorm2d):
-        frozen = FrozenBatchNorm2d(module.num_features, eps=module.eps)
+        if isinstance(module, BatchNormAct2d):
+            frozen: FrozenBatchNorm2d = FrozenBatchNormAct(module.num_features, module.eps, module.act)
+        else:
+            frozen = FrozenBatchNorm2d(module.num_features, eps=module.eps)
         for name in ("weight", "bias", "running_mean", "running_var"):
             # A copy: the frozen norm must not follow later updates of the parameter it came from.
             setattr(frozen, name, getattr(module, name).detach().clone())
@@ -68,6 +85,12 @@ def freeze_norms(module: nn.Module) -> nn.Module:
     return module
 
 
+def check_stages(stages: int) -> None:
+    """Raises UserError for a number of stages that ``MODEL.BACKBONE.FREEZE_AT`` cannot have."""
+    if not 0 <= stages <= 5:
+        raise UserError(f"MODEL.BACKBONE.FREEZE_AT is {stages!r}", hint="give an integer from 0 to 5")
+
+
 def freeze_at(trunk: ResNet, stages: int) -> ResNet:
     """Freeze the first ``stages`` stages in place, with Detectron2's meaning of ``MODEL.BACKBONE.FREEZE_AT``.
 
@@ -76,8 +99,7 @@ def freeze_at(trunk: ResNet, stages: int) -> ResNet:
             becomes FrozenBN whatever the spec's norm is. Modules are replaced, so call this before the optimiser
             collects parameters.
     """
-    if not 0 <= stages <= 5:
-        raise UserError(f"MODEL.BACKBONE.FREEZE_AT is {stages!r}", hint="give an integer from 0 to 5")
+    check_stages(stages)
     names = ["conv1", "bn1"] if stages >= 1 else []
     names += [f"layer{stage - 1}" for stage in range(2, stages + 1)]
     for name in names:

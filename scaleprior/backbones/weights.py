@@ -11,14 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.backbones.arch import Arch
 from scaleprior.backbones.card import CARD_KEY, Card
+from scaleprior.backbones.threads import groups, map_tensors, workers
 from scaleprior.errors import UserError
 from scaleprior.files import atomic_path
 
@@ -31,6 +33,7 @@ _TYPES = {
     "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
     "torch.int64": "I64", "torch.int32": "I32", "torch.uint8": "U8", "torch.bool": "BOOL",
 }  # fmt: skip
+_SCHEME = b"scaleprior tensors 2\0"  # what the hash of hashes begins with
 _MAX_HEADER = 16 << 20  # bytes; R-152's is 0.1 MB
 
 
@@ -54,9 +57,7 @@ def save_backbone(path: str | Path, state_d2: Mapping[str, Tensor], card: Card) 
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], card: Card) -> Card:
-    """Write tensor by tensor and hash on the way, so that memory holds one copy of one tensor at most."""
-    import torch
-
+    """Write in the file's order while other threads hash, so that memory holds no second copy of the tensors."""
     unhashed = replace(card, tensors_sha256="0" * 64)  # as long as the hash that will take its place
     # Wider types first, as safetensors does it, so that every tensor starts at a multiple of its own width.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
@@ -66,32 +67,43 @@ def _write(path: Path, tensors: Mapping[str, Tensor], card: Card) -> Card:
         kind = _TYPES[str(tensors[name].dtype)]
         offsets[name] = {"dtype": kind, "shape": list(tensors[name].shape), "data_offsets": [at, end]}
         at = end
-    digest = hashlib.sha256()
-    # Hashing takes as long as writing and both leave the interpreter's lock, so one more thread halves the time; at
-    # most one tensor waits for it.
-    with path.open("wb") as file, ThreadPoolExecutor(1) as hasher:
-        hashed = None
-        prefix = _header(unhashed, offsets)
-        file.write(prefix)
-        for name in sorted(tensors):
-            tensor = tensors[name].detach().cpu().contiguous()
-            raw = tensor.reshape(-1).view(torch.uint8).numpy()
-            if hashed is not None:
-                hashed.result()
-            hashed = hasher.submit(_update, digest, _caption(name, tensor), raw)
-            file.seek(len(prefix) + offsets[name]["data_offsets"][0])
-            file.write(raw)
-        if hashed is not None:
-            hashed.result()
-        card = replace(card, tensors_sha256=digest.hexdigest())
+    digests: dict[str, bytes] = {}
+    threads = workers()
+    with path.open("wb") as file, ThreadPoolExecutor(threads) as pool:
+        file.write(_header(unhashed, offsets))
+        hashing: deque[Future[dict[str, bytes]]] = deque()
+        for group in groups(order, tensors):
+            raw = {name: _raw(tensors[name]) for name in group}
+            hashing.append(pool.submit(_digests, raw))
+            for data in raw.values():
+                file.write(data)
+            # Tensors that had to be copied (from a GPU, or not contiguous) wait for their hash in small numbers.
+            if len(hashing) > 2 * threads:
+                digests.update(hashing.popleft().result())
+        for waiting in hashing:
+            digests.update(waiting.result())
+        card = replace(card, tensors_sha256=_combine(tensors, digests))
         file.seek(0)
         file.write(_header(card, offsets))
     return card
 
 
-def _update(digest: Any, caption: bytes, raw: Any) -> None:
-    digest.update(caption)
-    digest.update(raw)
+def _raw(tensor: Tensor) -> Any:
+    """The tensor's bytes, uint8 [N]; no copy if it lies on the CPU without gaps."""
+    import torch
+
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _digests(raw: Mapping[str, Any]) -> dict[str, bytes]:
+    return {name: hashlib.sha256(data).digest() for name, data in raw.items()}
+
+
+def _combine(tensors: Mapping[str, Tensor], digests: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256(_SCHEME)
+    for name in sorted(tensors):
+        digest.update(_caption(name, tensors[name]) + digests[name])
+    return digest.hexdigest()
 
 
 def _header(card: Card, offsets: Mapping[str, Any]) -> bytes:
@@ -143,20 +155,26 @@ def load_backbone(path: str | Path) -> tuple[dict[str, Tensor], Card]:
     except (SafetensorError, OSError) as e:
         raise UserError(f"weights {path} cannot be read: {e}", hint="the file is damaged; get it again") from e
     _check_against(card.arch, {n: tuple(t.shape) for n, t in tensors.items()}, str(path))
-    if tensors_sha256(tensors) != card.tensors_sha256:
+    recorded = card.tensors_sha256
+    if recorded != tensors_sha256(tensors) and recorded != _one_run_sha256(tensors):
         raise UserError(f"weights {path} differ from the hash in their card", hint="the file is damaged; get it again")
     return tensors, card
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over name, dtype, shape and bytes of every tensor, in the order of names."""
-    import torch
+    """SHA-256 over name, type, shape and SHA-256 of the bytes of every tensor, in the order of names.
 
+    A hash of hashes, so that several threads share the work.
+    """
+    return _combine(tensors, map_tensors(lambda _, tensor: hashlib.sha256(_raw(tensor)).digest(), tensors))
+
+
+def _one_run_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """How cards were filled at first: one hash over the bytes of all tensors; their files stay readable."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(_caption(name, tensor))
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(_caption(name, tensors[name]))
+        digest.update(_raw(tensors[name]))
     return digest.hexdigest()
 
 

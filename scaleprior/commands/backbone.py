@@ -34,9 +34,13 @@ def register(subparsers: Any) -> None:
     diff.add_argument("other", metavar="B", help=_SOURCE)
     diff.set_defaults(handler=_diff)
 
-    convert.add_argument("--out", metavar="FILE", required=True, help="the .safetensors to write")
-    export.add_argument("--out", metavar="FILE", required=True, help="*.pkl for Detectron2, *.pth for torchvision")
-    export.add_argument("--format", choices=("detectron2", "torchvision"), help="(default: by the name of --out)")
+    for action, what in (
+        (convert, "the .safetensors to write"),
+        (export, "*.pkl for Detectron2, *.pth for torchvision"),
+    ):
+        action.add_argument("target", metavar="OUT", nargs="?", help=what)
+        action.add_argument("--out", metavar="OUT", help="the same, as an option")
+    export.add_argument("--format", choices=("detectron2", "torchvision"), help="(default: by the name of OUT)")
     verify.add_argument("--picture", metavar="OUT.png", help="draw res2 to res5 of one image")
     verify.add_argument("--image", metavar="FILE", help="that image (default: a drawn one)")
     for action in (show, convert, verify, export, diff):
@@ -65,6 +69,17 @@ def _add_facts(parser: argparse.ArgumentParser) -> None:
     facts.add_argument("--source", dest="origin", metavar="TEXT", help="where it comes from")
     facts.add_argument("--allow-partial", action="store_true", help="fill what is missing with fresh weights")
     facts.add_argument("--allow-nonfinite", action="store_true", help="accept NaN and infinity")
+
+
+def _out(args: argparse.Namespace) -> str:
+    """Where to write: the word after SRC, or --out."""
+    from scaleprior.errors import UserError
+
+    if args.target is not None and args.out is not None:
+        raise UserError(f"OUT is {args.target} and --out is {args.out}", hint="give one of them")
+    if args.target is None and args.out is None:
+        raise UserError(f"backbone {args.action} was not told where to write", hint="add OUT after SRC, or --out OUT")
+    return args.out if args.target is None else args.target
 
 
 def _read(args: argparse.Namespace, source: str) -> Any:
@@ -117,16 +132,17 @@ def _convert(args: argparse.Namespace) -> None:
     from scaleprior.backbones import save_backbone
     from scaleprior.errors import UserError
 
-    if not args.out.endswith(".safetensors"):
-        raise UserError(f"--out is {args.out}", hint="name it *.safetensors; `backbone export` writes other formats")
+    out = _out(args)
+    if not out.endswith(".safetensors"):
+        raise UserError(f"OUT is {out}", hint="name it *.safetensors; `backbone export` writes other formats")
     reading = _read(args, args.source)
-    card = save_backbone(args.out, reading.tensors, reading.card)
+    card = save_backbone(out, reading.tensors, reading.card)
     if args.json:
-        print(json.dumps({"out": args.out, "card": card.to_dict(), "report": reading.report.to_dict()}, indent=2))
+        print(json.dumps({"out": out, "card": card.to_dict(), "report": reading.report.to_dict()}, indent=2))
         return
     for line in reading.report.lines():
         print(line)
-    print(f"wrote {args.out}: {card.arch.name}, sha256 {card.tensors_sha256}")
+    print(f"wrote {out}: {card.arch.name}, sha256 {card.tensors_sha256}")
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -174,14 +190,15 @@ def _export(args: argparse.Namespace) -> None:
     from scaleprior.backbones.export import export_format
     from scaleprior.backbones.settings import config_lines
 
-    kind = args.format or export_format(args.out)
+    out = _out(args)
+    kind = args.format or export_format(out)
     reading = _read(args, args.source)
-    export_backbone(reading.tensors, reading.card, args.out, kind=kind)
-    lines = config_lines(reading.card, args.out if kind == "detectron2" else None)
+    export_backbone(reading.tensors, reading.card, out, kind=kind)
+    lines = config_lines(reading.card, out if kind == "detectron2" else None)
     if args.json:
-        print(json.dumps({"out": args.out, "format": kind, "tensors": len(reading.tensors), "config": lines}, indent=2))
+        print(json.dumps({"out": out, "format": kind, "tensors": len(reading.tensors), "config": lines}, indent=2))
         return
-    print(f"wrote {args.out}: {len(reading.tensors)} tensors of {reading.card.arch.name} for {kind}")
+    print(f"wrote {out}: {len(reading.tensors)} tensors of {reading.card.arch.name} for {kind}")
     _print_config(lines)
 
 
@@ -218,6 +235,6 @@ def _print_card(card: Any) -> None:
 
 
 def _print_config(lines: list[str]) -> None:
-    print("a detection config needs:" if lines else "no ResNet config describes it; use build_trunk(card.arch)")
+    print("a detection config needs:")
     for line in lines:
         print(f"  {line}")

@@ -113,7 +113,7 @@ def _show(args: argparse.Namespace) -> None:
         for line in lines:
             print(f"  {line}")
     else:
-        print("\nDetection config: none; this trunk is not Detectron2's ResNet (see docs/backbones.md).")
+        print("\nDetection config: what `scaleprior backbone show` says of its file.")
     if entry.card:
         print(f"\nCard:\n{json.dumps(entry.card.to_dict(), indent=2)}")
 

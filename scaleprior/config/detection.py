@@ -49,7 +49,8 @@ def _add_model(cfg: CfgNode) -> None:
     model.PIXEL_STD = [1.0, 1.0, 1.0]
 
     model.BACKBONE = _node()
-    # "build_resnet_backbone" (C4) or "build_resnet_fpn_backbone" (FPN).
+    # "build_resnet_backbone" (C4), "build_resnet_fpn_backbone" (FPN), or "build_timm_fpn_backbone" (FPN on the trunk of
+    # MODEL.TIMM.MODEL).
     model.BACKBONE.NAME = "build_resnet_backbone"
     # Stages whose weights stay fixed: 0 none, 1 the stem, 2 stem and res2, ... 5 stem to res5. Frozen stages run with
     # FrozenBN whatever RESNETS.NORM says. In C4 the res5 of the head is never frozen.

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
+from scaleprior.config.arithmetic import ArithmeticLoader
 from scaleprior.errors import UserError
 
 __all__ = ["LoadedConfig", "data_file", "load_config", "parse_overrides"]
@@ -132,9 +133,11 @@ def _flatten_file(path: Path, children: tuple[Path, ...]) -> Iterator[tuple[str,
     if path.resolve() in children:
         raise UserError(f"config {path} is its own {_BASE}", hint="break the circle")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=ArithmeticLoader)
     except FileNotFoundError as e:
         raise UserError(f"config file not found: {path} ({_BASE} of {children[-1]})", hint="correct the name") from e
+    except UserError as e:
+        raise UserError(f"config {path}: {e}") from e
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
         raise UserError(f"config {path} cannot be read: {' '.join(str(e).split())}", hint="repair the YAML") from e
     if content is None:

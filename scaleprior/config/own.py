@@ -18,6 +18,9 @@ def add_scaleprior_config(cfg: CfgNode) -> None:
     cfg.SCALEPRIOR = node()
     # Own data sets: a list of [name, path of the COCO JSON, image root]. The root is a folder, a tar or a glob of tars.
     cfg.SCALEPRIOR.DATASETS = []
+    # File of COCO 2014's minival image ids (one a line, or a JSON list), for the sets coco_2014_minival_8k and
+    # coco_2014_valminusminival_8k. "" = $DETECTRON2_DATASETS/coco/annotations/minival_8k_ids.txt.
+    cfg.SCALEPRIOR.MINIVAL_IDS = ""
     # Megabytes (2**20 bytes) of decoded images kept in memory, per data set; 0 = none. No effect on results.
     # The torchvision engine's; Detectron2's loader keeps none.
     cfg.SCALEPRIOR.IMAGE_CACHE_MB = 1024

@@ -31,7 +31,8 @@ def add_pretrain_config(cfg: CfgNode) -> None:
     pretrain.CHECKPOINT_PERIOD = 1000
     # Steps between lines of metrics.jsonl, >= 1.
     pretrain.METRICS_PERIOD = 20
-    # Write the same numbers for TensorBoard, under OUT/tensorboard; needs the tensorboard package.
+    # Write the same numbers for TensorBoard, under OUT/tensorboard; needs the tensorboard package. Under Detectron2's
+    # tools its own events are written wherever tensorboard is installed, and this key has no effect.
     pretrain.TENSORBOARD = False
     # "off" (float32), "bf16" (bfloat16 autocast of the trunk and head; the loss stays in float32; GPUs only).
     pretrain.AMP = "off"

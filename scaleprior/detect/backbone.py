@@ -1,4 +1,4 @@
-"""Feature maps for the detector: a ResNet trunk up to a stage, and the feature pyramid on top of it.
+"""Feature maps for the detector: a trunk up to a stage, and the feature pyramid on top of it.
 
 Shapes: N images, H x W the padded batch. Stage resN has stride 2**N; pyramid level pN has, too.
 """
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from scaleprior.backbones.families import Trunk
+from scaleprior.backbones.trunk import FrozenBatchNormAct
 from scaleprior.errors import UserError
 
-__all__ = ["PyramidBackbone", "ResNetFeatures", "fuse_frozen_norms", "norm_layer"]
+__all__ = ["PyramidBackbone", "ResNetFeatures", "TrunkFeatures", "fuse_frozen_norms", "norm_layer"]
 
 
 def norm_layer(name: str, key: str) -> Callable[[int], nn.Module] | None:
@@ -58,6 +60,25 @@ class ResNetFeatures(nn.Module):
         return maps
 
 
+class TrunkFeatures(nn.Module):
+    """The maps of a trunk that ``MODEL.TIMM.MODEL`` names.
+
+    Args:
+        trunk: from ``backbones.families.detection_trunk``.
+        out_features: among "res2" to "res5".
+    """
+
+    def __init__(self, trunk: Trunk, out_features: Sequence[str]) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.out_features = tuple(out_features)
+
+    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
+        """Maps [N, C, H / 2**i, W / 2**i] by name from images [N, 3, H, W]; BiT's as its next stage sees them."""
+        maps = self.trunk.features(x, normalised=True)
+        return OrderedDict((name, maps[name]) for name in maps if name in self.out_features)
+
+
 class _ConvThenFrozenNorm(nn.Conv2d):
     """A convolution that also does the work of the FrozenBN behind it: see :func:`fuse_frozen_norms`."""
 
@@ -78,6 +99,16 @@ class _FusedNorm(FrozenBatchNorm2d):
         return x
 
 
+class _FusedNormAct(FrozenBatchNormAct):
+    """The same for a norm with an activation inside, which is left."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x)
+
+
+_FUSED = {FrozenBatchNorm2d: _FusedNorm, FrozenBatchNormAct: _FusedNormAct}
+
+
 def fuse_frozen_norms(module: nn.Module) -> None:
     """Let every convolution below ``module`` that is followed by a FrozenBN do both at once, in place.
 
@@ -86,13 +117,13 @@ def fuse_frozen_norms(module: nn.Module) -> None:
     classes of the two modules change; names, parameters and buffers stay.
     """
     for parent in module.modules():
-        names = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)]
+        names = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)] + [("conv", "bn")]  # the latter in CLIP's trunks
         if isinstance(parent, nn.Sequential) and len(parent) == 2:
             names = [("0", "1")]  # timm's downsample
         for conv_name, norm_name in names:
             conv, norm = getattr(parent, conv_name, None), getattr(parent, norm_name, None)
-            if type(conv) is nn.Conv2d and type(norm) is FrozenBatchNorm2d and conv.bias is None:
-                conv.__class__, norm.__class__ = _ConvThenFrozenNorm, _FusedNorm
+            if type(conv) is nn.Conv2d and type(norm) in _FUSED and conv.bias is None:
+                conv.__class__, norm.__class__ = _ConvThenFrozenNorm, _FUSED[type(norm)]
                 conv._norm = (norm,)
 
 
@@ -108,7 +139,7 @@ class PyramidBackbone(nn.Module):
 
     def __init__(
         self,
-        bottom_up: ResNetFeatures,
+        bottom_up: ResNetFeatures | TrunkFeatures,
         in_features: Sequence[str],
         channels: Sequence[int],
         out_channels: int,

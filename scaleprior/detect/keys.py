@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.backbones.arch import arch_from_cfg, is_timm_config
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ __all__ = ["check_keys", "get_key", "set_key"]
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "VERSION": (2,),
-    "MODEL.BACKBONE.NAME": ("build_resnet_backbone", "build_resnet_fpn_backbone"),
+    "MODEL.BACKBONE.NAME": ("build_resnet_backbone", "build_resnet_fpn_backbone", "build_timm_fpn_backbone"),
     "MODEL.RESNETS.NORM": ("FrozenBN", "BN", "GN"),
     "MODEL.FPN.NORM": ("", "BN", "GN"),
     "MODEL.ROI_HEADS.NAME": ("Res5ROIHeads", "StandardROIHeads"),
@@ -158,6 +159,8 @@ def _check_architecture(cfg: CfgNode) -> None:
                 hint="Res5ROIHeads has bottleneck blocks: take depth 50, 101 or 152, or an FPN config",
             )
         return
+    if is_timm_config(cfg):
+        arch_from_cfg(cfg)
     _require(cfg, "MODEL.ROI_HEADS.NAME", "StandardROIHeads")
     _require(cfg, "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead")
     stages = ["res2", "res3", "res4", "res5"]

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from scaleprior.backbones.spec import ResNetSpec
+from scaleprior.backbones.arch import Arch, TimmSpec, arch_from_cfg
+from scaleprior.backbones.families import detection_trunk
 from scaleprior.backbones.trunk import build_resnet, freeze_at
 from scaleprior.detect.anchors import AnchorGrid
-from scaleprior.detect.backbone import PyramidBackbone, ResNetFeatures, fuse_frozen_norms, norm_layer
+from scaleprior.detect.backbone import PyramidBackbone, ResNetFeatures, TrunkFeatures, fuse_frozen_norms, norm_layer
 from scaleprior.detect.keys import check_keys
 from scaleprior.detect.roi_heads import BoxHead, Detections, Predictor, Res5Head, RoiHeads, RoiSettings
 from scaleprior.detect.roi_pool import RoiPooler
@@ -96,26 +97,22 @@ def build_detector(cfg: CfgNode) -> Detector:
         UserError: a value that the torchvision engine cannot honour; names the key.
     """
     check_keys(cfg)
-    spec = ResNetSpec.from_cfg(cfg)
-    trunk = build_resnet(spec)
-    pyramid = cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone"
-    freeze_at(trunk, cfg.MODEL.BACKBONE.FREEZE_AT if pyramid else min(cfg.MODEL.BACKBONE.FREEZE_AT, 4))
-    fuse_frozen_norms(trunk)
-    res5 = trunk.layer4
-    bottom_up = ResNetFeatures(trunk, cfg.MODEL.RESNETS.OUT_FEATURES)
+    arch = arch_from_cfg(cfg)
+    pyramid = cfg.MODEL.BACKBONE.NAME != "build_resnet_backbone"
+    bottom_up, res5 = _build_trunk(cfg, arch, pyramid=pyramid)
     if pyramid:
         names = cfg.MODEL.FPN.IN_FEATURES
         backbone: nn.Module = PyramidBackbone(
             bottom_up,
             names,
-            [spec.out_channels[name] for name in names],
+            [arch.out_channels[name] for name in names],
             cfg.MODEL.FPN.OUT_CHANNELS,
             norm_layer(cfg.MODEL.FPN.NORM, "MODEL.FPN.NORM"),
         )
         channels, available = cfg.MODEL.FPN.OUT_CHANNELS, backbone.levels
         divisibility = 2 ** int(names[-1][3:])
     else:
-        backbone, channels, available, divisibility = bottom_up, spec.out_channels["res4"], ["res4"], 0
+        backbone, channels, available, divisibility = bottom_up, arch.out_channels["res4"], ["res4"], 0
     for key, wanted in (("RPN", cfg.MODEL.RPN.IN_FEATURES), ("ROI_HEADS", cfg.MODEL.ROI_HEADS.IN_FEATURES)):
         if not wanted or not set(wanted) <= set(available):
             raise UserError(
@@ -124,13 +121,27 @@ def build_detector(cfg: CfgNode) -> Detector:
     detector = Detector(
         backbone,
         _build_rpn(cfg, channels),
-        _build_roi_heads(cfg, channels, spec, res5),
+        _build_roi_heads(cfg, channels, arch, res5),
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
         divisibility=divisibility,
     )
     # NHWC in memory: convolutions of this size run about 1.4 times as fast on a CPU
     return detector.to(memory_format=torch.channels_last)
+
+
+def _build_trunk(cfg: CfgNode, arch: Arch, *, pyramid: bool) -> tuple[ResNetFeatures | TrunkFeatures, nn.Module | None]:
+    """The trunk with its frozen stages, and a ResNet's res5, which C4 has in its head and never freezes."""
+    frozen, out_features = cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.RESNETS.OUT_FEATURES
+    if isinstance(arch, TimmSpec):
+        norm = cfg.MODEL.RESNETS.NORM
+        trunk = detection_trunk(arch, norm=norm, freeze_stages=frozen, out_features=out_features)
+        fuse_frozen_norms(trunk)
+        return TrunkFeatures(trunk, out_features), None
+    resnet = freeze_at(build_resnet(arch), frozen if pyramid else min(frozen, 4))
+    fuse_frozen_norms(resnet)
+    res5 = resnet.layer4
+    return ResNetFeatures(resnet, out_features), res5
 
 
 def _stride(name: str) -> int:
@@ -153,7 +164,7 @@ def _build_rpn(cfg: CfgNode, channels: int) -> Rpn:
     return Rpn(RpnHead(channels, anchors.per_cell[0], cfg.MODEL.RPN.CONV_DIMS), anchors, RpnSettings.from_config(cfg))
 
 
-def _build_roi_heads(cfg: CfgNode, channels: int, spec: ResNetSpec, res5: nn.Module) -> RoiHeads:
+def _build_roi_heads(cfg: CfgNode, channels: int, arch: Arch, res5: nn.Module | None) -> RoiHeads:
     box = cfg.MODEL.ROI_BOX_HEAD
     pooler = RoiPooler(
         box.POOLER_RESOLUTION,
@@ -162,7 +173,7 @@ def _build_roi_heads(cfg: CfgNode, channels: int, spec: ResNetSpec, res5: nn.Mod
         aligned=box.POOLER_TYPE == "ROIAlignV2",
     )
     if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads":
-        head: nn.Module = Res5Head(res5, spec.out_channels["res5"])
+        head: nn.Module = Res5Head(res5, arch.out_channels["res5"])
     else:
         head = BoxHead(
             channels,

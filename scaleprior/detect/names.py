@@ -7,10 +7,12 @@ from collections.abc import Iterable
 
 from scaleprior.backbones.names import to_detectron2
 
-__all__ = ["detectron2_names"]
+__all__ = ["detectron2_names", "trunk_names"]
 
 _PYRAMID = re.compile(r"backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.([01])\.(\w+)")
+_TRUNK = re.compile(r"backbone\.(?:bottom_up\.(.+)|(?!fpn_)(.+))|roi_heads\.(res5\..+)")
 _HEAD_CONV = re.compile(r"roi_heads\.box_head\.(conv\d+)\.([01])\.(\w+)")
+_TIMM = "backbone.bottom_up.trunk.body."
 _RES5 = "roi_heads.box_head.res5."
 
 
@@ -25,7 +27,22 @@ def detectron2_names(names: Iterable[str], first_level: int = 2) -> dict[str, st
     return {name: _rename(name, first_level) for name in names if not name.endswith(".num_batches_tracked")}
 
 
+def trunk_names(names: Iterable[str]) -> dict[str, str]:
+    """Name in a canonical backbone file -> Detectron2's name, for those of a detector's tensors that such a file fills.
+
+    In C4 that is the head's res5, too.
+    """
+    found = {}
+    for name in names:
+        match = _TRUNK.fullmatch(name)
+        if match:
+            found[match[1] or match[2] or match[3]] = name
+    return found
+
+
 def _rename(name: str, first_level: int) -> str:
+    if name.startswith(_TIMM):  # timm's trunks keep timm's names
+        return f"backbone.bottom_up.{name[len(_TIMM) :]}"
     for prefix, theirs in (("backbone.bottom_up.trunk.", "backbone.bottom_up."), ("backbone.trunk.", "backbone.")):
         if name.startswith(prefix):
             (renamed,) = to_detectron2({name[len(prefix) :]: None})

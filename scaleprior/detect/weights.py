@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from scaleprior.backbones.contract import is_translation
 from scaleprior.backbones.weights import load_backbone
 from scaleprior.detect.keys import get_key, set_key
 from scaleprior.detect.model import Detector
-from scaleprior.detect.names import detectron2_names
+from scaleprior.detect.names import detectron2_names, trunk_names
 from scaleprior.errors import UserError
 from scaleprior.files import atomic_path
 
@@ -36,6 +37,7 @@ __all__ = [
     "apply_model_info",
     "fill_backbone",
     "fixed_values",
+    "follow_training",
     "load_model",
     "model_names",
     "read_model_info",
@@ -46,7 +48,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _INFO_KEY = "scaleprior.detector"
-_SCHEMA = 1
+_SCHEMA = 2
 
 # What a trained detector's weights depend on: evaluating them under another value of these would be wrong in silence.
 FIXED_KEYS = (
@@ -54,6 +56,7 @@ FIXED_KEYS = (
     "MODEL.PIXEL_MEAN",
     "MODEL.PIXEL_STD",
     "MODEL.BACKBONE.NAME",
+    "MODEL.TIMM.MODEL",
     *(f"MODEL.FPN.{k}" for k in ("IN_FEATURES", "OUT_CHANNELS", "NORM")),
     *(f"MODEL.RESNETS.{k}" for k in ("DEPTH", "OUT_FEATURES", "NUM_GROUPS", "NORM", "WIDTH_PER_GROUP")),
     *(f"MODEL.RESNETS.{k}" for k in ("STRIDE_IN_1X1", "RES2_OUT_CHANNELS", "STEM_OUT_CHANNELS")),
@@ -96,6 +99,7 @@ class ModelInfo:
         class_names, category_ids: of class 0, 1, ...
         config: values of ``FIXED_KEYS``.
         card: the backbone's card as a dict, or None from scratch.
+        seed, max_iter: of the training run.
         fingerprint: hash of all that determined the training run.
         created_by: version and commit.
     """
@@ -104,6 +108,8 @@ class ModelInfo:
     category_ids: tuple[int, ...]
     config: dict[str, Any]
     card: dict[str, Any] | None
+    seed: int
+    max_iter: int
     fingerprint: str
     created_by: dict[str, str]
 
@@ -125,7 +131,7 @@ def start_from_backbone(model: Detector, path: Path) -> tuple[LoadReport, Card]:
 
 
 def fill_backbone(model: Detector, tensors: Mapping[str, Tensor], source: str) -> LoadReport:
-    """Copy ``tensors`` (Detectron2's names without prefix: stem.conv1.weight, res2.0..., ...) into the trunk.
+    """Copy ``tensors`` of a canonical file (stem.conv1.weight, res2.0..., or timm's names) into the trunk.
 
     Raises:
         UserError: nothing matches, a tensor of the trunk is missing, or one has another shape; the model is then
@@ -133,11 +139,8 @@ def fill_backbone(model: Detector, tensors: Mapping[str, Tensor], source: str) -
     """
     names = model_names(model)
     state = model.state_dict()
-    wanted = {}  # name in the file -> our name
-    for ours, theirs in names.items():
-        bare = theirs.removeprefix("backbone.").removeprefix("bottom_up.").removeprefix("roi_heads.")
-        if bare.startswith(("stem.", "res")):
-            wanted[bare] = ours
+    ours_of = {theirs: ours for ours, theirs in names.items()}
+    wanted = {bare: ours_of[theirs] for bare, theirs in trunk_names(names.values()).items()}
     found = {bare: ours for bare, ours in wanted.items() if bare in tensors}
     absent = [names[wanted[bare]] for bare in wanted if bare not in tensors]
     differing = [
@@ -240,21 +243,35 @@ def fixed_values(cfg: CfgNode) -> dict[str, Any]:
 
 
 def apply_model_info(loaded: LoadedConfig, info: ModelInfo) -> CfgNode:
-    """A copy of the config in which the keys that nobody set are as the model was trained.
+    """A copy of the config in which the keys that nobody set are as the model was trained: :func:`follow_training`."""
+    return follow_training(loaded, info.config, fixed_values(loaded.cfg))
+
+
+def follow_training(loaded: LoadedConfig, trained: Mapping[str, Any], current: Mapping[str, Any]) -> CfgNode:
+    """A frozen copy of the config in which the keys that nobody set are as the model was trained.
+
+    So is a ResNet's pyramid whose trunk a card had exchanged for one of timm's when the model was trained.
+
+    Args:
+        trained, current: values in JSON's types of the keys that a model's weights depend on.
 
     Raises:
         UserError: a key that was set contradicts the model; prints the override lines.
     """
-    cfg = loaded.cfg.clone()
-    cfg.defrost()
-    current = fixed_values(cfg)
-    differing = {key: value for key, value in info.config.items() if key in current and current[key] != value}
-    contradicted = [key for key in differing if key in loaded.explicit]
+    differing = {key: value for key, value in trained.items() if key in current and current[key] != value}
+    contradicted = [
+        key
+        for key, value in differing.items()
+        if key in loaded.explicit and not is_translation(key, current[key], value)
+    ]
     if contradicted:
         lines = " ".join(f"{key} '{differing[key]}'" for key in contradicted)
         said = ", ".join(f"{key} is {current[key]!r}" for key in contradicted)
         raise UserError(f"config {loaded.source} contradicts the trained model: {said}", hint=f"use {lines}")
+    cfg = loaded.cfg.clone()
+    cfg.defrost()
     for key, value in differing.items():
-        set_key(cfg, key, type(get_key(cfg, key))(value))
+        default = get_key(cfg, key)
+        set_key(cfg, key, type(default)(value) if isinstance(default, (tuple, list)) else value)
     cfg.freeze()
     return cfg

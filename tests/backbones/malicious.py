@@ -7,6 +7,7 @@ prints one JSON object: file -> [reason or "accepted" or another error, growth o
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import pickle
@@ -34,7 +35,17 @@ EXPECTED = {
     "nan.pkl": "numbers",
     "truncated.pkl": "damaged",
     "persistent.pkl": "code",
+    "twice.pkl": "duplicate",
+    "twice_later.pkl": "duplicate",
+    "steps.pkl": "size",
+    "namespace.pkl": "code",
+    "called_namespace.pkl": "code",
+    "subclass.pkl": "code",
+    "collide.pkl": "damaged",
     "system.pth": "code",
+    "namespace.pth": "code",
+    "beyond.pth": "size",
+    "twice.pth": "duplicate",
     "legacy_system.pth": "code",
     "legacy_numel.pth": "size",
     "stride0.pth": "size",
@@ -45,6 +56,7 @@ EXPECTED = {
     "bomb.npz": "size",
     "path.npz": "path",
     "twice.npz": "duplicate",
+    "flipped.npz": "damaged",
     "header.safetensors": "size",
     "shape.safetensors": "damaged",
     "overlap.safetensors": "size",
@@ -69,6 +81,16 @@ class _System:
         import os
 
         return os.system, (self.command,)
+
+
+class _State:
+    """A Namespace whose state would be set by calling something."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return argparse.Namespace, (), {"hook": _System(self.folder)}
 
 
 def write_all(folder: Path) -> None:
@@ -102,6 +124,16 @@ def _pickles(folder: Path) -> None:
     write("shape.pkl", b"\x80\x02}U\x01a" + _ARRAY + b"(I1\n(I50000\nI50000\nt" + dtype + b"I00\nU\x04abcdtbs.")
     write("objects.pkl", pickle.dumps({"conv1_w": np.array([_System, 1], dtype=object)}, protocol=2))
     write("persistent.pkl", b"\x80\x02}X\x01\x00\x00\x00aX\x01\x00\x00\x00bQs.")
+    entry = b"X\x01\x00\x00\x00aK\x01"
+    write("twice.pkl", b"\x80\x02}(" + entry + entry + b"u.")
+    write("twice_later.pkl", b"\x80\x02}q\x00(" + entry + b"u0h\x00(" + entry + b"u.")  # in two runs, by memory
+    write("steps.pkl", b"\x80\x02}" + b"N0" * 2_000_000 + b".")
+    write("namespace.pkl", pickle.dumps({"args": _State(folder)}, protocol=2))
+    # a Namespace is passed over, and so is what is in it; it cannot be called as if it were something else
+    write("called_namespace.pkl", b"\x80\x02cargparse\nNamespace\n)\x81(S'true'\ntR.")
+    write("subclass.pkl", b"\x80\x02cargparse\nNamespace.__init__.__globals__\n)R.")
+    collide = b"".join(b"\x8a\x10" + (k * ((1 << 61) - 1)).to_bytes(16, "little") + b"N" for k in range(1, 3000))
+    write("collide.pkl", b"\x80\x02}(" + collide + b"u.")  # keys of one hash, each compared with all before it
     good = {"conv1_w": np.zeros((64, 3, 7, 7), np.float32), "res2_0_branch2a_w": np.zeros((64, 64, 1, 1), np.float32)}
     write("truncated.pkl", pickle.dumps(good, protocol=2)[:-2000])
     arrays = {k: v.numpy() for k, v in _narrow().items()}
@@ -128,6 +160,9 @@ def _torch(folder: Path) -> None:
     claim = b"X\x03\x00\x00\x00cpuq\x06J" + struct.pack("<i", 2_000_000_000)  # 8 GB of floats
     (folder / "legacy_numel.pth").write_bytes(data.replace(b"X\x03\x00\x00\x00cpuq\x06K\x04", claim))
     torch.save({"conv1.weight": torch.zeros(1).expand(50_000, 50_000)}, folder / "stride0.pth")  # 10 GB from 4 bytes
+    torch.save({"args": _State(folder), "state_dict": small}, folder / "namespace.pth")
+    _patched(folder / "beyond.pth", {"a": torch.zeros(4)[1:]}, b"K\x01K\x03\x85", b"K\x02K\x03\x85")
+    _patched(folder / "twice.pth", {"aa": small["conv1.weight"], "ab": 1}, b"\x02\x00\x00\x00ab", b"\x02\x00\x00\x00aa")
     torch.jit.script(torch.nn.Conv2d(3, 4, 1)).save(str(folder / "script.pth"))
     buffer = io.BytesIO()
     torch.save(small, buffer)
@@ -135,6 +170,21 @@ def _torch(folder: Path) -> None:
         for name in source.namelist():
             target.writestr(name, source.read(name))
         target.writestr("archive/data/9", bytes(100 << 20))
+
+
+def _patched(path: Path, content: dict, old: bytes, new: bytes) -> None:
+    """A torch file one of whose claims is another, with the checksums of the archive in order."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            data = source.read(name)
+            if name.endswith("data.pkl"):
+                assert data.count(old) == 1, data
+                data = data.replace(old, new)
+            target.writestr(name, data)
 
 
 def _npy_header(shape: str, kind: str = "<f4") -> bytes:
@@ -147,6 +197,10 @@ def _npz(folder: Path) -> None:
     with zipfile.ZipFile(folder / "huge.npz", "w") as archive:
         archive.writestr(kernel, _npy_header("(50000, 50000)") + b"abcd")
     np.savez(folder / "objects.npz", **{kernel[:-4]: np.array([_System(folder)], dtype=object)})
+    np.savez(folder / "flipped.npz", **{kernel[:-4]: np.arange(64, dtype=np.float32)})
+    data = bytearray((folder / "flipped.npz").read_bytes())
+    data[data.index(b"NUMPY") + 200] ^= 1
+    (folder / "flipped.npz").write_bytes(data)
     with zipfile.ZipFile(folder / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(kernel, _npy_header("(26214400,)") + bytes(100 << 20))
     with zipfile.ZipFile(folder / "path.npz", "w") as archive:

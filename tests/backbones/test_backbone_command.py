@@ -52,7 +52,7 @@ def test_from_timm_to_detectron2(run: Run, checkpoint: Path, tmp_path: Path) -> 
     assert "MODEL.RESNETS.DEPTH 18" in out
     assert "licence         unknown" in out
 
-    _, out, _ = run("backbone", "export", "r18.safetensors", "--out", "r18.pkl", "--json")
+    _, out, _ = run("backbone", "export", "r18.safetensors", "r18.pkl", "--json")
     assert json.loads(out)["config"][0] == "MODEL.WEIGHTS r18.pkl"
 
     code, out, _ = run("backbone", "diff", "r18.safetensors", "r18.pkl")
@@ -85,11 +85,25 @@ def test_show_of_a_canonical_file_imports_no_torch(run: Run, checkpoint: Path, t
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_out_is_a_word_or_an_option(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    assert run("backbone", "convert", checkpoint, "a.safetensors")[0] == 0
+    assert run("backbone", "convert", checkpoint, "--out", "b.safetensors")[0] == 0
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    assert run("backbone", "export", "a.safetensors", "a.pth")[0] == 0
+    assert run("backbone", "export", "a.safetensors", "--out", "b.pth")[0] == 0
+    for action in ("convert", "export"):
+        code, _, error = run("backbone", action, checkpoint, "c.pkl", "--out", "d.pkl")
+        assert (code, error) == (2, "scaleprior: error: OUT is c.pkl and --out is d.pkl; give one of them\n")
+        code, _, error = run("backbone", action, checkpoint)
+        assert code == 2
+        assert f"backbone {action} was not told where to write; add OUT after SRC, or --out OUT" in error
+
+
 def test_errors_are_one_line(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     code, _, error = run("backbone", "convert", checkpoint, "--out", "r18.pth")
     assert code == 2
     assert error == (
-        "scaleprior: error: --out is r18.pth; name it *.safetensors; `backbone export` writes other formats\n"
+        "scaleprior: error: OUT is r18.pth; name it *.safetensors; `backbone export` writes other formats\n"
     )
     (tmp_path / "evil.pkl").write_bytes(b"cposix\nsystem\n(S'touch executed'\ntR.")
     code, _, error = run("backbone", "convert", "evil.pkl", "--out", "x.safetensors")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
-from scaleprior.backbones import Card, ResNetSpec, apply_card, check_contract
+from scaleprior.backbones import Card, ResNetSpec, TimmSpec, apply_card, check_contract, config_lines
 from scaleprior.config import load_config
 from scaleprior.errors import UserError
 
@@ -65,3 +67,96 @@ def test_stride_means_nothing_to_basic_blocks() -> None:
     keys = {m.key for m in check_contract(load_config(None).cfg, card)}
     assert "MODEL.RESNETS.STRIDE_IN_1X1" not in keys
     assert apply_card(load_config(None, ["MODEL.RESNETS.STRIDE_IN_1X1", "True"]), card).MODEL.RESNETS.DEPTH == 18
+
+
+HALF = (127.5, 127.5, 127.5)
+BIT = Card("bit", TimmSpec("resnetv2_50x1_bit"), HALF, HALF, "RGB")
+CLIP = Card("clip", TimmSpec("resnet50_clip"), MEAN, STD, "RGB")
+FPN = ("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone")
+TIMM_FPN = ("MODEL.BACKBONE.NAME", "build_timm_fpn_backbone")
+
+
+@pytest.mark.parametrize(
+    ("builder", "expected"),
+    [
+        ("build_resnet_fpn_backbone", "build_timm_fpn_backbone"),
+        ("build_retinanet_resnet_fpn_backbone", "build_retinanet_timm_fpn_backbone"),
+        ("build_timm_fpn_backbone", "build_timm_fpn_backbone"),
+        ("build_timm_backbone", "build_timm_backbone"),
+    ],
+)
+def test_a_timm_trunk_takes_the_place_of_a_resnet_under_the_same_pyramid(
+    builder: str, expected: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = ("MODEL.ROI_HEADS.NAME", "StandardROIHeads")
+    loaded = load_config(None, ["MODEL.BACKBONE.NAME", builder, "MODEL.RESNETS.DEPTH", "101", *head])
+    with caplog.at_level(logging.INFO):
+        cfg = apply_card(loaded, BIT)
+    assert expected == cfg.MODEL.BACKBONE.NAME
+    assert cfg.MODEL.TIMM.MODEL == "resnetv2_50x1_bit"
+    assert (cfg.MODEL.RESNETS.NORM, cfg.MODEL.RESNETS.DEPTH) == ("GN", 101)  # a depth has no meaning for this trunk
+    assert (tuple(cfg.MODEL.PIXEL_MEAN), cfg.INPUT.FORMAT) == (HALF, "RGB")
+    assert check_contract(cfg, BIT) == []
+    said = f"bit is timm's resnetv2_50x1_bit: MODEL.BACKBONE.NAME {expected} instead of {builder}"
+    assert (said in caplog.text) == (builder != expected)
+    assert apply_card(loaded, CLIP).MODEL.RESNETS.NORM == "FrozenBN"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "override"),
+    [
+        ("MODEL.TIMM.MODEL", "resnet50_clip", "MODEL.TIMM.MODEL resnetv2_50x1_bit"),
+        ("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.RESNETS.NORM GN"),
+        ("MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]", "MODEL.PIXEL_STD '[127.5, 127.5, 127.5]'"),
+        ("INPUT.FORMAT", "BGR", "INPUT.FORMAT RGB"),
+    ],
+)
+def test_what_was_set_for_another_timm_trunk_is_an_error(key: str, value: str, override: str) -> None:
+    with pytest.raises(UserError) as error:
+        apply_card(load_config(None, [*FPN, key, value]), BIT)
+    assert f"{key} is " in str(error.value)
+    assert str(error.value).endswith(f"use {override}")
+    apply_card(load_config(None, [*FPN, *(word.strip("'") for word in override.split(" ", 1))]), BIT)
+
+
+def test_detectors_that_have_no_place_for_a_timm_trunk() -> None:
+    with pytest.raises(UserError, match=r"bit is timm's resnetv2_50x1_bit.*C4's head is the res5 of a ResNet; .*FPN"):
+        apply_card(load_config(None), BIT)
+    with pytest.raises(UserError, match=r"NAME is build_mine, which is not one of those that take it"):
+        check_contract(load_config(None, ["MODEL.BACKBONE.NAME", "build_mine"]).cfg, CLIP)
+    loaded = load_config(None, ["MODEL.BACKBONE.NAME", "build_timm_backbone"])
+    with pytest.raises(UserError, match=r"ROI_HEADS.NAME is Res5ROIHeads, whose res5 is a ResNet's; .*FPN"):
+        apply_card(loaded, CLIP)
+    cfg = loaded.cfg.clone()  # as Detectron2's RetinaNet, whose config names Res5ROIHeads and has no such head
+    cfg.defrost()
+    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    assert "MODEL.TIMM.MODEL" in {m.key for m in check_contract(cfg, CLIP)}
+    del cfg.MODEL["TIMM"]
+    with pytest.raises(UserError, match=r"no MODEL.TIMM.MODEL; declare .*add_scaleprior_config"):
+        check_contract(cfg, CLIP)
+
+
+def test_a_resnet_card_on_a_config_of_timms_trunks() -> None:
+    card = Card("r", ResNetSpec(depth=101), MEAN, STD, "RGB")
+    assert apply_card(load_config(None, TIMM_FPN), card).MODEL.TIMM.MODEL == "resnet101"
+    for model in ("resnet50", "resnetv2_50x1_bit"):
+        with pytest.raises(UserError, match=rf"MODEL.TIMM.MODEL is '{model}'; use MODEL.TIMM.MODEL resnet101$"):
+            apply_card(load_config(None, [*TIMM_FPN, "MODEL.TIMM.MODEL", model]), card)
+    assert {m.key for m in check_contract(load_config(None, TIMM_FPN).cfg, card)} == {
+        "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT", "MODEL.TIMM.MODEL",
+    }  # fmt: skip
+    c4 = ["MODEL.BACKBONE.NAME", "build_timm_backbone"]
+    assert apply_card(load_config(None, c4), card).MODEL.RESNETS.STRIDE_IN_1X1 is False
+    for spec in (ResNetSpec(stride_in_1x1=True), ResNetSpec(width_per_group=16, res2_out_channels=64)):
+        narrow = Card("n", spec, MEAN, STD, "RGB")
+        with pytest.raises(UserError, match=rf"n is {spec.name} .* plain ResNets.*; use {' '.join(FPN)}$"):
+            apply_card(load_config(None, TIMM_FPN), narrow)
+
+
+@pytest.mark.parametrize("card", [BIT, CLIP], ids=lambda c: c.name)
+def test_config_lines_of_a_timm_trunk_are_all_it_needs(card: Card) -> None:
+    lines = config_lines(card, "w.safetensors")
+    words = [word.strip("'") for line in lines for word in line.split(" ", 1)]
+    assert "MODEL.BACKBONE.NAME build_timm_fpn_backbone" in lines
+    assert check_contract(load_config(None, words).cfg, card) == []
+    assert not any("DEPTH" in line or "STRIDE" in line for line in lines)

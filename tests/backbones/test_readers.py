@@ -33,6 +33,7 @@ from scaleprior.backbones.readers.containers import sniff
 from scaleprior.backbones.readers.facts import IMAGENET
 from scaleprior.backbones.readers.timm_names import find_timm
 from scaleprior.errors import UserError
+from scaleprior.provenance import created_by
 
 FACTS = ReadOptions(
     pixel_mean=(103.53, 116.28, 123.675), pixel_std=(1.0, 1.0, 1.0), channel_order="BGR", stride_in_1x1=True
@@ -93,6 +94,8 @@ def test_torchvision_file_gives_tensors_card_and_report(state18: dict, tmp_path:
     assert (card.images, card.licence, card.seed, card.corpus["name"]) == (1281167, "BSD-3-Clause", None, "unknown")
     assert report.facts["pixel_mean"] == "published by torchvision and timm for this architecture"
     assert report.facts["licence"] == "given"
+    assert card.created_by == created_by()
+    assert set(card.created_by) == {"version", "commit"}
     assert report.dropped["classifier"] == ["fc.weight", "fc.bias"]
     assert len(report.dropped["counter"]) == 20
     assert (report.missing, report.unexpected, report.misshaped) == ([], [], [])
@@ -148,7 +151,7 @@ def test_python_2_pickles(tmp_path: Path) -> None:
     (tmp_path / "w.pkl").write_bytes(data)
     from scaleprior.backbones.readers.pickles import load_pickle
 
-    tree = load_pickle(str(tmp_path / "w.pkl"))
+    tree = load_pickle(str(tmp_path / "w.pkl")).content
     assert tree["conv1_w"].tolist() == [0, 1, 2, 3]
     assert tree["b"].shape == (2, 1)
 
@@ -243,6 +246,29 @@ def test_deep_stems_and_strangers_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no weights in the folder .*backbone.safetensors"):
         read_backbone(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(("depth", "kind"), [(18, "ResNetModel"), (50, "ResNetModel"), (50, "ResNetForImage...")])
+def test_hugging_face_names_need_pixel_facts(depth: int, kind: str, tmp_path: Path) -> None:
+    """Features and every depth: test_exactness. Without a head, transformers leaves the prefix "resnet." out."""
+    from safetensors.torch import load_file
+
+    from scaleprior.backbones.exactness import FORMATS
+
+    path, _ = FORMATS["hugging face transformers"][1](depth, tmp_path)
+    state = load_file(path)
+    if kind == "ResNetModel":
+        state = {k.removeprefix("resnet."): v for k, v in state.items() if not k.startswith("classifier.")}
+        save_file(state, path)
+    with pytest.raises(UserError, match=r"does not say pixel_mean, pixel_std, channel_order, stride_in_1x1"):
+        read_backbone(tmp_path)
+    reading = read_backbone(tmp_path, ReadOptions(**{**FACTS.__dict__, "stride_in_1x1": False}))
+    assert reading.card.arch == ResNetSpec(depth=depth)
+    assert reading.report.layout == "hugging face"
+    assert len(reading.report.dropped.get("classifier", [])) == (0 if kind == "ResNetModel" else 2)
+    prefix = "" if kind == "ResNetModel" else "resnet."
+    theirs = f"{prefix}encoder.stages.1.layers.0.shortcut.normalization.running_var"
+    assert torch.equal(reading.tensors["res3.0.shortcut.norm.running_var"], state[theirs])
 
 
 def test_group_norm_must_be_said(tmp_path: Path) -> None:

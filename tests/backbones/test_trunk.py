@@ -11,7 +11,18 @@ from torch import nn
 from torchvision.models import resnet50
 from torchvision.ops import FrozenBatchNorm2d
 
-from scaleprior.backbones import ResNetSpec, build_resnet, freeze_at, from_detectron2, to_detectron2
+from scaleprior.backbones import (
+    ResNetSpec,
+    TimmSpec,
+    Trunk,
+    build_resnet,
+    build_trunk,
+    freeze_at,
+    from_detectron2,
+    to_detectron2,
+)
+from scaleprior.backbones.arch import TIMM_TRUNKS, arch_from_timm
+from scaleprior.backbones.families import detection_trunk
 from scaleprior.backbones.trunk import freeze_norms, names_and_shapes
 from scaleprior.errors import UserError
 
@@ -161,3 +172,126 @@ def test_names_round_trip_and_refuse_strangers() -> None:
         to_detectron2({"module.conv1.weight": 0})
     with pytest.raises(UserError, match=r"'backbone.res2.0.conv1.weight' is not a parameter of Detectron2"):
         from_detectron2({"backbone.res2.0.conv1.weight": 0})
+
+
+BIT, CLIP = TimmSpec("resnetv2_50x1_bit"), TimmSpec("resnet50_clip")
+MAPS = ("res2", "res3", "res4", "res5")
+
+
+def random_trunk(arch: ResNetSpec | TimmSpec) -> Trunk:
+    torch.manual_seed(0)
+    trunk = build_trunk(arch).eval()
+    randomise_norms(trunk)
+    return trunk
+
+
+def test_bit_maps_for_detectors_are_what_its_next_stage_sees() -> None:
+    trunk, seen = random_trunk(BIT), []
+    norms = [stage.blocks[0].norm1 for stage in list(trunk.body.stages)[1:]] + [trunk.body.norm]
+    hooks = [norm.register_forward_hook(lambda m, i, o: seen.append(o.clone())) for norm in norms]
+    x = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        raw = trunk.features(x)
+        for hook in hooks:
+            hook.remove()
+        maps = trunk.features(x, normalised=True)
+        assert all(torch.equal(maps[name], expected) for name, expected in zip(MAPS, seen))
+        assert torch.equal(maps["res5"], raw["res5"])
+        assert raw["res4"].std() > 10 * maps["res4"].std()  # what a pyramid without norms would be fed
+        clip = random_trunk(CLIP)
+        assert all(torch.equal(a, b) for a, b in zip(clip(x).values(), clip.features(x, normalised=True).values()))
+
+
+@pytest.mark.parametrize("arch", [BIT, CLIP, NARROW], ids=lambda a: a.name)
+@pytest.mark.parametrize("count", [1, 3])
+def test_dropping_stages_changes_no_map_and_leaves_no_idle_parameter(arch: ResNetSpec | TimmSpec, count: int) -> None:
+    trunk, x = random_trunk(arch), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = trunk.features(x, normalised=True)
+    kept = set(trunk.keep(MAPS[:count][-1:]).body.state_dict())
+    maps = trunk.features(x, normalised=True)
+    assert list(maps) == list(trunk.channels) == list(MAPS[:count])
+    assert all(torch.equal(maps[name], expected[name]) for name in maps)
+    assert kept < set(random_trunk(arch).body.state_dict())
+    sum(m.square().sum() for m in maps.values()).backward()
+    assert [n for n, p in trunk.named_parameters() if p.grad is None] == []
+
+
+def test_maps_that_no_trunk_has_are_refused() -> None:
+    with pytest.raises(UserError, match=r"OUT_FEATURES is \['stem', 'res4'\]; take some of res2, res3"):
+        build_trunk(CLIP).keep(["stem", "res4"])
+
+
+def test_frozen_norms_of_clip_keep_their_activation_and_their_eps() -> None:
+    trunk = random_trunk(CLIP).double()
+    for layer in trunk.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps = 1e-2
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    with torch.inference_mode():
+        expected = trunk(x)
+        freeze_norms(trunk)
+        for name, value in trunk(x).items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-9)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in trunk.modules())
+
+
+@pytest.mark.parametrize("arch", [BIT, CLIP], ids=lambda a: a.name)
+@pytest.mark.parametrize("stages", [0, 1, 2, 4, 5])
+def test_freezing_timm_trunks_freezes_exactly_the_first_stages(arch: TimmSpec, stages: int) -> None:
+    trunk = build_trunk(arch).freeze_at(stages)
+    last = [trunk.body.norm] if arch == BIT else []
+    parts = [trunk.body.stem, *trunk.body.stages]
+    for number, part in enumerate(parts, start=1):
+        members = nn.ModuleList([part, *(last if number == 5 else [])])
+        learns = {p.requires_grad for p in members.parameters()}
+        assert learns == {number > stages}
+        if arch == CLIP:
+            assert any(isinstance(m, FrozenBatchNorm2d) for m in members.modules()) == (number <= stages)
+            assert any(isinstance(m, nn.BatchNorm2d) for m in members.modules()) == (number > stages)
+
+
+def test_freezing_timm_trunks_refuses_other_numbers() -> None:
+    with pytest.raises(UserError, match=r"FREEZE_AT is 6.*0 to 5"):
+        build_trunk(BIT).freeze_at(6)
+
+
+@pytest.mark.parametrize(
+    ("norm", "kinds"),
+    [
+        ("FrozenBN", {"FrozenBatchNormAct"}),
+        ("BN", {"FrozenBatchNormAct", "BatchNormAct2d"}),
+        ("SyncBN", {"FrozenBatchNormAct", "SyncBatchNormAct"}),
+    ],
+)
+def test_norms_of_a_detectors_trunk(norm: str, kinds: set[str]) -> None:
+    trunk = detection_trunk(arch_from_timm("resnet50_clip", norm), norm=norm, freeze_stages=2, out_features=["res4"])
+    assert {type(m).__name__ for m in trunk.modules() if hasattr(m, "running_var")} == kinds
+    assert {type(m).__name__ for m in trunk.body.stages[0].modules() if hasattr(m, "running_var")} == {
+        "FrozenBatchNormAct"
+    }
+    assert list(trunk.channels) == ["res2", "res3", "res4"]
+
+
+def test_the_trunk_that_a_config_names() -> None:
+    assert arch_from_timm("resnet34", "SyncBN") == ResNetSpec(depth=34, norm="BN")
+    assert arch_from_timm("resnet101", "GN") == ResNetSpec(depth=101, norm="GN")
+    assert [arch_from_timm(name, f.norm) for name, f in TIMM_TRUNKS.items()] == [TimmSpec(name) for name in TIMM_TRUNKS]
+    with pytest.raises(UserError, match=r"MODEL.TIMM.MODEL is 'resnet51'; known: resnet18, .*resnet50x64_clip"):
+        arch_from_timm("resnet51", "BN")
+    with pytest.raises(UserError, match=r"MODEL.TIMM.MODEL is not set; known: resnet18"):
+        arch_from_timm("", "BN")
+    with pytest.raises(UserError, match=r"NORM is 'FrozenBN' with MODEL.TIMM.MODEL 'resnetv2_50x1_bit'; it takes GN"):
+        arch_from_timm("resnetv2_50x1_bit", "FrozenBN")
+    with pytest.raises(UserError, match=r"NORM is 'GN' with .*'resnet50_clip'; it takes BN, FrozenBN, SyncBN"):
+        arch_from_timm("resnet50_clip", "GN")
+
+
+def test_canonical_names_are_those_of_backbone_files() -> None:
+    trunk = build_trunk(NARROW)
+    names = trunk.canonical_names()
+    assert list(names) == list(trunk.body.state_dict())
+    counters = {theirs for theirs in names.values() if theirs.endswith("num_batches_tracked")}
+    assert set(names.values()) - counters == set(names_and_shapes(NARROW))
+    assert names["layer2.0.downsample.1.num_batches_tracked"] == "res3.0.shortcut.norm.num_batches_tracked"
+    assert all(ours == theirs for ours, theirs in build_trunk(BIT).canonical_names().items())

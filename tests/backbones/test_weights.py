@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 import subprocess
@@ -57,6 +58,43 @@ def test_hash_sees_name_shape_type_and_values() -> None:
     ]
     assert len({tensors_sha256(v) for v in [base, *variants]}) == 5
     assert tensors_sha256(dict(reversed(base.items()))) == tensors_sha256(base)
+
+
+def test_hash_is_the_documented_one_and_the_first_one_is_still_read(saved: Path, tmp_path: Path) -> None:
+    """Both written out here, byte by byte."""
+    tensors, card = load_backbone(saved)
+    first, second = hashlib.sha256(), hashlib.sha256(b"scaleprior tensors 2\0")
+    for name in sorted(tensors):
+        data = tensors[name].numpy().tobytes()
+        caption = f"{name}\0torch.float32\0{tuple(tensors[name].shape)}\0".encode()
+        first.update(caption + data)
+        second.update(caption + hashlib.sha256(data).digest())
+    assert card.tensors_sha256 == second.hexdigest()
+    old = tmp_path / "old.safetensors"
+    old.write_bytes(saved.read_bytes().replace(second.hexdigest().encode(), first.hexdigest().encode()))
+    again, old_card = load_backbone(old)
+    assert old_card.tensors_sha256 == first.hexdigest()
+    assert tensors_sha256(again) == card.tensors_sha256
+    data = bytearray(old.read_bytes())
+    data[-1] ^= 1
+    old.write_bytes(data)
+    with pytest.raises(UserError, match=r"differ from the hash in their card"):
+        load_backbone(old)
+
+
+def test_tensors_with_gaps_and_of_several_types_are_written_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = to_detectron2(build_resnet(SPEC).state_dict())
+    card = Card("x", SPEC, (1, 2, 3), (1, 1, 1), "RGB")
+    plain = save_backbone(tmp_path / "a.safetensors", state, card)
+    gaps = {n: t.permute(*range(t.ndim)[::-1]).contiguous().permute(*range(t.ndim)[::-1]) for n, t in state.items()}
+    assert not gaps["res2.0.conv1.weight"].is_contiguous() or not gaps["res5.0.conv2.weight"].is_contiguous()
+    assert save_backbone(tmp_path / "b.safetensors", gaps, card).tensors_sha256 == plain.tensors_sha256
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    state["res5.0.conv2.weight"] = state["res5.0.conv2.weight"].half()
+    save_backbone(tmp_path / "c.safetensors", state, card)
+    again = load_file(tmp_path / "c.safetensors")
+    assert all(torch.equal(again[name], tensor) and again[name].dtype == tensor.dtype for name, tensor in state.items())
 
 
 def test_read_card_imports_no_torch(saved: Path) -> None:

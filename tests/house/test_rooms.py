@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "scaleprior"
-FLOOR = {"_lazy", "errors", "files", "progress", "config"}
+FLOOR = {"_lazy", "errors", "files", "progress", "provenance", "config"}
 ORDER = ["corpus", "backbones", "pretrain", "detect"]
 ALLOWED = {
     **{room: FLOOR | set(ORDER[:i]) for i, room in enumerate(ORDER)},
@@ -61,6 +61,13 @@ def test_only_the_plugin_imports_detectron2() -> None:
     for path in FILES:
         if room_of(path) != "d2":
             assert not [n for n in imported_modules(path) if n.split(".")[0] == "detectron2"], path
+
+
+def test_nobody_imports_the_plugin_but_its_door() -> None:
+    """It announces its engine by an entry point; ``scaleprior.model_zoo`` is its one public name outside."""
+    for path in FILES:
+        if room_of(path) not in ("d2", "model_zoo"):
+            assert not [n for n in imported_modules(path) if n.startswith("scaleprior.d2")], path
 
 
 def test_corpus_does_not_import_torch() -> None:

@@ -13,10 +13,21 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from scaleprior.backbones import Card, ResNetSpec, apply_card, build_resnet, save_backbone, to_detectron2
+from scaleprior.backbones import (
+    Card,
+    ResNetSpec,
+    TimmSpec,
+    apply_card,
+    build_resnet,
+    build_trunk,
+    save_backbone,
+    to_detectron2,
+)
+from scaleprior.backbones.arch import arch_from_cfg
 from scaleprior.backbones.zoo import add_backbone, load_catalogue
 from scaleprior.config import load_config
 from scaleprior.corpus import World, WorldSpec
+from scaleprior.detect.keys import check_keys
 from scaleprior.errors import UserError
 from scaleprior.study import load_spec, run_study, write_report
 from scaleprior.study.cells import plan_cells
@@ -53,6 +64,7 @@ def spec_file(folder: Path, ladder: Path, /, **changes: Any) -> Path:
     """The shipped study with local files in place of downloads and a short recipe."""
     shipped = load_spec_text()
     local = {
+        "architectures": {"R-50": shipped["architectures"]["R-50"]},
         "detection": {
             split: {
                 "json": str(ladder / "detection" / split / "instances.json"),
@@ -81,13 +93,49 @@ def test_the_shipped_study_names_backbones_of_the_zoo(monkeypatch: pytest.Monkey
     spec = load_spec("studies/public_ladder.yaml")
     assert spec.corpus is None
     assert spec.pretrain is None
-    entries = [load_catalogue(user=False).find(b.weights.split("//")[1]) for b in spec.backbones["R-50"]]
-    assert [e.arch for e in entries] == ["R-50"] * 3
-    assert [e.images for e in entries] == [1_281_167, 90_000_000, 940_000_000]
-    loaded = load_config(spec.finetune.config, spec.finetune.overrides + spec.architectures["R-50"])
-    for entry in entries:  # the shipped fine-tuning config fits the cards that these names get
-        arch = ResNetSpec(depth=entry.depth, norm="BN")
-        assert apply_card(loaded, Card(entry.name, arch, entry.pixel_mean, entry.pixel_std, "RGB"))
+    assert list(spec.backbones) == list(spec.architectures) == ["R-50", "CLIP-R50", "BiT-R50x1"]
+    images = {}
+    for name, rungs in spec.backbones.items():
+        entries = [load_catalogue(user=False).find(b.weights.split("//")[1]) for b in rungs]
+        assert {e.arch for e in entries} == {name}
+        images[name] = [e.images for e in entries]
+        loaded = load_config(spec.finetune.config, spec.finetune.overrides + spec.architectures[name])
+        for entry in entries:  # the shipped fine-tuning config fits the cards that these names get
+            plain = entry.trunk == "resnet"
+            arch = ResNetSpec(depth=entry.depth, norm="BN") if plain else TimmSpec(entry.timm.split(".")[0])
+            cfg = apply_card(loaded, Card(entry.name, arch, entry.pixel_mean, entry.pixel_std, "RGB"))
+            check_keys(cfg)
+            assert arch_from_cfg(cfg) == (arch if not plain else ResNetSpec(depth=50, norm="FrozenBN"))
+            assert arch_from_cfg(loaded.cfg) == arch_from_cfg(cfg)  # also without a card, as a cell from scratch
+    assert images == {
+        "R-50": [1_281_167, 90_000_000, 940_000_000],
+        "CLIP-R50": [12_000_000, 15_000_000, 400_000_000],
+        "BiT-R50x1": [14_200_000],
+    }
+
+
+def test_rungs_of_clip_and_bit_run_to_the_end(ladder: Path, tmp_path: Path) -> None:
+    """The shipped architectures with small files in place of the downloads: each trunk is a curve of its own."""
+    facts, rungs = load_spec_text()["architectures"], {}
+    del facts["R-50"]  # has a test of its own below
+    for name, model, images in (("CLIP-R50", "resnet50_clip", 12_000), ("BiT-R50x1", "resnetv2_50x1_bit", 14_200)):
+        torch.manual_seed(0)
+        state = {k: v for k, v in build_trunk(TimmSpec(model)).body.state_dict().items() if v.ndim}
+        pixels = [tuple(map(float, facts[name][f"MODEL.PIXEL_{key}"])) for key in ("MEAN", "STD")]
+        corpus = {"name": "made-up", "fingerprint": "f"}
+        card = Card(name, TimmSpec(model), *pixels, "RGB", images=images, corpus=corpus)
+        save_backbone(tmp_path / f"{name}.safetensors", state, card)
+        rungs[name] = [{"weights": f"{name}.safetensors"}]
+    # quickstart's config sets BN, which CLIP's weights fit, too; the shipped BiT architecture says GN itself
+    path = spec_file(tmp_path, ladder, architectures=facts, backbones=rungs, scratch=False)
+    run = run_study_command(path, tmp_path / "out", "--jobs", "1")
+    assert run.returncode == 0, run.stderr
+    with open(tmp_path / "out" / "results.csv", newline="") as file:
+        found = [(r["arch"], int(r["images"]), r["engine"]) for r in csv.DictReader(file)]
+    assert sorted(found) == [("BiT-R50x1", 14_200, "torchvision"), ("CLIP-R50", 12_000, "torchvision")]
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "Missing cells" not in page
+    assert "CLIP-R50: no law: " in page
 
 
 def test_it_runs_to_the_end_with_local_files(ladder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

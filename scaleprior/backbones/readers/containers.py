@@ -6,10 +6,13 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError
 from scaleprior.errors import UserError
+
+if TYPE_CHECKING:
+    from scaleprior.backbones.readers.pickles import Tree
 
 __all__ = ["KINDS", "Content", "locate", "open_container", "sniff"]
 
@@ -21,14 +24,16 @@ class Content:
     Attributes:
         kind: key of ``KINDS``.
         tree: nested dicts and lists, or one dict of tensors.
-        metadata: texts of a safetensors header.
         path: where it was read.
+        metadata: texts of a safetensors header.
+        left_out: objects of a pickle that were passed over, "where: class".
     """
 
     kind: str
     tree: Any
     path: Path
     metadata: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
 
 def _safetensors(path: Path, limits: Limits) -> Content:
@@ -47,13 +52,13 @@ def _shards(path: Path, limits: Limits) -> Content:
 def _torch_zip(path: Path, limits: Limits) -> Content:
     from scaleprior.backbones.readers.torch_files import load_torch_zip
 
-    return Content("torch", load_torch_zip(path, limits=limits), path)
+    return _of_pickle("torch", load_torch_zip(path, limits=limits), path)
 
 
 def _torch_legacy(path: Path, limits: Limits) -> Content:
     from scaleprior.backbones.readers.torch_files import load_torch_legacy
 
-    return Content("torch-legacy", load_torch_legacy(path, limits=limits), path)
+    return _of_pickle("torch-legacy", load_torch_legacy(path, limits=limits), path)
 
 
 def _npz(path: Path, limits: Limits) -> Content:
@@ -65,7 +70,11 @@ def _npz(path: Path, limits: Limits) -> Content:
 def _pickle(path: Path, limits: Limits) -> Content:
     from scaleprior.backbones.readers.pickles import load_pickle
 
-    return Content("pickle", load_pickle(str(path), limits=limits), path)
+    return _of_pickle("pickle", load_pickle(str(path), limits=limits), path)
+
+
+def _of_pickle(kind: str, tree: Tree, path: Path) -> Content:
+    return Content(kind, tree.content, path, left_out=tree.left_out)
 
 
 KINDS: dict[str, tuple[str, Callable[[Path, Limits], Content]]] = {

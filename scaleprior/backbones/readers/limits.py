@@ -36,7 +36,7 @@ class Limits:
         keys: tensors (and other leaves) in the file.
         tensor_elements: numbers in one tensor.
         header_bytes: a safetensors or JSON header.
-        pickle_steps: instructions of a pickle.
+        pickle_steps: instructions of a pickle; a tensor takes about 35.
         depth: nesting of containers.
         name_length: characters of a tensor's name.
     """
@@ -45,7 +45,7 @@ class Limits:
     keys: int = 50_000
     tensor_elements: int = 1 << 30
     header_bytes: int = 16 << 20
-    pickle_steps: int = 5_000_000
+    pickle_steps: int = 2_000_000
     depth: int = 16
     name_length: int = 256
 

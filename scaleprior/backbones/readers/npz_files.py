@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError, check_name, check_shape
-from scaleprior.backbones.readers.torch_files import open_archive
+from scaleprior.backbones.readers.torch_files import member_start, open_archive
+from scaleprior.backbones.threads import workers
 
 __all__ = ["load_npz"]
 
 _PIECE = 1 << 20
+_HEADER = 1 << 16  # bytes in which an array's own header must end
 
 
 def load_npz(path: Path, *, limits: Limits = LIMITS) -> dict[str, np.ndarray]:
@@ -21,20 +27,24 @@ def load_npz(path: Path, *, limits: Limits = LIMITS) -> dict[str, np.ndarray]:
     Raises:
         RefusedFileError: an archive bomb, an array of objects, a shape beyond the bytes present, a damaged archive.
     """
-    arrays = {}
     members = open_archive(path, limits=limits)
-    with zipfile.ZipFile(path) as archive:
-        for member in members:
-            name = check_name(member.filename.removesuffix(".npy"), str(path), limits)
-            try:
-                with archive.open(member) as file:
-                    arrays[name] = _read(file, member.file_size, name, path, limits)
-            except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as e:
-                raise RefusedFileError("damaged", f"{path}: {name} is damaged: {e}") from e
-    return arrays
+    names = [check_name(m.filename.removesuffix(".npy"), str(path), limits) for m in members]
+
+    def read(member: zipfile.ZipInfo, name: str) -> np.ndarray:
+        if member.compress_type == zipfile.ZIP_STORED:
+            return _stored(member, name, path, limits)
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(member) as packed:
+                return _unpacked(packed, member.file_size, name, path, limits)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as e:
+            raise RefusedFileError("damaged", f"{path}: {name} is damaged: {e}") from e
+
+    with ThreadPoolExecutor(workers()) as pool:
+        return dict(zip(names, pool.map(read, members, names)))
 
 
-def _read(file: zipfile.ZipExtFile, size: int, name: str, path: Path, limits: Limits) -> np.ndarray:
+def _header(file: BinaryIO, name: str, path: Path) -> tuple[tuple[int, ...], str, np.dtype]:
+    """(shape, order, type) as the array's own header claims them."""
     try:
         version = np.lib.format.read_magic(file)
         reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
@@ -44,6 +54,29 @@ def _read(file: zipfile.ZipExtFile, size: int, name: str, path: Path, limits: Li
         raise RefusedFileError("damaged", f"{path}: {name} is not a NumPy array: {str(e)[:120]}") from e
     if dtype.hasobject or dtype.kind not in "biuf":
         raise RefusedFileError("code", f"{path}: {name} is an array of {dtype}, not of numbers")
+    return shape, "F" if fortran else "C", dtype
+
+
+def _stored(member: zipfile.ZipInfo, name: str, path: Path, limits: Limits) -> np.ndarray:
+    """A member that is not compressed (``np.savez``), read at once; its size was held against the file's."""
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        file.seek(member_start(file.read(30), member, path.stat().st_size, path))
+        content = np.empty(member.file_size, np.uint8)
+        whole = file.readinto(memoryview(content)) == member.file_size
+    if not whole or zlib.crc32(content) != member.CRC:
+        raise RefusedFileError("damaged", f"{path}: {name} is not what its checksum says")
+    head = io.BytesIO(content[:_HEADER].tobytes())
+    shape, order, dtype = _header(head, name, path)
+    content = content[head.tell() :]
+    if check_shape(shape, dtype.itemsize, len(content), name, str(path), limits) != len(content):
+        raise RefusedFileError("damaged", f"{path}: {name} goes on behind its end")
+    array = content.view(dtype).reshape(shape, order=order)
+    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+
+
+def _unpacked(file: zipfile.ZipExtFile, size: int, name: str, path: Path, limits: Limits) -> np.ndarray:
+    shape, order, dtype = _header(file, name, path)
     expected = check_shape(shape, dtype.itemsize, size - file.tell(), name, str(path), limits)
     # Filled piece by piece: memory follows the bytes that really come, not those that the headers promise.
     content = bytearray()
@@ -53,5 +86,5 @@ def _read(file: zipfile.ZipExtFile, size: int, name: str, path: Path, limits: Li
             raise RefusedFileError("damaged", f"{path}: {name} goes on behind its end")
     if len(content) != expected:
         raise RefusedFileError("damaged", f"{path}: {name} has {len(content)} of {expected} bytes")
-    array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+    array = np.frombuffer(content, dtype).reshape(shape, order=order)
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="))

@@ -1,85 +1,115 @@
-"""Pickles read without letting them do anything: numbers, texts, plain containers, NumPy arrays, torch records.
+"""What stands for the few names that weights in pickles need: NumPy arrays, torch's records, and harmless settings.
 
-Two passes. The first walks the instructions (``pickletools``), building nothing, and refuses those that no weights
-file needs, memory tricks, and names outside a short list. The second unpickles with stand-ins in place of every
-class: an array's stand-in checks the claimed shape against the bytes present before any array exists.
-Pickles of Python 2 (MSRA's and Caffe2's files) are read as bytes and decoded as Latin-1 here.
+:mod:`machine` follows the pickle; here an array's stand-in checks the claimed shape against the bytes present before
+any array exists, and a torch tensor's against its storage.
 """
 
 from __future__ import annotations
 
-import io
-import mmap
-import pickle
-import pickletools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError, check_shape
+from scaleprior.backbones.readers.machine import Machine
+from scaleprior.backbones.readers.stand_ins import Inert, Known, OrderedMapping, StandIn, put_entries
 
-__all__ = ["TensorRecord", "load_pickle", "load_torch_pickles"]
+__all__ = ["Storage", "TensorRecord", "Tree", "guarded", "load_pickle", "plain", "torch_machine"]
 
-_FORBIDDEN = {
-    "PERSID", "EXT1", "EXT2", "EXT4", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER",
-}  # fmt: skip
+_BUFFER = 1 << 13  # bytes; small, since it is filled anew behind every long array
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
 _CODES = {f"{kind}{size}" for kind in "iuf" for size in (1, 2, 4, 8)} - {"f1"} | {"b1", "?"} | set("bBhHiIlLqQefd")
 _TORCH_STORAGES = {
-    "FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2, "DoubleStorage": 8, "LongStorage": 8, "IntStorage": 4,
-    "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1,
+    "FloatStorage": ("float32", 4), "HalfStorage": ("float16", 2), "BFloat16Storage": ("bfloat16", 2),
+    "DoubleStorage": ("float64", 8), "LongStorage": ("int64", 8), "IntStorage": ("int32", 4),
+    "ShortStorage": ("int16", 2), "CharStorage": ("int8", 1), "ByteStorage": ("uint8", 1), "BoolStorage": ("bool", 1),
 }  # fmt: skip
-_HINT_CODE = "do not open it with pickle or torch.load either; ask for a .safetensors file"
+_INERT = (
+    ("argparse", "Namespace"),
+    ("types", "SimpleNamespace"),
+    ("collections", "defaultdict"),
+    ("collections", "Counter"),
+    *(("pathlib", f"{kind}Path") for kind in ("", "Pure", "Posix", "Windows", "PurePosix", "PureWindows")),
+    *(("pathlib._local", f"{kind}Path") for kind in ("", "Pure", "Posix", "Windows", "PurePosix", "PureWindows")),
+    *(("datetime", name) for name in ("datetime", "date", "time", "timedelta", "timezone")),
+    *((module, name) for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "dict", "list", "int")),
+    ("torch", "device"),
+    *(("torch", name) for name in ("float16", "bfloat16", "float32", "float64", "int64", "int32", "uint8", "bool")),
+    ("yacs.config", "CfgNode"),
+    ("fvcore.common.config", "CfgNode"),
+    ("detectron2.config.config", "CfgNode"),
+)
+"""Settings that training scripts save beside their weights. Nothing of them is built or kept."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Numbers of a torch file that lie outside its pickle."""
+
+    key: str
+    dtype: str
+    itemsize: int
+    elements: int
 
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """What a torch file claims of a tensor: shape, and the stored bytes it rests on."""
+    """What a torch file claims of a tensor; it has been checked against the storage."""
 
+    storage: Storage
+    offset: int
     shape: tuple[int, ...]
-    stored: int
+    stride: tuple[int, ...]
 
 
-class _Mapping(dict):
-    """Stands for OrderedDict; its ``_metadata`` and the like are passed over."""
+@dataclass
+class Tree:
+    """A file's content in plain types.
 
-    def __setstate__(self, state: Any) -> None:
-        """Attributes of an OrderedDict hold nothing that weights need."""
+    Attributes:
+        content: dicts, lists, numbers, texts, arrays.
+        left_out: "where: class" of the objects that were passed over.
+    """
+
+    content: Any
+    left_out: list[str] = field(default_factory=list)
 
 
-class _DType:
+class _DType(StandIn):
     def __init__(self, code: Any = None, *_: Any) -> None:
         code = _text(code)
         if code not in _CODES:
             raise RefusedFileError("code", f"an array of type {str(code)[:20]!r}, which is not of numbers")
         self.dtype = np.dtype(code)
 
-    def __setstate__(self, state: tuple) -> None:
+    def build(self, state: Any) -> None:
         if _text(state[1]) == ">":
             self.dtype = self.dtype.newbyteorder(">")
 
 
-class _Array:
+class _Array(StandIn):
     value: np.ndarray | None = None
 
-    def __setstate__(self, state: tuple) -> None:
+    def build(self, state: Any) -> None:
         _, shape, dtype, fortran, raw = state
-        if not isinstance(raw, (bytes, bytearray)):
+        if not isinstance(raw, (bytes, memoryview)):
             raise RefusedFileError("code", "an array of Python objects")
         self.value = _view(raw, dtype, shape, "F" if fortran else "C")
 
 
 def _view(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    if not isinstance(dtype, _DType) or not isinstance(raw, (bytes, bytearray)) or not isinstance(shape, tuple):
+    if not isinstance(dtype, _DType) or not isinstance(raw, (bytes, memoryview)) or not isinstance(shape, tuple):
         raise RefusedFileError("damaged", "an array without type, shape or bytes")
     size = check_shape(shape, dtype.dtype.itemsize, len(raw), "an array", "pickle", LIMITS)
     if size != len(raw):
         raise RefusedFileError("damaged", f"an array of shape {shape} with {len(raw)} bytes")
-    array = np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if _text(order) == "F" else "C")
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    # The bytes of a long array may still be on their way: nothing looks at them before plain().
+    return np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if _text(order) == "F" else "C")
 
 
 def _reconstruct(*_: Any) -> _Array:
@@ -102,34 +132,40 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _bytes(raw: Any = b"", encoding: Any = "latin1") -> bytes | memoryview:
+    """How Python 3 writes empty bytes and bytearrays in old protocols."""
+    return raw if isinstance(raw, (bytes, memoryview)) else _encode(raw, encoding)
+
+
 def _text(value: Any) -> Any:
     return value.decode("latin1") if isinstance(value, bytes) else value
 
 
-_PLAIN: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): _Mapping,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _DType,
-    ("_codecs", "encode"): _encode,
-    **{(module, "_reconstruct"): _reconstruct for module in _NUMPY},
-    **{(module, "scalar"): _scalar for module in _NUMPY},
-    **{(module, "_frombuffer"): _frombuffer for module in _NUMERIC},
-}
+def _ordered(pairs: Any = ()) -> OrderedMapping:
+    """``OrderedDict()``, or with pairs as Python 2 wrote them; keys are checked as those of any dict."""
+    made = OrderedMapping()
+    flat = [part for pair in pairs for part in pair] if isinstance(pairs, (list, tuple)) else [None]
+    put_entries(made, flat, LIMITS)
+    return made
 
 
-@dataclass(frozen=True)
-class _Storage:
-    itemsize: int
-    elements: int
-
-
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> TensorRecord:
-    if not isinstance(storage, _Storage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *more: Any) -> TensorRecord:
+    if (
+        not isinstance(storage, Storage)
+        or not isinstance(shape, tuple)
+        or not isinstance(stride, tuple)
+        or len(shape) != len(stride)
+        or not all(type(n) is int and n >= 0 for n in (offset, *stride))
+    ):
         raise RefusedFileError("damaged", "a tensor without storage, shape or strides")
-    stored = storage.elements * storage.itemsize
+    if len(more) > 2 and more[2]:
+        raise RefusedFileError("damaged", f"a tensor that is {str(more[2])[:60]}")
     # Strides of 0 let a few bytes pose as gigabytes: a tensor may not have more numbers than its storage.
-    check_shape(shape, storage.itemsize, stored, "a tensor", "torch file", LIMITS)
-    return TensorRecord(shape, stored)
+    check_shape(shape, storage.itemsize, storage.elements * storage.itemsize, "a tensor", "torch file", LIMITS)
+    last = offset + sum((n - 1) * step for n, step in zip(shape, stride))
+    if 0 not in shape and last >= storage.elements:
+        raise RefusedFileError("size", f"a tensor reaches number {last:,} of {storage.elements:,} stored ones")
+    return TensorRecord(storage, offset, shape, stride)
 
 
 def _rebuild_parameter(data: Any, *_: Any) -> Any:
@@ -140,177 +176,131 @@ def _torch_size(shape: Any = ()) -> tuple:
     return tuple(shape)
 
 
-_TORCH: dict[tuple[str, str], Any] = {
-    **{key: value for key, value in _PLAIN.items() if key[0] in ("collections", "_codecs")},
-    **{key: value for key, value in _PLAIN.items() if key[0].startswith("numpy")},
+def _table(entries: dict[tuple[str, str], Callable[..., Any] | None]) -> dict[tuple[str, str], Known]:
+    inert = {key: Known(".".join(key), _passing_over(".".join(key)), inert=True) for key in _INERT}
+    return {**inert, **{key: Known(".".join(key), make) for key, make in entries.items()}}
+
+
+def _passing_over(name: str) -> Callable[..., Inert]:
+    return lambda *_: Inert(name)
+
+
+_PLAIN = {
+    ("collections", "OrderedDict"): _ordered,
+    ("numpy", "ndarray"): None,
+    ("numpy", "dtype"): _DType,
+    ("_codecs", "encode"): _encode,
+    **{(module, name): _bytes for module in ("builtins", "__builtin__") for name in ("bytes", "bytearray")},
+    **{(module, "_reconstruct"): _reconstruct for module in _NUMPY},
+    **{(module, "scalar"): _scalar for module in _NUMPY},
+    **{(module, "_frombuffer"): _frombuffer for module in _NUMERIC},
+}
+_TORCH = {
+    **_PLAIN,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch", "Size"): _torch_size,
-    **{("torch", name): size for name, size in _TORCH_STORAGES.items()},
+    **{("torch", name): None for name in _TORCH_STORAGES},
 }
+_PLAIN_NAMES, _TORCH_NAMES = _table(_PLAIN), _table(_TORCH)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows only the names it is given; everything else is refused by name, before it is imported."""
+def guarded(where: str, read: Callable[[], Any]) -> Any:
+    """What ``read`` gives; whatever a damaged file makes it raise becomes a refusal that names the file.
 
-    def __init__(self, file: Any, known: Mapping[tuple[str, str], Any], stored: Callable[[Any, int, int], int] | None):
-        super().__init__(file, encoding="bytes")
-        self._known, self._stored = known, stored
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._known:
-            raise RefusedFileError("code", f"it names {module}.{name}, which is no part of weights", hint=_HINT_CODE)
-        return self._known[module, name]
-
-    def persistent_load(self, pid: Any) -> _Storage:
-        if self._stored is None:
-            raise RefusedFileError("code", "it refers to objects outside the file")
-        if not isinstance(pid, tuple) or len(pid) < 5 or _text(pid[0]) != "storage" or not isinstance(pid[1], int):
-            raise RefusedFileError("damaged", f"a storage described as {str(pid)[:60]}")
-        itemsize, elements = pid[1], pid[4]
-        if not isinstance(elements, int) or elements < 0:
-            raise RefusedFileError("damaged", f"a storage of {str(elements)[:20]} numbers")
-        if elements * itemsize > self._stored(_text(pid[2]), itemsize, elements):
-            raise RefusedFileError("size", f"a storage claims {elements:,} numbers, more than the file holds")
-        return _Storage(itemsize, elements)
-
-
-def _walk(data: Any, known: Mapping[tuple[str, str], Any], limits: Limits, *, torch_file: bool) -> None:
-    """First pass, over one pickle at the current position of ``data``; builds nothing and allocates one argument."""
-    for steps, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-        if steps > limits.pickle_steps:
-            raise RefusedFileError("size", f"a pickle of more than {limits.pickle_steps:,} instructions")
-        if opcode.name in _FORBIDDEN or (opcode.name == "BINPERSID" and not torch_file):
-            raise RefusedFileError("code", f"the pickle instruction {opcode.name}, which no weights need")
-        if opcode.name == "GLOBAL" and tuple(argument.split(" ", 1)) not in known:
-            name = argument.replace(" ", ".")
-            raise RefusedFileError("code", f"it names {name}, which is no part of weights", hint=_HINT_CODE)
-        # The unpickler's table of remembered objects grows to the largest number used: 4 bytes could ask for 32 GB.
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > limits.pickle_steps:
-            raise RefusedFileError("size", f"a pickle that remembers object number {argument:,}")
-
-
-class _Blank:
-    """Stands for a long run of bytes, which the first pass need not see."""
-
-    def __init__(self, length: int) -> None:
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def decode(self, *_: Any) -> str:
-        return ""
-
-
-class _Skimmed:
-    """The file as the first pass reads it: long arguments are passed over, not copied."""
-
-    def __init__(self, data: Any, length: int) -> None:
-        self._data, self._length = data, length
-        self.readline, self.tell = data.readline, data.tell
-
-    def read(self, count: int) -> Any:
-        if count < 1 << 16 or self._data.tell() + count > self._length:
-            return self._data.read(count)
-        self._data.seek(count, 1)
-        return _Blank(count)
-
-
-def _load_one(data: Any, known: Mapping, stored: Callable | None, limits: Limits) -> Any:
-    start = data.tell()
-    _inspect(data, known, stored, limits)
-    data.seek(start)
-    return _Unpickler(data, known, stored).load()
-
-
-def _inspect(data: Any, known: Mapping, stored: Callable | None, limits: Limits) -> None:
-    start = data.tell()
-    try:
-        length = len(data) if isinstance(data, mmap.mmap) else 0  # 0: small enough to read all of it
-        _walk(_Skimmed(data, length), known, limits, torch_file=stored is not None)
-    except TypeError:  # a long text, which must be decoded whole (arrays in protocols 0 to 2, and bytearrays)
-        data.seek(start)
-        _walk(data, known, limits, torch_file=stored is not None)
-
-
-def _guarded(where: str, read: Callable[[], Any]) -> Any:
+    Raises:
+        RefusedFileError
+    """
     try:
         return read()
     except RefusedFileError as e:
         raise RefusedFileError(e.reason, f"{where}: {str(e).split(' [refused')[0]}", hint=e.hint) from e
     except (
-        pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError,
-        MemoryError, RecursionError, UnicodeError,
+        EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, MemoryError,
+        RecursionError, struct.error,
     ) as e:  # fmt: skip
         raise RefusedFileError("damaged", f"{where} is not a pickle of weights: {type(e).__name__}: {e}") from e
 
 
-def load_pickle(path: str, *, limits: Limits = LIMITS) -> Any:
-    """A pickle's content: dicts, lists, numbers, texts and NumPy arrays (read-only, resting on the file's bytes).
+def load_pickle(path: str, *, limits: Limits = LIMITS) -> Tree:
+    """A pickle's content: dicts, lists, numbers, texts and NumPy arrays.
 
     Raises:
-        RefusedFileError: it would run code, asks for more than the limits, or is damaged.
+        RefusedFileError: it would run code, holds a key twice, asks for more than the limits, or is damaged.
     """
 
-    def read() -> Any:
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            _inspect(data, _PLAIN, None, limits)
-        # Read, not mapped: the arrays are copies of the file's bytes, whose mapped pages would count twice.
-        with open(path, "rb") as file:
-            return _plain(_Unpickler(file, _PLAIN, None).load(), limits)
+    def read() -> Tree:
+        with open(path, "rb", buffering=_BUFFER) as file:
+            machine = Machine(file, os.fstat(file.fileno()).st_size, _PLAIN_NAMES, limits)
+            try:
+                tree = machine.load()
+            finally:
+                machine.settle()
+            return plain(tree, limits)
 
-    return _guarded(path, read)
+    return guarded(path, read)
 
 
-def load_torch_pickles(
-    data: mmap.mmap | io.BytesIO,
-    stored: Callable[[Any, int, int], int],
-    where: str,
-    *,
-    preamble: int,
-    limits: Limits = LIMITS,
-) -> Any:
-    """Structure of a torch file with a :class:`TensorRecord` in place of every tensor; allocates no tensor.
+def torch_machine(file: BinaryIO, length: int, stored: Callable[[Storage], int], limits: Limits) -> Machine:
+    """Reads the pickles of a torch file, with a :class:`TensorRecord` in place of every tensor; allocates no tensor.
 
     Args:
-        data: at the start of the pickle.
-        stored: (storage key, bytes per number, numbers claimed) -> bytes that the file can hold for it.
-        preamble: pickles before the one that matters (3 in files older than torch 1.6, else 0).
-
-    Raises:
-        RefusedFileError: as :func:`load_pickle`.
+        stored: bytes that the file can hold for a storage.
     """
 
-    def read() -> Any:
-        for _ in range(preamble):
-            _load_one(data, {}, None, limits)
-        return _plain(_load_one(data, _TORCH, stored, limits), limits)
+    def storage(pid: Any) -> Storage:
+        if not isinstance(pid, tuple) or len(pid) < 5 or _text(pid[0]) != "storage" or not isinstance(pid[1], Known):
+            raise RefusedFileError("damaged", f"a storage described as {str(pid)[:60]}")
+        kind, elements = _TORCH_STORAGES.get(pid[1].name.removeprefix("torch.")), pid[4]
+        if kind is None or type(elements) is not int or elements < 0:
+            raise RefusedFileError("damaged", f"a storage of {str(elements)[:20]} numbers")
+        if len(pid) > 5 and pid[5] is not None:
+            raise RefusedFileError("damaged", "a storage within another one, as torch wrote them before 0.4")
+        found = Storage(str(_text(pid[2])), *kind, elements)
+        if elements * found.itemsize > stored(found):
+            raise RefusedFileError("size", f"a storage claims {elements:,} numbers, more than the file holds")
+        return found
 
-    return _guarded(where, read)
+    return Machine(file, length, _TORCH_NAMES, limits, storage=storage)
 
 
-def _plain(tree: Any, limits: Limits) -> Any:
-    """The same content in plain types; bounded in depth and in leaves, whatever the pickle shares or nests."""
-    count = 0
+def plain(tree: Any, limits: Limits, tensor: Callable[[TensorRecord], Any] | None = None) -> Tree:
+    """The same content in plain types; bounded in depth and in leaves, whatever the pickle shares or nests.
 
-    def convert(value: Any, depth: int) -> Any:
+    Args:
+        tensor: what to put in place of a record.
+    """
+    count, left_out = 0, []
+
+    def convert(value: Any, depth: int, where: str) -> Any:
         nonlocal count
         count += 1
         limits.check_keys(count // 8, "pickle")  # optimiser states have several leaves for each tensor
         if depth > limits.depth:
             raise RefusedFileError("size", f"containers nested deeper than {limits.depth}")
         if isinstance(value, dict):
-            return {_text(k) if isinstance(k, bytes) else k: convert(v, depth + 1) for k, v in value.items()}
+            made = {_text(k): convert(v, depth + 1, _at(where, k)) for k, v in value.items()}
+            if len(made) != len(value):
+                raise RefusedFileError("duplicate", "a dict with a key as text and as bytes")
+            return made
         if isinstance(value, (list, tuple)):
-            return [convert(v, depth + 1) for v in value]
+            return [convert(v, depth + 1, where) for v in value]
+        if isinstance(value, TensorRecord) and tensor is not None:
+            return tensor(value)
+        if isinstance(value, Inert):
+            left_out.append(f"{where or 'all of it'}: {value.name}")
+            return None
         if isinstance(value, _Array):
             if value.value is None:
                 raise RefusedFileError("damaged", "an array without content")
-            return value.value
-        if isinstance(value, bytes) and len(value) <= 4096:
-            return _text(value)
-        return value
+            native = value.value.dtype.newbyteorder("=")
+            return value.value if value.value.dtype.isnative else value.value.astype(native)
+        return _text(value) if isinstance(value, bytes) and len(value) <= 4096 else value
 
-    return convert(tree, 0)
+    return Tree(convert(tree, 0, ""), left_out)
+
+
+def _at(where: str, key: Any) -> str:
+    key = str(key)[:60]
+    return f"{where}.{key}" if where else key

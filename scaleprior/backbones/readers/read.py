@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scaleprior import __version__
 from scaleprior.backbones.arch import Arch, TimmSpec
 from scaleprior.backbones.card import CARD_KEY, UNKNOWN, Card
 from scaleprior.backbones.families import build_trunk, canonical_shapes
@@ -31,7 +30,9 @@ from scaleprior.backbones.readers.facts import (
 from scaleprior.backbones.readers.infer import infer_resnet, infer_timm
 from scaleprior.backbones.readers.layouts import Dropped, Layout, recognise
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError, check_name
+from scaleprior.backbones.threads import map_tensors
 from scaleprior.errors import UserError
+from scaleprior.provenance import created_by
 
 __all__ = ["CARD_IN_PICKLE", "Reading", "Report", "read_backbone"]
 
@@ -111,22 +112,24 @@ def read_backbone(source: str | Path, options: ReadOptions | None = None, *, lim
     else:
         path = locate(source)
     content = open_container(path, limits=limits)
-    state, notes = _state_dict(content, options, limits)
     if CARD_KEY in content.metadata:
-        return _canonical(path, content, options)
+        return _canonical(path, options)
+    state, notes = _state_dict(content, options, limits)
+    # Only what _carried_card and _known ask for is kept, so that every foreign tensor is freed once it is converted.
+    texts = {k: v for k, v in content.tree.items() if isinstance(v, str)} if content.kind == "pickle" else {}
+    content = replace(content, tree=texts)
     layout = recognise(state, str(path))
     report = Report(content.kind, layout.name, notes=notes)
     tensors = _rename(state, layout, report, str(path))
-    del state
     return _complete(tensors, layout, content, path, options, report)
 
 
-def _canonical(path: Path, content: Content, options: ReadOptions) -> Reading:
+def _canonical(path: Path, options: ReadOptions) -> Reading:
     """A file of our own: nothing to find out, but tensors are held against the card."""
     from scaleprior.backbones.weights import load_backbone
 
     tensors, card = load_backbone(path)
-    report = Report(content.kind, "scaleprior", matched=sorted(tensors), facts={"card": "in the file"})
+    report = Report("safetensors", "scaleprior", matched=sorted(tensors), facts={"card": "in the file"})
     _check_numbers(tensors, path, options, report)
     given = {"name": options.name, "licence": options.licence, "source": options.source, "images": options.images}
     return Reading(tensors, replace(card, **{k: v for k, v in given.items() if v is not None}), report)
@@ -135,6 +138,8 @@ def _canonical(path: Path, content: Content, options: ReadOptions) -> Reading:
 def _state_dict(content: Content, options: ReadOptions, limits: Limits) -> tuple[dict[str, Any], list[str]]:
     """The flat dict of tensors inside whatever wraps it, without prefixes that parallel training adds."""
     tree, notes, path = content.tree, [], content.path
+    if content.left_out:
+        notes.append(f"objects that are no weights were passed over: {_some(content.left_out)}")
     if not isinstance(tree, Mapping):
         raise UserError(f"{path} holds a {type(tree).__name__}, not named tensors", hint="save a state_dict")
     if options.state is not None:
@@ -155,10 +160,11 @@ def _state_dict(content: Content, options: ReadOptions, limits: Limits) -> tuple
     return tensors, notes
 
 
-def _rename(state: Mapping[str, Any], layout: Layout, report: Report, where: str) -> dict[str, Tensor]:
+def _rename(state: dict[str, Any], layout: Layout, report: Report, where: str) -> dict[str, Tensor]:
+    """Canonical names and types; empties ``state`` on the way."""
     tensors: dict[str, Tensor] = {}
-    for name, value in state.items():
-        target = layout.rename(name)
+    for name in list(state):
+        value, target = state.pop(name), layout.rename(name)
         if isinstance(target, str) and target in tensors:
             raise RefusedFileError("duplicate", f"{where} holds {target} twice, the second time as {name}")
         if name == "conv1_b" and np.any(np.asarray(value)):
@@ -168,11 +174,22 @@ def _rename(state: Mapping[str, Any], layout: Layout, report: Report, where: str
         elif target is None:
             report.unexpected.append(name)
         else:
-            tensors[target] = _tensor(value, name, where, report, hwio=layout.hwio)
+            tensors[target] = _tensor(value, name, where, report)
+
+    def settle(name: str, tensor: Tensor) -> None:
+        if layout.hwio and tensor.ndim == 4:
+            # NumPy's memory comes in large pages where the system has them, which halves the time of this copy.
+            made = torch.from_numpy(np.empty([tensor.shape[i] for i in (3, 2, 0, 1)], np.float32))
+            tensor = made.copy_(tensor.permute(3, 2, 0, 1))
+        tensors[name] = tensor.float()  # at once, so that what it was made of is freed
+
+    if layout.hwio or any(t.dtype != torch.float32 for t in tensors.values()):
+        map_tensors(settle, tensors)
     return tensors
 
 
-def _tensor(value: Any, name: str, where: str, report: Report, *, hwio: bool) -> Tensor:
+def _tensor(value: Any, name: str, where: str, report: Report) -> Tensor:
+    """The value as a tensor of floats, of whatever width."""
     if isinstance(value, np.ndarray):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # read-only memory; nothing here writes to it
@@ -181,14 +198,11 @@ def _tensor(value: Any, name: str, where: str, report: Report, *, hwio: bool) ->
         raise RefusedFileError("damaged", f"{where}: {name} is of type {getattr(value, 'dtype', type(value))}")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise RefusedFileError("size", f"{where}: {name} claims more numbers than are stored")
-    if hwio and value.ndim == 4:
-        value = value.permute(3, 2, 0, 1)
     if value.dtype != torch.float32:
         kind = str(value.dtype).removeprefix("torch.")
         note = f"{kind} tensors were {'narrowed' if value.dtype == torch.float64 else 'widened exactly'} to float32"
         if note not in report.notes:
             report.notes.append(note)
-        value = value.float()
     return value.detach()
 
 
@@ -330,7 +344,8 @@ def _hold_against(tensors: dict[str, Tensor], arch: Arch, path: Path, options: R
 
 
 def _check_numbers(tensors: Mapping[str, Tensor], path: Path, options: ReadOptions, report: Report) -> None:
-    wrong = [name for name in sorted(tensors) if not finite(tensors[name])]
+    fine = map_tensors(lambda _, tensor: finite(tensor), tensors)
+    wrong = sorted(name for name in tensors if not fine[name])
     if wrong and not options.allow_nonfinite:
         raise RefusedFileError(
             "numbers",
@@ -359,7 +374,7 @@ def _card(arch: Arch, facts: Mapping[str, Any], path: Path, options: ReadOptions
         labels=options.labels,
         licence=facts.get("licence") or UNKNOWN,
         source=facts.get("source") or f"converted from {path.name}",
-        created_by={"version": __version__, "commit": UNKNOWN},
+        created_by=created_by(),
     )
 
 

@@ -1,22 +1,27 @@
 """``.pth``, ``.pt``, ``.bin``: torch's zip format (1.6 and later) and the older one of consecutive pickles.
 
-The claims of the file are checked first without allocating anything (``pickles.load_torch_pickles``); then
-``torch.load(weights_only=True)`` reads it, mapped into memory where the format allows.
+``torch.load`` is not used. The pickle is followed by :mod:`machine`, which knows fewer names than torch's
+``weights_only`` reader and runs none; every tensor's claim is checked against its storage; then tensors are laid over
+the mapped file (zip format) or over what is read of it (older format, whose numbers are not aligned).
 """
 
 from __future__ import annotations
 
 import io
 import mmap
-import pickle
+import struct
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError, check_name
-from scaleprior.backbones.readers.pickles import load_torch_pickles
+from scaleprior.backbones.readers.pickles import Storage, TensorRecord, Tree, guarded, plain, torch_machine
 
-__all__ = ["LEGACY_MAGIC", "load_torch_legacy", "load_torch_zip", "open_archive"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["LEGACY_MAGIC", "load_torch_legacy", "load_torch_zip", "member_start", "open_archive"]
 
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The pickled magic number that files older than torch 1.6 begin with, after the protocol's two bytes."""
@@ -48,13 +53,71 @@ def open_archive(path: Path, *, limits: Limits = LIMITS) -> list[zipfile.ZipInfo
     return members
 
 
-def load_torch_zip(path: Path, *, limits: Limits = LIMITS) -> Any:
-    """What ``torch.load`` gives for a zip file, with tensors mapped, not copied.
+def member_start(header: bytes, member: zipfile.ZipInfo, size: int, path: Path) -> int:
+    """Where an uncompressed member's bytes begin in an archive.
+
+    Args:
+        header: the 30 bytes at ``member.header_offset``.
+        size: of the archive in bytes.
+
+    Raises:
+        RefusedFileError: it is encrypted, or its own header is not where or what the directory says.
+    """
+    if len(header) < 30 or header[:4] != b"PK\x03\x04" or member.flag_bits & 1:
+        raise RefusedFileError("damaged", f"{path}: {member.filename} has no header, or is encrypted")
+    start = member.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+    if start + member.file_size > size or member.file_size != member.compress_size:
+        raise RefusedFileError("damaged", f"{path}: {member.filename} lies outside the file")
+    return start
+
+
+def load_torch_zip(path: Path, *, limits: Limits = LIMITS) -> Tree:
+    """The content of a zip file of torch, with tensors mapped, not copied.
 
     Raises:
         RefusedFileError: TorchScript, claims beyond the limits or the file, or anything but tensors and containers.
     """
     members = {m.filename: m for m in open_archive(path, limits=limits)}
+    folder = _folder(members, path)
+    pickled = members[f"{folder}data.pkl"]
+    if pickled.file_size > limits.header_bytes:
+        raise RefusedFileError("size", f"{path}: its data.pkl has {pickled.file_size:,} bytes")
+    with path.open("rb") as file:
+        # A private mapping: what somebody writes into a tensor stays in memory.
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def start_of(member: zipfile.ZipInfo) -> int:
+        at = member.header_offset
+        return member_start(data[at : at + 30], member, len(data), path)
+
+    at = start_of(pickled)
+    structure = data[at : at + pickled.file_size]
+    if zlib.crc32(structure) != pickled.CRC:
+        raise RefusedFileError("damaged", f"{path}: its data.pkl is not what its checksum says")
+    if order := members.get(f"{folder}byteorder"):
+        at = start_of(order)
+        if data[at : at + 6] != b"little":
+            raise RefusedFileError("damaged", f"{path} was written by a machine of another byte order")
+
+    def stored(storage: Storage) -> int:
+        member = members.get(f"{folder}data/{storage.key}")
+        return member.file_size if member else 0
+
+    flat: dict[Storage, Tensor] = {}
+
+    def tensor(record: TensorRecord) -> Tensor:
+        storage = record.storage
+        if storage not in flat:
+            start = start_of(members[f"{folder}data/{storage.key}"]) if storage.elements else 0
+            flat[storage] = _numbers(data, storage, start)
+        return flat[storage].as_strided(record.shape, record.stride, record.offset)
+
+    machine = torch_machine(io.BytesIO(structure), len(structure), stored, limits)
+    return guarded(str(path), lambda: plain(machine.load(), limits, tensor))
+
+
+def _folder(members: dict[str, zipfile.ZipInfo], path: Path) -> str:
+    """The prefix of the members that matter."""
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in members):
         raise RefusedFileError(
             "code", f"{path} is a TorchScript archive, which holds programs", hint="save its state_dict() instead"
@@ -65,50 +128,58 @@ def load_torch_zip(path: Path, *, limits: Limits = LIMITS) -> Any:
     pickles = [name for name in members if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise RefusedFileError("damaged", f"{path} is not a torch file: it has {len(pickles)} data.pkl")
-    folder = pickles[0].removesuffix("data.pkl")
-
-    def stored(key: Any, *_: int) -> int:
-        member = members.get(f"{folder}data/{key}")
-        return member.file_size if member else 0
-
-    if members[pickles[0]].file_size > limits.header_bytes:
-        raise RefusedFileError("size", f"{path}: its data.pkl has {members[pickles[0]].file_size:,} bytes")
-    with zipfile.ZipFile(path) as archive:
-        try:
-            structure = io.BytesIO(archive.read(pickles[0]))
-        except (zipfile.BadZipFile, EOFError, OSError) as e:
-            raise RefusedFileError("damaged", f"{path} is damaged: {e}") from e
-    load_torch_pickles(structure, stored, str(path), preamble=0, limits=limits)
-    return _torch_load(path, mapped=True)
+    return pickles[0].removesuffix("data.pkl")
 
 
-def load_torch_legacy(path: Path, *, limits: Limits = LIMITS) -> Any:
-    """What ``torch.load`` gives for a file older than torch 1.6.
+def _numbers(data: mmap.mmap | bytearray | memoryview, storage: Storage, start: int) -> Tensor:
+    """A storage as a flat tensor over ``data``; copied only if it is not aligned there."""
+    import torch
+
+    dtype = getattr(torch, storage.dtype)
+    if not storage.elements:
+        return torch.empty(0, dtype=dtype)
+    if start % storage.itemsize:
+        data, start = bytearray(data[start : start + storage.elements * storage.itemsize]), 0
+    return torch.frombuffer(data, dtype=dtype, count=storage.elements, offset=start)
+
+
+def load_torch_legacy(path: Path, *, limits: Limits = LIMITS) -> Tree:
+    """The content of a file older than torch 1.6.
 
     Raises:
         RefusedFileError: as :func:`load_torch_zip`.
     """
     size = path.stat().st_size
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        sizes: dict[Any, int] = {}
+    storages: dict[str, Storage] = {}
+    claimed = 0
 
-        def stored(key: Any, itemsize: int, elements: int) -> int:
-            # Storages follow the pickles one after the other, so all of them together cannot exceed the file.
-            sizes[key] = elements * itemsize
-            return size if sum(sizes.values()) <= size else 0
+    def stored(storage: Storage) -> int:
+        # Storages follow the pickles one after the other, so all of them together cannot exceed the file.
+        nonlocal claimed
+        if storage.key not in storages:
+            storages[storage.key] = storage
+            claimed += storage.elements * storage.itemsize
+        return size if claimed <= size and storages[storage.key] == storage else -1
 
-        # magic number, protocol version and system facts come first
-        load_torch_pickles(data, stored, str(path), preamble=3, limits=limits)
-    return _torch_load(path, mapped=False)
+    def read() -> Tree:
+        with path.open("rb", buffering=1 << 13) as file:
+            machine = torch_machine(file, size, stored, limits)
+            try:
+                _magic, _protocol, system = machine.load(), machine.load(), machine.load()
+                if isinstance(system, dict) and system.get("little_endian", True) is not True:
+                    raise RefusedFileError("damaged", "it was written by a machine of another byte order")
+                content, keys = machine.load(), machine.load()
+                if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+                    raise RefusedFileError("damaged", "the list of its storages is not that of its tensors")
+                flat = {}
+                for key in map(str, keys):
+                    storage = storages[key]
+                    if int.from_bytes(machine.take(8), "little") != storage.elements:
+                        raise RefusedFileError("damaged", f"storage {key[:40]} is not as long as its tensors say")
+                    held = machine.blob(storage.elements * storage.itemsize)
+                    flat[storage] = _numbers(bytearray(held) if isinstance(held, bytes) else held, storage, 0)
+            finally:
+                machine.settle()
+        return plain(content, limits, lambda r: flat[r.storage].as_strided(r.shape, r.stride, r.offset))
 
-
-def _torch_load(path: Path, *, mapped: bool) -> Any:
-    import torch
-
-    try:
-        return torch.load(str(path) if mapped else path, map_location="cpu", weights_only=True, mmap=mapped or None)
-    except pickle.UnpicklingError as e:
-        first = next((line for line in str(e).splitlines() if "Unsupported" in line or "GLOBAL" in line), str(e))
-        raise RefusedFileError("code", f"{path}: torch's weights_only reader refuses it: {first[:200]}") from e
-    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, AttributeError, OSError, AssertionError) as e:
-        raise RefusedFileError("damaged", f"{path} cannot be read: {str(e).splitlines()[0][:200]}") from e
+    return guarded(str(path), read)

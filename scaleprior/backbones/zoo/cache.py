@@ -8,6 +8,7 @@
     zoo/records/NAME.json       which file a name means: address, hash, bytes
     zoo/partial/NAME            downloads under way, kept for going on
     zoo/locks/NAME              one process works on a name at a time
+    coco/SHA256/                COCO annotations with what was missing filled in
 """
 
 from __future__ import annotations

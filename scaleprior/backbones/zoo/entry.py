@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from scaleprior.backbones.arch import TimmSpec
+from scaleprior.backbones.arch import Arch, TimmSpec
 from scaleprior.backbones.card import UNKNOWN, Card
 from scaleprior.backbones.settings import config_lines
 from scaleprior.backbones.spec import ResNetSpec
@@ -112,14 +112,19 @@ class Entry:
         return {"paper": "not public", "public": "public", "own": "own"}[self.kind]
 
     def detection_lines(self) -> list[str]:
-        """``KEY VALUE`` words that a detector needs with these weights; empty for a trunk of timm."""
+        """``KEY VALUE`` words that a detector needs with these weights; empty for a BiT or CLIP by address, whose trunk
+        only its file tells."""
         if self.card is not None:
             return config_lines(self.card)
-        if self.trunk != "resnet":
+        if self.trunk == "resnet":
+            # Every ResNet in the catalogue has its stride in the 3x3 convolution, as torchvision has it.
+            arch: Arch = ResNetSpec(depth=self.depth, norm="BN")
+        elif self.timm:
+            arch = TimmSpec(self.timm.split(".")[0])  # MODEL.TAG
+        else:
             return []
-        # Every ResNet in the catalogue takes RGB and has its stride in the 3x3 convolution, as torchvision has it.
-        spec = ResNetSpec(depth=self.depth, norm="BN")
-        return config_lines(Card(self.name, spec, self.pixel_mean, self.pixel_std, "RGB"))
+        # All of them take RGB.
+        return config_lines(Card(self.name, arch, self.pixel_mean, self.pixel_std, "RGB"))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: every fact, and what follows from them."""

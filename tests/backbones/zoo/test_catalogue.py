@@ -95,13 +95,18 @@ def test_the_papers_commands_parse_and_their_configs_load(entry: Entry) -> None:
         assert cfg.MODEL.WEIGHTS == ""
 
 
-@pytest.mark.parametrize("entry", [e for e in CATALOGUE if e.trunk == "resnet"], ids=ids)
+@pytest.mark.parametrize("entry", list(CATALOGUE), ids=ids)
 def test_detection_keys_are_keys_of_the_config(entry: Entry) -> None:
     cfg = load_config(None, shlex.split(" ".join(entry.detection_lines()))).cfg
     assert tuple(cfg.MODEL.PIXEL_MEAN) == entry.pixel_mean
     assert tuple(cfg.MODEL.PIXEL_STD) == entry.pixel_std
-    assert entry.depth == cfg.MODEL.RESNETS.DEPTH
-    assert cfg.MODEL.RESNETS.NORM == "FrozenBN"
+    if entry.trunk == "resnet":
+        assert entry.depth == cfg.MODEL.RESNETS.DEPTH
+    else:
+        assert entry.timm.split(".")[0] == cfg.MODEL.TIMM.MODEL
+        assert cfg.MODEL.BACKBONE.NAME == "build_timm_fpn_backbone"
+    norm = "GN" if entry.trunk == "bit" else "FrozenBN"
+    assert norm == cfg.MODEL.RESNETS.NORM
 
 
 def test_unknown_names_list_near_ones() -> None:
@@ -244,4 +249,6 @@ def test_a_trunk_of_timm_can_be_added(home: Path, tmp_path: Path) -> None:
     entry = add_backbone(tmp_path / "c.safetensors", "my-clip")
     assert load_catalogue().find("my-clip") == entry
     assert (entry.trunk, entry.depth, entry.arch) == ("clip", 50, "resnet50_clip")
-    assert entry.detection_lines() == []
+    lines = entry.detection_lines()
+    assert "MODEL.TIMM.MODEL resnet50_clip" in lines
+    assert "MODEL.PIXEL_MEAN '[1.0, 1.0, 1.0]'" in lines

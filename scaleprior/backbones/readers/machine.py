@@ -1,0 +1,381 @@
+"""A reader of pickles that can run nothing: it follows the instructions itself and has no way to call the file's own.
+
+Python's unpickler imports what a file names and calls it. This one looks names up in a table of stand-ins; a name
+outside the table ends the reading. It makes numbers, texts, containers and what the stand-ins return, refuses dicts
+with two entries of one key, and never allocates more for an argument than the file still holds.
+Texts of Python 2 (MSRA's and Caffe2's files) arrive as bytes.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import pickle
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from scaleprior.backbones.readers.limits import Limits, RefusedFileError
+from scaleprior.backbones.readers.stand_ins import Inert, Known, OrderedMapping, StandIn, check_key, put_entries
+from scaleprior.backbones.threads import workers
+
+__all__ = ["Machine"]
+
+_HINT_CODE = "do not open it with pickle or torch.load either; ask for a .safetensors file"
+_BLOB = 1 << 16  # bytes; longer runs of bytes go straight into aligned memory of their own
+_CHUNK = 16 << 20  # bytes of memory asked for at once: the system has large pages for such, which cost less time
+_LINE = 4096  # characters of a number or a name written as a line
+
+
+class Machine:
+    """One run over one or several pickles that follow each other in a file.
+
+    Args:
+        file: read from its current position.
+        length: bytes of the whole file.
+        known: (module, name) -> what stands for it.
+        storage: stands for an object outside the pickle by its description (torch files only).
+    """
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        length: int,
+        known: Mapping[tuple[str, str], Known],
+        limits: Limits,
+        *,
+        storage: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.file, self.length, self.known, self.limits, self.storage = file, length, known, limits, storage
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+        self._chunk, self._used = np.empty(0, np.uint8), 0
+        self._pool = (
+            ThreadPoolExecutor(workers()) if hasattr(os, "preadv") and not isinstance(file, io.BytesIO) else None
+        )
+        self._reading: list[Future[None]] = []
+
+    def load(self) -> Any:
+        """The next pickle's object.
+
+        Raises:
+            RefusedFileError: a name or an instruction that no weights need, a duplicate, more than the limits.
+            EOFError, ValueError, ... : damaged.
+        """
+        self.stack, self.marks, self.memo = [], [], {}
+        read, run = self.file.read, _RUN
+        for _ in range(self.limits.pickle_steps):
+            code = read(1)
+            handler = run.get(code)
+            if handler is None:
+                if code == pickle.STOP:
+                    return self.stack.pop()
+                self._refuse(code)
+            handler(self)
+        raise RefusedFileError("size", f"a pickle of more than {self.limits.pickle_steps:,} instructions")
+
+    def _refuse(self, code: bytes) -> None:
+        if not code:
+            raise EOFError("the file ends within a pickle")
+        import pickletools  # builds long tables, which only this message needs
+
+        known = pickletools.code2op.get(code.decode("latin1"))
+        if known is None:
+            raise RefusedFileError("damaged", f"{code!r} is no instruction of a pickle")
+        raise RefusedFileError("code", f"the pickle instruction {known.name}, which no weights need", hint=_HINT_CODE)
+
+    def take(self, count: int) -> bytes:
+        """The next ``count`` bytes."""
+        if count >= _BLOB:
+            self._check_rest(count)
+        data = self.file.read(count)
+        if len(data) != count:
+            raise EOFError(f"{count} bytes are claimed, {len(data)} are there")
+        return data
+
+    def blob(self, count: int) -> bytes | memoryview:
+        """The same; long runs in aligned memory of their own, which holds them after :meth:`settle`."""
+        if count < _BLOB:
+            return self.take(count)
+        self._check_rest(count)
+        data, start = memoryview(self._memory(count)), self.file.tell()
+        if self._pool is None:
+            self._fill(data, self.file.readinto(data))
+        else:
+            # The walk goes on while other threads read what it has passed over.
+            self.file.seek(count, 1)
+            self._reading.append(
+                self._pool.submit(lambda: self._fill(data, os.preadv(self.file.fileno(), [data], start)))
+            )
+        return data
+
+    @staticmethod
+    def _fill(data: memoryview, count: int) -> None:
+        if count != len(data):
+            raise EOFError(f"{len(data)} bytes are claimed, {count} could be read")
+
+    def settle(self) -> None:
+        """Wait until every blob holds its bytes."""
+        for reading in self._reading:
+            reading.result()
+        self._reading.clear()
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+    def _memory(self, count: int) -> np.ndarray:
+        """uint8 [count], aligned; a part of a chunk that lives as long as any part of it."""
+        if self._used + count > len(self._chunk):
+            self._chunk, self._used = np.empty(max(count, min(_CHUNK, self.length)) + 64, np.uint8), 0
+            self._used = -self._chunk.ctypes.data % 64
+        made = self._chunk[self._used : self._used + count]
+        self._used += count + -count % 64
+        return made
+
+    def _check_rest(self, count: int) -> None:
+        rest = self.length - self.file.tell()
+        if count > rest:
+            raise RefusedFileError("damaged", f"{count:,} bytes are claimed, {rest:,} are there")
+
+    def line(self) -> bytes:
+        """The rest of this line."""
+        data = self.file.readline(_LINE)
+        if not data.endswith(b"\n"):
+            raise EOFError("a line that does not end")
+        return data[:-1]
+
+    def push_mark(self) -> None:
+        """Begin a run of objects."""
+        self.marks.append(self.stack)
+        self.stack = []
+
+    def pop_mark(self) -> list[Any]:
+        """The objects since the last mark."""
+        items, self.stack = self.stack, self.marks.pop()
+        return items
+
+    def push_name(self, module: Any, name: Any) -> None:
+        """Look a name up; it is not imported, and no other is known."""
+        found = self.known.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
+        if found is None:
+            said = f"{str(module)[:80]}.{str(name)[:80]}"
+            raise RefusedFileError("code", f"it names {said}, which is no part of weights", hint=_HINT_CODE)
+        self.stack.append(found)
+
+    def call(self, *, inert_only: bool = False) -> None:
+        """What stands for an object of the named class with these arguments."""
+        arguments, named = self.stack.pop(), self.stack.pop()
+        if (
+            not isinstance(named, Known)
+            or not isinstance(arguments, tuple)
+            or named.make is None
+            or (inert_only and not named.inert)
+        ):
+            said = named.name if isinstance(named, Known) else type(named).__name__
+            raise RefusedFileError("code", f"it calls {said}, which no weights need", hint=_HINT_CODE)
+        self.stack.append(named.make(*arguments))
+
+    def build(self) -> None:
+        """Set an object's state, where a stand-in takes one."""
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, StandIn):
+            target.build(state)
+        elif not isinstance(target, (Inert, OrderedMapping)):
+            what = f"it sets attributes of a {type(target).__name__}"
+            raise RefusedFileError("code", f"{what}, which no weights need", hint=_HINT_CODE)
+
+    def put(self, target: Any, items: Sequence[Any]) -> None:
+        """Entries of a dict: key, value, key, value ..."""
+        if not isinstance(target, Inert):
+            put_entries(target, items, self.limits)
+
+    def extend(self, target: Any, items: Sequence[Any]) -> None:
+        """Members of a list or a set."""
+        if isinstance(target, list):
+            target.extend(items)
+        elif isinstance(target, set):
+            for item in items:
+                check_key(item)
+            target.update(items)
+        elif not isinstance(target, Inert):
+            raise RefusedFileError("damaged", "members of something that is not a list")
+
+    def remember(self, number: int) -> None:
+        """Keep the top object under a number."""
+        if not 0 <= number <= self.limits.pickle_steps:
+            raise RefusedFileError("size", f"a pickle that remembers object number {number:,}")
+        self.memo[number] = self.stack[-1]
+
+    def push_stored(self) -> None:
+        """What stands for an object that lies outside the pickle."""
+        if self.storage is None:
+            raise RefusedFileError("code", "it refers to objects outside the file", hint=_HINT_CODE)
+        self.stack.append(self.storage(self.stack.pop()))
+
+
+def _number(text: bytes) -> Any:
+    return {b"00": False, b"01": True}[text] if text in (b"00", b"01") else int(text.rstrip(b"L"))
+
+
+def _quoted(machine: Machine) -> bytes:
+    data = machine.file.readline()
+    text = data.strip()
+    if not data.endswith(b"\n") or len(text) < 2 or text[:1] not in b"'\"" or text[:1] != text[-1:]:
+        raise ValueError("a text without quotes")
+    return codecs.escape_decode(text[1:-1])[0]
+
+
+def _long(machine: Machine, count: int) -> int:
+    if not 0 <= count <= _LINE:
+        raise ValueError(f"an integer of {count} bytes")
+    return int.from_bytes(machine.take(count), "little", signed=True)
+
+
+def _size(machine: Machine, form: str) -> int:
+    size = struct.unpack(form, machine.take(struct.calcsize(form)))[0]
+    if size < 0:
+        raise ValueError(f"{size} bytes are claimed")
+    return size
+
+
+def _text(machine: Machine, count: int) -> str:
+    return machine.take(count).decode("utf-8", "surrogatepass")
+
+
+def _tuple(machine: Machine, count: int) -> None:
+    stack = machine.stack
+    if len(stack) < count:
+        raise IndexError("a pickle takes more than it put")
+    stack[-count:] = [tuple(stack[-count:])]
+
+
+def _pop(machine: Machine) -> None:
+    if machine.stack:
+        machine.stack.pop()
+    else:
+        machine.pop_mark()
+
+
+def _setitem(machine: Machine) -> None:
+    value, key = machine.stack.pop(), machine.stack.pop()
+    machine.put(machine.stack[-1], (key, value))
+
+
+def _setitems(machine: Machine) -> None:
+    items = machine.pop_mark()
+    machine.put(machine.stack[-1], items)
+
+
+def _extend(machine: Machine) -> None:
+    items = machine.pop_mark()
+    machine.extend(machine.stack[-1], items)
+
+
+def _append(machine: Machine) -> None:
+    item = machine.stack.pop()
+    machine.extend(machine.stack[-1], (item,))
+
+
+def _dict(machine: Machine) -> None:
+    items = machine.pop_mark()
+    machine.stack.append({})
+    machine.put(machine.stack[-1], items)
+
+
+def _frozenset(machine: Machine) -> None:
+    items = machine.pop_mark()
+    machine.stack.append(set())
+    machine.extend(machine.stack[-1], items)
+
+
+def _stack_global(machine: Machine) -> None:
+    name, module = machine.stack.pop(), machine.stack.pop()
+    machine.push_name(module, name)
+
+
+def _protocol(machine: Machine) -> None:
+    if (protocol := machine.take(1)[0]) > 5:
+        raise ValueError(f"pickle protocol {protocol}")
+
+
+def _values() -> dict[bytes, Callable[[Machine], Any]]:
+    """Instructions that put one value, which is what the function returns."""
+    return {
+        pickle.NONE: lambda m: None,
+        pickle.NEWTRUE: lambda m: True,
+        pickle.NEWFALSE: lambda m: False,
+        pickle.INT: lambda m: _number(m.line()),
+        pickle.LONG: lambda m: _number(m.line()),
+        pickle.FLOAT: lambda m: float(m.line()),
+        pickle.BININT: lambda m: int.from_bytes(m.take(4), "little", signed=True),
+        pickle.BININT1: lambda m: m.take(1)[0],
+        pickle.BININT2: lambda m: int.from_bytes(m.take(2), "little"),
+        pickle.LONG1: lambda m: _long(m, m.take(1)[0]),
+        pickle.LONG4: lambda m: _long(m, _size(m, "<i")),
+        pickle.BINFLOAT: lambda m: struct.unpack(">d", m.take(8))[0],
+        pickle.STRING: _quoted,
+        pickle.BINSTRING: lambda m: m.blob(_size(m, "<i")),
+        pickle.SHORT_BINSTRING: lambda m: m.take(m.take(1)[0]),
+        pickle.BINBYTES: lambda m: m.blob(_size(m, "<I")),
+        pickle.SHORT_BINBYTES: lambda m: m.take(m.take(1)[0]),
+        pickle.BINBYTES8: lambda m: m.blob(_size(m, "<Q")),
+        pickle.BYTEARRAY8: lambda m: m.blob(_size(m, "<Q")),
+        pickle.UNICODE: lambda m: m.file.readline().rstrip(b"\n").decode("raw-unicode-escape"),
+        pickle.BINUNICODE: lambda m: _text(m, _size(m, "<I")),
+        pickle.SHORT_BINUNICODE: lambda m: _text(m, m.take(1)[0]),
+        pickle.BINUNICODE8: lambda m: _text(m, _size(m, "<Q")),
+        pickle.EMPTY_TUPLE: lambda m: (),
+        pickle.EMPTY_LIST: lambda m: [],
+        pickle.EMPTY_DICT: lambda m: {},
+        pickle.EMPTY_SET: lambda m: set(),
+        pickle.TUPLE: lambda m: tuple(m.pop_mark()),
+        pickle.LIST: lambda m: m.pop_mark(),
+        pickle.DUP: lambda m: m.stack[-1],
+        pickle.GET: lambda m: m.memo[int(m.line())],
+        pickle.BINGET: lambda m: m.memo[m.take(1)[0]],
+        pickle.LONG_BINGET: lambda m: m.memo[int.from_bytes(m.take(4), "little")],
+    }
+
+
+def _pushing(value: Callable[[Machine], Any]) -> Callable[[Machine], None]:
+    def run(machine: Machine) -> None:
+        made = value(machine)  # first: it may change which list the stack is
+        machine.stack.append(made)
+
+    return run
+
+
+_RUN: dict[bytes, Callable[[Machine], Any]] = {
+    **{code: _pushing(value) for code, value in _values().items()},
+    pickle.MARK: Machine.push_mark,
+    pickle.POP: _pop,
+    pickle.POP_MARK: Machine.pop_mark,
+    pickle.REDUCE: Machine.call,
+    pickle.NEWOBJ: lambda m: m.call(inert_only=True),
+    pickle.BUILD: Machine.build,
+    pickle.GLOBAL: lambda m: m.push_name(m.line().decode(), m.line().decode()),
+    pickle.STACK_GLOBAL: _stack_global,
+    pickle.DICT: _dict,
+    pickle.SETITEM: _setitem,
+    pickle.SETITEMS: _setitems,
+    pickle.APPEND: _append,
+    pickle.APPENDS: _extend,
+    pickle.ADDITEMS: _extend,
+    pickle.FROZENSET: _frozenset,
+    pickle.TUPLE1: lambda m: _tuple(m, 1),
+    pickle.TUPLE2: lambda m: _tuple(m, 2),
+    pickle.TUPLE3: lambda m: _tuple(m, 3),
+    pickle.PUT: lambda m: m.remember(int(m.line())),
+    pickle.BINPUT: lambda m: m.remember(m.take(1)[0]),
+    pickle.LONG_BINPUT: lambda m: m.remember(int.from_bytes(m.take(4), "little")),
+    pickle.MEMOIZE: lambda m: m.remember(len(m.memo)),
+    pickle.BINPERSID: Machine.push_stored,
+    pickle.PROTO: _protocol,
+    pickle.FRAME: lambda m: m.take(8),
+}
+"""Instruction -> what to do. Those that are absent (PERSID, INST, OBJ, NEWOBJ_EX, EXT*, *_BUFFER) are refused."""

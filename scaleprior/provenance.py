@@ -1,0 +1,31 @@
+"""Who wrote a file: the version and the commit of the running ScalePrior."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import subprocess
+from pathlib import Path
+
+import scaleprior
+
+__all__ = ["created_by"]
+
+
+def created_by() -> dict[str, str]:
+    """``{"version", "commit"}`` of the running ScalePrior; commit "unknown" outside a checkout."""
+    return {"version": scaleprior.__version__, "commit": _commit()}
+
+
+@functools.lru_cache(maxsize=1)
+def _commit() -> str:
+    """Asked once: the code that is running is that of the start, whatever is checked out since."""
+    root = Path(scaleprior.__file__).resolve().parents[1]
+    # Only our own checkout: an installed package may lie inside somebody else's repository.
+    if (root / ".git").exists() and (root / "setup.py").exists():
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            done = subprocess.run(
+                ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+            )
+            return done.stdout.strip() or "unknown"
+    return "unknown"
