@@ -4,8 +4,9 @@
     python tools/pretrain_net.py --config-file configs/Pretrain/R_50_jft.yaml --num-gpus 8 \\
         PRETRAIN.CORPUS /data/index OUTPUT_DIR runs/r50
 
-With --num-gpus above 1 one process a GPU is started (gloo processes where there is no GPU); under torchrun leave it
-at 1. In one process, ``scaleprior pretrain`` does the same.
+With --num-gpus above 1 one process a GPU is started (gloo processes where there is no GPU); 0 is one process on the
+CPU; under torchrun leave it at 1. Where Detectron2 is installed it starts the processes and writes log.txt,
+metrics.json and TensorBoard events into OUTPUT_DIR; the backbone is the same with and without it.
 """
 
 from __future__ import annotations
@@ -14,53 +15,87 @@ import argparse
 import logging
 import os
 import sys
+import warnings
+from importlib.util import find_spec
+from types import ModuleType
 
 from scaleprior.commands.tool_flags import tool_parser
 from scaleprior.config import load_config
-from scaleprior.errors import ScalePriorError
-from scaleprior.pretrain import evaluate_pretrained, launch, pretrain
+from scaleprior.errors import ScalePriorError, UserError
+from scaleprior.pretrain import evaluate_pretrained, pretrain
+from scaleprior.pretrain.launch import launch
 from scaleprior.progress import progress_bar
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Detectron2's flags."""
-    return tool_parser(__doc__).parse_args(argv)
+    parser = tool_parser(__doc__)
+    parser.add_argument(
+        "--runtime",
+        choices=("auto", "detectron2", "plain"),
+        default="auto",
+        help="detectron2: its launch, logs and events; plain: without Detectron2, writes metrics.jsonl; "
+        "auto (default): detectron2 where it can be imported, else plain",
+    )
+    args = parser.parse_args(argv)
+    if args.num_gpus == 0:
+        args.num_gpus, args.opts = 1, [*args.opts, "MODEL.DEVICE", "cpu"]
+    return args
+
+
+def detectron2_runtime(asked: str) -> ModuleType | None:
+    """``scaleprior.d2.pretraining``, or None for the plain runtime.
+
+    Raises:
+        UserError: "detectron2" is asked for, but absent or broken.
+    """
+    if asked == "plain" or (asked == "auto" and find_spec("detectron2") is None):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # Detectron2's use of torch is not its user's to change
+            from scaleprior.d2 import pretraining
+    except UserError as e:
+        if asked == "detectron2":
+            raise
+        print(f"pretrain_net: warning: going on without Detectron2: {e}", file=sys.stderr)
+        return None
+    return pretraining
 
 
 def work(args: argparse.Namespace) -> None:
-    """One process' share."""
+    """One process' share without Detectron2."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     loaded = load_config(args.config_file, args.opts)
     out = loaded.cfg.OUTPUT_DIR
-    if args.eval_only:
-        print(evaluate_pretrained(loaded, out))
-        return
     main_process = os.environ.get("RANK", "0") == "0"
+    if args.eval_only:
+        if main_process:
+            print(evaluate_pretrained(loaded, out))
+        return
     with progress_bar("pretraining") as progress:
         result = pretrain(loaded, out, resume=args.resume, progress=progress if main_process else None)
     if main_process:
         print(f"{result.backbone}: {result.metrics}")
 
 
+def launch_plain(args: argparse.Namespace) -> None:
+    """Run :func:`work` in as many processes as the flags say; evaluation takes one."""
+    load_config(args.config_file, args.opts)  # wrong keys are said once, not by every process
+    counts = {"processes": args.num_gpus, "machines": args.num_machines, "machine_rank": args.machine_rank}
+    launch(work, (args,), **({"processes": 1} if args.eval_only else counts), dist_url=args.dist_url)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or that of the error."""
     args = parse(argv)
     try:
-        load_config(args.config_file, args.opts)  # wrong keys are said once, not by every process
-        if args.eval_only:
-            work(args)
-            return 0
-        return launch(
-            work,
-            (args,),
-            processes=args.num_gpus,
-            machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-        )
+        runtime = detectron2_runtime(args.runtime)
+        (launch_plain if runtime is None else runtime.launch_pretraining)(args)
     except ScalePriorError as e:
         print(f"pretrain_net: error: {e}", file=sys.stderr)
         return e.exit_code
+    return 0
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
         "pretrain",
         help="pretrain a backbone on a fraction of a corpus",
         description="Pretrain a ResNet on a fraction of a corpus with the multi-label loss. Ends with OUT/"
-        "backbone.safetensors, in Detectron2's parameter names with its card, and OUT/metrics.json.",
+        "backbone.safetensors, in Detectron2's parameter names with its card, and OUT/result.json.",
     )
     parser.add_argument("--config-file", metavar="FILE", required=True, help="YAML, e.g. Pretrain/quickstart.yaml")
     parser.add_argument("--resume", action="store_true", help="go on with the run in OUT; start one if there is none")

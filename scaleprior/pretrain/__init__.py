@@ -11,7 +11,6 @@ __getattr__, __all__ = lazy_exports(
         "average_precision": "evaluation",
         "catch_sigterm": "runtime",
         "evaluate_pretrained": "run",
-        "launch": "launch",
         "load_checkpoint": "checkpoint",
         "pretrain": "run",
         "remove_checkpoint": "checkpoint",

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
+from scaleprior.errors import UserError
+
 __all__ = ["World", "join_world"]
 
 
@@ -52,10 +54,18 @@ def join_world(device: torch.device) -> Iterator[World]:
 
     A process group that exists already is used and left alone; otherwise, where WORLD_SIZE is above 1, one is made
     (nccl on GPUs, gloo on CPUs) and taken down at the end.
+
+    Raises:
+        UserError: the group that exists is for GPUs only, and ``device`` is the CPU.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if distributed.is_available() and distributed.is_initialized():
+        if distributed.get_backend() == "nccl" and device.type == "cpu":
+            raise UserError(
+                "MODEL.DEVICE is cpu, but the processes were started for GPUs",
+                hint="take one process, or --runtime plain, which starts them for the CPU",
+            )
         yield World(distributed.get_rank(), distributed.get_world_size(), device)
         return
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:

@@ -1,11 +1,13 @@
 """A whole pretraining run: corpus in, backbone with its card out.
 
-The output folder holds ``config.yaml``, ``run.json`` (identity), ``metrics.jsonl``, ``checkpoint.safetensors`` while
-running; at the end ``backbone.safetensors``, ``head.safetensors`` and, last, ``metrics.json``, which marks it finished.
+The output folder holds ``config.yaml``, ``run.json`` (identity), ``checkpoint.safetensors`` while running, and what the
+recorder writes (``metrics.jsonl``); at the end ``backbone.safetensors``, ``head.safetensors`` and, last,
+``result.json``, which marks it finished.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +31,12 @@ from scaleprior.pretrain.data import BatchPlan, ImageSet, TrainBatches, held_out
 from scaleprior.pretrain.evaluation import evaluate
 from scaleprior.pretrain.model import Pretrainer, build_optimizer, prior_bias
 from scaleprior.pretrain.processes import World, join_world
-from scaleprior.pretrain.runtime import created_by, resolve_device, seed_everything
+from scaleprior.pretrain.recorder import JsonLines, Recorder
+from scaleprior.pretrain.runtime import resolve_device, seed_everything
 from scaleprior.pretrain.schedule import Schedule, budget_steps
 from scaleprior.pretrain.settings import check_config, config_hash, recipe_of
-from scaleprior.pretrain.trainer import CHECKPOINT, METRICS, Trainer
+from scaleprior.pretrain.trainer import CHECKPOINT, Trainer
+from scaleprior.provenance import created_by
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -44,7 +48,8 @@ __all__ = ["PretrainResult", "evaluate_pretrained", "pretrain"]
 
 logger = logging.getLogger(__name__)
 
-BACKBONE, HEAD, RESULT, IDENTITY = "backbone.safetensors", "head.safetensors", "metrics.json", "run.json"
+BACKBONE, HEAD, RESULT, IDENTITY = "backbone.safetensors", "head.safetensors", "result.json", "run.json"
+_SCHEMA = 2  # of run.json; with 1 the result was called metrics.json, as Detectron2 calls its JSON lines
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class PretrainResult:
     """What a run left.
 
     Attributes:
-        backbone: path of the weights. metrics: content of ``metrics.json``.
+        backbone: path of the weights. metrics: content of ``result.json``.
         seconds: of training, over all resumes. images_seen: images trained on.
     """
 
@@ -63,7 +68,12 @@ class PretrainResult:
 
 
 def pretrain(
-    loaded: LoadedConfig, out: str | Path, *, resume: bool = False, progress: ProgressFn | None = None
+    loaded: LoadedConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    progress: ProgressFn | None = None,
+    recorder: Recorder | None = None,
 ) -> PretrainResult:
     """Pretrain the trunk of ``loaded.cfg`` on a fraction of a corpus.
 
@@ -74,6 +84,7 @@ def pretrain(
         resume: go on with a run of the same config in ``out``, or return its result if it is finished; with nothing
             there, start. Without it, a folder that holds a run is refused.
         progress: called once a step with (steps done, steps in all, {"loss": ..., "images/s": ...}).
+        recorder: where the numbers of every step go instead of ``metrics.jsonl``.
 
     Raises:
         UserError: an illegal value (names the key), a fraction that does not fit, another run's folder.
@@ -100,16 +111,21 @@ def pretrain(
             if world.main:
                 remove_checkpoint(out / CHECKPOINT)  # left by a run killed between its last two lines
             return finished
-        if world.main:
-            write_json(out / IDENTITY, identity)
-            write_text(out / "config.yaml", cfg.dump())
-        trainer = _trainer(cfg, spec, images, world, out, identity["hash"], parent)
-        if not (resume and trainer.resume()) and world.main:
-            (out / METRICS).unlink(missing_ok=True)
-        trainer.train(progress)
-        result = _finish(cfg, spec, trainer, held_out, parent) if world.main else None
-        world.wait()
-        return result or _finished_result(out)
+        node = cfg.PRETRAIN
+        recorder = recorder or JsonLines(out, period=node.METRICS_PERIOD, tensorboard=node.TENSORBOARD)
+        with contextlib.closing(recorder):
+            recorder.prepare(world)
+            if world.main:
+                write_json(out / IDENTITY, identity)
+                write_text(out / "config.yaml", cfg.dump())
+            trainer = _trainer(cfg, spec, images, world, out, identity["hash"], parent)
+            if resume:
+                trainer.resume()
+            recorder.open(world, trainer.counters, trainer.schedule.total)
+            trainer.train(recorder, progress)
+            result = _finish(cfg, spec, trainer, held_out, parent, recorder) if world.main else None
+            world.wait()
+        return result or _finished_result(out, RESULT)
 
 
 def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> dict[str, float | int]:
@@ -156,7 +172,7 @@ def _identity(cfg: CfgNode, images: ImageSet, held_out: ImageSet | None, world: 
         "processes": world.size,
         "parent": None if parent is None else parent.tensors_sha256,
     }
-    return {"schema": 1, "hash": config_hash(cfg, **facts), **facts, "created_by": created_by()}
+    return {"schema": _SCHEMA, "hash": config_hash(cfg, **facts), **facts, "created_by": created_by()}
 
 
 def _claim(out: Path, identity: dict[str, Any], *, resume: bool) -> PretrainResult | None:
@@ -166,19 +182,21 @@ def _claim(out: Path, identity: dict[str, Any], *, resume: bool) -> PretrainResu
         return None
     if not resume:
         raise UserError(f"{out} already holds a pretraining run", hint="add --resume, or choose another --out")
-    if read_json(found, what="run identity").get("hash") != identity["hash"]:
+    before = read_json(found, what="run identity")
+    if before.get("hash") != identity["hash"]:
         raise UserError(
             f"{out} holds a run with another config, corpus or number of processes",
             hint="resume with what it was started with, or choose another --out",
         )
-    if (out / RESULT).exists() and (out / BACKBONE).exists():
+    result = RESULT if before.get("schema") == _SCHEMA else "metrics.json"
+    if (out / result).exists() and (out / BACKBONE).exists():
         logger.info("%s is finished", out)
-        return _finished_result(out)
+        return _finished_result(out, result)
     return None
 
 
-def _finished_result(out: Path) -> PretrainResult:
-    metrics = read_json(out / RESULT, what="metrics")
+def _finished_result(out: Path, name: str) -> PretrainResult:
+    metrics = read_json(out / name, what="result of a run")
     return PretrainResult(out / BACKBONE, metrics, metrics["seconds"], metrics["images_seen"])
 
 
@@ -239,11 +257,9 @@ def _trainer(
         run_hash=run_hash,
         base_lr=node.OPTIMIZER.BASE_LR,
         checkpoint_period=node.CHECKPOINT_PERIOD,
-        metrics_period=node.METRICS_PERIOD,
         max_unreadable=node.LOADER.MAX_UNREADABLE,
         workers=node.LOADER.NUM_WORKERS,
         amp=node.AMP == "bf16",
-        tensorboard=node.TENSORBOARD,
     )
 
 
@@ -260,9 +276,14 @@ def _evaluate(cfg: CfgNode, model: Pretrainer, held_out: ImageSet, device: torch
 
 
 def _finish(
-    cfg: CfgNode, spec: ResNetSpec, trainer: Trainer, held_out: ImageSet | None, parent: Card | None
+    cfg: CfgNode,
+    spec: ResNetSpec,
+    trainer: Trainer,
+    held_out: ImageSet | None,
+    parent: Card | None,
+    recorder: Recorder,
 ) -> PretrainResult:
-    """Evaluate and write the final files, ``metrics.json`` last; then the checkpoint has served."""
+    """Evaluate and write the final files, ``result.json`` last; then the checkpoint has served."""
     out, counters, images = trainer.out, trainer.counters, trainer.dataset.images
     metrics: dict[str, Any] = {
         "loss": counters.loss,
@@ -279,6 +300,7 @@ def _finish(
     remove_checkpoint(out / HEAD)
     save_checkpoint(out / HEAD, {"label_space": labels.fingerprint, "head": trainer.model.head.state_dict()})
     save_backbone(out / BACKBONE, to_detectron2(trainer.model.trunk.state_dict()), _card(cfg, spec, trainer, parent))
+    recorder.finish(metrics)
     write_json(out / RESULT, metrics)
     remove_checkpoint(out / CHECKPOINT)
     return PretrainResult(out / BACKBONE, metrics, counters.seconds, counters.images_seen)

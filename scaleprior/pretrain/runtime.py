@@ -1,4 +1,4 @@
-"""What a training process needs around its loop, here and in detect/: device, seeds, SIGTERM, and who wrote a file."""
+"""What a training process needs around its loop, here and in detect/: device, seeds and SIGTERM."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import contextlib
 import os
 import random
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-import scaleprior
 from scaleprior.errors import FailureError, UserError
 
-__all__ = ["Interrupted", "StopRequest", "catch_sigterm", "created_by", "resolve_device", "seed_everything"]
+__all__ = ["Interrupted", "StopRequest", "catch_sigterm", "resolve_device", "seed_everything"]
 
 
 class Interrupted(FailureError):
@@ -58,10 +55,11 @@ def catch_sigterm() -> Iterator[StopRequest]:
 def resolve_device(name: str) -> torch.device:
     """The device ``MODEL.DEVICE`` means: "auto" is cuda where there is one, else cpu.
 
-    Under torchrun a plain "cuda" is the GPU of this process (LOCAL_RANK).
+    A plain "cuda" is the GPU of this process: LOCAL_RANK's under torchrun, else the current one, which Detectron2's
+    ``launch`` sets for each process.
 
     Raises:
-        UserError: not a device, or cuda where there is none.
+        UserError: not a device, cuda where there is none, or a GPU beyond those that are there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -72,7 +70,14 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"MODEL.DEVICE is {name!r} but there is no GPU here", hint="take auto or cpu")
-        index = int(os.environ.get("LOCAL_RANK", 0)) if device.index is None else device.index
+        index = device.index
+        if index is None:
+            index = int(os.environ["LOCAL_RANK"]) if "LOCAL_RANK" in os.environ else torch.cuda.current_device()
+        if index >= torch.cuda.device_count():
+            raise UserError(
+                f"GPU {index} is asked for, but there are {torch.cuda.device_count()} here, counted from 0",
+                hint="start as many processes as there are GPUs, or set MODEL.DEVICE",
+            )
         return torch.device("cuda", index)
     if device.type != "cpu":
         raise UserError(f"MODEL.DEVICE is {name!r}", hint="take auto, cpu or cuda")
@@ -85,17 +90,3 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 (libraries that draw from the global generator are meant)
     torch.manual_seed(seed)
-
-
-def created_by() -> dict[str, str]:
-    """``{"version", "commit"}`` of the running ScalePrior; commit "unknown" outside a checkout."""
-    root = Path(scaleprior.__file__).resolve().parents[1]
-    commit = "unknown"
-    # Only our own checkout: an installed package may lie inside somebody else's repository.
-    if (root / ".git").exists() and (root / "setup.py").exists():
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            done = subprocess.run(
-                ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
-            )
-            commit = done.stdout.strip() or commit
-    return {"version": scaleprior.__version__, "commit": commit}

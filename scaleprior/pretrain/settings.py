@@ -51,6 +51,13 @@ _RANGES = {
     "PRETRAIN.SCHEDULE.DECAY_EVERY": (0, math.inf, False),
     "PRETRAIN.SCHEDULE.GAMMA": (0, 1, False),
 }
+# Detectron2's keys of MODEL.RESNETS for trunks that we do not train, at the defaults that mean a plain ResNet.
+_NOT_PLAIN = {
+    "DEFORM_ON_PER_STAGE": [False, False, False, False],
+    "DEFORM_MODULATED": False,
+    "DEFORM_NUM_GROUPS": 1,
+    "RES5_DILATION": 1,
+}
 # Do not change what a run computes, so an interrupted run may go on with other values.
 _NEUTRAL = ("CHECKPOINT_PERIOD", "METRICS_PERIOD", "TENSORBOARD", "LOADER", "CORPUS")
 
@@ -80,6 +87,12 @@ def check_config(cfg: CfgNode) -> None:
             f"MODEL.RESNETS.NORM is {cfg.MODEL.RESNETS.NORM!r}: pretraining needs a norm that learns",
             hint="set MODEL.RESNETS.NORM to BN or GN, as configs/Pretrain/Base-Pretrain.yaml does",
         )
+    for name, plain in _NOT_PLAIN.items():
+        value = cfg.MODEL.RESNETS.get(name, plain)
+        if value != plain:
+            raise UserError(
+                f"MODEL.RESNETS.{name} is {value!r}: plain ResNets are pretrained", hint=f"set it to {plain}"
+            )
     if node.BATCH_SIZE == 1 and node.INPUT.SIZE <= 32 and cfg.MODEL.RESNETS.NORM == "BN":
         raise UserError(
             "PRETRAIN.BATCH_SIZE 1 with PRETRAIN.INPUT.SIZE up to 32 leaves BN one value per channel",
@@ -95,9 +108,13 @@ def recipe_of(cfg: CfgNode) -> dict[str, Any]:
     for name in _NEUTRAL:
         pretrain.pop(name)
     pretrain["HELD_OUT"].pop("CORPUS")
+    model = {name: _plain(cfg.MODEL[name]) for name in ("PIXEL_MEAN", "PIXEL_STD", "RESNETS")}
+    # One run is the same run, whether Detectron2's config describes it or ours.
+    for name in _NOT_PLAIN:
+        model["RESNETS"].pop(name, None)
     return {
         "PRETRAIN": pretrain,
-        "MODEL": {name: _plain(cfg.MODEL[name]) for name in ("PIXEL_MEAN", "PIXEL_STD", "RESNETS")},
+        "MODEL": model,
         "INPUT": {"FORMAT": cfg.INPUT.FORMAT},
         "SEED": max(cfg.SEED, 0),
     }

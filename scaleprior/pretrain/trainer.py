@@ -1,4 +1,4 @@
-"""The training loop: step, metrics, checkpoints, and going on exactly where a killed run stopped.
+"""The training loop: step, checkpoints, and going on exactly where a killed run stopped.
 
 Everything a step needs follows from the step's number (batch, crops, learning rate) or is in the checkpoint (model,
 optimiser, generators, counters). So "resume" is: load, and continue with the next number.
@@ -6,20 +6,18 @@ optimiser, generators, counters). So "resume" is: load, and continue with the ne
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from scaleprior.errors import FailureError, UserError
-from scaleprior.files import write_text
 from scaleprior.pretrain.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
 from scaleprior.pretrain.data import Batch, TrainBatches, batches
 from scaleprior.pretrain.loss import sparse_logistic_loss
@@ -28,15 +26,15 @@ from scaleprior.pretrain.runtime import Interrupted, catch_sigterm
 if TYPE_CHECKING:
     from scaleprior.pretrain.model import Pretrainer
     from scaleprior.pretrain.processes import World
+    from scaleprior.pretrain.recorder import Recorder
     from scaleprior.pretrain.schedule import Schedule
     from scaleprior.progress import ProgressFn
 
-__all__ = ["CHECKPOINT", "METRICS", "Counters", "Trainer"]
+__all__ = ["CHECKPOINT", "Counters", "Trainer"]
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
-METRICS = "metrics.jsonl"
 _GRACE = 1000  # images read before the share of unreadable ones is judged by itself
 
 
@@ -63,7 +61,7 @@ class Trainer:
     Attributes:
         model: on its device. optimizer: over its parameters. schedule: factor on ``base_lr``.
         dataset: batch of any step. out: folder. run_hash: identity of the run; another's checkpoint is refused.
-        checkpoint_period, metrics_period: in steps; 0 = no periodic checkpoints.
+        checkpoint_period: in steps; 0 = no periodic checkpoints.
         max_unreadable: share in [0, 1]. workers: loader processes. amp: bfloat16 autocast.
     """
 
@@ -76,11 +74,9 @@ class Trainer:
     run_hash: str
     base_lr: float
     checkpoint_period: int
-    metrics_period: int
     max_unreadable: float
     workers: int = 0
     amp: bool = False
-    tensorboard: bool = False
     counters: Counters = field(default_factory=Counters)
 
     def resume(self) -> bool:
@@ -122,8 +118,8 @@ class Trainer:
         # Training changes these tensors in place, so the names need to be collected only once.
         return dict(self.model.state_dict(keep_vars=True))
 
-    def train(self, progress: ProgressFn | None = None) -> None:
-        """Run the remaining steps.
+    def train(self, recorder: Recorder, progress: ProgressFn | None = None) -> None:
+        """Run the remaining steps; ``recorder`` is open, and is told of every step on the main process.
 
         Raises:
             Interrupted: SIGTERM came; the state is saved.
@@ -133,16 +129,20 @@ class Trainer:
         net = self._parallel()
         self.model.train()
         source = batches(self.dataset, self.counters.step, total, workers=self.workers)
-        with catch_sigterm() as stop, _MetricsLog(self) as log:
+        with catch_sigterm() as stop:
             mark = time.perf_counter()
             started = (mark, self.counters.images_seen)
-            for step, batch in enumerate(source, start=self.counters.step):
+            for step in range(self.counters.step, total):
+                begun, images = time.perf_counter(), self.counters.images_seen
+                batch = next(source)
+                waited = time.perf_counter() - begun
                 loss, stopped = self._step(net, step, batch, stop_requested=stop.requested)
                 now = time.perf_counter()
                 self.counters.step, self.counters.loss = step + 1, loss
                 self.counters.seconds += now - mark
                 mark = now
-                log.step(loss)
+                if self.world.main:
+                    recorder.step(step + 1, total, self._numbers(now - begun, waited, images))
                 if progress is not None:
                     rate = (self.counters.images_seen - started[1]) / max(now - started[0], 1e-9)
                     progress(step + 1, total, {"loss": loss, "images/s": rate})
@@ -150,7 +150,21 @@ class Trainer:
                 if due or stopped or step + 1 == total:
                     self.save()
                 if stopped and step + 1 < total:
+                    self.world.wait()  # else the first to leave would have the others ended while they save
                     raise Interrupted(f"stopped by SIGTERM after step {step + 1} of {total}", hint="add --resume")
+
+    def _numbers(self, seconds: float, waited: float, images_before: int) -> dict[str, float]:
+        counters = self.counters
+        return {
+            "loss": counters.loss,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "images": counters.images_seen,
+            "epoch": counters.images_seen / self.dataset.plan.images,
+            "unreadable": counters.unreadable,
+            "time": seconds,
+            "data_time": waited,
+            "images_per_s": (counters.images_seen - images_before) / max(seconds, 1e-9),
+        }
 
     def _parallel(self) -> nn.Module:
         if self.world.size == 1:
@@ -206,69 +220,3 @@ class Trainer:
                 f"{self.max_unreadable:g} that PRETRAIN.LOADER.MAX_UNREADABLE allows",
                 hint="check the corpus' files; their keys are in the log",
             )
-
-
-class _MetricsLog:
-    """metrics.jsonl (one JSON object a line) and, if asked, TensorBoard; only on the main process.
-
-    A resumed run drops the lines after its checkpoint, so that every step is there once.
-    """
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-        self._file: TextIO | None = None
-        self._board: Any = None
-        self._since = (time.perf_counter(), trainer.counters.images_seen)
-
-    def __enter__(self) -> _MetricsLog:
-        if self.trainer.world.main:
-            path = self.trainer.out / METRICS
-            kept = []
-            for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-                # A line cut short by a kill belongs to a step after the checkpoint.
-                if line.endswith("}") and json.loads(line)["step"] <= self.trainer.counters.step:
-                    kept.append(line + "\n")
-            write_text(path, "".join(kept), durable=False)
-            self._file = path.open("a", encoding="utf-8")
-            if self.trainer.tensorboard:
-                self._board = _summary_writer(self.trainer.out / "tensorboard", self.trainer.counters.step)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
-
-    def step(self, loss: float) -> None:
-        """Note a finished step; writes a line every ``metrics_period`` steps and at the end."""
-        trainer, counters = self.trainer, self.trainer.counters
-        if self._file is None or (counters.step % trainer.metrics_period and counters.step != trainer.schedule.total):
-            return
-        then, images = self._since
-        now = time.perf_counter()
-        self._since = (now, counters.images_seen)
-        line = {
-            "step": counters.step,
-            "images": counters.images_seen,
-            "epoch": round(counters.images_seen / trainer.dataset.plan.images, 6),
-            "loss": loss,
-            "lr": trainer.optimizer.param_groups[0]["lr"],
-            "images_per_s": round((counters.images_seen - images) / max(now - then, 1e-9), 1),
-            "unreadable": counters.unreadable,
-        }
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            for name in ("loss", "lr", "images_per_s"):
-                self._board.add_scalar(f"pretrain/{name}", line[name], counters.step)
-
-
-def _summary_writer(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as e:
-        raise UserError(
-            "PRETRAIN.TENSORBOARD needs the tensorboard package", hint="pip install tensorboard, or set it to False"
-        ) from e
-    return SummaryWriter(str(folder), purge_step=step + 1)

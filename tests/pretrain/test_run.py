@@ -59,7 +59,7 @@ def test_a_run_leaves_backbone_card_and_metrics(small_config: Callable, tmp_path
     assert evaluate_pretrained(loaded, tmp_path / "run") == held_out
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["PRETRAIN"]["FRACTION"]["IMAGES"] == 40
     names = {p.name for p in (tmp_path / "run").iterdir()}
-    kept = {"backbone.safetensors", "head.safetensors", "metrics.json", "metrics.jsonl", "run.json", "config.yaml"}
+    kept = {"backbone.safetensors", "head.safetensors", "result.json", "metrics.jsonl", "run.json", "config.yaml"}
     assert names == kept
 
 
@@ -147,13 +147,13 @@ def start(out: Path, corpus: Path, *opts: str) -> subprocess.Popen:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(REPO)})
 
 
-def wait_for_steps(process: subprocess.Popen, out: Path, steps: int) -> None:
+def wait_for(process: subprocess.Popen, metrics: Path, lines: int) -> None:
+    """Until the run has written so many lines of figures."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if process.poll() is not None:
             pytest.fail(f"the run ended early: {process.stderr.read()}")
-        metrics = out / "metrics.jsonl"
-        if metrics.exists() and metrics.read_text().count("\n") >= steps:
+        if metrics.exists() and metrics.read_text().count("\n") >= lines:
             return
         time.sleep(0.005)
     process.kill()
@@ -166,7 +166,7 @@ def test_killed_process_loses_at_most_one_step_and_ends_with_the_same_bits(
     opts = ("PRETRAIN.BUDGET.AMOUNT", "30")
     killed = tmp_path / "killed"
     process = start(killed, corpus_folder, *opts)
-    wait_for_steps(process, killed, 7)
+    wait_for(process, killed / "metrics.jsonl", 7)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -183,7 +183,7 @@ def test_sigterm_saves_and_exits_143(small_config: Callable, tmp_path: Path, cor
     opts = ("PRETRAIN.BUDGET.AMOUNT", "30", "PRETRAIN.CHECKPOINT_PERIOD", "0")
     out = tmp_path / "run"
     process = start(out, corpus_folder, *opts)
-    wait_for_steps(process, out, 3)
+    wait_for(process, out / "metrics.jsonl", 3)
     process.terminate()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
@@ -261,7 +261,7 @@ def test_training_goes_on_from_other_weights(small_config: Callable, tmp_path: P
 def test_head_bias_starts_at_the_prior(small_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
-    def stop(self: trainer_module.Trainer, progress: object) -> None:
+    def stop(self: trainer_module.Trainer, *args: object) -> None:
         seen.append(self.model.head.bias.unique().item())
         raise KeyboardInterrupt
 
@@ -321,12 +321,12 @@ def test_tool_with_two_processes_then_evaluation(
     tmp_path: Path, corpus_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     opts = [*SMALL, "PRETRAIN.CORPUS", str(corpus_folder), "PRETRAIN.HELD_OUT.IMAGES", "12", "OUTPUT_DIR"]
-    flags = ["--config-file", "Pretrain/Base-Pretrain.yaml"]
+    flags = ["--config-file", "Pretrain/Base-Pretrain.yaml", "--runtime", "plain"]
     command = [sys.executable, str(REPO / "tools" / "pretrain_net.py"), *flags, "--num-gpus", "2", *opts, "run"]
     env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    metrics = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (metrics["steps"], metrics["images_seen"]) == (4, 16)
     assert json.loads((tmp_path / "run" / "run.json").read_text())["processes"] == 2
     assert done.stdout.count("backbone.safetensors") == 1  # one process speaks
@@ -339,13 +339,65 @@ def test_tool_with_two_processes_then_evaluation(
 
 def test_tool_refuses_in_one_line(capsys: pytest.CaptureFixture) -> None:
     tool = load_tool()
-    flags = ["--config-file", "Pretrain/Base-Pretrain.yaml"]
+    flags = ["--config-file", "Pretrain/Base-Pretrain.yaml", "--runtime", "plain"]
     for wrong, said in (
         (["--num-machines", "2"], "--dist-url auto works on one machine only; give tcp://HOST:PORT of machine 0"),
         (["--num-gpus", "2", "--dist-url", "file:///x"], "--dist-url is 'file:///x'; give tcp://HOST:PORT"),
-        (["--num-gpus", "0"], "0 processes on machine 0 of 1"),
+        (["--num-gpus", "-1"], "-1 processes on machine 0 of 1"),
         (["--machine-rank", "1"], "1 processes on machine 1 of 1"),
         (["SEED", "one"], "SEED is 'one'"),
     ):
         assert tool.main([*flags, *wrong]) == 2
         assert capsys.readouterr().err.startswith(f"pretrain_net: error: {said}")
+
+
+def test_tool_takes_no_gpus_as_one_process_on_the_cpu() -> None:
+    args = load_tool().parse(["--config-file", "x.yaml", "--num-gpus", "0", "SEED", "1"])
+    assert (args.num_gpus, args.opts) == (1, ["SEED", "1", "MODEL.DEVICE", "cpu"])
+
+
+def test_tool_inside_torchrun_refuses_to_start_more(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    flags = ["--config-file", "Pretrain/Base-Pretrain.yaml", "--runtime", "plain", "--num-gpus", "2"]
+    assert load_tool().main(flags) == 2
+    assert "under torchrun leave --num-gpus and --num-machines at 1" in capsys.readouterr().err
+
+
+def test_tool_without_a_working_detectron2(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A package of that name that cannot be imported: a warning and the plain runtime, or, if asked for, an error."""
+    for name in [n for n in sys.modules if n.split(".")[0] == "detectron2" or n.startswith("scaleprior.d2")]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "detectron2").mkdir()
+    (tmp_path / "detectron2" / "__init__.py").write_text("raise OSError('_C.so: undefined\\nsymbol')")
+    monkeypatch.syspath_prepend(tmp_path)
+    tool = load_tool()
+    assert tool.detectron2_runtime("auto") is None
+    said = capsys.readouterr().err
+    assert said.startswith("pretrain_net: warning: going on without Detectron2: ")
+    assert "OSError: _C.so: undefined symbol" in said
+    assert said.count("\n") == 1
+    with pytest.raises(UserError, match=r"OSError: _C.so.*https://detectron2"):
+        tool.detectron2_runtime("detectron2")
+    monkeypatch.setattr(tool, "find_spec", lambda name: None)
+    assert tool.detectron2_runtime("auto") is None
+    assert tool.detectron2_runtime("plain") is None
+    assert capsys.readouterr().err == ""
+
+
+def test_finished_runs_of_the_first_schema_are_still_finished(small_config: Callable, tmp_path: Path) -> None:
+    """Their result was called metrics.json, the name that Detectron2 has for something else."""
+    run = tmp_path / "run"
+    first = pretrain(small_config(), run)
+    (run / "result.json").rename(run / "metrics.json")
+    identity = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**identity, "schema": 1}))
+    assert pretrain(small_config(), run, resume=True) == first
+    # and under the present schema a metrics.json is Detectron2's, no sign of the end
+    (run / "run.json").write_text(json.dumps(identity))
+    steps: list[int] = []
+    again = pretrain(small_config(), run, resume=True, progress=lambda d, t, n: steps.append(d))
+    assert (steps[0], again.metrics["loss"]) == (1, first.metrics["loss"])

@@ -1,0 +1,125 @@
+"""Where a run's numbers go while it trains: ``metrics.jsonl`` and TensorBoard, unless the caller brings a recorder.
+
+The trainer knows no files of figures; it calls a :class:`Recorder`. Under Detectron2 that is its event storage.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from scaleprior.errors import UserError
+from scaleprior.files import write_text
+
+if TYPE_CHECKING:
+    from scaleprior.pretrain.processes import World
+    from scaleprior.pretrain.trainer import Counters
+
+__all__ = ["METRICS", "JsonLines", "Recorder", "cut_lines"]
+
+METRICS = "metrics.jsonl"
+
+
+class Recorder:
+    """What a run tells, in this order; a subclass takes what it needs. The same object serves one run, once.
+
+    Every process calls ``prepare``, ``open`` and ``close``; only the main one calls ``step`` and ``finish``.
+    """
+
+    def prepare(self, world: World) -> None:
+        """The folder is ours and the config is legal; nothing is written, seeded or built yet."""
+
+    def open(self, world: World, counters: Counters, total: int) -> None:
+        """Training goes on after ``counters.step`` of ``total`` steps; whatever was recorded of later steps is void."""
+
+    def step(self, done: int, total: int, numbers: Mapping[str, float]) -> None:
+        """Step ``done`` (from 1) is finished.
+
+        Args:
+            numbers: loss and lr of the step; images and unreadable so far and epoch (passes over the fraction), over
+                all processes and resumes; time and, of it, data_time (waiting for the batch), seconds of this step;
+                images_per_s of this step.
+        """
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Training and evaluation are done; ``metrics`` is about to become ``result.json``."""
+
+    def close(self) -> None:
+        """Last call, after an error, too, even one before ``open``."""
+
+
+class JsonLines(Recorder):
+    """A line of ``metrics.jsonl`` every ``period`` steps and at the end and, if asked, the same for TensorBoard."""
+
+    def __init__(self, out: Path, *, period: int, tensorboard: bool = False) -> None:
+        self._out = out
+        self._period = period
+        self._tensorboard = tensorboard
+        self._file: TextIO | None = None
+        self._board: Any = None
+        self._since = (0.0, 0.0)
+
+    def open(self, world: World, counters: Counters, total: int) -> None:
+        self._since = (time.perf_counter(), counters.images_seen)
+        if world.main:
+            path = self._out / METRICS
+            cut_lines(path, "step", counters.step)
+            self._file = path.open("a", encoding="utf-8")
+            if self._tensorboard:
+                self._board = _summary_writer(self._out / "tensorboard", counters.step)
+
+    def step(self, done: int, total: int, numbers: Mapping[str, float]) -> None:
+        if self._file is None or (done % self._period and done != total):
+            return
+        then, images = self._since
+        self._since = (time.perf_counter(), numbers["images"])
+        rate = (numbers["images"] - images) / max(self._since[0] - then, 1e-9)
+        line = {
+            "step": done,
+            "images": numbers["images"],
+            "epoch": round(numbers["epoch"], 6),
+            "loss": numbers["loss"],
+            "lr": numbers["lr"],
+            "images_per_s": round(rate, 1),
+            "unreadable": numbers["unreadable"],
+        }
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name in ("loss", "lr", "images_per_s"):
+                self._board.add_scalar(f"pretrain/{name}", line[name], done)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def cut_lines(path: Path, key: str, last: float) -> None:
+    """Drop the lines of a JSON-lines file whose number ``key`` is above ``last``, so that a resumed run, which comes
+    to those steps again, does not record them twice. A missing file is fine, a line cut short by a kill is dropped."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        write_text(path, "".join(f"{line}\n" for line in lines if _number(line, key) <= last), durable=False)
+
+
+def _number(line: str, key: str) -> float:
+    try:
+        return json.loads(line)[key]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf
+
+
+def _summary_writer(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as e:
+        raise UserError(
+            "PRETRAIN.TENSORBOARD needs the tensorboard package", hint="pip install tensorboard, or set it to False"
+        ) from e
+    return SummaryWriter(str(folder), purge_step=step + 1)
