@@ -9,13 +9,14 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scaleprior.detect.dataset_names import BUILTIN_SETS, dataset_paths, own_sets, require_files
 from scaleprior.detect.image_root import ImageRoot, open_root
 from scaleprior.errors import UserError
 from scaleprior.files import read_json
@@ -26,17 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["DetectionSet", "ImageRecord", "dataset_paths", "load_coco", "load_dataset"]
 
 logger = logging.getLogger(__name__)
-
-# name -> (JSON, image folder) under $DETECTRON2_DATASETS, as Detectron2 registers them
-_BUILTIN = {
-    "coco_2014_train": ("instances_train2014.json", "train2014"),
-    "coco_2014_val": ("instances_val2014.json", "val2014"),
-    "coco_2014_minival": ("instances_minival2014.json", "val2014"),
-    "coco_2014_valminusminival": ("instances_valminusminival2014.json", "val2014"),
-    "coco_2017_train": ("instances_train2017.json", "train2017"),
-    "coco_2017_val": ("instances_val2017.json", "val2017"),
-    "coco_2017_val_100": ("instances_val2017_100.json", "val2017"),
-}
 
 
 @dataclass(frozen=True)
@@ -61,6 +51,7 @@ class DetectionSet:
         records: in the order of the JSON.
         class_names, category_ids: of class 0, 1, ...; ids ascend.
         truth: the JSON with defaults filled in, as COCO's evaluation wants it.
+        complete: the file itself is that: nothing had to be filled in or left out.
         root: reads the images.
         source: the JSON's path, for error messages.
     """
@@ -70,6 +61,7 @@ class DetectionSet:
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     truth: Mapping[str, Any]
+    complete: bool
     root: ImageRoot
     source: str
 
@@ -77,40 +69,24 @@ class DetectionSet:
         return len(self.records)
 
 
-def dataset_paths(name: str, cfg: CfgNode) -> tuple[str, str]:
-    """(JSON, image root) of a data set's name.
-
-    Raises:
-        UserError: an unknown name; lists the known ones. A malformed entry of SCALEPRIOR.DATASETS.
-    """
-    own = {}
-    for entry in cfg.SCALEPRIOR.DATASETS:
-        if not isinstance(entry, (list, tuple)) or len(entry) != 3 or not all(isinstance(e, str) for e in entry):
-            raise UserError(f"SCALEPRIOR.DATASETS has the entry {entry!r}", hint="give [name, json, image root]")
-        if entry[0] in own and own[entry[0]] != (entry[1], entry[2]):
-            raise UserError(f"SCALEPRIOR.DATASETS has two different sets called {entry[0]!r}", hint="rename one")
-        own[entry[0]] = (entry[1], entry[2])
-    if name in own:
-        return own[name]
-    if name in _BUILTIN:
-        folder = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "coco"
-        annotations, images = _BUILTIN[name]
-        return str(folder / "annotations" / annotations), str(folder / images)
-    known = ", ".join([*own, *_BUILTIN])
-    raise UserError(
-        f"no data set is called {name!r}",
-        hint=f"known are {known}; add yours to SCALEPRIOR.DATASETS as [name, json, root]",
-    )
-
-
 def load_dataset(name: str, cfg: CfgNode) -> DetectionSet:
     """The set called ``name`` in the config, checked; see :func:`load_coco`."""
     annotations, root = dataset_paths(name, cfg)
+    builtin = name in BUILTIN_SETS and name not in own_sets(cfg)
+    if builtin:
+        require_files(name, annotations, root)
     # COCO's own train2017 has two boxes without extent, which everybody drops; in a user's file they are a mistake
-    return load_coco(annotations, root, name=name, drop_empty_boxes=name in _BUILTIN)
+    return load_coco(annotations, root, name=name, drop_empty_boxes=builtin)
 
 
-def load_coco(path: str | Path, root: str | Path, *, name: str, drop_empty_boxes: bool = False) -> DetectionSet:
+def load_coco(
+    path: str | Path,
+    root: str | Path,
+    *,
+    name: str,
+    drop_empty_boxes: bool = False,
+    keep: Collection[str] = (),
+) -> DetectionSet:
     """Read and check a COCO instances file and that its images are there.
 
     Missing ``iscrowd``, ``area`` and annotation ids get 0, width times height, and consecutive numbers.
@@ -118,6 +94,7 @@ def load_coco(path: str | Path, root: str | Path, *, name: str, drop_empty_boxes
     Args:
         root: see ``image_root.open_root``.
         drop_empty_boxes: drop and log boxes without extent instead of refusing them.
+        keep: further fields of annotations that ``truth`` carries on, unchecked, e.g. "segmentation".
 
     Raises:
         UserError: anything that does not fit; names the file, how many there are, and the first of them.
@@ -130,7 +107,7 @@ def load_coco(path: str | Path, root: str | Path, *, name: str, drop_empty_boxes
         _refuse(path, f"{part} that are not objects", [str(e)[:40] for e in data[part] if not isinstance(e, dict)])
     categories = _categories(path, data["categories"])
     images = _images(path, data["images"])
-    annotations = _annotations(path, data["annotations"], set(categories), images, drop_empty_boxes)
+    annotations = _annotations(path, data["annotations"], set(categories), images, drop_empty_boxes, keep)
     source = open_root(root)
     _refuse(path, f"images that are not at {root}", source.missing(i["file_name"] for i in images.values()))
 
@@ -149,6 +126,8 @@ def load_coco(path: str | Path, root: str | Path, *, name: str, drop_empty_boxes
         class_names=tuple(categories.values()),
         category_ids=tuple(categories),
         truth=truth,
+        complete=len(annotations) == len(data["annotations"])
+        and all(key in a for a in data["annotations"] for key in ("id", "area", "iscrowd")),
         root=source,
         source=str(path),
     )
@@ -202,8 +181,9 @@ def _annotations(
     categories: set[int],
     images: Mapping[int, Any],
     drop_empty_boxes: bool,
+    keep: Collection[str],
 ) -> list[dict[str, Any]]:
-    """Checked annotations with id, image_id, category_id, bbox (floats), area and iscrowd."""
+    """Checked annotations with id, image_id, category_id, bbox (floats), area, iscrowd, and what to ``keep``."""
 
     def named(entry: dict[str, Any], key: str) -> str:
         return f"{key} {entry.get(key)!r} in annotation {entry.get('id')}"
@@ -220,6 +200,8 @@ def _annotations(
     _refuse(path, "annotations without a bbox of four finite numbers", bad)
     bad = [named(e, "iscrowd") for e in entries if e.get("iscrowd", 0) not in (0, 1)]
     _refuse(path, "annotations whose iscrowd is not 0 or 1", bad)
+    bad = [named(e, "ignore") for e in entries if e.get("ignore", 0) != 0]
+    _refuse(path, "annotations to ignore, which neither engine can; mark them as crowds", bad)
     bad = [named(e, "area") for e in entries if "area" in e and not _is_number(e["area"])]
     _refuse(path, "annotations whose area is not a number", bad)
     empty = [named(e, "bbox") for e in entries if min(e["bbox"][2:]) <= 0]
@@ -236,6 +218,7 @@ def _annotations(
             "bbox": [float(v) for v in e["bbox"]],
             "area": float(e["area"] if "area" in e else e["bbox"][2] * e["bbox"][3]),
             "iscrowd": int(e.get("iscrowd", 0)),
+            **{field: e[field] for field in keep if field in e},
         }
         for number, e in enumerate(entries, start=1)
     ]

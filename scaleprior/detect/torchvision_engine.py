@@ -6,7 +6,6 @@ evaluation detections_SET.json (COCO results format) and results.json.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -23,14 +22,17 @@ from scaleprior.config import LoadedConfig, get_cfg
 from scaleprior.detect import weights as weights_io
 from scaleprior.detect.coco_data import DetectionSet, dataset_paths, load_dataset
 from scaleprior.detect.evaluate import coco_ap, predict
+from scaleprior.detect.fingerprint import run_fingerprint
 from scaleprior.detect.keys import check_keys, get_key
 from scaleprior.detect.loader import TrainLoader
 from scaleprior.detect.model import Detector, build_detector
+from scaleprior.detect.results import append_result
 from scaleprior.detect.trainer import CHECKPOINT, Trainer
 from scaleprior.errors import UserError
-from scaleprior.files import file_sha256, write_json, write_text
-from scaleprior.pretrain.runtime import created_by, resolve_device, seed_everything
+from scaleprior.files import write_json, write_text
+from scaleprior.pretrain.runtime import resolve_device, seed_everything
 from scaleprior.progress import ProgressFn
+from scaleprior.provenance import created_by
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -40,19 +42,6 @@ __all__ = ["MODEL_FILE", "TorchvisionEngine"]
 logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model.safetensors"
-
-# Keys that change where and how fast, but not what is computed: a run may be resumed under other values of these.
-_NOT_FINGERPRINTED = (
-    "OUTPUT_DIR",
-    "MODEL.WEIGHTS",
-    "MODEL.DEVICE",
-    "DATALOADER.NUM_WORKERS",
-    "SCALEPRIOR.IMAGE_CACHE_MB",
-    "SCALEPRIOR.DATASETS",
-    "SOLVER.CHECKPOINT_PERIOD",
-    "DATASETS.TEST",
-    "TEST.DETECTIONS_PER_IMAGE",
-)
 
 
 class TorchvisionEngine:
@@ -91,7 +80,7 @@ class TorchvisionEngine:
         check_keys(cfg)
         loader = TrainLoader.from_config(cfg, sets)
 
-        fingerprint = _fingerprint(cfg, card, sets)
+        fingerprint = run_fingerprint(cfg, card, [data.source for data in sets])
         target = out / MODEL_FILE
         if resume and target.is_file() and weights_io.read_model_info(target).fingerprint == fingerprint:
             logger.info("%s is complete", target)
@@ -113,6 +102,8 @@ class TorchvisionEngine:
             category_ids=sets[0].category_ids,
             config=weights_io.fixed_values(cfg),
             card=None if card is None else card.to_dict(),
+            seed=max(cfg.SEED, 0),
+            max_iter=cfg.SOLVER.MAX_ITER,
             fingerprint=fingerprint,
             created_by=created_by(),
         )
@@ -146,6 +137,15 @@ class TorchvisionEngine:
         results = {data.name: _evaluate_set(cfg, detector, data, out, progress) for data in sets}
         result = next(iter(results.values())) if len(results) == 1 else results
         write_json(out / "results.json", {"engine": self.name, "model": str(model), **result})
+        if cfg.SCALEPRIOR.RESULTS:
+            append_result(
+                cfg.SCALEPRIOR.RESULTS,
+                result,
+                cfg=cfg,
+                engine=self.name,
+                card=info.card,
+                run={"seed": info.seed, "max_iter": info.max_iter, **info.created_by, "run": info.fingerprint},
+            )
         return result
 
 
@@ -214,26 +214,6 @@ def _is_detector(path: Path) -> bool:
     except UserError:
         return False
     return True
-
-
-def _fingerprint(cfg: CfgNode, card: Card | None, sets: Sequence[DetectionSet]) -> str:
-    """SHA-256 of all that determines the trained weights: config, backbone, annotations."""
-    settings = {key: value for key, value in _flatten(cfg) if key not in _NOT_FINGERPRINTED}
-    settings = {key: value for key, value in settings.items() if not key.startswith("PRETRAIN.")}
-    backbone = None if card is None else card.tensors_sha256
-    data = [file_sha256(data.source) for data in sets]
-    text = json.dumps([settings, backbone, data], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _flatten(node: CfgNode, prefix: str = "") -> list[tuple[str, Any]]:
-    items = []
-    for name, value in node.items():
-        if isinstance(value, dict):
-            items += _flatten(value, f"{prefix}{name}.")
-        else:
-            items.append((f"{prefix}{name}", value))
-    return items
 
 
 def _short(names: Sequence[str]) -> str:

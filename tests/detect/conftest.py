@@ -82,6 +82,14 @@ def make_coco(
     return path, root
 
 
+def write_val2014(folder: Path) -> None:
+    """A val2014 of six images, ids 100 to 105, below ``folder``, laid out as COCO."""
+    path, root = make_coco(folder / "source", change=lambda data: data.update(info={"year": 2014}))
+    (folder / "coco" / "annotations").mkdir(parents=True)
+    path.rename(folder / "coco" / "annotations" / "instances_val2014.json")
+    root.rename(folder / "coco" / "val2014")
+
+
 @pytest.fixture
 def coco_overrides(tmp_path: Path) -> list[str]:
     """Overrides that train and evaluate on one small set."""

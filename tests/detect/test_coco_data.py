@@ -16,7 +16,7 @@ from scaleprior.detect.image_root import open_root
 from scaleprior.detect.loader import usable
 from scaleprior.errors import UserError
 
-from .conftest import make_coco, tiny_config
+from .conftest import make_coco, tiny_config, write_val2014
 
 
 def test_ids_are_remapped_in_ascending_order(tmp_path: Path) -> None:
@@ -62,6 +62,7 @@ def _set(part: str, index: int, key: str, value: Any) -> Callable[[dict[str, Any
         (_set("annotations", 0, "bbox", [1, 2, 5, float("nan")]), "without a bbox of four finite numbers"),
         (_set("annotations", 0, "iscrowd", 2), "iscrowd is not 0 or 1"),
         (_set("annotations", 0, "area", "big"), "area is not a number"),
+        (_set("annotations", 0, "ignore", 1), "1 annotations to ignore, .*first: ignore 1 in annotation 1"),
         (_set("annotations", 0, "id", 2), "annotation ids that occur twice, first: 2"),
         (_set("images", 0, "id", 101), "image ids that occur twice, first: 101"),
         (_set("images", 0, "width", 0), "height and width above 0"),
@@ -98,6 +99,100 @@ def test_cocos_own_sets_lose_their_empty_boxes(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     data = load_dataset("coco_2017_val", tiny_config("FPN").cfg)
     assert 1 not in [a["id"] for a in data.truth["annotations"]]
+
+
+def test_a_missing_coco_names_the_variable_and_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = tiny_config("FPN").cfg
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    with pytest.raises(
+        UserError, match=r"no annotations at datasets/coco/annotations/instances_val2017\.json; .*not set"
+    ):
+        load_dataset("coco_2017_val", cfg)
+    write_val2014(tmp_path)
+    (tmp_path / "coco" / "val2014").rename(tmp_path / "elsewhere")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    with pytest.raises(UserError, match=r"coco_2014_val: no images at .*val2014; set DETECTRON2_DATASETS .*it is /"):
+        load_dataset("coco_2014_val", cfg)
+
+
+def test_fields_to_keep_are_carried_on_and_what_is_complete_is_known(tmp_path: Path) -> None:
+    path, root = make_coco(tmp_path / "a", change=_set("annotations", 0, "segmentation", [[1, 1, 5, 1, 5, 5]]))
+    assert "segmentation" not in load_coco(path, root, name="tiny").truth["annotations"][0]
+    data = load_coco(path, root, name="tiny", keep=("segmentation",))
+    assert data.truth["annotations"][0]["segmentation"] == [[1, 1, 5, 1, 5, 5]]
+    assert "segmentation" not in data.truth["annotations"][1]
+    assert data.complete
+
+    def without_area(raw: dict[str, Any]) -> None:
+        del raw["annotations"][2]["area"]
+
+    assert not load_coco(*make_coco(tmp_path / "b", change=without_area), name="tiny").complete
+    empty = make_coco(tmp_path / "c", change=_set("annotations", 0, "bbox", [1, 2, 3, 0]))
+    assert not load_coco(*empty, name="tiny", drop_empty_boxes=True).complete
+
+
+@pytest.fixture
+def val2014(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The ``annotations`` folder of a small COCO 2014, and an empty cache."""
+    write_val2014(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))
+    return tmp_path / "coco" / "annotations"
+
+
+def test_val2014_is_split_by_the_users_list(val2014: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = json.loads((val2014 / "instances_val2014.json").read_text())
+    (val2014 / "minival_8k_ids.txt").write_text("104\n101\n")
+    cfg = tiny_config("FPN").cfg
+    minival = load_dataset("coco_2014_minival_8k", cfg)
+    others = load_dataset("coco_2014_valminusminival_8k", cfg)
+    assert [r.id for r in minival.records] == [101, 104]
+    assert [r.id for r in others.records] == [100, 102, 103, 105]
+    written = [json.loads(Path(data.source).read_text()) for data in (minival, others)]
+    for part in ("images", "annotations"):
+        found = [e for w in written for e in w[part]]
+        assert sorted(found, key=lambda e: e["id"]) == sorted(whole[part], key=lambda e: e["id"])
+    assert {a["image_id"] for a in written[0]["annotations"]} == {101, 104}
+    assert written[0]["info"] == {"year": 2014}
+    assert "lists 2 images, the paper's minival* has 8000" in caplog.text
+
+
+def test_another_list_is_another_file_whatever_its_form(val2014: Path, tmp_path: Path) -> None:
+    sources = {}
+    for name, text in (("a.txt", "101 104"), ("b.json", "[104, 101]"), ("c.txt", "101,\n105\n")):
+        (tmp_path / name).write_text(text)
+        cfg = tiny_config("FPN", ["SCALEPRIOR.MINIVAL_IDS", str(tmp_path / name)]).cfg
+        sources[name] = dataset_paths("coco_2014_minival_8k", cfg)[0]
+    assert sources["a.txt"] == sources["b.json"] != sources["c.txt"]
+    annotations = val2014 / "instances_val2014.json"
+    annotations.write_text(annotations.read_text() + "\n")
+    assert dataset_paths("coco_2014_minival_8k", cfg)[0] != sources["c.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("101\n999\n998\n", "lists 2 images that are not in .*instances_val2014.json, first: 998"),
+        ("101\n104\n101\n", "has 1 image ids that occur twice, first: 101"),
+        ("101\ncat.jpg\n", "has 1 entries that are not image ids, first: 'cat.jpg'"),
+        ("[101, 1.5, null]", "has 2 entries that are not image ids, first: '1.5'"),
+        ("[101,", "list of image ids .* is not JSON"),
+        (" \n", "is empty"),
+        ("[]", "is empty"),
+        ("100 101 102 103 104 105", "lists every image of"),
+        (None, r"there is none at .*minival_8k_ids\.txt; .*SCALEPRIOR\.MINIVAL_IDS.*mscoco_minival_ids\.txt"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(val2014: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (val2014 / "minival_8k_ids.txt").write_text(text)
+    for name in ("coco_2014_valminusminival_8k", "coco_2014_minival_8k"):
+        with pytest.raises(UserError, match=message) as caught:
+            load_dataset(name, tiny_config("FPN").cfg)
+        assert "\n" not in str(caught.value)
+        if message.startswith("lists every"):
+            break  # all images to evaluate on is unusual, but a set
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,21 +97,26 @@ def test_no_torch_before_an_engine_works() -> None:
 def test_the_tool_refuses_what_one_process_cannot_do(flags: list[str], message: str) -> None:
     tool = REPO / "tools" / "train_net.py"
     environment = {"PYTHONPATH": str(REPO)}
-    words = [sys.executable, str(tool), "--config-file", "x.yaml", *flags]
+    words = [sys.executable, str(tool), "--config-file", "x.yaml", "--engine", "torchvision", *flags]
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 2
     assert message in done.stderr
 
 
-def test_the_tools_flags_become_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tools_flags_become_the_commands(tmp_path: Path) -> None:
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("train_net", REPO / "tools" / "train_net.py")
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    args = tool.parse(["--config-file", "c.yaml", "--eval-only", "--num-gpus", "0", "MODEL.WEIGHTS", "m", "SEED", "-1"])
-    words = "detect eval --config-file c.yaml --engine auto MODEL.WEIGHTS m SEED -1 MODEL.DEVICE cpu"
-    assert tool.arguments(args) == words.split()
+    config = tmp_path / "c.yaml"
+    config.write_text("OUTPUT_DIR: runs/x\n")
+    opts = ["MODEL.WEIGHTS", "m", "SEED", "-1"]
+    args = tool.parse(["--config-file", str(config), "--eval-only", "--num-gpus", "0", *opts])
+    words = f"detect eval --config-file {config} --engine auto MODEL.WEIGHTS m SEED -1 MODEL.DEVICE cpu"
+    assert tool.arguments(args) == [*words.split(), "SCALEPRIOR.RESULTS", "runs/x/results.csv"]
+    args = tool.parse(["--config-file", str(config), *opts, "SCALEPRIOR.RESULTS", "all.csv"])
+    assert tool.arguments(args)[-2:] == ["SCALEPRIOR.RESULTS", "all.csv"]
 
 
 def test_bad_data_is_one_line_and_exit_code_2(tmp_path: Path, cli: Callable[..., Any]) -> None:
@@ -119,7 +124,8 @@ def test_bad_data_is_one_line_and_exit_code_2(tmp_path: Path, cli: Callable[...,
         data["annotations"][0]["bbox"][2] = 0
 
     words = [*TINY_FPN, *data_overrides(*make_coco(tmp_path / "data", change=change))]
-    done = cli("detect", "train", "--config-file", "COCO-Detection/Base-RCNN-FPN.yaml", "--out", "run", *words)
+    config = ["--config-file", "COCO-Detection/Base-RCNN-FPN.yaml", "--engine", "torchvision"]
+    done = cli("detect", "train", *config, "--out", "run", *words)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("scaleprior: error: ")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
 
 from scaleprior.backbones.spec import ResNetSpec
 from scaleprior.backbones.trunk import build_resnet, freeze_norms
-from scaleprior.config import data_file, load_config
 from scaleprior.detect.backbone import fuse_frozen_norms
-from scaleprior.detect.keys import check_keys
 from scaleprior.detect.model import build_detector
 from scaleprior.errors import UserError
 
@@ -114,23 +111,3 @@ def test_values_that_cannot_be_honoured_are_refused_by_name(kind: str, key: str,
     with pytest.raises(UserError, match=message) as caught:
         build_detector(loaded.cfg)
     assert key in str(caught.value)
-
-
-def _configs() -> list[Path]:
-    return sorted(data_file("configs", "COCO-Detection/Base-RCNN-C4.yaml").parent.glob("*.yaml"))
-
-
-@pytest.mark.parametrize("path", _configs(), ids=lambda p: p.stem)
-def test_every_shipped_config_is_honoured(path: Path) -> None:
-    check_keys(load_config(path).cfg)
-    narrow = ["MODEL.RESNETS.WIDTH_PER_GROUP", "4", "MODEL.RESNETS.RES2_OUT_CHANNELS", "16"]
-    build_detector(load_config(path, [*narrow, "MODEL.ROI_BOX_HEAD.FC_DIM", "16", "MODEL.FPN.OUT_CHANNELS", "8"]).cfg)
-
-
-@pytest.mark.detectron2
-@pytest.mark.parametrize("path", _configs(), ids=lambda p: p.stem)
-def test_every_shipped_config_is_detectron2s_too(path: Path) -> None:
-    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
-    from detectron2.config import get_cfg
-
-    get_cfg().merge_from_file(str(path))
