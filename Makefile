@@ -2,7 +2,8 @@
 # make test         the test suite
 # make lint         style
 # Each target makes its own environment in .venv; PYTHON chooses the interpreter, VENV the folder.
-# DETECTRON2=<pip requirement or path> also installs Detectron2, so that the tests marked detectron2 run.
+# DETECTRON2=<pip requirement, folder of wheels, or checkout> also makes Detectron2 importable, so that the tests marked
+# detectron2 run. A checkout is used as it lies: nothing of it is compiled, which these tests do not need.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,10 @@ OUT ?= quickstart
 DETECTRON2 ?=
 PYTEST_ARGS ?=
 
-.PHONY: quickstart test lint format install clean
+# What Detectron2's Python part imports beyond our own requirements.
+DETECTRON2_NEEDS := black cloudpickle hydra-core 'omegaconf<2.4' packaging pycocotools tabulate tensorboard termcolor tqdm yacs
+
+.PHONY: quickstart test lint format install detectron2 clean
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -24,8 +28,17 @@ install: $(VENV)/.installed
 quickstart: install
 	$(BIN)/scaleprior quickstart --out $(OUT)
 
-test: install
-	$(if $(DETECTRON2),$(BIN)/python -m pip install --quiet --no-build-isolation '$(DETECTRON2)')
+detectron2: install
+	@if ls '$(DETECTRON2)'/*.whl >/dev/null 2>&1; then \
+		$(BIN)/python -m pip install --quiet '$(DETECTRON2)'/*.whl; \
+	elif [ -f '$(DETECTRON2)/detectron2/__init__.py' ]; then \
+		$(BIN)/python -m pip install --quiet $(DETECTRON2_NEEDS) && \
+		echo '$(abspath $(DETECTRON2))' > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/detectron2.pth"; \
+	else \
+		$(BIN)/python -m pip install --quiet --no-build-isolation '$(DETECTRON2)'; \
+	fi
+
+test: install $(if $(DETECTRON2),detectron2)
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: install

@@ -71,6 +71,7 @@ setup(
     },
     entry_points={
         "console_scripts": ["scaleprior=scaleprior.cli:main"],
+        "scaleprior.engines": ["detectron2=scaleprior.d2.engine:Detectron2Engine"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -30,10 +31,33 @@ def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run ``python -m scaleprior ARGS`` in ``tmp_path``, as a user would, and return code, stdout and stderr."""
 
     def run(*args: object, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "COLUMNS": "200", **env}
+        # what the tests see (a checkout of Detectron2, say) the command sees, too
+        path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **env}
         command = [sys.executable, "-m", "scaleprior", *map(str, args)]
         return subprocess.run(
             command, capture_output=True, text=True, timeout=timeout, cwd=tmp_path, env=environment, check=False
         )
 
     return run
+
+
+def _detectron2_missing() -> str:
+    """Why Detectron2 does not import here; "" if it does."""
+    try:
+        importlib.import_module("detectron2.modeling")
+    except Exception as e:  # whatever a broken one raises, it is a reason
+        return f"{type(e).__name__}: {e}"
+    return ""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The last lines say how many tests of the Detectron2 plugin ran, or why none did."""
+    ran = [r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind) if "detectron2" in r.keywords]
+    ran = [r for r in ran if r.when == "call"]
+    failed = sum(r.failed for r in ran)
+    missing = _detectron2_missing()
+    if missing:
+        terminalreporter.write_line(f"plugin tests: skipped, Detectron2 does not import here ({missing})")
+    else:
+        terminalreporter.write_line(f"plugin tests: {len(ran)} ran under the real Detectron2, {failed} failed")

@@ -1,57 +1,77 @@
 #!/usr/bin/env python
 """Fine-tune or evaluate a detector, with the flags of Detectron2's tool of this name.
 
-    python tools/train_net.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN.yaml \\
+    python tools/train_net.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN.yaml --num-gpus 8 \\
         MODEL.WEIGHTS backbone.safetensors OUTPUT_DIR runs/r50
-    python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS runs/r50/model.safetensors
+    python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS runs/r50/model_final.pth
 
-A thin door to ``scaleprior detect``; see docs/detect.md.
+With Detectron2 installed it is Detectron2's trainer, logs and files, on as many GPUs as asked for; without, the same
+config runs on the embedded torchvision engine in one process (the model is then model.safetensors). Either way it
+ends with a row in OUTPUT_DIR/results.csv, or in the file that SCALEPRIOR.RESULTS names.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
-from scaleprior.cli import main
+from scaleprior.cli import main as scaleprior_main
 from scaleprior.commands.tool_flags import tool_parser
-from scaleprior.errors import UserError
+from scaleprior.config import load_config
+from scaleprior.detect import get_engine
+from scaleprior.errors import ScalePriorError, UserError
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Detectron2's flags."""
     parser = tool_parser(__doc__)
     parser.add_argument("--engine", default="auto", help="auto (default), torchvision or detectron2")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.num_gpus == 0:
+        args.num_gpus, args.opts = 1, [*args.opts, "MODEL.DEVICE", "cpu"]
+    return args
 
 
 def arguments(args: argparse.Namespace) -> list[str]:
-    """The words of the ``scaleprior detect`` command that does the same.
+    """The words of the ``scaleprior detect`` command that does the same in one process.
 
     Raises:
         UserError: a flag that asks for more than one process.
     """
     for flag, value, only in (
-        ("--num-gpus", args.num_gpus, (0, 1)),
+        ("--num-gpus", args.num_gpus, (1,)),
         ("--num-machines", args.num_machines, (1,)),
         ("--machine-rank", args.machine_rank, (0,)),
         ("--dist-url", args.dist_url, ("auto",)),
     ):
         if value not in only:
             raise UserError(
-                f"{flag} {value} needs the detectron2 engine's own tool; this one runs in one process",
+                f"{flag} {value} needs the detectron2 engine; the torchvision engine runs in one process",
                 hint=f"use {flag} {only[-1]}",
             )
-    device = ["MODEL.DEVICE", "cpu"] if args.num_gpus == 0 else []
+    cfg = load_config(args.config_file, args.opts).cfg
+    results = cfg.SCALEPRIOR.RESULTS or str(Path(cfg.OUTPUT_DIR) / "results.csv")
+    own = ["SCALEPRIOR.RESULTS", results]
     flags = ["--resume"] if args.resume and not args.eval_only else []
     action = "eval" if args.eval_only else "train"
-    return ["detect", action, "--config-file", args.config_file, "--engine", args.engine, *flags, *args.opts, *device]
+    return ["detect", action, "--config-file", args.config_file, "--engine", args.engine, *flags, *args.opts, *own]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0, or that of the error."""
+    args = parse(argv)
+    try:
+        if get_engine(args.engine).name == "torchvision":
+            return scaleprior_main(arguments(args))
+        from scaleprior.d2.tool import run
+
+        run(args)
+    except ScalePriorError as e:
+        print(f"train_net: error: {e}", file=sys.stderr)
+        return e.exit_code
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        words = arguments(parse())
-    except UserError as e:
-        print(f"scaleprior: error: {e}", file=sys.stderr)
-        sys.exit(e.exit_code)
-    sys.exit(main(words))
+    sys.exit(main())

@@ -59,7 +59,8 @@ def write_spec(folder: Path, **changes: Any) -> Path:
 def start_study(spec: Path, out: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start ``scaleprior study run`` in a process of its own."""
     command = [sys.executable, "-m", "scaleprior", "study", "run", str(spec), "--out", str(out), *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=spec.parent
     )

@@ -1,0 +1,98 @@
+"""The contract inside Detectron2: a config, or a model that was built already, held against a backbone's card.
+
+Detectron2 takes a wrong channel order, wrong pixel statistics and a wrong stride placement in silence.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.modeling.backbone.resnet import BottleneckBlock
+from torch import nn
+
+from scaleprior.backbones import contract as backbone_contract
+from scaleprior.backbones.arch import TimmSpec
+from scaleprior.backbones.card import Card
+from scaleprior.backbones.contract import Mismatch, check_contract
+from scaleprior.config import LoadedConfig
+from scaleprior.detect.fingerprint import flat_config
+from scaleprior.detect.keys import set_key
+from scaleprior.errors import UserError
+
+__all__ = ["apply_card", "check_contract", "check_model", "require_contract"]
+
+logger = logging.getLogger(__name__)
+
+
+def apply_card(cfg: CfgNode, card: Card, explicit: Collection[str] = ()) -> None:
+    """Set in ``cfg`` every key that the card determines: pixel statistics, channel order, stride, norm, widths.
+
+    Args:
+        cfg: Detectron2's, with ``add_scaleprior_config``; changed in place, frozen or not. A norm that fits stays.
+        explicit: dotted keys that were set on purpose and must not be changed.
+
+    Raises:
+        UserError: a key of ``explicit`` contradicts the card; prints the override lines.
+    """
+    before = dict(flat_config(cfg))
+    applied = backbone_contract.apply_card(LoadedConfig(cfg, frozenset(explicit), "the config"), card)
+    changed = {key: value for key, value in flat_config(applied) if before[key] != value}
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    for key, value in changed.items():
+        logger.info("%s: %r becomes %r, as the card of %s says", key, before[key], value, card.name)
+        set_key(cfg, key, value)
+    if frozen:
+        cfg.freeze()
+
+
+def check_model(model: nn.Module, card: Card) -> list[Mismatch]:
+    """Everything in which a built model contradicts ``card``; empty when they agree.
+
+    Compared: the model's pixel mean and std and its channel order, where it has them (all of Detectron2's detectors
+    do), and where its bottlenecks stride. Depth, widths and norm show in the tensors' names and shapes.
+    """
+    found = []
+    for key, buffer, wanted in (
+        ("MODEL.PIXEL_MEAN", "pixel_mean", card.pixel_mean),
+        ("MODEL.PIXEL_STD", "pixel_std", card.pixel_std),
+    ):
+        value = getattr(model, buffer, None)
+        if value is not None:
+            numbers = [round(float(v), 4) for v in value.flatten()]
+            if len(numbers) != len(wanted) or any(abs(a - b) > 1e-3 for a, b in zip(numbers, wanted)):
+                found.append(Mismatch(key, numbers, list(wanted)))
+    order = getattr(model, "input_format", None)
+    if order is not None and order != card.channel_order:
+        found.append(Mismatch("INPUT.FORMAT", order, card.channel_order))
+    if not isinstance(card.arch, TimmSpec) and card.arch.bottleneck:
+        strides = {
+            block.conv1.stride[0] > 1
+            for block in model.modules()
+            if isinstance(block, BottleneckBlock) and max(block.conv1.stride[0], block.conv2.stride[0]) > 1
+        }
+        if strides - {card.stride_in_1x1}:
+            found.append(Mismatch("MODEL.RESNETS.STRIDE_IN_1X1", not card.stride_in_1x1, card.stride_in_1x1))
+    return found
+
+
+def require_contract(model: nn.Module, card: Card) -> None:
+    """Raise where :func:`check_model` finds something.
+
+    Raises:
+        UserError: prints the override lines.
+    """
+    mismatches = check_model(model, card)
+    if mismatches:
+        said = ", ".join(f"{m.key} is {_short(m.config_value)}" for m in mismatches)
+        raise UserError(
+            f"the model contradicts the card of its backbone {card.name}: {said}",
+            hint="use " + " ".join(m.override for m in mismatches),
+        )
+
+
+def _short(value: Any) -> str:
+    return "[" + ", ".join(f"{v:g}" for v in value) + "]" if isinstance(value, list) else repr(value)

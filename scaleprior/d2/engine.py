@@ -1,0 +1,189 @@
+"""The detectron2 engine: Detectron2's own model, loaders, trainer and COCO evaluation behind ``detect.Engine``.
+
+Writes into its folder what Detectron2 writes (``model_final.pth``, ``last_checkpoint``, ``metrics.json``), and
+``config.yaml``, ``log.txt`` and, first, ``run.json``: what made the run, with the hash of all that determines it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import inference_on_dataset
+from torch import nn
+
+from scaleprior.config import LoadedConfig
+from scaleprior.d2.checkpoint import load_detector
+from scaleprior.d2.logs import quiet_stdout, run_log
+from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training
+from scaleprior.d2.trainer import Trainer
+from scaleprior.detect.evaluate import coco_ap
+from scaleprior.detect.results import METRICS, append_result
+from scaleprior.errors import UserError
+from scaleprior.files import read_json, write_json, write_text
+from scaleprior.pretrain.runtime import seed_everything
+from scaleprior.progress import ProgressFn
+
+__all__ = ["MODEL_FILE", "RUN_FILE", "Detectron2Engine", "claim", "evaluate_sets", "in_our_words", "record"]
+
+logger = logging.getLogger(__name__)
+
+MODEL_FILE, RUN_FILE = "model_final.pth", "run.json"
+
+
+class _EngineTrainer(Trainer):
+    """Keeps one checkpoint: an engine's folder holds what resuming needs and, at the end, the model."""
+
+    keep_checkpoints = 1
+
+
+class Detectron2Engine:
+    """See ``detect.engines.Engine``."""
+
+    name = "detectron2"
+    model_file = MODEL_FILE
+
+    def default_config(self) -> CfgNode:
+        """Detectron2's keys and ours."""
+        return default_config()
+
+    def train(
+        self,
+        loaded: LoadedConfig,
+        weights: Path | None,
+        out: Path,
+        *,
+        resume: bool = False,
+        progress: ProgressFn | None = None,
+    ) -> Path:
+        """Train and return ``out/model_final.pth``; see ``detect.engines.Engine.train``.
+
+        ``DATASETS.TEST`` is evaluated on the way where ``TEST.EVAL_PERIOD`` asks for it, and not at the end:
+        :meth:`evaluate` does that.
+        """
+        out = Path(out)
+        with run_log(out), quiet_stdout():
+            plan = plan_training(loaded, weights, out)
+            if claim(plan, out, resume=resume):
+                logger.info("%s is complete", out / MODEL_FILE)
+                return out / MODEL_FILE
+            write_text(out / "config.yaml", plan.cfg.dump())
+            cfg = plan.cfg.clone()
+            cfg.defrost()
+            if not cfg.TEST.EVAL_PERIOD:
+                cfg.DATASETS.TEST = ()
+            cfg.freeze()
+            seed_everything(cfg.SEED)
+            trainer = _EngineTrainer(cfg)
+            trainer.extra, trainer.progress = plan.extra, progress
+            trainer.resume_or_load(resume)
+            trainer.train()
+            for left in out.glob("model_[0-9]*.pth"):
+                left.unlink()
+        return out / MODEL_FILE
+
+    def evaluate(
+        self, loaded: LoadedConfig, model: Path, out: Path, *, progress: ProgressFn | None = None
+    ) -> dict[str, Any]:
+        """Evaluate ``model_final.pth`` on ``DATASETS.TEST``; see ``detect.engines.Engine.evaluate``."""
+        out = Path(out)
+        with run_log(out), quiet_stdout():
+            plan = plan_evaluation(loaded, model, out)
+            detector = Trainer.build_model(plan.cfg)
+            load_detector(detector, str(model))
+            result = evaluate_sets(plan.cfg, detector, out, progress)
+            write_json(out / "results.json", {"engine": self.name, "model": str(model), **result})
+            record(plan, result)
+        return result
+
+
+def claim(plan: Plan, out: Path, *, resume: bool) -> bool:
+    """Write ``run.json``; True if ``out`` holds this very run, finished.
+
+    Raises:
+        UserError: another run is to be resumed.
+    """
+    path = out / RUN_FILE
+    if resume and path.is_file():
+        if read_json(path, what="run description").get("fingerprint") != plan.fingerprint:
+            raise UserError(
+                f"{out} holds a run with another config, backbone or data",
+                hint="resume with what it was started with, or choose another output folder",
+            )
+        if (out / MODEL_FILE).is_file():
+            return True
+    write_json(path, plan.extra)
+    return False
+
+
+def evaluate_sets(cfg: CfgNode, model: nn.Module, out: Path, progress: ProgressFn | None = None) -> dict[str, Any]:
+    """AP of ``model`` on every set of ``DATASETS.TEST``, in the words of ``Engine.evaluate``."""
+    results = {}
+    for name in cfg.DATASETS.TEST:
+        start = time.perf_counter()
+        folder = out if len(cfg.DATASETS.TEST) == 1 else out / name
+        loader = Trainer.build_test_loader(cfg, name)
+        evaluator = Trainer.build_evaluator(cfg, name, str(folder))
+        found = inference_on_dataset(model, _Counted(loader, progress), evaluator)
+        results[name] = {
+            **in_our_words(found, name),
+            "images": len(loader),
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+    return next(iter(results.values())) if len(results) == 1 else results
+
+
+def in_our_words(found: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+    """Detectron2's result of one set as ``Engine.evaluate`` gives it; None where there are no such objects."""
+    boxes = found.get("bbox", {})
+    if all(math.isnan(value) for value in boxes.values()):
+        # Detectron2 evaluates nothing where nothing was detected; COCO's AP is 0 then.
+        return coco_ap(read_json(MetadataCatalog.get(dataset).json_file, what=f"annotations of {dataset}"), [])
+    clean = {key: None if math.isnan(value) else float(value) for key, value in boxes.items()}
+    per_class = {key.removeprefix("AP-"): value for key, value in clean.items() if key.startswith("AP-")}
+    result: dict[str, Any] = {key: clean[key] for key in METRICS.values()}
+    if "segm" in found:
+        result["segm"] = {k: None if math.isnan(v) else float(v) for k, v in found["segm"].items() if "-" not in k}
+    return {**result, "per_class": per_class}
+
+
+def record(plan: Plan, result: Mapping[str, Any]) -> None:
+    """Append to ``SCALEPRIOR.RESULTS``, if there is one."""
+    if plan.cfg.SCALEPRIOR.RESULTS:
+        extra = plan.extra or {"seed": None, "max_iter": None, "created_by": {}, "fingerprint": plan.cfg.MODEL.WEIGHTS}
+        append_result(
+            plan.cfg.SCALEPRIOR.RESULTS,
+            result,
+            cfg=plan.cfg,
+            engine=Detectron2Engine.name,
+            card=extra.get("card"),
+            run={
+                "seed": extra["seed"],
+                "max_iter": extra["max_iter"],
+                **extra["created_by"],
+                "run": extra["fingerprint"],
+            },
+        )
+
+
+class _Counted:
+    """A test loader that tells how far it is."""
+
+    def __init__(self, loader: Any, progress: ProgressFn | None) -> None:
+        self._loader = loader
+        self._progress = progress
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        for done, batch in enumerate(self._loader, start=1):
+            yield batch
+            if self._progress is not None:
+                self._progress(done, len(self._loader), {})

@@ -1,0 +1,55 @@
+"""Detectron2's config zoo with another backbone: ``with_backbone("COCO-Detection/retinanet_R_50_FPN_1x.yaml", W)``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from scaleprior.backbones.weights import read_card
+from scaleprior.backbones.zoo import local_path
+from scaleprior.config import load_config
+from scaleprior.d2.contract import apply_card
+from scaleprior.d2.plan import default_config
+from scaleprior.d2.zoo_files import zoo_file
+from scaleprior.errors import UserError
+
+__all__ = ["with_backbone"]
+
+
+def with_backbone(config: str | Path, weights: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+    """A config of Detectron2's zoo, or any YAML of yours, around another backbone.
+
+    Depth, widths, norm, stride, pixel statistics, channel order and ``MODEL.WEIGHTS`` follow the backbone's card; what
+    the card does not speak of (schedule, heads, data, ``FREEZE_AT``) stays as the file has it.
+
+    Args:
+        config: a path, or a name of the zoo such as "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml".
+        weights: a backbone file with a card, or ``scaleprior://NAME``.
+        overrides: ``["SOLVER.MAX_ITER", "1000", ...]``; those that contradict the card are refused.
+
+    Returns:
+        A config of Detectron2's with our keys, not frozen. ``MODEL.DEVICE`` is Detectron2's default, "cuda", where
+        there is a GPU, else "cpu".
+
+    Raises:
+        UserError: no such config or backbone; an override that contradicts the card; a detector that has no place for
+            such a backbone.
+    """
+    import torch
+
+    path = Path(config)
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(f"config {config} is not a YAML file", hint="name one of Detectron2's *.yaml configs")
+    file = path if path.is_file() else zoo_file(str(config))
+    loaded = load_config(file, overrides, defaults=default_config())
+    from_overrides = load_config(None, overrides, defaults=default_config()).explicit
+    card = read_card(local_path(weights))
+    cfg = loaded.cfg.clone()
+    cfg.defrost()
+    apply_card(cfg, card, from_overrides)
+    cfg.MODEL.WEIGHTS = str(weights)
+    if cfg.MODEL.DEVICE == "auto":
+        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    return cfg

@@ -1,0 +1,253 @@
+"""From a config and a backbone to something that Detectron2 can start: card applied, classes counted, all checked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+from scaleprior.backbones.card import Card
+from scaleprior.backbones.contract import apply_card
+from scaleprior.backbones.readers import read_backbone
+from scaleprior.backbones.readers.containers import open_container
+from scaleprior.backbones.weights import has_card, read_card, save_backbone
+from scaleprior.config import LoadedConfig, add_scaleprior_config
+from scaleprior.d2.checkpoint import is_detector_state
+from scaleprior.d2.data import register_datasets
+from scaleprior.detect.fingerprint import flat_config, run_fingerprint
+from scaleprior.detect.keys import get_key, set_key
+from scaleprior.detect.weights import follow_training
+from scaleprior.errors import UserError
+from scaleprior.pretrain.runtime import resolve_device
+from scaleprior.provenance import created_by
+
+__all__ = ["EXTRA_KEY", "Plan", "class_names", "default_config", "plan_evaluation", "plan_training", "read_extra"]
+
+logger = logging.getLogger(__name__)
+
+EXTRA_KEY = "scaleprior"
+"""Entry of our checkpoints that holds, as JSON, what made them; Detectron2 passes over it."""
+
+_CLASS_KEYS = {
+    "MODEL.ROI_HEADS.NUM_CLASSES": "GeneralizedRCNN",
+    "MODEL.RETINANET.NUM_CLASSES": "RetinaNet",
+}
+# Keys under MODEL that a trained detector may be evaluated under other values of.
+_FREE = ("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.LOAD_PROPOSALS")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that is ready to start.
+
+    Attributes:
+        cfg: Detectron2's, frozen; what the trainer gets.
+        card: of the backbone; None from scratch, or where an evaluated model has none.
+        extra: what goes into checkpoints: fingerprint, seed, max_iter, created_by, card, config, classes.
+    """
+
+    cfg: CfgNode
+    card: Card | None
+    extra: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that determines the run."""
+        return self.extra["fingerprint"]
+
+
+def default_config() -> CfgNode:
+    """Detectron2's config with our keys; ``MODEL.DEVICE`` "auto" is a GPU where there is one."""
+    cfg = get_cfg()
+    add_scaleprior_config(cfg)
+    cfg.MODEL.DEVICE = "auto"
+    return cfg
+
+
+def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -> Plan:
+    """Apply the backbone's card and count the classes.
+
+    Args:
+        loaded: on ``default_config()``.
+        weights: backbone to start from: a file with a card, ``scaleprior://NAME``, whatever Detectron2's paths know
+            (``detectron2://...``), or any format that ``scaleprior backbone convert`` reads, which is then converted
+            into ``out``. None = ``MODEL.WEIGHTS``; "" = from scratch.
+        out: folder of the run, for ``OUTPUT_DIR``.
+
+    Raises:
+        UserError: config, data or weights do not fit each other; names the key and what to use.
+    """
+    weights = str(loaded.cfg.MODEL.WEIGHTS if weights is None else weights)
+    card = None
+    cfg = loaded.cfg
+    if weights:
+        file, card = _backbone(weights, out)
+        cfg = apply_card(loaded, card)
+        weights = str(file)
+    elif cfg.MODEL.BACKBONE.FREEZE_AT > 0:
+        logger.warning(
+            "training from random weights with MODEL.BACKBONE.FREEZE_AT %d: frozen stages stay random",
+            cfg.MODEL.BACKBONE.FREEZE_AT,
+        )
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = weights, str(out)
+    cfg.SEED = max(cfg.SEED, 0)  # -1 gives every run of Detectron2's one data order and other weights
+    cfg.MODEL.DEVICE = str(resolve_device(cfg.MODEL.DEVICE))
+    _register(cfg, "DATASETS.TRAIN")
+    names = _same_classes(cfg.DATASETS.TRAIN)
+    _set_classes(cfg, loaded, len(names))
+    cfg.freeze()
+    annotations = [MetadataCatalog.get(name).get("json_file") for name in cfg.DATASETS.TRAIN]
+    extra = {
+        "fingerprint": run_fingerprint(cfg, card, [path for path in annotations if path]),
+        "seed": cfg.SEED,
+        "max_iter": cfg.SOLVER.MAX_ITER,
+        "created_by": created_by(),
+        "card": None if card is None else card.to_dict(),
+        "config": _fixed(cfg),
+        "classes": list(names),
+    }
+    return Plan(cfg, card, extra)
+
+
+def plan_evaluation(loaded: LoadedConfig, model: str | Path, out: Path) -> Plan:
+    """The config that a trained detector is evaluated under: keys that nobody set are as it was trained.
+
+    Raises:
+        UserError: no such file; a backbone; a key that was set contradicts the model; other classes.
+    """
+    extra = read_extra(model)
+    cfg = loaded.cfg
+    if extra is not None:
+        cfg = follow_training(loaded, extra["config"], _fixed(cfg))
+    else:
+        logger.warning("%s was not written by ScalePrior: nothing says which config it was trained with", model)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = str(model), str(out)
+    cfg.MODEL.DEVICE = str(resolve_device(cfg.MODEL.DEVICE))
+    _register(cfg, "DATASETS.TEST")
+    if extra is not None:
+        for name in cfg.DATASETS.TEST:
+            if class_names(name) != tuple(extra["classes"]):
+                raise UserError(
+                    f"data set {name} has the classes {_short(class_names(name))}, the model was trained on "
+                    f"{_short(extra['classes'])}",
+                    hint="evaluate on a set with the same classes",
+                )
+    cfg.freeze()
+    card = None if extra is None or extra["card"] is None else Card.from_dict(extra["card"], source=str(model))
+    return Plan(cfg, card, extra or {})
+
+
+def read_extra(model: str | Path) -> dict[str, Any] | None:
+    """What our trainer wrote into a checkpoint; None for a file of Detectron2's own.
+
+    Raises:
+        UserError: no such file, a damaged one, or a backbone.
+    """
+    path = Path(PathManager.get_local_path(str(model)))
+    if not path.is_file():
+        raise UserError(f"model not found: {model}", hint="give the model_final.pth that training wrote")
+    if has_card(path):
+        raise UserError(f"{model} is a backbone, not a trained detector", hint="fine-tune it first, or train with it")
+    if path.suffix != ".pth":
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as e:
+        raise UserError(f"model {model} cannot be read: {' '.join(str(e).split())[:200]}", hint="get it again") from e
+    text = content.get(EXTRA_KEY) if isinstance(content, dict) else None
+    return json.loads(text) if isinstance(text, str) else None
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """Classes 0, 1, ... of a registered data set."""
+    names = MetadataCatalog.get(name).get("thing_classes")
+    if names is None:  # Detectron2 learns them when it reads the annotations
+        DatasetCatalog.get(name)
+        names = MetadataCatalog.get(name).thing_classes
+    return tuple(names)
+
+
+def _backbone(weights: str, out: Path) -> tuple[Path, Card]:
+    """A file that the checkpointer reads, and its card."""
+    path = Path(PathManager.get_local_path(weights))
+    if has_card(path):
+        return path.absolute(), read_card(path)
+    if not path.is_file():
+        raise UserError(f"MODEL.WEIGHTS {weights} not found", hint="check the path")
+    tree = open_container(path).tree
+    if isinstance(tree, dict) and is_detector_state(tree.get("model", tree)):
+        raise UserError(
+            f"MODEL.WEIGHTS {weights} is a trained detector, not a backbone",
+            hint="`scaleprior backbone convert` cuts the backbone out; --eval-only evaluates the detector",
+        )
+    reading = read_backbone(path)
+    target = out.absolute() / "backbone.safetensors"
+    if comm.is_main_process():
+        save_backbone(target, reading.tensors, reading.card)
+        logger.info("%s was converted to %s: %s", weights, target, "; ".join(reading.report.lines()))
+    comm.synchronize()
+    return target, read_card(target)
+
+
+def _register(cfg: CfgNode, key: str) -> None:
+    if not get_key(cfg, key):
+        raise UserError(f"{key} is empty", hint=f"give {key} \"('NAME',)\" and define NAME in SCALEPRIOR.DATASETS")
+    if key == "DATASETS.TEST":  # what a detector was trained on need not be here to evaluate it
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.DATASETS.TRAIN = ()
+    register_datasets(cfg)
+
+
+def _same_classes(names: Sequence[str]) -> tuple[str, ...]:
+    first = class_names(names[0])
+    for name in names[1:]:
+        if class_names(name) != first:
+            raise UserError(
+                f"{names[0]} and {name} in DATASETS.TRAIN have different classes", hint="use sets with the same ones"
+            )
+    return first
+
+
+def _set_classes(cfg: CfgNode, loaded: LoadedConfig, classes: int) -> None:
+    """NUM_CLASSES of the data, for every head that has one.
+
+    Raises:
+        UserError: it was set to another number for the detector that is built.
+    """
+    for key, architecture in _CLASS_KEYS.items():
+        said = get_key(cfg, key)
+        if key in loaded.explicit and said != classes and architecture == cfg.MODEL.META_ARCHITECTURE:
+            raise UserError(
+                f"{key} is {said} ({loaded.source}), but {cfg.DATASETS.TRAIN[0]} has {classes} classes",
+                hint=f"use {key} {classes}, or leave it out",
+            )
+        set_key(cfg, key, classes)
+
+
+def _fixed(cfg: CfgNode) -> dict[str, Any]:
+    """The keys that a detector's weights depend on, with their values in JSON's types."""
+    values = {k: v for k, v in flat_config(cfg) if k == "INPUT.FORMAT" or (k.startswith("MODEL.") and not _is_free(k))}
+    return json.loads(json.dumps(values))
+
+
+def _is_free(key: str) -> bool:
+    return key in _FREE or "TEST" in key.rsplit(".", 1)[-1]
+
+
+def _short(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''} ({len(names)})"

@@ -1,0 +1,177 @@
+"""Pretraining inside Detectron2's frame: its ``launch``, its set-up, its log files, its events.
+
+What is computed is ``scaleprior.pretrain.pretrain``, to the bit; this module decides who starts the processes and
+where the figures go. An iteration of Detectron2 counts from 0: iteration i is step i + 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import torch
+from detectron2.engine import default_setup
+from detectron2.engine import launch as detectron2_launch
+from detectron2.utils.events import CommonMetricPrinter, EventStorage, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.logger import setup_logger
+
+from scaleprior.config import LoadedConfig, load_config
+from scaleprior.d2.plan import default_config
+from scaleprior.errors import ScalePriorError, UserError
+from scaleprior.pretrain import evaluate_pretrained, pretrain
+from scaleprior.pretrain.launch import check_counts, supervise
+from scaleprior.pretrain.processes import join_world
+from scaleprior.pretrain.recorder import Recorder, cut_lines
+from scaleprior.pretrain.runtime import resolve_device
+
+if TYPE_CHECKING:
+    from scaleprior.pretrain.processes import World
+    from scaleprior.pretrain.trainer import Counters
+
+__all__ = ["EventRecorder", "launch_pretraining", "main"]
+
+logger = logging.getLogger(__name__)
+
+_EVENTS = "metrics.json"  # Detectron2's name for its JSON lines
+# What a median over 20 iterations, as Detectron2's writers take it, says nothing sensible about.
+_NOT_NOISY = ("lr", "epoch", "unreadable")
+
+
+def launch_pretraining(args: argparse.Namespace) -> None:
+    """Run :func:`main` in ``args.num_gpus`` processes by Detectron2's ``launch``, in this one if that is 1.
+
+    Args:
+        args: Detectron2's flags: config_file, resume, eval_only, num_gpus, num_machines, machine_rank, dist_url, opts.
+
+    Raises:
+        UserError: wrong keys or flags, said once and not by every process; otherwise as ``supervise`` does.
+    """
+    check_counts(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    _load(args)
+    if args.eval_only or args.num_gpus * args.num_machines == 1:
+        detectron2_launch(main, 1, args=(args,))
+        return
+    if urlsplit(args.dist_url).scheme not in ("tcp", "file") and args.dist_url != "auto":
+        raise UserError(f"--dist-url is {args.dist_url!r}", hint="give tcp://HOST:PORT, file://PATH or auto")
+    if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
+        raise UserError(f"--num-gpus is {args.num_gpus}", hint=f"there are {torch.cuda.device_count()} here")
+    counts = (args.num_gpus, args.num_machines, args.machine_rank)
+    supervise(lambda guarded: detectron2_launch(guarded, *counts, args.dist_url, args=(args,)), main)
+
+
+def main(args: argparse.Namespace) -> None:
+    """One process' share: pretrain, or with ``args.eval_only`` evaluate, in ``OUTPUT_DIR``; process 0 prints the
+    result."""
+    loaded = _load(args)
+    out = loaded.cfg.OUTPUT_DIR
+    try:
+        with join_world(resolve_device(loaded.cfg.MODEL.DEVICE)) as world:
+            if args.eval_only:
+                if world.main:
+                    print(_evaluate(loaded, out))
+                return
+            result = pretrain(loaded, out, resume=args.resume, recorder=EventRecorder(loaded, args))
+            if world.main:
+                print(f"{result.backbone}: {result.metrics}")
+    except ScalePriorError as e:
+        # Before the set-up there are no handlers, and the caller's one line is all there should be.
+        if logger.hasHandlers():
+            logger.error("%s", e)
+        raise
+    except Exception:
+        logger.exception("Exception during training:")  # log.txt is where Detectron2's users look for it
+        raise
+
+
+def _load(args: argparse.Namespace) -> LoadedConfig:
+    """The config over Detectron2's own keys, so that a YAML made for Detectron2 is read whole."""
+    return load_config(args.config_file, args.opts, defaults=default_config())
+
+
+def _evaluate(loaded: LoadedConfig, out: str) -> dict[str, float | int]:
+    figures = evaluate_pretrained(loaded, out)
+    setup_logger(out, name="scaleprior")
+    logger.info("held out: %s", figures)
+    return figures
+
+
+class EventRecorder(Recorder):
+    """A run's numbers as Detectron2's events: its ``EventStorage`` is the current one while training goes on.
+
+    Written every PRETRAIN.METRICS_PERIOD iterations, at the end and at an interruption: the terminal and ``log.txt``,
+    ``metrics.json`` (JSON lines: iteration, total_loss, lr, time, data_time, eta_seconds, epoch, images_per_s,
+    unreadable), and TensorBoard where it is installed. Figures of the evaluation are ``held_out/NAME`` at the
+    iteration after the last, as Detectron2 does it.
+
+    Args:
+        args: as the command line gave them; for the log.
+    """
+
+    def __init__(self, loaded: LoadedConfig, args: argparse.Namespace) -> None:
+        self._loaded = loaded
+        self._args = args
+        self._out = Path(loaded.cfg.OUTPUT_DIR)
+        self._period = loaded.cfg.PRETRAIN.METRICS_PERIOD
+        self._storage: EventStorage | None = None
+        self._writers: list[EventWriter] = []
+        self._open = contextlib.ExitStack()
+        self._dirty = False
+
+    def prepare(self, world: World) -> None:
+        """Detectron2's ``default_setup``, then our logger beside its own."""
+        cfg = self._loaded.cfg.clone()
+        cfg.defrost()
+        cfg.SEED = max(cfg.SEED, 0)  # what pretraining takes; below 0 Detectron2 would note a random seed
+        file = {"config_file": self._loaded.source}  # it opens it, and ours may be given by its name in configs/
+        default_setup(cfg, argparse.Namespace(**{**vars(self._args), **file}))
+        setup_logger(str(self._out), distributed_rank=world.rank, name="scaleprior")
+
+    def open(self, world: World, counters: Counters, total: int) -> None:
+        if not world.main:
+            return
+        done = counters.step
+        cut_lines(self._out / _EVENTS, "iteration", done - 1)
+        self._storage = self._open.enter_context(EventStorage(done))
+        # The printer comes first: the time left that it works out is an event, too.
+        self._writers = [CommonMetricPrinter(total), JSONWriter(str(self._out / _EVENTS)), *self._tensorboard(done)]
+        for writer in self._writers:
+            self._open.callback(writer.close)
+
+    def _tensorboard(self, done: int) -> list[EventWriter]:
+        try:
+            import torch.utils.tensorboard  # noqa: F401 (Detectron2 imports it at the first event)
+        except ImportError:
+            logger.info("no events for TensorBoard: it is not installed")
+            return []
+        return [TensorboardXWriter(str(self._out), purge_step=done)]
+
+    def step(self, done: int, total: int, numbers: Mapping[str, float]) -> None:
+        self._storage.iter = done - 1
+        self._storage.put_scalar("total_loss", numbers["loss"])
+        for name in ("lr", "time", "data_time", "epoch", "images_per_s", "unreadable"):
+            self._storage.put_scalar(name, numbers[name], smoothing_hint=name not in _NOT_NOISY)
+        self._dirty = True
+        if done % self._period == 0 or done == total:
+            self._write()
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        self._storage.iter = metrics["steps"]
+        for name, value in metrics.get("held_out", {}).items():
+            self._storage.put_scalar(f"held_out/{name}", value, smoothing_hint=False)
+            logger.info("held out, %s: %.4g", name, value)
+        self._write()
+
+    def _write(self) -> None:
+        for writer in self._writers:
+            writer.write()
+        self._dirty = False
+
+    def close(self) -> None:
+        with self._open:
+            if self._dirty:
+                self._write()

@@ -1,0 +1,146 @@
+"""timm's trunks as Detectron2 backbones: BiT and CLIP, which MODEL.RESNETS cannot describe, and plain ResNets.
+
+Registered in ``BACKBONE_REGISTRY``: ``build_timm_backbone``, ``build_timm_fpn_backbone`` (Faster R-CNN and its kin) and
+``build_retinanet_timm_fpn_backbone``. MODEL.TIMM.MODEL names the trunk; MODEL.RESNETS.OUT_FEATURES and NORM and
+MODEL.BACKBONE.FREEZE_AT mean what they mean for Detectron2's ResNets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+from torch import Tensor, nn
+
+from scaleprior.backbones.arch import TimmSpec, arch_from_timm
+from scaleprior.backbones.families import detection_trunk
+from scaleprior.errors import UserError
+
+__all__ = ["TimmBackbone", "build_retinanet_timm_fpn_backbone", "build_timm_backbone", "build_timm_fpn_backbone"]
+
+
+class TimmBackbone(Backbone):
+    """A trunk of timm. Its state dict speaks the names of canonical backbone files.
+
+    Those are Detectron2's names for plain ResNets (so that weights go to and from ``build_resnet_backbone`` as they
+    are) and timm's names for timm's trunks, although the parameters lie under ``trunk.body``.
+
+    Args:
+        model: MODEL.TIMM.MODEL.
+        norm: "FrozenBN", "BN" or "SyncBN"; "GN" for BiT.
+        freeze_at: stages that stay fixed: 0 none, 1 the stem, 2 stem and res2, ... 5 all.
+        out_features: maps to hand on, of res2 .. res5. BiT's are those that its next stage sees: normalised, after
+            ReLU.
+
+    Raises:
+        UserError: names the config key whose value does not fit.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        norm: str = "FrozenBN",
+        freeze_at: int = 0,
+        out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
+    ) -> None:
+        super().__init__()
+        arch = arch_from_timm(model, norm)
+        self.trunk = trunk = detection_trunk(arch, norm=norm, freeze_stages=freeze_at, out_features=out_features)
+        self._canonical = {f"trunk.body.{ours}": theirs for ours, theirs in trunk.canonical_names().items()}
+        self._prefix = ""
+        self._out_features = list(out_features)
+        self._out_feature_channels = {name: trunk.channels[name] for name in out_features}
+        self._out_feature_strides = {name: trunk.strides[name] for name in out_features}
+        self.register_load_state_dict_post_hook(_report_canonical_names)
+
+    @property
+    def size_divisibility(self) -> int:
+        """Pixels that both sides of a batch have to be a multiple of; 0 = any. CLIP's average pools would drop a rest;
+        plain ResNets take any size, as Detectron2's."""
+        return max(self._out_feature_strides.values()) if isinstance(self.trunk.arch, TimmSpec) else 0
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Maps [B, C, H / stride, W / stride] by name from images [B, 3, H, W]."""
+        maps = self.trunk.features(x, normalised=True)
+        return {name: maps[name] for name in self._out_features}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As ``nn.Module.state_dict``, in canonical names."""
+        prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
+        state = super().state_dict(*args, **kwargs)
+        for name in [name for name in state if name.startswith(f"{prefix}trunk.body.")]:
+            state[prefix + self._canonical[name[len(prefix) :]]] = state.pop(name)
+        return state
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Mapping[str, Any], *args: Any
+    ) -> None:
+        # called before the children, who see what is left in state_dict
+        self._prefix = prefix
+        for ours, theirs in self._canonical.items():
+            if prefix + theirs in state_dict:
+                state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+def _report_canonical_names(module: TimmBackbone, incompatible: Any) -> None:
+    """Tensors that a state dict lacked were noted by their own names; say them as the state dict would."""
+    names = {module._prefix + ours: module._prefix + theirs for ours, theirs in module._canonical.items()}
+    incompatible.missing_keys[:] = [names.get(name, name) for name in incompatible.missing_keys]
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
+    """The trunk of MODEL.TIMM.MODEL.
+
+    Raises:
+        UserError: no ScalePrior keys in the config, images without three channels, an unknown trunk, or a norm, stage
+            or number of frozen stages that it cannot have.
+    """
+    if "TIMM" not in cfg.MODEL:
+        raise UserError("the config has no MODEL.TIMM.MODEL", hint="call scaleprior.config.add_scaleprior_config(cfg)")
+    if input_shape.channels != 3:
+        raise UserError(
+            f"MODEL.PIXEL_MEAN has {input_shape.channels} channels; {cfg.MODEL.TIMM.MODEL} takes 3",
+            hint="give three numbers in MODEL.PIXEL_MEAN and PIXEL_STD",
+        )
+    return TimmBackbone(
+        cfg.MODEL.TIMM.MODEL,
+        norm=cfg.MODEL.RESNETS.NORM,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        out_features=cfg.MODEL.RESNETS.OUT_FEATURES,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """``build_timm_backbone`` under the pyramid of ``build_resnet_fpn_backbone``: p6 is p5 subsampled."""
+    return _pyramid(cfg, build_timm_backbone(cfg, input_shape), LastLevelMaxPool())
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_timm_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """``build_timm_backbone`` under the pyramid of RetinaNet: p6 and p7 are convolutions of res5."""
+    bottom_up = build_timm_backbone(cfg, input_shape)
+    shapes = bottom_up.output_shape()
+    if "res5" not in shapes:
+        raise UserError(
+            f"MODEL.RESNETS.OUT_FEATURES is {list(shapes)}; RetinaNet's p6 is made from res5", hint="add res5"
+        )
+    return _pyramid(cfg, bottom_up, LastLevelP6P7(shapes["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS))
+
+
+def _pyramid(cfg: CfgNode, bottom_up: TimmBackbone, top_block: nn.Module) -> FPN:
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=top_block,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

@@ -1,0 +1,225 @@
+"""Detectron2's ``DefaultTrainer`` for ScalePrior's backbones: seeded, resumable to the bit, evaluated on COCO.
+
+What it adds to Detectron2's own, each as a hook or an override that Detectron2 provides for: a loader with a position
+(``loader.py``), one seed a step, checkpoints that are complete under their final name, a loss that is not finite named
+with its images, and SIGTERM that saves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import pickle
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import DefaultTrainer, HookBase, hooks
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.utils import comm
+
+from scaleprior.d2.checkpoint import is_detector_state
+from scaleprior.d2.loader import ResumableLoader, step_seed
+from scaleprior.d2.plan import EXTRA_KEY
+from scaleprior.errors import FailureError, ScalePriorError, UserError
+from scaleprior.files import atomic_path, write_text
+from scaleprior.pretrain.runtime import Interrupted, StopRequest, catch_sigterm
+from scaleprior.progress import ProgressFn
+
+__all__ = ["Trainer"]
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):
+    """Use it as ``DefaultTrainer``: ``Trainer(cfg)``, ``resume_or_load(resume)``, ``train()``.
+
+    Attributes:
+        keep_checkpoints: newest periodic checkpoints to keep; None = all, as Detectron2 does.
+        extra: JSON-ready; goes into every checkpoint under ``EXTRA_KEY``.
+        progress: called once a step with (steps done, all steps, {"loss": ...}).
+    """
+
+    keep_checkpoints: int | None = None
+
+    def __init__(self, cfg: CfgNode) -> None:
+        _check_machine(cfg)
+        self.extra: dict[str, Any] = {}
+        self.progress: ProgressFn | None = None
+        self._stop = StopRequest()
+        super().__init__(cfg)
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As ``DefaultTrainer``, with a loader that goes on where the checkpoint was written.
+
+        Raises:
+            UserError: ``MODEL.WEIGHTS`` is not there, does not fit, or is a whole detector.
+        """
+        super().resume_or_load(resume)
+        self.data_loader.go_to(self.start_iter)
+        if self.start_iter and comm.is_main_process():
+            _forget_lost_steps(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter)
+
+    def train(self) -> Any:
+        """Run the steps that are left.
+
+        Raises:
+            FailureError: a loss that is not finite; names the step and the images.
+            Interrupted: SIGTERM came; the state is saved.
+        """
+        with catch_sigterm() as self._stop:
+            try:
+                return super().train()
+            except FloatingPointError as e:
+                names = ", ".join(str(image.get("file_name")) for image in self.data_loader.last)
+                raise FailureError(
+                    f"step {self.iter}: {' '.join(str(e).split())}; images {names}",
+                    hint="lower SOLVER.BASE_LR, lengthen the warmup or clip gradients (SOLVER.CLIP_GRADIENTS)",
+                ) from e
+
+    def build_hooks(self) -> list[HookBase]:
+        """Detectron2's own, with two of ours; called once, at the end of ``DefaultTrainer.__init__``."""
+        # Before the hooks are made, because the one that saves holds on to the checkpointer.
+        self.checkpointer = _Checkpointer(self)
+        found = super().build_hooks()
+        for hook in found:
+            if isinstance(hook, hooks.PeriodicCheckpointer):
+                hook.max_to_keep = self.keep_checkpoints
+        # The stop comes last: what is saved then has seen the whole step, its learning rate included.
+        return [_SeedSteps(max(self.cfg.SEED, 0)), *found, _StopOnRequest()]
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> ResumableLoader:
+        """See ``loader.py``."""
+        return ResumableLoader.from_config(cfg)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+        """COCO's official evaluation, never the unofficial C++ one.
+
+        Raises:
+            UserError: a set that is not evaluated as COCO's are.
+        """
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+        if kind != "coco":
+            raise UserError(
+                f"data set {dataset_name} has the evaluator type {kind!r}",
+                hint="give a COCO-format set, or override build_evaluator",
+            )
+        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=False)
+
+
+def _check_machine(cfg: CfgNode) -> None:
+    """What Detectron2 would meet with an assertion or an error of torch's."""
+    on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+    if on_cpu and cfg.SOLVER.AMP.ENABLED:
+        raise UserError(
+            "SOLVER.AMP.ENABLED is True with MODEL.DEVICE cpu; Detectron2 mixes precision on GPUs only",
+            hint="use SOLVER.AMP.ENABLED False",
+        )
+    if on_cpu and comm.get_world_size() > 1:
+        raise UserError(
+            f"{comm.get_world_size()} processes with MODEL.DEVICE cpu; Detectron2 trains in several on GPUs only",
+            hint="use --num-gpus 1",
+        )
+
+
+class _Checkpointer(DetectionCheckpointer):
+    """Files that are complete or absent, and the trainer's ``extra`` in them; refuses a detector for a backbone."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(trainer._trainer.model, trainer.cfg.OUTPUT_DIR, trainer=weakref.proxy(trainer))
+        self._trainer = weakref.proxy(trainer)
+        self._resuming = False
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        self._resuming = resume and self.has_checkpoint()
+        return super().resume_or_load(path, resume=resume)
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            return super().load(path, *args, **kwargs)
+        except ScalePriorError:
+            raise
+        except (OSError, AssertionError, RuntimeError, EOFError, pickle.UnpicklingError) as e:
+            raise UserError(
+                f"weights {path} cannot be read: {e}", hint="check the path; get a damaged file again"
+            ) from e
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        if not self._resuming and is_detector_state(checkpoint["model"]):
+            raise UserError(
+                f"MODEL.WEIGHTS {self._trainer.cfg.MODEL.WEIGHTS} is a trained detector, not a backbone",
+                hint="`scaleprior backbone convert` cuts the backbone out; --eval-only evaluates the detector",
+            )
+        return super()._load_model(checkpoint)
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        if not self.save_dir or not self.save_to_disk:
+            return
+        state = {"model": self.model.state_dict(), EXTRA_KEY: json.dumps(self._trainer.extra), **kwargs}
+        state.update({key: part.state_dict() for key, part in self.checkpointables.items()})
+        target = Path(self.save_dir) / f"{name}.pth"
+        logger.info("Saving checkpoint to %s", target)
+        # The last one is what people keep: it alone is flushed to the disk.
+        with atomic_path(target, durable=name.endswith("_final")) as temporary:
+            torch.save(state, temporary)
+        self.tag_last_checkpoint(target.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename, durable=False)
+
+
+class _SeedSteps(HookBase):
+    """Seeds torch's generators before every step, so that what a step samples does not depend on the steps before."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def before_step(self) -> None:
+        torch.manual_seed(step_seed(self._seed, comm.get_rank(), self.trainer.iter))
+
+
+class _StopOnRequest(HookBase):
+    """Shows the progress, and ends the run after SIGTERM with its state saved."""
+
+    def after_step(self) -> None:
+        trainer, done = self.trainer, self.trainer.iter + 1
+        if trainer.progress is not None:
+            loss = trainer.storage.latest().get("total_loss", (math.nan, 0))[0]
+            trainer.progress(done, trainer.max_iter, {"loss": float(loss)})
+        requested = trainer._stop.requested
+        if comm.get_world_size() > 1:  # all processes stop after the same step, or none could finish it
+            requested = any(comm.all_gather(requested))
+        if requested and done < trainer.max_iter:
+            trainer.checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
+            raise Interrupted(
+                f"stopped by SIGTERM after step {done} of {trainer.max_iter}", hint="run again with --resume to go on"
+            )
+
+
+def _forget_lost_steps(path: Path, start: int) -> None:
+    """Cut off the metrics of steps that the checkpoint does not have: they are run again."""
+    with contextlib.suppress(FileNotFoundError):
+        kept = 0
+        with path.open("rb") as file:
+            for line in file:
+                if _iteration(line) >= start:
+                    break
+                kept += len(line)
+        os.truncate(path, kept)  # in place: the writer has the file open
+
+
+def _iteration(line: bytes) -> float:
+    try:
+        return json.loads(line)["iteration"]
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+        return math.inf  # cut off by a kill

@@ -1,0 +1,90 @@
+"""tools/train_net.py under Detectron2, as a user calls it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.detectron2
+pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+
+from .conftest import FEW_STEPS, TINY_FPN, backbone_file
+
+REPO = Path(__file__).resolve().parents[2]
+CONFIG = ["--config-file", "configs/COCO-Detection/Base-RCNN-FPN.yaml"]
+PIXELS = ["MODEL.PIXEL_MEAN", "[127.5, 127.5, 127.5]", "MODEL.PIXEL_STD", "[127.5, 127.5, 127.5]"]
+
+
+def tool(*words: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, str(REPO / "tools" / "train_net.py"), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPO, env=environment, timeout=300, check=False)
+
+
+@pytest.mark.slow
+def test_train_resume_and_evaluate(tmp_path: Path, coco: list[str]) -> None:
+    """Detectron2's files, one row of results, and a second set of steps after --resume."""
+    card = backbone_file(tmp_path / "w.safetensors")
+    words = [*TINY_FPN, *FEW_STEPS, *coco, *PIXELS, "OUTPUT_DIR", tmp_path / "run"]
+    words += ["MODEL.WEIGHTS", tmp_path / "w.safetensors", "SCALEPRIOR.RESULTS", tmp_path / "all.csv"]
+    done = tool(*CONFIG, *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed["engine"] == "detectron2"
+    assert 0 <= printed["AP"] <= 100
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files >= {"config.yaml", "last_checkpoint", "log.txt", "metrics.json", "model_final.pth", "run.json"}
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "265 of its 265 tensors fill the trunk" in log  # ours
+    assert "Starting training from iteration 0" in log  # Detectron2's
+    (row,) = csv.DictReader((tmp_path / "all.csv").open())
+    assert row["tensors_sha256"] == card.tensors_sha256
+    assert float(row["ap"]) == pytest.approx(printed["AP"], abs=1e-6)
+
+    again = tool(*CONFIG, "--eval-only", *words, "MODEL.WEIGHTS", tmp_path / "run" / "model_final.pth")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert json.loads(again.stdout.splitlines()[-1])["AP"] == printed["AP"]
+    assert len(list(csv.DictReader((tmp_path / "all.csv").open()))) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["INPUT.FORMAT", "BGR"], "use INPUT.FORMAT RGB"),
+        (["MODEL.RESNETS.STRIDE_IN_1X1", "True"], "use MODEL.RESNETS.STRIDE_IN_1X1 False"),
+        (["MODEL.WEIGHTS", "nothing.safetensors"], "nothing.safetensors not found; check the path"),
+        (["MODEL.WEIGHTS", "scaleprior://paper-R-50-jft-10m"], "not public"),
+        (["DATASETS.TRAIN", "('coco_2017_train',)"], "set DETECTRON2_DATASETS"),
+        (["SOLVER.TYPO", "1"], "unknown config key SOLVER.TYPO"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    words: list[str], said: str, tmp_path: Path, coco: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
+    backbone_file(tmp_path / "w.safetensors")
+    usual = [*TINY_FPN, *coco, *PIXELS, "OUTPUT_DIR", tmp_path / "run", "MODEL.WEIGHTS", tmp_path / "w.safetensors"]
+    done = tool(*CONFIG, *usual, *words)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if "error" in line]
+    assert line.startswith("train_net: error: ")
+    assert said in line
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_more_processes_than_gpus_are_refused() -> None:
+    import torch
+
+    count = torch.cuda.device_count() + 1
+    if count == 1:
+        count = 2
+    done = tool(*CONFIG, "--num-gpus", count)
+    assert done.returncode == 2
+    assert f"--num-gpus is {count}, there are" in done.stderr
