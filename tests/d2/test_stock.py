@@ -14,12 +14,12 @@ import pytest
 pytestmark = [pytest.mark.detectron2, pytest.mark.slow]
 detectron2 = pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
-from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES  # noqa: E402
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from scaleprior.backbones import config_lines, export_backbone, load_backbone  # noqa: E402
+from scaleprior.backbones import config_lines, export_backbone, load_backbone
 
-from ..detect.conftest import make_coco  # noqa: E402
-from .conftest import backbone_file  # noqa: E402
+from ..detect.conftest import make_coco
+from .conftest import backbone_file
 
 TOOL = Path(detectron2.__file__).resolve().parents[1] / "tools" / "train_net.py"
 # Detectron2's tool imports its model_zoo only for test-time augmentation; a modern setuptools has no pkg_resources.
