@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -22,6 +23,10 @@ class BuildWithData(build_py):
             target = Path(self.build_lib) / "scaleprior" / "_data" / folder
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(HERE / folder, target)
+        if (HERE / ".git").exists():  # so that what an installed package writes says which commit wrote it
+            git = ["git", "-C", str(HERE), "rev-parse", "HEAD"]
+            done = subprocess.run(git, capture_output=True, text=True, check=False)
+            (Path(self.build_lib) / "scaleprior" / "_data" / "commit.txt").write_text(done.stdout)
 
 
 setup(

@@ -13,7 +13,7 @@ __all__ = ["created_by"]
 
 
 def created_by() -> dict[str, str]:
-    """``{"version", "commit"}`` of the running ScalePrior; commit "unknown" outside a checkout."""
+    """``{"version", "commit"}`` of the running ScalePrior; commit "unknown" where neither a checkout nor the build knew it."""
     return {"version": scaleprior.__version__, "commit": _commit()}
 
 
@@ -28,4 +28,6 @@ def _commit() -> str:
                 ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
             )
             return done.stdout.strip() or "unknown"
+    with contextlib.suppress(OSError):  # an installed package carries the commit that it was built from
+        return (Path(scaleprior.__file__).parent / "_data" / "commit.txt").read_text().strip() or "unknown"
     return "unknown"

@@ -24,6 +24,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = REPO / name
         ignore = shutil.ignore_patterns("__pycache__", ".*_cache")
         (shutil.copytree(path, source / name, ignore=ignore) if path.is_dir() else shutil.copy(path, source / name))
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (["init", "-q"], ["add", "."], [*identity, "commit", "-q", "-m", "as it is"]):
+        subprocess.run(["git", "-C", str(source), *words], check=True, capture_output=True)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
     subprocess.run(build, check=True, capture_output=True, text=True)
@@ -43,6 +46,16 @@ def test_the_wheel_holds_every_config_and_the_catalogue(installed: Path) -> None
         if path.is_file() and "__pycache__" not in path.parts:
             assert str(path.relative_to(installed / "source")) in names
     assert not [n for n in names if n.startswith(("tests", "benchmarks"))]
+
+
+def test_the_installed_package_knows_its_commit(installed: Path, tmp_path: Path) -> None:
+    git = ["git", "-C", str(installed / "source"), "rev-parse", "HEAD"]
+    head = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    code = "from scaleprior.provenance import created_by; print(created_by()['commit'])"
+    environment = {**os.environ, "PYTHONPATH": str(installed / "site")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.stdout.strip() == head
 
 
 @pytest.mark.slow
