@@ -13,7 +13,7 @@ __all__ = ["created_by"]
 
 
 def created_by() -> dict[str, str]:
-    """``{"version", "commit"}`` of the running ScalePrior; commit "unknown" where neither a checkout nor the build knew it."""
+    """``{"version", "commit"}`` of the running ScalePrior; "unknown" where neither checkout nor build knew it."""
     return {"version": scaleprior.__version__, "commit": _commit()}
 
 

@@ -19,9 +19,9 @@ import warnings
 from importlib.util import find_spec
 from types import ModuleType
 
-from scaleprior.commands.tool_flags import tool_parser
+from scaleprior.commands.tool_flags import exit_code, tool_parser
 from scaleprior.config import load_config
-from scaleprior.errors import ScalePriorError, UserError
+from scaleprior.errors import UserError
 from scaleprior.pretrain import evaluate_pretrained, pretrain
 from scaleprior.pretrain.launch import launch
 from scaleprior.progress import progress_bar
@@ -86,16 +86,16 @@ def launch_plain(args: argparse.Namespace) -> None:
     launch(work, (args,), **({"processes": 1} if args.eval_only else counts), dist_url=args.dist_url)
 
 
+def run(args: argparse.Namespace) -> None:
+    """Start the runtime that is asked for."""
+    runtime = detectron2_runtime(args.runtime)
+    (launch_plain if runtime is None else runtime.launch_pretraining)(args)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit code 0, or that of the error."""
     args = parse(argv)
-    try:
-        runtime = detectron2_runtime(args.runtime)
-        (launch_plain if runtime is None else runtime.launch_pretraining)(args)
-    except ScalePriorError as e:
-        print(f"pretrain_net: error: {e}", file=sys.stderr)
-        return e.exit_code
-    return 0
+    return exit_code("pretrain_net", lambda: run(args))
 
 
 if __name__ == "__main__":

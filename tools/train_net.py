@@ -17,10 +17,10 @@ import sys
 from pathlib import Path
 
 from scaleprior.cli import main as scaleprior_main
-from scaleprior.commands.tool_flags import tool_parser
+from scaleprior.commands.tool_flags import exit_code, tool_parser
 from scaleprior.config import load_config
 from scaleprior.detect import get_engine
-from scaleprior.errors import ScalePriorError, UserError
+from scaleprior.errors import UserError
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -47,7 +47,7 @@ def arguments(args: argparse.Namespace) -> list[str]:
     ):
         if value not in only:
             raise UserError(
-                f"{flag} {value} needs the detectron2 engine; the torchvision engine runs in one process",
+                f"{flag} {value} needs the detectron2 engine; others run in one process",
                 hint=f"use {flag} {only[-1]}",
             )
     cfg = load_config(args.config_file, args.opts).cfg
@@ -58,19 +58,20 @@ def arguments(args: argparse.Namespace) -> list[str]:
     return ["detect", action, "--config-file", args.config_file, "--engine", args.engine, *flags, *args.opts, *own]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit code 0, or that of the error."""
-    args = parse(argv)
-    try:
-        if get_engine(args.engine).name == "torchvision":
-            return scaleprior_main(arguments(args))
+def work(args: argparse.Namespace) -> int | None:
+    """Train or evaluate on the engine that is asked for; an exit code, or None for 0."""
+    if get_engine(args.engine).name == "detectron2":
         from scaleprior.d2.tool import run
 
         run(args)
-    except ScalePriorError as e:
-        print(f"train_net: error: {e}", file=sys.stderr)
-        return e.exit_code
-    return 0
+        return None
+    return scaleprior_main(arguments(args))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code 0, or that of the error."""
+    args = parse(argv)
+    return exit_code("train_net", lambda: work(args))
 
 
 if __name__ == "__main__":

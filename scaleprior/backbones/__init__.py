@@ -18,6 +18,7 @@ __getattr__, __all__ = lazy_exports(
         "check_contract": "contract",
         "compare_backbones": "compare",
         "config_lines": "settings",
+        "convert_backbone": "convert",
         "export_backbone": "export",
         "freeze_at": "trunk",
         "from_detectron2": "names",
@@ -25,7 +26,7 @@ __getattr__, __all__ = lazy_exports(
         "read_backbone": "readers.read",
         "read_card": "weights",
         "save_backbone": "weights",
-        "tensors_sha256": "weights",
+        "tensors_sha256": "writing",
         "to_detectron2": "names",
     },
 )

@@ -1,17 +1,16 @@
-"""Work on many tensors in a few threads: hashing, summing and copying leave the interpreter's lock."""
+"""Work on many tensors in a few threads: hashing, checking, copying and writing leave the interpreter's lock."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from torch import Tensor
+__all__ = ["map_groups", "workers"]
 
-__all__ = ["groups", "map_tensors", "workers"]
-
+S = TypeVar("S")
 T = TypeVar("T")
 
 _GROUP = 4 << 20  # bytes of tensors handed over at once; a thread call for each of 775 small ones would cost more
@@ -23,25 +22,33 @@ def workers() -> int:
     return min(4, cores)
 
 
-def groups(names: Iterable[str], tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
-    """``names`` in their order, in runs of some megabytes."""
+def map_groups(
+    function: Callable[[list[str], S], Mapping[str, T]], sizes: Mapping[str, int], make: Callable[[], S]
+) -> dict[str, T]:
+    """What ``function(names, own)`` gives for all names together, called with runs of some megabytes, in their order.
+
+    Args:
+        sizes: name -> bytes.
+        make: called once in each thread for what only this thread uses, ``own``.
+    """
+    local = threading.local()
+
+    def begin() -> None:
+        local.own = make()
+
+    with ThreadPoolExecutor(workers(), initializer=begin) as pool:
+        done = pool.map(lambda names: function(names, local.own), _groups(sizes))
+        return {name: value for part in done for name, value in part.items()}
+
+
+def _groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
     group: list[str] = []
     size = 0
-    for name in names:
+    for name, more in sizes.items():
         group.append(name)
-        size += tensors[name].numel() * tensors[name].element_size()
+        size += more
         if size >= _GROUP:
             yield group
             group, size = [], 0
     if group:
         yield group
-
-
-def map_tensors(function: Callable[[str, Tensor], T], tensors: Mapping[str, Tensor]) -> dict[str, T]:
-    """``function(name, tensor)`` of every tensor, by name."""
-
-    def run(group: list[str]) -> dict[str, T]:
-        return {name: function(name, tensors[name]) for name in group}
-
-    with ThreadPoolExecutor(workers()) as pool:
-        return {name: value for part in pool.map(run, groups(tensors, tensors)) for name, value in part.items()}

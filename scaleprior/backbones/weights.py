@@ -11,29 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.backbones.arch import Arch
 from scaleprior.backbones.card import CARD_KEY, Card
-from scaleprior.backbones.threads import groups, map_tensors, workers
 from scaleprior.errors import UserError
 from scaleprior.files import atomic_path
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["has_card", "load_backbone", "read_card", "save_backbone", "tensors_sha256"]
+__all__ = ["has_card", "load_backbone", "read_card", "save_backbone"]
 
-_TYPES = {
-    "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
-    "torch.int64": "I64", "torch.int32": "I32", "torch.uint8": "U8", "torch.bool": "BOOL",
-}  # fmt: skip
-_SCHEME = b"scaleprior tensors 2\0"  # what the hash of hashes begins with
 _MAX_HEADER = 16 << 20  # bytes; R-152's is 0.1 MB
 
 
@@ -50,70 +41,12 @@ def save_backbone(path: str | Path, state_d2: Mapping[str, Tensor], card: Card) 
         UserError: names or shapes are not those of ``card.arch``.
         FailureError: the disk is full, the folder read-only.
     """
+    from scaleprior.backbones.writing import write_tensors
+
     _check_against(card.arch, {n: tuple(t.shape) for n, t in state_d2.items()}, str(path))
     with atomic_path(path) as temporary:
-        card = _write(temporary, state_d2, card)
+        card, _ = write_tensors(temporary, state_d2, card)
     return card
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor], card: Card) -> Card:
-    """Write in the file's order while other threads hash, so that memory holds no second copy of the tensors."""
-    unhashed = replace(card, tensors_sha256="0" * 64)  # as long as the hash that will take its place
-    # Wider types first, as safetensors does it, so that every tensor starts at a multiple of its own width.
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    offsets, at = {}, 0
-    for name in order:
-        end = at + tensors[name].numel() * tensors[name].element_size()
-        kind = _TYPES[str(tensors[name].dtype)]
-        offsets[name] = {"dtype": kind, "shape": list(tensors[name].shape), "data_offsets": [at, end]}
-        at = end
-    digests: dict[str, bytes] = {}
-    threads = workers()
-    with path.open("wb") as file, ThreadPoolExecutor(threads) as pool:
-        file.write(_header(unhashed, offsets))
-        hashing: deque[Future[dict[str, bytes]]] = deque()
-        for group in groups(order, tensors):
-            raw = {name: _raw(tensors[name]) for name in group}
-            hashing.append(pool.submit(_digests, raw))
-            for data in raw.values():
-                file.write(data)
-            # Tensors that had to be copied (from a GPU, or not contiguous) wait for their hash in small numbers.
-            if len(hashing) > 2 * threads:
-                digests.update(hashing.popleft().result())
-        for waiting in hashing:
-            digests.update(waiting.result())
-        card = replace(card, tensors_sha256=_combine(tensors, digests))
-        file.seek(0)
-        file.write(_header(card, offsets))
-    return card
-
-
-def _raw(tensor: Tensor) -> Any:
-    """The tensor's bytes, uint8 [N]; no copy if it lies on the CPU without gaps."""
-    import torch
-
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-
-
-def _digests(raw: Mapping[str, Any]) -> dict[str, bytes]:
-    return {name: hashlib.sha256(data).digest() for name, data in raw.items()}
-
-
-def _combine(tensors: Mapping[str, Tensor], digests: Mapping[str, bytes]) -> str:
-    digest = hashlib.sha256(_SCHEME)
-    for name in sorted(tensors):
-        digest.update(_caption(name, tensors[name]) + digests[name])
-    return digest.hexdigest()
-
-
-def _header(card: Card, offsets: Mapping[str, Any]) -> bytes:
-    text = json.dumps({"__metadata__": {CARD_KEY: card.to_json()}, **offsets}, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text
-
-
-def _caption(name: str, tensor: Tensor) -> bytes:
-    return f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode()
 
 
 def has_card(path: str | Path) -> bool:
@@ -149,6 +82,8 @@ def load_backbone(path: str | Path) -> tuple[dict[str, Tensor], Card]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from scaleprior.backbones.writing import tensors_sha256
+
     card = read_card(path)
     try:
         tensors = load_file(path)
@@ -161,20 +96,15 @@ def load_backbone(path: str | Path) -> tuple[dict[str, Tensor], Card]:
     return tensors, card
 
 
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over name, type, shape and SHA-256 of the bytes of every tensor, in the order of names.
-
-    A hash of hashes, so that several threads share the work.
-    """
-    return _combine(tensors, map_tensors(lambda _, tensor: hashlib.sha256(_raw(tensor)).digest(), tensors))
-
-
 def _one_run_sha256(tensors: Mapping[str, Tensor]) -> str:
     """How cards were filled at first: one hash over the bytes of all tensors; their files stay readable."""
-    digest = hashlib.sha256()
+    from scaleprior.backbones.views import Pieces
+
+    digest, pieces = hashlib.sha256(), Pieces()
     for name in sorted(tensors):
-        digest.update(_caption(name, tensors[name]))
-        digest.update(_raw(tensors[name]))
+        digest.update(f"{name}\0{tensors[name].dtype}\0{tuple(tensors[name].shape)}\0".encode())
+        for piece in pieces.of(tensors[name]):
+            digest.update(piece)
     return digest.hexdigest()
 
 

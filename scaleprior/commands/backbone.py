@@ -83,9 +83,15 @@ def _out(args: argparse.Namespace) -> str:
 
 
 def _read(args: argparse.Namespace, source: str) -> Any:
-    from scaleprior.backbones import ReadOptions, read_backbone
+    from scaleprior.backbones import read_backbone
 
-    options = ReadOptions(
+    return read_backbone(source, _options(args))
+
+
+def _options(args: argparse.Namespace) -> Any:
+    from scaleprior.backbones import ReadOptions
+
+    return ReadOptions(
         name=args.name,
         pixel_mean=args.pixel_mean and tuple(args.pixel_mean),
         pixel_std=args.pixel_std and tuple(args.pixel_std),
@@ -104,7 +110,6 @@ def _read(args: argparse.Namespace, source: str) -> Any:
         allow_partial=args.allow_partial,
         allow_nonfinite=args.allow_nonfinite,
     )
-    return read_backbone(source, options)
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -129,18 +134,17 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from scaleprior.backbones import save_backbone
+    from scaleprior.backbones import convert_backbone
     from scaleprior.errors import UserError
 
     out = _out(args)
     if not out.endswith(".safetensors"):
         raise UserError(f"OUT is {out}", hint="name it *.safetensors; `backbone export` writes other formats")
-    reading = _read(args, args.source)
-    card = save_backbone(out, reading.tensors, reading.card)
+    card, report = convert_backbone(args.source, out, _options(args))
     if args.json:
-        print(json.dumps({"out": out, "card": card.to_dict(), "report": reading.report.to_dict()}, indent=2))
+        print(json.dumps({"out": out, "card": card.to_dict(), "report": report.to_dict()}, indent=2))
         return
-    for line in reading.report.lines():
+    for line in report.lines():
         print(line)
     print(f"wrote {out}: {card.arch.name}, sha256 {card.tensors_sha256}")
 

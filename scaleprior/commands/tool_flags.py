@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 
-__all__ = ["tool_parser"]
+from scaleprior.errors import ScalePriorError
+
+__all__ = ["exit_code", "tool_parser"]
 
 
 def tool_parser(description: str | None) -> argparse.ArgumentParser:
@@ -19,3 +23,15 @@ def tool_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto: a free local port")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
     return parser
+
+
+def exit_code(tool: str, work: Callable[[], int | None]) -> int:
+    """Call ``work``; 0 or what it returns, or an error's code after the error's one line on standard error."""
+    try:
+        return work() or 0
+    except ScalePriorError as e:
+        print(f"{tool}: error: {e}", file=sys.stderr)
+        return e.exit_code
+    except KeyboardInterrupt:
+        print(f"{tool}: interrupted; run again with --resume to go on", file=sys.stderr)
+        return 130

@@ -104,6 +104,9 @@ def load_config(
 
 def parse_overrides(overrides: Sequence[str]) -> list[tuple[str, Any]]:
     """``KEY VALUE`` pairs with values read as Python literals, so ``1.0``, ``(1, 2)``, ``"BN"`` and ``BN`` work."""
+    for word in overrides:
+        if isinstance(word, str) and word.startswith("--"):
+            raise UserError(f"{word} stands among the KEY VALUE words", hint=f"put {word} before the first of them")
     if len(overrides) % 2:
         raise UserError(f"overrides come in pairs KEY VALUE, got {len(overrides)} words: {' '.join(overrides)}")
     return [(key, _parse_value(text)) for key, text in zip(overrides[::2], overrides[1::2])]

@@ -72,19 +72,20 @@ def extend_checkpointer() -> None:
             return load_model(self, checkpoint)
         card = Card.from_json(text, source="the card in MODEL.WEIGHTS")
         require_contract(self.model, card)
-        self._convert_ndarray_to_tensor(checkpoint["model"])
-        match = match_trunk(self.model, checkpoint["model"], card)
-        trunk = {name: checkpoint["model"][source] for name, source in match.filled.items()}
-        incompatible = load_model(self, {"model": trunk})
-        # The trunk is complete; that the heads are new is what a backbone is for, and no news.
+        tensors = checkpoint.pop("model")  # as Detectron2 does: what is left is what load() returns
+        self._convert_ndarray_to_tensor(tensors)
+        match = match_trunk(self.model, tensors, card)
+        incompatible = load_model(self, {"model": {name: tensors[source] for name, source in match.filled.items()}})
         logger.info(
             "backbone %s: %d of its %d tensors fill the trunk; %d tensors of other layers start fresh",
             card.name,
             len(set(match.filled.values())),
-            len(checkpoint["model"]),
+            len(tensors),
             len([n for n in incompatible.missing_keys if not n.endswith(_COUNTER)]),
         )
-        return None
+        # The trunk is complete; that the heads are new is what a backbone is for, and not worth Detectron2's warning.
+        incompatible.missing_keys.clear()
+        return incompatible
 
     DetectionCheckpointer._load_file, DetectionCheckpointer._load_model = _load_file, _load_model
     DetectionCheckpointer._scaleprior = True
@@ -174,9 +175,10 @@ class _Complete(DetectionCheckpointer):
         if CARD_IN_PICKLE in checkpoint:
             raise UserError("these weights are a backbone, not a trained detector", hint="fine-tune it first")
         incompatible = super()._load_model(checkpoint)
-        missing = [name for name in incompatible.missing_keys if not name.endswith(_COUNTER)]
-        other = [f"{name} {theirs} for {ours}" for name, theirs, ours in incompatible.incorrect_shapes]
-        for what, names in (("tensors are missing", missing), ("tensors have other shapes", other)):
+        other = {name: f"{name} {theirs} for {ours}" for name, theirs, ours in incompatible.incorrect_shapes}
+        # Detectron2 counts a tensor of another shape as missing, too.
+        missing = [n for n in incompatible.missing_keys if n not in other and not n.endswith(_COUNTER)]
+        for what, names in (("tensors are missing", missing), ("tensors have other shapes", list(other.values()))):
             if names:
                 raise UserError(
                     f"the weights do not fit the config: {len(names)} {what}, first: {names[0]}",

@@ -20,8 +20,9 @@ from torch import nn
 
 from scaleprior.config import LoadedConfig
 from scaleprior.d2.checkpoint import load_detector
+from scaleprior.d2.checks import detectron2_refuses
 from scaleprior.d2.logs import quiet_stdout, run_log
-from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training
+from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training, read_extra
 from scaleprior.d2.trainer import Trainer
 from scaleprior.detect.evaluate import coco_ap
 from scaleprior.detect.results import METRICS, append_result
@@ -72,18 +73,8 @@ class Detectron2Engine:
             plan = plan_training(loaded, weights, out)
             if claim(plan, out, resume=resume):
                 logger.info("%s is complete", out / MODEL_FILE)
-                return out / MODEL_FILE
-            write_text(out / "config.yaml", plan.cfg.dump())
-            cfg = plan.cfg.clone()
-            cfg.defrost()
-            if not cfg.TEST.EVAL_PERIOD:
-                cfg.DATASETS.TEST = ()
-            cfg.freeze()
-            seed_everything(cfg.SEED)
-            trainer = _EngineTrainer(cfg)
-            trainer.extra, trainer.progress = plan.extra, progress
-            trainer.resume_or_load(resume)
-            trainer.train()
+            else:
+                _train(plan, out, resume, progress)
             for left in out.glob("model_[0-9]*.pth"):
                 left.unlink()
         return out / MODEL_FILE
@@ -95,7 +86,8 @@ class Detectron2Engine:
         out = Path(out)
         with run_log(out), quiet_stdout():
             plan = plan_evaluation(loaded, model, out)
-            detector = Trainer.build_model(plan.cfg)
+            with detectron2_refuses():
+                detector = Trainer.build_model(plan.cfg)
             load_detector(detector, str(model))
             result = evaluate_sets(plan.cfg, detector, out, progress)
             write_json(out / "results.json", {"engine": self.name, "model": str(model), **result})
@@ -103,21 +95,47 @@ class Detectron2Engine:
         return result
 
 
+def _train(plan: Plan, out: Path, resume: bool, progress: ProgressFn | None) -> None:
+    write_text(out / "config.yaml", plan.cfg.dump())
+    cfg = plan.cfg.clone()
+    cfg.defrost()
+    if not cfg.TEST.EVAL_PERIOD:
+        cfg.DATASETS.TEST = ()
+    cfg.freeze()
+    seed_everything(cfg.SEED)
+    with detectron2_refuses():
+        trainer = _EngineTrainer(cfg)
+    trainer.extra, trainer.progress = plan.extra, progress
+    trainer.resume_or_load(resume)
+    trainer.train()
+
+
 def claim(plan: Plan, out: Path, *, resume: bool) -> bool:
     """Write ``run.json``; True if ``out`` holds this very run, finished.
 
+    Where a run starts anew, an earlier one's checkpoints are left but no longer pointed to: if this run is killed
+    before its first checkpoint, resuming it must not find them.
+
     Raises:
-        UserError: another run is to be resumed.
+        UserError: another run is to be resumed, or one that is not ours.
     """
-    path = out / RUN_FILE
-    if resume and path.is_file():
+    path, pointer, model = out / RUN_FILE, out / "last_checkpoint", out / MODEL_FILE
+    if not resume:
+        pointer.unlink(missing_ok=True)
+    elif path.is_file():
         if read_json(path, what="run description").get("fingerprint") != plan.fingerprint:
             raise UserError(
                 f"{out} holds a run with another config, backbone or data",
                 hint="resume with what it was started with, or choose another output folder",
             )
-        if (out / MODEL_FILE).is_file():
+        # The file may be that of an earlier run in the same folder.
+        if model.is_file() and (read_extra(model) or {}).get("fingerprint") == plan.fingerprint:
             return True
+    elif pointer.is_file():
+        raise UserError(
+            f"{out} holds a run that ScalePrior did not start ({RUN_FILE} is missing)",
+            hint="choose another output folder, or start anew without --resume",
+        )
     write_json(path, plan.extra)
     return False
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import struct
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,9 +18,9 @@ from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from scaleprior.errors import FailureError, UserError
+from scaleprior.errors import UserError
 
-__all__ = ["BatchSampler", "ResumableLoader", "step_seed"]
+__all__ = ["BatchSampler", "NamedMapper", "ResumableLoader", "TestLoader", "step_seed"]
 
 Place = tuple[int, int, int]
 """(step, place in this process' batch, index of the image)."""
@@ -62,10 +63,60 @@ class BatchSampler(Sampler[list[Place]]):
                 bucket.clear()
 
 
+class NamedMapper:
+    """A mapper whose errors name the image.
+
+    An error is returned, not raised: torch would raise it in the main process with a worker's traceback for a text.
+    :func:`_without_errors` raises it there.
+    """
+
+    def __init__(self, mapper: Any) -> None:
+        self._mapper = mapper
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any] | UserError:
+        # PIL, OpenCV and Detectron2 raise all of these for images that are damaged or not of the size they should be.
+        try:
+            mapped = self._mapper(record)
+        except (OSError, ValueError, SyntaxError, struct.error) as e:
+            said = " ".join(str(e).split())
+            return UserError(
+                f"image {record['file_name']} cannot be used: {said}", hint="replace the file or leave it out"
+            )
+        if mapped is None:
+            return UserError(f"the mapper gave nothing for {record['file_name']}", hint="leave the image out")
+        return mapped
+
+
+def _without_errors(batch: list[Any]) -> list[dict[str, Any]]:
+    for each in batch:
+        if isinstance(each, UserError):
+            raise each
+    return batch
+
+
+class TestLoader:
+    """The batches of a test loader of Detectron2's whose mapper is a :class:`NamedMapper`.
+
+    Raises:
+        UserError: while iterating: an image that cannot be used.
+    """
+
+    __test__ = False  # to pytest its name looks like a test's
+
+    def __init__(self, batches: Any) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        return map(_without_errors, self._batches)
+
+
 class _Mapped(Dataset):
     """Images by place, mapped under a seed of their own."""
 
-    def __init__(self, images: DatasetFromList, mapper: Any, seed: int) -> None:
+    def __init__(self, images: DatasetFromList, mapper: NamedMapper, seed: int) -> None:
         self._images = images
         self._mapper = mapper
         self._seed = seed
@@ -73,17 +124,13 @@ class _Mapped(Dataset):
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, place: Place) -> dict[str, Any]:
+    def __getitem__(self, place: Place) -> dict[str, Any] | UserError:
         step, slot, index = place
         seed = step_seed(self._seed, step, slot)
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 (Detectron2's transforms draw from the global generator)
         torch.manual_seed(seed)
-        record = self._images[index]
-        mapped = self._mapper(record)
-        if mapped is None:
-            raise FailureError(f"the mapper gave nothing for {record['file_name']}", hint="leave the image out")
-        return mapped
+        return self._mapper(self._images[index])
 
 
 def _as_list(batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -98,10 +145,10 @@ class ResumableLoader:
         sampler: endless, with a fixed seed; any of Detectron2's training samplers.
         mapper: dict -> what the model takes.
         total_batch_size: images a step over all processes.
-        seed: of what the mapper draws.
+        seed: of what the mapper draws; at least 0.
 
     Raises:
-        UserError: a batch that the processes cannot share out equally, or no images.
+        UserError: a batch that the processes cannot share out equally; while iterating, an image that cannot be used.
     """
 
     def __init__(
@@ -118,13 +165,13 @@ class ResumableLoader:
         processes = comm.get_world_size()
         if total_batch_size < 1 or total_batch_size % processes:
             raise UserError(
-                f"SOLVER.IMS_PER_BATCH {total_batch_size} is no multiple of the {processes} processes",
-                hint="change either",
+                f"SOLVER.IMS_PER_BATCH is {total_batch_size}; the {processes} processes share out a batch equally",
+                hint=f"give a multiple of {processes} above 0",
             )
         wide = [record["width"] > record["height"] for record in dataset] if aspect_ratio_grouping else None
         images = DatasetFromList(list(dataset), copy=False)
         self.batches = BatchSampler(sampler, wide, total_batch_size // processes)
-        mapped = _Mapped(images, mapper, step_seed(seed, comm.get_rank()))
+        mapped = _Mapped(images, NamedMapper(mapper), step_seed(seed, comm.get_rank()))
         self._loader = DataLoader(mapped, batch_sampler=self.batches, num_workers=num_workers, collate_fn=_as_list)
         self.last: list[dict[str, Any]] = []
 
@@ -141,7 +188,8 @@ class ResumableLoader:
                 f"DATALOADER.SAMPLER_TRAIN is {name!r}, which Detectron2 does not seed with SEED",
                 hint="take TrainingSampler or RepeatFactorTrainingSampler",
             )
-        return cls(**build_detection_train_loader.from_config(cfg), seed=cfg.SEED)
+        # Below 0 Detectron2's samplers still go by the number, so the same order comes again; 0 stands for it here.
+        return cls(**build_detection_train_loader.from_config(cfg), seed=max(cfg.SEED, 0))
 
     def go_to(self, step: int) -> None:
         """Start the next iteration at ``step``, counted from 0."""
@@ -149,5 +197,5 @@ class ResumableLoader:
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         for batch in self._loader:
-            self.last = batch
-            yield batch
+            self.last = _without_errors(batch)
+            yield self.last

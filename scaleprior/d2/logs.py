@@ -35,7 +35,8 @@ def without_tracebacks() -> None:
 
 @contextlib.contextmanager
 def run_log(folder: Path) -> Iterator[None]:
-    """Within the block Detectron2's messages and ours are appended to ``folder/log.txt``, and not printed.
+    """Within the block Detectron2's messages and ours are appended to ``folder/log.txt``; printed, or whatever the
+    caller's handlers do, are only those that the root logger's level lets pass.
 
     Raises:
         FailureError: the folder cannot be written to.
@@ -48,17 +49,30 @@ def run_log(folder: Path) -> Iterator[None]:
         raise FailureError(f"cannot write {folder}: {e.strerror or e}", hint="choose another folder") from e
     handler.setFormatter(logging.Formatter("[%(asctime)s %(name)s]: %(message)s", datefmt="%m/%d %H:%M:%S"))
     loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [each.level for each in loggers]
+    before = [(each.level, each.propagate) for each in loggers]
+    onwards = _Onwards(logging.getLogger().getEffectiveLevel())
     for each in loggers:
         each.addHandler(handler)
-        each.setLevel(logging.INFO)
+        if each.propagate:
+            each.addHandler(onwards)
+        each.setLevel(min(logging.INFO, onwards.level))
+        each.propagate = False
     try:
         yield
     finally:
-        for each, level in zip(loggers, levels):
+        for each, (level, propagate) in zip(loggers, before):
             each.removeHandler(handler)
+            each.removeHandler(onwards)
             each.setLevel(level)
+            each.propagate = propagate
         handler.close()
+
+
+class _Onwards(logging.Handler):
+    """Hands on to the root logger's handlers what is of its level."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger().callHandlers(record)
 
 
 @contextlib.contextmanager

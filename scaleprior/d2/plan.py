@@ -18,16 +18,16 @@ from detectron2.utils.file_io import PathManager
 
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import apply_card
-from scaleprior.backbones.readers import read_backbone
+from scaleprior.backbones.convert import convert_backbone
 from scaleprior.backbones.readers.containers import open_container
-from scaleprior.backbones.weights import has_card, read_card, save_backbone
+from scaleprior.backbones.weights import has_card, read_card
 from scaleprior.config import LoadedConfig, add_scaleprior_config
 from scaleprior.d2.checkpoint import is_detector_state
 from scaleprior.d2.data import register_datasets
 from scaleprior.detect.fingerprint import flat_config, run_fingerprint
 from scaleprior.detect.keys import get_key, set_key
 from scaleprior.detect.weights import follow_training
-from scaleprior.errors import UserError
+from scaleprior.errors import FailureError, UserError
 from scaleprior.pretrain.runtime import resolve_device
 from scaleprior.provenance import created_by
 
@@ -105,8 +105,7 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
     cfg.SEED = max(cfg.SEED, 0)  # -1 gives every run of Detectron2's one data order and other weights
     cfg.MODEL.DEVICE = str(resolve_device(cfg.MODEL.DEVICE))
     _register(cfg, "DATASETS.TRAIN")
-    names = _same_classes(cfg.DATASETS.TRAIN)
-    _set_classes(cfg, loaded, len(names))
+    names = _set_classes(cfg, loaded, "DATASETS.TRAIN")
     cfg.freeze()
     annotations = [MetadataCatalog.get(name).get("json_file") for name in cfg.DATASETS.TRAIN]
     extra = {
@@ -146,6 +145,8 @@ def plan_evaluation(loaded: LoadedConfig, model: str | Path, out: Path) -> Plan:
                     f"{_short(extra['classes'])}",
                     hint="evaluate on a set with the same classes",
                 )
+    else:
+        _set_classes(cfg, loaded, "DATASETS.TEST")
     cfg.freeze()
     card = None if extra is None or extra["card"] is None else Card.from_dict(extra["card"], source=str(model))
     return Plan(cfg, card, extra or {})
@@ -157,7 +158,7 @@ def read_extra(model: str | Path) -> dict[str, Any] | None:
     Raises:
         UserError: no such file, a damaged one, or a backbone.
     """
-    path = Path(PathManager.get_local_path(str(model)))
+    path = _local(str(model))
     if not path.is_file():
         raise UserError(f"model not found: {model}", hint="give the model_final.pth that training wrote")
     if has_card(path):
@@ -181,9 +182,25 @@ def class_names(name: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _local(weights: str) -> Path:
+    """The file behind a path or URI; it need not be there, unless it has to be downloaded first.
+
+    Raises:
+        FailureError: the download failed. UserError: the zoo has no such name.
+    """
+    # Detectron2 reads this behind a file's name. It asks for names to be matched by suffix, which is always done here.
+    weights = weights.removesuffix("?matching_heuristics=True")
+    try:
+        return Path(PathManager.get_local_path(weights))
+    except OSError as e:
+        raise FailureError(
+            f"MODEL.WEIGHTS {weights} cannot be had: {e}", hint="download it by other means and give its path"
+        ) from e
+
+
 def _backbone(weights: str, out: Path) -> tuple[Path, Card]:
     """A file that the checkpointer reads, and its card."""
-    path = Path(PathManager.get_local_path(weights))
+    path = _local(weights)
     if has_card(path):
         return path.absolute(), read_card(path)
     if not path.is_file():
@@ -194,11 +211,10 @@ def _backbone(weights: str, out: Path) -> tuple[Path, Card]:
             f"MODEL.WEIGHTS {weights} is a trained detector, not a backbone",
             hint="`scaleprior backbone convert` cuts the backbone out; --eval-only evaluates the detector",
         )
-    reading = read_backbone(path)
     target = out.absolute() / "backbone.safetensors"
     if comm.is_main_process():
-        save_backbone(target, reading.tensors, reading.card)
-        logger.info("%s was converted to %s: %s", weights, target, "; ".join(reading.report.lines()))
+        _, report = convert_backbone(path, target)
+        logger.info("%s was converted to %s: %s", weights, target, "; ".join(report.lines()))
     comm.synchronize()
     return target, read_card(target)
 
@@ -213,30 +229,26 @@ def _register(cfg: CfgNode, key: str) -> None:
     register_datasets(cfg)
 
 
-def _same_classes(names: Sequence[str]) -> tuple[str, ...]:
-    first = class_names(names[0])
-    for name in names[1:]:
-        if class_names(name) != first:
-            raise UserError(
-                f"{names[0]} and {name} in DATASETS.TRAIN have different classes", hint="use sets with the same ones"
-            )
-    return first
-
-
-def _set_classes(cfg: CfgNode, loaded: LoadedConfig, classes: int) -> None:
-    """NUM_CLASSES of the data, for every head that has one.
+def _set_classes(cfg: CfgNode, loaded: LoadedConfig, sets: str) -> tuple[str, ...]:
+    """The classes of the data sets under the key ``sets``, whose number is set for every head that has one.
 
     Raises:
-        UserError: it was set to another number for the detector that is built.
+        UserError: the sets differ, or another number was set for the detector that is built.
     """
+    first, *others = get_key(cfg, sets)
+    names = class_names(first)
+    for other in others:
+        if class_names(other) != names:
+            raise UserError(f"{first} and {other} in {sets} have different classes", hint="use sets with the same ones")
     for key, architecture in _CLASS_KEYS.items():
         said = get_key(cfg, key)
-        if key in loaded.explicit and said != classes and architecture == cfg.MODEL.META_ARCHITECTURE:
+        if key in loaded.explicit and said != len(names) and architecture == cfg.MODEL.META_ARCHITECTURE:
             raise UserError(
-                f"{key} is {said} ({loaded.source}), but {cfg.DATASETS.TRAIN[0]} has {classes} classes",
-                hint=f"use {key} {classes}, or leave it out",
+                f"{key} is {said} ({loaded.source}), but {first} has {len(names)} classes",
+                hint=f"use {key} {len(names)}, or leave it out",
             )
-        set_key(cfg, key, classes)
+        set_key(cfg, key, len(names))
+    return names
 
 
 def _fixed(cfg: CfgNode) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from detectron2.utils.logger import setup_logger
 
 from scaleprior.config import load_config
 from scaleprior.d2.checkpoint import load_detector
+from scaleprior.d2.checks import detectron2_refuses
 from scaleprior.d2.engine import MODEL_FILE, Detectron2Engine, claim, in_our_words, record
 from scaleprior.d2.logs import without_tracebacks
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training
 from scaleprior.d2.trainer import Trainer
-from scaleprior.errors import UserError
+from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_json
 from scaleprior.pretrain.launch import check_counts, supervise
 
 __all__ = ["run"]
+
+logger = logging.getLogger(__name__)
 
 _RESULTS = "results.csv"
 
@@ -54,27 +58,43 @@ def _work(args: argparse.Namespace) -> None:
     without_tracebacks()
     loaded = load_config(args.config_file, args.opts, defaults=default_config())
     out = Path(loaded.cfg.OUTPUT_DIR)
-    setup_logger(str(out), distributed_rank=comm.get_rank(), name="scaleprior")
+    try:
+        setup_logger(str(out), distributed_rank=comm.get_rank(), name="scaleprior")
+    except OSError as e:
+        raise FailureError(f"cannot write OUTPUT_DIR {out}: {e.strerror or e}", hint="choose another folder") from e
     # Detectron2 opens the file to log it, and ours may be given by its name in configs/.
     shown = argparse.Namespace(**{**vars(args), "config_file": loaded.source})
     if args.eval_only:
         plan = _with_results(plan_evaluation(loaded, loaded.cfg.MODEL.WEIGHTS or out / MODEL_FILE, out))
         default_setup(plan.cfg, shown)
-        model = Trainer.build_model(plan.cfg)
-        load_detector(model, plan.cfg.MODEL.WEIGHTS)
-        _report(plan, Trainer.test(plan.cfg, model), plan.cfg.MODEL.WEIGHTS)
+        _report(plan, _evaluate(plan, plan.cfg.MODEL.WEIGHTS), plan.cfg.MODEL.WEIGHTS)
         return
     plan = _with_results(plan_training(loaded, None, out))
     default_setup(plan.cfg, shown)
-    if comm.is_main_process():
-        claim(plan, out, resume=args.resume)
-    comm.synchronize()
-    trainer = Trainer(plan.cfg)
+    model = str(out / MODEL_FILE)
+    if any(comm.all_gather(comm.is_main_process() and claim(plan, out, resume=args.resume))):
+        logger.info("%s is complete", model)
+        found = _evaluate(plan, model) if plan.cfg.DATASETS.TEST else {}
+    else:
+        found = _train(plan, resume=args.resume)
+    _report(plan, found, model)
+
+
+def _train(plan: Plan, *, resume: bool) -> dict[str, Any]:
+    """What Detectron2's evaluation found at the end; {} where there is nothing to evaluate on."""
+    with detectron2_refuses():
+        trainer = Trainer(plan.cfg)
     trainer.extra = plan.extra
-    trainer.resume_or_load(args.resume)
+    trainer.resume_or_load(resume)
     trainer.train()
-    if plan.cfg.DATASETS.TEST:
-        _report(plan, trainer._last_eval_results, str(out / MODEL_FILE))
+    return trainer._last_eval_results if plan.cfg.DATASETS.TEST else {}
+
+
+def _evaluate(plan: Plan, weights: str) -> dict[str, Any]:
+    with detectron2_refuses():
+        model = Trainer.build_model(plan.cfg)
+    load_detector(model, weights)
+    return Trainer.test(plan.cfg, model)
 
 
 def _with_results(plan: Plan) -> Plan:
@@ -91,10 +111,13 @@ def _with_results(plan: Plan) -> Plan:
 def _report(plan: Plan, found: dict[str, Any], model: str) -> None:
     if not comm.is_main_process():
         return
+    head = {"engine": Detectron2Engine.name, "model": model}
     sets = list(plan.cfg.DATASETS.TEST)
+    if not sets:
+        print(json.dumps(head))
+        return
     results = {name: in_our_words(found if len(sets) == 1 else found[name], name) for name in sets}
     result = results[sets[0]] if len(sets) == 1 else results
-    head = {"engine": Detectron2Engine.name, "model": model}
     write_json(Path(plan.cfg.OUTPUT_DIR) / "results.json", {**head, **result})
     record(plan, result)
     print(json.dumps({**head, "results": plan.cfg.SCALEPRIOR.RESULTS, **result}))

@@ -20,13 +20,14 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.utils import comm
 
 from scaleprior.d2.checkpoint import is_detector_state
-from scaleprior.d2.loader import ResumableLoader, step_seed
+from scaleprior.d2.checks import check_solver
+from scaleprior.d2.loader import NamedMapper, ResumableLoader, TestLoader, step_seed
 from scaleprior.d2.plan import EXTRA_KEY
 from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.files import atomic_path, write_text
@@ -50,7 +51,7 @@ class Trainer(DefaultTrainer):
     keep_checkpoints: int | None = None
 
     def __init__(self, cfg: CfgNode) -> None:
-        _check_machine(cfg)
+        check_solver(cfg)
         self.extra: dict[str, Any] = {}
         self.progress: ProgressFn | None = None
         self._stop = StopRequest()
@@ -64,19 +65,28 @@ class Trainer(DefaultTrainer):
         """
         super().resume_or_load(resume)
         self.data_loader.go_to(self.start_iter)
-        if self.start_iter and comm.is_main_process():
+        if resume and comm.is_main_process():
             _forget_lost_steps(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter)
 
     def train(self) -> Any:
         """Run the steps that are left.
 
         Raises:
-            FailureError: a loss that is not finite; names the step and the images.
+            FailureError: a loss that is not finite; names the step and the images. A file that cannot be written.
+            UserError: an image that cannot be used.
             Interrupted: SIGTERM came; the state is saved.
         """
         with catch_sigterm() as self._stop:
+            if self.start_iter >= self.max_iter:  # killed between the last periodic checkpoint and the final one
+                self.checkpointer.save("model_final", iteration=self.max_iter - 1)
             try:
                 return super().train()
+            except OSError as e:
+                said = e.strerror or str(e)
+                raise FailureError(
+                    f"step {self.iter}: {said}{f': {e.filename}' if e.filename else ''}",
+                    hint="free space in OUTPUT_DIR and go on with --resume",
+                ) from e
             except FloatingPointError as e:
                 names = ", ".join(str(image.get("file_name")) for image in self.data_loader.last)
                 raise FailureError(
@@ -92,6 +102,8 @@ class Trainer(DefaultTrainer):
         for hook in found:
             if isinstance(hook, hooks.PeriodicCheckpointer):
                 hook.max_to_keep = self.keep_checkpoints
+                # 0 is none but the final one; fvcore would divide by it.
+                hook.period = self.cfg.SOLVER.CHECKPOINT_PERIOD or self.cfg.SOLVER.MAX_ITER + 1
         # The stop comes last: what is saved then has seen the whole step, its learning rate included.
         return [_SeedSteps(max(self.cfg.SEED, 0)), *found, _StopOnRequest()]
 
@@ -99,6 +111,12 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode) -> ResumableLoader:
         """See ``loader.py``."""
         return ResumableLoader.from_config(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> TestLoader:
+        """Detectron2's, whose errors name the image."""
+        mapper = NamedMapper(DatasetMapper(cfg, is_train=False))
+        return TestLoader(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -115,21 +133,6 @@ class Trainer(DefaultTrainer):
             )
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=False)
-
-
-def _check_machine(cfg: CfgNode) -> None:
-    """What Detectron2 would meet with an assertion or an error of torch's."""
-    on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
-    if on_cpu and cfg.SOLVER.AMP.ENABLED:
-        raise UserError(
-            "SOLVER.AMP.ENABLED is True with MODEL.DEVICE cpu; Detectron2 mixes precision on GPUs only",
-            hint="use SOLVER.AMP.ENABLED False",
-        )
-    if on_cpu and comm.get_world_size() > 1:
-        raise UserError(
-            f"{comm.get_world_size()} processes with MODEL.DEVICE cpu; Detectron2 trains in several on GPUs only",
-            hint="use --num-gpus 1",
-        )
 
 
 class _Checkpointer(DetectionCheckpointer):
@@ -170,8 +173,16 @@ class _Checkpointer(DetectionCheckpointer):
         target = Path(self.save_dir) / f"{name}.pth"
         logger.info("Saving checkpoint to %s", target)
         # The last one is what people keep: it alone is flushed to the disk.
-        with atomic_path(target, durable=name.endswith("_final")) as temporary:
-            torch.save(state, temporary)
+        try:
+            with atomic_path(target, durable=name.endswith("_final")) as temporary:
+                torch.save(state, temporary)
+        except RuntimeError as e:  # what torch makes of a full disk
+            if isinstance(e, ScalePriorError):
+                raise
+            raise FailureError(
+                f"cannot write {target}: {' '.join(str(e).split())[:120]}",
+                hint="the disk may be full: free space and go on with --resume",
+            ) from e
         self.tag_last_checkpoint(target.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -207,15 +218,14 @@ class _StopOnRequest(HookBase):
 
 
 def _forget_lost_steps(path: Path, start: int) -> None:
-    """Cut off the metrics of steps that the checkpoint does not have: they are run again."""
-    with contextlib.suppress(FileNotFoundError):
-        kept = 0
-        with path.open("rb") as file:
-            for line in file:
-                if _iteration(line) >= start:
-                    break
-                kept += len(line)
-        os.truncate(path, kept)  # in place: the writer has the file open
+    """Take out the metrics of steps that the checkpoint does not have: they are run again."""
+    with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:  # in place: the writer has the file open
+        lines = file.readlines()
+        kept = [line for line in lines if _iteration(line) < start]  # an evaluation may stand behind a later step
+        if len(kept) < len(lines):
+            file.seek(0)
+            file.writelines(kept)
+            file.truncate()
 
 
 def _iteration(line: bytes) -> float:

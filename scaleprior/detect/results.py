@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaleprior.backbones.spec import ResNetSpec
+from scaleprior.backbones.arch import FITTING_NORMS, arch_from_cfg, arch_from_dict, is_timm_config
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_csv
 
@@ -43,22 +43,25 @@ def append_result(
         results: what ``Engine.evaluate`` returned.
         card: the backbone's, as a dict; None from scratch (``images`` is 0 then).
         run: of the training: ``seed``, ``max_iter``, ``version`` and ``commit`` of the program, ``run`` (fingerprint).
+            Where there is no ``seed``, nothing is known of the training: ``images`` stays empty, and
+            ``scaleprior laws fit`` asks for it, rather than take the detector for one from scratch.
 
     Raises:
         UserError: the file is there and is not one of these. FailureError: it cannot be written.
     """
     path, sets = Path(path), list(cfg.DATASETS.TEST)
     by_set = {sets[0]: results} if len(sets) == 1 else results
+    images = card["images"] if card is not None else "" if run["seed"] is None else 0
     rows = [
         {
             "arch": _arch(cfg, card),
-            "images": 0 if card is None else card["images"],
+            "images": images,
             **{column: None if result[key] is None else round(result[key], 6) for column, key in METRICS.items()},
             "engine": engine,
             "dataset": name,
             "backbone": "" if card is None else card["name"],
             "tensors_sha256": "" if card is None else card["tensors_sha256"],
-            "detector": cfg.MODEL.BACKBONE.NAME,
+            "detector": _detector(cfg),
             **run,
         }
         for name, result in by_set.items()
@@ -75,9 +78,24 @@ def append_result(
 
 
 def _arch(cfg: CfgNode, card: Mapping[str, Any] | None) -> str:
-    if card is not None and card["arch"].get("family") == "timm":
-        return card["arch"]["model"]
-    return ResNetSpec.from_dict(card["arch"]).name if card is not None else ResNetSpec.from_cfg(cfg).name
+    if card is not None:
+        return arch_from_dict(card["arch"]).name
+    if "resnet" not in cfg.MODEL.BACKBONE.NAME and not is_timm_config(cfg):
+        return cfg.MODEL.BACKBONE.NAME  # a trunk of Detectron2's or of the user's that MODEL.RESNETS says nothing about
+    cfg = cfg.clone()
+    cfg.defrost()
+    if cfg.MODEL.RESNETS.NORM not in FITTING_NORMS:  # SyncBN and others: the name does not tell norms apart
+        cfg.MODEL.RESNETS.NORM = "BN"
+    return arch_from_cfg(cfg).name
+
+
+def _detector(cfg: CfgNode) -> str:
+    """The backbone's builder, and what tells other detectors on it from Faster R-CNN."""
+    architecture = cfg.MODEL.get("META_ARCHITECTURE", "GeneralizedRCNN")  # ours has no other
+    parts = [cfg.MODEL.BACKBONE.NAME, *([architecture] if architecture != "GeneralizedRCNN" else [])]
+    if architecture == "GeneralizedRCNN" and cfg.MODEL.ROI_HEADS.NAME not in ("Res5ROIHeads", "StandardROIHeads"):
+        parts.append(cfg.MODEL.ROI_HEADS.NAME)
+    return "+".join([*parts, *(["masks"] if cfg.MODEL.get("MASK_ON", False) else [])])
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scaleprior.detect.engines import get_engine
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import remove_leftovers
 from scaleprior.study.cells import Cell, plan_cells
@@ -94,6 +95,7 @@ def run_study(
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs is {jobs}", hint="give a whole number of at least 1")
     name = engine or spec.engine
+    get_engine(name)  # one that is not there should leave no folder behind
     with StudyStore.create(out, name=spec.name, identity=_identity(spec)) as store, store.lock():
         remove_leftovers(out, recursive=False)
         resolved = _resolve_engine(store, name)
@@ -143,8 +145,6 @@ def _identity(spec: StudySpec) -> str:
 
 def _resolve_engine(store: StudyStore, name: str) -> str:
     """The engine of this study; fixed by its first run, because engines must not mix in one law."""
-    from scaleprior.detect.engines import get_engine
-
     first = store.meta("engine")
     if first is not None and name == "auto":
         name = first

@@ -25,8 +25,11 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_data_sets() -> Iterator[None]:
+def _own_data_sets(request: pytest.FixtureRequest) -> Iterator[None]:
     """Data sets that a test registers are gone after it: Detectron2's catalogues belong to the process."""
+    if request.node.get_closest_marker("detectron2") is None:
+        yield
+        return
     catalogs = pytest.importorskip("detectron2.data", reason="Detectron2 is not installed")
     before = set(catalogs.DatasetCatalog.list())
     yield

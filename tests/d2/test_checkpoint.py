@@ -103,6 +103,51 @@ def test_the_stock_trainer_takes_a_file_and_a_name_of_the_zoo(
         assert all(torch.equal(trunk[key], tensors[key]) for key in tensors)
 
 
+class Densepose(DetectionCheckpointer):
+    """As projects extend it: a hook on what is read, another on what did not fit."""
+
+    def _load_file(self, filename: str) -> Any:
+        self.read = super()._load_file(filename)
+        return self.read
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        self.incompatible = super()._load_model(checkpoint)
+        self.absent = list(self.incompatible.missing_keys)
+        return self.incompatible
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pkl", "w.safetensors?matching_heuristics=True"])
+def test_a_project_with_its_own_checkpointer(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It gets what it would get of Detectron2: the keys that do not fit (none), and no tensors in what is left over."""
+    card = backbone_file(tmp_path / "w.safetensors")
+    tensors, _ = load_backbone(tmp_path / "w.safetensors")
+    export_backbone(tensors, card, tmp_path / "w.pkl")
+    model = model_for(NARROW, "FPN")
+    checkpointer = Densepose(model)
+    left = checkpointer.load(str(tmp_path / name))
+    assert "model" not in left
+    assert (checkpointer.absent, checkpointer.incompatible.unexpected_keys) == ([], [])
+    assert all(torch.equal(tensor, tensors[key]) for key, tensor in trunk_of(model).items())
+    assert "not found in the checkpoint" not in caplog.text  # the heads are new, and that is what a backbone is for
+    assert checkpointer.load(str(tmp_path / name)).keys() == left.keys()  # the same object again
+
+
+def test_a_model_in_several_processes(tmp_path: Path) -> None:
+    """Wrapped for distributed training, as DefaultTrainer does it, and with the contract still checked."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        backbone_file(tmp_path / "w.safetensors")
+        tensors, _ = load_backbone(tmp_path / "w.safetensors")
+        model = model_for(NARROW, "FPN")
+        DetectionCheckpointer(torch.nn.parallel.DistributedDataParallel(model)).load(str(tmp_path / "w.safetensors"))
+        assert all(torch.equal(tensor, tensors[key]) for key, tensor in trunk_of(model).items())
+        wrong = torch.nn.parallel.DistributedDataParallel(model_for(NARROW, "FPN", **{"INPUT.FORMAT": "BGR"}))
+        with pytest.raises(UserError, match=r"INPUT\.FORMAT RGB"):
+            DetectionCheckpointer(wrong).load(str(tmp_path / "w.safetensors"))
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 WRONG = [
     ("MODEL.PIXEL_MEAN", [103.53, 116.28, 123.675], "MODEL.PIXEL_MEAN '[127.5, 127.5, 127.5]'"),
     ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0], "MODEL.PIXEL_STD '[127.5, 127.5, 127.5]'"),

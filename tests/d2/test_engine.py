@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 
 pytestmark = pytest.mark.detectron2
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
-import scaleprior.d2  # noqa: F401 (registers)
+from detectron2.utils.events import JSONWriter
+from detectron2.utils.file_io import PathManager
+
+import scaleprior.d2
 from scaleprior.backbones import ResNetSpec, load_backbone
+from scaleprior.d2 import trainer as d2_trainer
 from scaleprior.d2.engine import Detectron2Engine
 from scaleprior.detect import get_engine
 from scaleprior.detect.engines import Engine
@@ -171,6 +180,215 @@ def test_another_run_is_not_resumed(tmp_path: Path, coco: list[str]) -> None:
         Detectron2Engine().train(
             tiny("FPN", [*coco, "SOLVER.BASE_LR", "0.02"]), tmp_path / "w.safetensors", tmp_path / "run", resume=True
         )
+
+
+def test_an_earlier_run_in_the_folder_is_not_taken_for_this_one(tmp_path: Path, coco: list[str]) -> None:
+    """A run that starts anew and dies before its first checkpoint is resumed from nothing, not from the old files."""
+    backbone_file(tmp_path / "w.safetensors")
+    engine, weights, out = Detectron2Engine(), tmp_path / "w.safetensors", tmp_path / "run"
+    old = engine.train(tiny("FPN", [*coco, "SEED", "1"]), weights, out)
+    before = weights_in(old)
+    new = tiny("FPN", [*coco, "SEED", "2"])
+
+    def die(done: int, total: int, numbers: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.train(new, weights, out, progress=die)
+    steps: list[int] = []
+    engine.train(new, weights, out, resume=True, progress=lambda d, t, n: steps.append(d))
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert not all(torch.equal(before[name], tensor) for name, tensor in weights_in(old).items())
+    fresh = engine.train(new, weights, tmp_path / "fresh")
+    assert same(old, fresh)
+
+
+def test_a_run_of_another_program_is_not_resumed(tmp_path: Path, coco: list[str]) -> None:
+    backbone_file(tmp_path / "w.safetensors")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last_checkpoint").write_text("model_0000001.pth")
+    with pytest.raises(UserError, match=r"did not start \(run.json is missing\)"):
+        Detectron2Engine().train(tiny("FPN", coco), tmp_path / "w.safetensors", tmp_path / "run", resume=True)
+
+
+def test_killed_between_the_last_checkpoint_and_the_final_one(
+    tmp_path: Path, coco: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone_file(tmp_path / "w.safetensors")
+    words = [*coco, "SOLVER.CHECKPOINT_PERIOD", "3"]
+    whole = Detectron2Engine().train(tiny("FPN", words), tmp_path / "w.safetensors", tmp_path / "whole")
+    out = tmp_path / "broken"
+    save = d2_trainer._Checkpointer.save
+
+    def die(self: Any, name: str, **kwargs: Any) -> None:
+        if name == "model_final":
+            raise KeyboardInterrupt
+        save(self, name, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(d2_trainer._Checkpointer, "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            Detectron2Engine().train(tiny("FPN", words), tmp_path / "w.safetensors", out)
+    assert (out / "last_checkpoint").read_text() == "model_0000005.pth"
+    model = Detectron2Engine().train(tiny("FPN", words), tmp_path / "w.safetensors", out, resume=True)
+    assert same(model, whole)
+
+
+def test_killed_before_the_first_checkpoint_the_metrics_start_anew(tmp_path: Path, coco: list[str]) -> None:
+    """Their lines are those of the steps that were run, once each, even where an evaluation stands late."""
+    backbone_file(tmp_path / "w.safetensors")
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "metrics.json").write_text('{"iteration": 0}\n{"iteration": 2, "tot')
+    Detectron2Engine().train(tiny("FPN", coco), tmp_path / "w.safetensors", out, resume=True)
+    assert [json.loads(line)["iteration"] for line in (out / "metrics.json").read_text().splitlines()] == [5]
+    path = tmp_path / "metrics.json"
+    path.write_text('{"iteration": 19}\n{"iteration": 39}\n{"iteration": 29, "bbox/AP": 1}\n{"iteration": 41}\n{"it')
+    d2_trainer._forget_lost_steps(path, 30)
+    assert path.read_text() == '{"iteration": 19}\n{"iteration": 29, "bbox/AP": 1}\n'
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_damaged_image_is_named(workers: str, tmp_path: Path, coco: list[str]) -> None:
+    backbone_file(tmp_path / "w.safetensors")
+    loaded = tiny("FPN", [*coco, "DATALOADER.NUM_WORKERS", workers, "SOLVER.MAX_ITER", "9"])
+    model = Detectron2Engine().train(loaded, tmp_path / "w.safetensors", tmp_path / "good")
+    broken = sorted((tmp_path / "data" / "images").iterdir())[3]
+    broken.write_bytes(broken.read_bytes()[:100])
+    words = rf"^image {broken} cannot be used: .*truncated.*; replace the file or leave it out$"
+    with pytest.raises(UserError, match=words):
+        Detectron2Engine().train(loaded, tmp_path / "w.safetensors", tmp_path / "bad")
+    with pytest.raises(UserError, match=words):
+        Detectron2Engine().evaluate(loaded, model, tmp_path / "bad")
+    assert "Traceback" not in (tmp_path / "bad" / "log.txt").read_text()
+
+
+def test_a_full_disk_is_said(tmp_path: Path, coco: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch makes a RuntimeError of it, Detectron2's own files an OSError; what was saved before stays."""
+    backbone_file(tmp_path / "w.safetensors")
+    loaded = tiny("FPN", [*coco, "SOLVER.CHECKPOINT_PERIOD", "2"])
+    write = torch.save
+
+    def full(state: Any, path: Path) -> None:
+        if state["iteration"] > 2:
+            Path(path).write_bytes(b"half")
+            raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 416640 vs 416528")
+        write(state, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(FailureError, match=r"cannot write .*model_0000003.pth: .*free space and go on with --resume"):
+        Detectron2Engine().train(loaded, tmp_path / "w.safetensors", tmp_path / "run")
+    assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000001.pth"
+    assert not [path for path in (tmp_path / "run").iterdir() if ".tmp" in path.name]
+
+    def no_space(self: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.json")
+
+    monkeypatch.setattr(torch, "save", write)
+    monkeypatch.setattr(JSONWriter, "write", no_space)
+    with pytest.raises(FailureError, match=r"step 5: No space left on device: metrics.json; free space"):
+        Detectron2Engine().train(loaded, tmp_path / "w.safetensors", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0; give 1 or more"),
+        (["SOLVER.IMS_PER_BATCH", "0"], "SOLVER.IMS_PER_BATCH is 0; give 1 or more"),
+        (["SOLVER.CHECKPOINT_PERIOD", "-1"], "SOLVER.CHECKPOINT_PERIOD is -1; give 0 or more"),
+        (["SOLVER.LR_SCHEDULER_NAME", "Foo"], "Unknown LR scheduler: Foo"),
+        (["MODEL.BACKBONE.NAME", "build_foo"], "No object named 'build_foo' found in 'BACKBONE' registry"),
+        (["MODEL.META_ARCHITECTURE", "Foo"], "No object named 'Foo' found in 'META_ARCH' registry"),
+        (["INPUT.MIN_SIZE_TRAIN", "(48, 64)", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "range2"], "range2"),
+        # a bare assertion of Detectron2's: its line is shown
+        (["MODEL.FPN.IN_FEATURES", "[]"], "AssertionError in __init__: assert in_features"),
+    ],
+)
+def test_what_detectron2_cannot_build_is_one_line(words: list[str], said: str, tmp_path: Path, coco: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        Detectron2Engine().train(tiny("FPN", [*coco, *words]), None, tmp_path / "run")
+    assert said in str(error.value)
+
+
+def test_checkpoint_period_0_keeps_the_final_one_only(tmp_path: Path, coco: list[str]) -> None:
+    seen = []
+    loaded = tiny("FPN", [*coco, "SOLVER.CHECKPOINT_PERIOD", "0"])
+    out = tmp_path / "run"
+    model = Detectron2Engine().train(loaded, None, out, progress=lambda d, t, n: seen.extend(out.glob("*.pth")))
+    assert model.is_file()
+    assert set(seen) <= {model}
+
+
+def test_a_negative_seed_is_0(tmp_path: Path, coco: list[str]) -> None:
+    """Detectron2's default of -1, in our trainer used as DefaultTrainer is, trains; in a run it is seed 0."""
+    words = ["SEED", "-1", "OUTPUT_DIR", str(tmp_path / "stock"), "SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()"]
+    cfg = tiny("FPN", [*coco, *words]).cfg
+    scaleprior.d2.register_datasets(cfg)
+    trainer = scaleprior.d2.Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    assert trainer.iter == 1
+    models = [
+        Detectron2Engine().train(tiny("FPN", [*coco, "SEED", seed]), None, tmp_path / seed) for seed in ("-1", "0")
+    ]
+    assert same(*models)
+
+
+def test_messages_go_to_the_log_and_warnings_to_the_user(
+    tmp_path: Path, coco: list[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("detectron2", "fvcore"):  # Detectron2's own set-up, which other tests run, stays in the process
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    words = ["MODEL.BACKBONE.FREEZE_AT", "2", "SOLVER.MAX_ITER", "1"]
+    Detectron2Engine().train(tiny("FPN", [*coco, *words]), None, tmp_path / "run")
+    assert "frozen stages stay random" in caplog.text
+    assert "INFO" not in caplog.text
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "frozen stages stay random" in log
+    assert "Starting training from iteration 0" in log
+
+
+def test_a_model_of_detectron2s_own_is_evaluated_and_its_past_is_not_made_up(tmp_path: Path, coco: list[str]) -> None:
+    """As many classes as the data have, where nobody says otherwise; images of pretraining unknown, which is not 0."""
+    backbone_file(tmp_path / "w.safetensors")
+    loaded = tiny("FPN", [*coco, "SCALEPRIOR.RESULTS", str(tmp_path / "results.csv")])
+    trained = Detectron2Engine().train(loaded, tmp_path / "w.safetensors", tmp_path / "run")
+    tensors = weights_in(trained)
+    content = {"model": {n: t.numpy() for n, t in tensors.items()}, "__author__": "Detectron2 Model Zoo"}
+    (tmp_path / "own.pkl").write_bytes(pickle.dumps(content))
+    pixels = ["MODEL.PIXEL_MEAN", "[127.5, 127.5, 127.5]", "MODEL.PIXEL_STD", "[127.5, 127.5, 127.5]"]
+    loaded = tiny("FPN", [*coco, *pixels, "SCALEPRIOR.RESULTS", str(tmp_path / "results.csv")])
+    own = Detectron2Engine().evaluate(loaded, tmp_path / "own.pkl", tmp_path / "own")
+    (row,) = csv.DictReader((tmp_path / "results.csv").open())
+    assert (row["images"], row["seed"], row["backbone"]) == ("", "", "")
+    with pytest.raises(UserError, match="column 'images': the cell is empty"):
+        read_table(tmp_path / "results.csv")
+    assert own["AP"] == Detectron2Engine().evaluate(loaded, trained, tmp_path / "run")["AP"]
+    five = tiny("FPN", [*coco, "MODEL.ROI_HEADS.NUM_CLASSES", "5"])
+    with pytest.raises(UserError, match=r"NUM_CLASSES is 5 .*has 2 classes"):
+        Detectron2Engine().evaluate(five, tmp_path / "own.pkl", tmp_path / "own")
+    content["model"]["roi_heads.box_predictor.cls_score.weight"] = np.zeros((81, 16), np.float32)
+    (tmp_path / "own.pkl").write_bytes(pickle.dumps(content))
+    with pytest.raises(
+        UserError, match=r"1 tensors have other shapes, first: .*cls_score.weight \(81, 16\) for \(3, 16\)"
+    ):
+        Detectron2Engine().evaluate(loaded, tmp_path / "own.pkl", tmp_path / "own")
+
+
+def test_weights_that_cannot_be_downloaded(tmp_path: Path, coco: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(path: str) -> str:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(PathManager, "get_local_path", offline)
+    with pytest.raises(FailureError, match=r"detectron2://a/b.pkl cannot be had: .*Name or service not known"):
+        Detectron2Engine().train(tiny("FPN", [*coco, "MODEL.WEIGHTS", "detectron2://a/b.pkl"]), None, tmp_path / "run")
+
+
+def test_detectron2s_query_behind_a_name_is_understood(tmp_path: Path, coco: list[str]) -> None:
+    backbone_file(tmp_path / "w.safetensors")
+    words = ["MODEL.WEIGHTS", f"{tmp_path / 'w.safetensors'}?matching_heuristics=True", "SOLVER.MAX_ITER", "1"]
+    assert Detectron2Engine().train(tiny("FPN", [*coco, *words]), None, tmp_path / "run").is_file()
 
 
 def test_a_loss_that_is_not_finite_names_step_and_images(tmp_path: Path, coco: list[str]) -> None:

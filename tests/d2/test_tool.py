@@ -53,6 +53,17 @@ def test_train_resume_and_evaluate(tmp_path: Path, coco: list[str]) -> None:
     assert json.loads(again.stdout.splitlines()[-1])["AP"] == printed["AP"]
     assert len(list(csv.DictReader((tmp_path / "all.csv").open()))) == 1
 
+    metrics, log = (tmp_path / "run" / "metrics.json").read_text(), len(log)
+    finished = tool(*CONFIG, "--resume", *words)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert json.loads(finished.stdout.splitlines()[-1]) == printed
+    assert (tmp_path / "run" / "metrics.json").read_text() == metrics  # nothing was trained or logged again
+    assert "model_final.pth is complete" in (tmp_path / "run" / "log.txt").read_text()[log:]
+
+    untested = tool(*CONFIG, *words, "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "1", "OUTPUT_DIR", tmp_path / "short")
+    last = {"engine": "detectron2", "model": str(tmp_path / "short" / "model_final.pth")}
+    assert json.loads(untested.stdout.splitlines()[-1]) == last
+
 
 @pytest.mark.parametrize(
     ("words", "said"),
@@ -63,16 +74,19 @@ def test_train_resume_and_evaluate(tmp_path: Path, coco: list[str]) -> None:
         (["MODEL.WEIGHTS", "scaleprior://paper-R-50-jft-10m"], "not public"),
         (["DATASETS.TRAIN", "('coco_2017_train',)"], "set DETECTRON2_DATASETS"),
         (["SOLVER.TYPO", "1"], "unknown config key SOLVER.TYPO"),
+        (["--eval-only"], "--eval-only stands among the KEY VALUE words; put --eval-only before the first of them"),
+        (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
+        (["OUTPUT_DIR", "/proc/nowhere"], "cannot write OUTPUT_DIR /proc/nowhere"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(
+def test_bad_input_is_one_line_and_an_exit_code(
     words: list[str], said: str, tmp_path: Path, coco: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nowhere"))
     backbone_file(tmp_path / "w.safetensors")
     usual = [*TINY_FPN, *coco, *PIXELS, "OUTPUT_DIR", tmp_path / "run", "MODEL.WEIGHTS", tmp_path / "w.safetensors"]
     done = tool(*CONFIG, *usual, *words)
-    assert done.returncode == 2
+    assert done.returncode == (1 if "cannot write" in said else 2)
     (line,) = [line for line in done.stderr.splitlines() if "error" in line]
     assert line.startswith("train_net: error: ")
     assert said in line

@@ -41,9 +41,7 @@ def test_a_converted_backbone_has_a_place_for_every_tensor(key: str) -> None:
     """C4: res5 in the heads, the rest under ``backbone.``; FPN: all under ``backbone.bottom_up.``."""
     names = names_and_shapes(ResNetSpec(depth=int(key.split("-")[1])))
     c4 = key.endswith("C4")
-    place = {
-        n: ("roi_heads." if n.startswith("res5") else "backbone.") if c4 else "backbone.bottom_up." for n in names
-    }
+    place = {n: ("roi_heads." if n.startswith("res5") else "backbone.") if c4 else "backbone.bottom_up." for n in names}
     for name, size in names.items():
         assert RECORD[key][place[name] + name] == "x".join(map(str, size))
     trunk = {n for n in RECORD[key] if ".stem." in n or n.split("backbone.")[-1].split("bottom_up.")[-1][:3] == "res"}

@@ -10,24 +10,19 @@ from __future__ import annotations
 
 import codecs
 import io
-import os
+import mmap
 import pickle
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO
-
-import numpy as np
 
 from scaleprior.backbones.readers.limits import Limits, RefusedFileError
 from scaleprior.backbones.readers.stand_ins import Inert, Known, OrderedMapping, StandIn, check_key, put_entries
-from scaleprior.backbones.threads import workers
 
 __all__ = ["Machine"]
 
 _HINT_CODE = "do not open it with pickle or torch.load either; ask for a .safetensors file"
-_BLOB = 1 << 16  # bytes; longer runs of bytes go straight into aligned memory of their own
-_CHUNK = 16 << 20  # bytes of memory asked for at once: the system has large pages for such, which cost less time
+_BLOB = 1 << 16  # bytes; longer runs of bytes are not read but mapped
 _LINE = 4096  # characters of a number or a name written as a line
 
 
@@ -54,11 +49,7 @@ class Machine:
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self._chunk, self._used = np.empty(0, np.uint8), 0
-        self._pool = (
-            ThreadPoolExecutor(workers()) if hasattr(os, "preadv") and not isinstance(file, io.BytesIO) else None
-        )
-        self._reading: list[Future[None]] = []
+        self._mapped: mmap.mmap | None = None
 
     def load(self) -> Any:
         """The next pickle's object.
@@ -99,43 +90,19 @@ class Machine:
         return data
 
     def blob(self, count: int) -> bytes | memoryview:
-        """The same; long runs in aligned memory of their own, which holds them after :meth:`settle`."""
-        if count < _BLOB:
+        """The same; long runs are mapped where they lie in the file, aligned or not."""
+        if count < _BLOB or isinstance(self.file, io.BytesIO):
             return self.take(count)
         self._check_rest(count)
-        data, start = memoryview(self._memory(count)), self.file.tell()
-        if self._pool is None:
-            self._fill(data, self.file.readinto(data))
-        else:
-            # The walk goes on while other threads read what it has passed over.
-            self.file.seek(count, 1)
-            self._reading.append(
-                self._pool.submit(lambda: self._fill(data, os.preadv(self.file.fileno(), [data], start)))
-            )
+        start = self.file.tell()
+        if self._mapped is None:
+            # A private mapping: what somebody writes into an array stays in memory.
+            self._mapped = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_COPY)
+        data = memoryview(self._mapped)[start : start + count]
+        if len(data) != count:
+            raise EOFError(f"{count} bytes are claimed, {len(data)} are there")
+        self.file.seek(count, 1)
         return data
-
-    @staticmethod
-    def _fill(data: memoryview, count: int) -> None:
-        if count != len(data):
-            raise EOFError(f"{len(data)} bytes are claimed, {count} could be read")
-
-    def settle(self) -> None:
-        """Wait until every blob holds its bytes."""
-        for reading in self._reading:
-            reading.result()
-        self._reading.clear()
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
-
-    def _memory(self, count: int) -> np.ndarray:
-        """uint8 [count], aligned; a part of a chunk that lives as long as any part of it."""
-        if self._used + count > len(self._chunk):
-            self._chunk, self._used = np.empty(max(count, min(_CHUNK, self.length)) + 64, np.uint8), 0
-            self._used = -self._chunk.ctypes.data % 64
-        made = self._chunk[self._used : self._used + count]
-        self._used += count + -count % 64
-        return made
 
     def _check_rest(self, count: int) -> None:
         rest = self.length - self.file.tell()

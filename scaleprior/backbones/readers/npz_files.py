@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -22,17 +23,20 @@ _HEADER = 1 << 16  # bytes in which an array's own header must end
 
 
 def load_npz(path: Path, *, limits: Limits = LIMITS) -> dict[str, np.ndarray]:
-    """Arrays by name.
+    """Arrays by name; uncompressed ones mapped and perhaps not aligned.
 
     Raises:
         RefusedFileError: an archive bomb, an array of objects, a shape beyond the bytes present, a damaged archive.
     """
     members = open_archive(path, limits=limits)
     names = [check_name(m.filename.removesuffix(".npy"), str(path), limits) for m in members]
+    with path.open("rb") as file:
+        # A private mapping: what somebody writes into an array stays in memory.
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
     def read(member: zipfile.ZipInfo, name: str) -> np.ndarray:
         if member.compress_type == zipfile.ZIP_STORED:
-            return _stored(member, name, path, limits)
+            return _stored(data, member, name, path, limits)
         try:
             with zipfile.ZipFile(path) as archive, archive.open(member) as packed:
                 return _unpacked(packed, member.file_size, name, path, limits)
@@ -57,14 +61,12 @@ def _header(file: BinaryIO, name: str, path: Path) -> tuple[tuple[int, ...], str
     return shape, "F" if fortran else "C", dtype
 
 
-def _stored(member: zipfile.ZipInfo, name: str, path: Path, limits: Limits) -> np.ndarray:
-    """A member that is not compressed (``np.savez``), read at once; its size was held against the file's."""
-    with path.open("rb") as file:
-        file.seek(member.header_offset)
-        file.seek(member_start(file.read(30), member, path.stat().st_size, path))
-        content = np.empty(member.file_size, np.uint8)
-        whole = file.readinto(memoryview(content)) == member.file_size
-    if not whole or zlib.crc32(content) != member.CRC:
+def _stored(data: mmap.mmap, member: zipfile.ZipInfo, name: str, path: Path, limits: Limits) -> np.ndarray:
+    """A member that is not compressed (``np.savez``), over the mapped file."""
+    at = member.header_offset
+    at = member_start(data[at : at + 30], member, len(data), path)
+    content = np.frombuffer(data, np.uint8, count=member.file_size, offset=at)
+    if zlib.crc32(content) != member.CRC:
         raise RefusedFileError("damaged", f"{path}: {name} is not what its checksum says")
     head = io.BytesIO(content[:_HEADER].tobytes())
     shape, order, dtype = _header(head, name, path)

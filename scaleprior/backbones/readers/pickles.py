@@ -108,7 +108,6 @@ def _view(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     size = check_shape(shape, dtype.dtype.itemsize, len(raw), "an array", "pickle", LIMITS)
     if size != len(raw):
         raise RefusedFileError("damaged", f"an array of shape {shape} with {len(raw)} bytes")
-    # The bytes of a long array may still be on their way: nothing looks at them before plain().
     return np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if _text(order) == "F" else "C")
 
 
@@ -224,7 +223,7 @@ def guarded(where: str, read: Callable[[], Any]) -> Any:
 
 
 def load_pickle(path: str, *, limits: Limits = LIMITS) -> Tree:
-    """A pickle's content: dicts, lists, numbers, texts and NumPy arrays.
+    """A pickle's content: dicts, lists, numbers, texts and NumPy arrays, long ones mapped and perhaps not aligned.
 
     Raises:
         RefusedFileError: it would run code, holds a key twice, asks for more than the limits, or is damaged.
@@ -233,11 +232,7 @@ def load_pickle(path: str, *, limits: Limits = LIMITS) -> Tree:
     def read() -> Tree:
         with open(path, "rb", buffering=_BUFFER) as file:
             machine = Machine(file, os.fstat(file.fileno()).st_size, _PLAIN_NAMES, limits)
-            try:
-                tree = machine.load()
-            finally:
-                machine.settle()
-            return plain(tree, limits)
+            return plain(machine.load(), limits)
 
     return guarded(path, read)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,70 +29,19 @@ from scaleprior.backbones.readers.facts import (
 from scaleprior.backbones.readers.infer import infer_resnet, infer_timm
 from scaleprior.backbones.readers.layouts import Dropped, Layout, recognise
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError, check_name
-from scaleprior.backbones.threads import map_tensors
+from scaleprior.backbones.readers.report import Found, Reading, Report, some
+from scaleprior.backbones.threads import map_groups
+from scaleprior.backbones.views import Pieces, to_tensor
 from scaleprior.errors import UserError
 from scaleprior.provenance import created_by
 
-__all__ = ["CARD_IN_PICKLE", "Reading", "Report", "read_backbone"]
+__all__ = ["CARD_IN_PICKLE", "find_backbone", "finite", "read_backbone", "refuse_nonfinite"]
 
 CARD_IN_PICKLE = "scaleprior_card"
 """Key of the card's JSON in a ``.pkl`` exported here; Detectron2 passes over it."""
 _EPS = 1e-5  # of every detector's norms
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model", "model_state", "blobs", "params")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-@dataclass
-class Report:
-    """What became of every tensor of a file.
-
-    Attributes:
-        kind, layout: of the file and of its names.
-        matched: canonical names that were filled.
-        missing: canonical names that the file lacks (filled with fresh weights if that was allowed).
-        unexpected: the file's names that have no place.
-        misshaped: "name: its shape instead of the expected one".
-        dropped: reason -> the file's names left out on purpose (classifier, counter, optimiser, detector, projection).
-        facts: fact -> where it was found.
-        notes: what a reader should hear, in sentences.
-    """
-
-    kind: str
-    layout: str
-    matched: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    misshaped: list[str] = field(default_factory=list)
-    dropped: dict[str, list[str]] = field(default_factory=dict)
-    facts: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; matched names as a count, since they are the whole architecture."""
-        return {**self.__dict__, "matched": len(self.matched)}
-
-    def lines(self) -> list[str]:
-        """For people."""
-        text = [f"read as {self.layout}, {self.kind} file: {len(self.matched)} tensors matched"]
-        for reason, names in self.dropped.items():
-            text.append(f"left out, {reason}: {len(names)} ({_some(names)})")
-        for label in ("missing", "unexpected", "misshaped"):
-            names = getattr(self, label)
-            text.append(f"{label}: {len(names)}{f' ({_some(names)})' if names else ''}")
-        origins: dict[str, list[str]] = {}
-        for name, origin in self.facts.items():
-            origins.setdefault(origin, []).append(name)
-        text += [f"{', '.join(names)}: {origin}" for origin, names in origins.items()]
-        return text + self.notes
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A backbone in memory: canonical tensors (float32, CPU), card, report."""
-
-    tensors: dict[str, Tensor]
-    card: Card
-    report: Report
 
 
 def read_backbone(source: str | Path, options: ReadOptions | None = None, *, limits: Limits = LIMITS) -> Reading:
@@ -104,6 +52,26 @@ def read_backbone(source: str | Path, options: ReadOptions | None = None, *, lim
         RefusedFileError: it would run code, exhaust memory, holds NaN, duplicates, or is damaged.
     """
     options = options or ReadOptions()
+    found = find_backbone(source, options, limits=limits)
+
+    views = {name: values for name, values in found.tensors.items() if isinstance(values, np.ndarray)}
+
+    def settle(names: list[str], pieces: Pieces) -> dict[str, tuple[Tensor, bool]]:
+        tensors = {name: to_tensor(views[name], pieces) for name in names}
+        return {name: (tensor, finite(tensor)) for name, tensor in tensors.items()}
+
+    settled = map_groups(settle, {name: view.nbytes for name, view in views.items()}, Pieces)
+    refuse_nonfinite(sorted(name for name, (_, fine) in settled.items() if not fine), found, options)
+    tensors = {name: settled[name][0] if name in settled else values for name, values in found.tensors.items()}
+    return Reading(tensors, found.card, found.report)
+
+
+def find_backbone(source: str | Path, options: ReadOptions, *, limits: Limits = LIMITS) -> Found:
+    """All of :func:`read_backbone` but looking at the numbers; those of our own files are held against their hash.
+
+    Raises:
+        UserError, RefusedFileError: as there, but for NaN.
+    """
     if str(source).startswith("timm:"):
         from scaleprior.backbones.readers.timm_names import find_timm
 
@@ -115,7 +83,7 @@ def read_backbone(source: str | Path, options: ReadOptions | None = None, *, lim
     if CARD_KEY in content.metadata:
         return _canonical(path, options)
     state, notes = _state_dict(content, options, limits)
-    # Only what _carried_card and _known ask for is kept, so that every foreign tensor is freed once it is converted.
+    # Only what _carried_card and _known ask for is kept of the rest.
     texts = {k: v for k, v in content.tree.items() if isinstance(v, str)} if content.kind == "pickle" else {}
     content = replace(content, tree=texts)
     layout = recognise(state, str(path))
@@ -124,22 +92,23 @@ def read_backbone(source: str | Path, options: ReadOptions | None = None, *, lim
     return _complete(tensors, layout, content, path, options, report)
 
 
-def _canonical(path: Path, options: ReadOptions) -> Reading:
+def _canonical(path: Path, options: ReadOptions) -> Found:
     """A file of our own: nothing to find out, but tensors are held against the card."""
     from scaleprior.backbones.weights import load_backbone
 
     tensors, card = load_backbone(path)
     report = Report("safetensors", "scaleprior", matched=sorted(tensors), facts={"card": "in the file"})
-    _check_numbers(tensors, path, options, report)
     given = {"name": options.name, "licence": options.licence, "source": options.source, "images": options.images}
-    return Reading(tensors, replace(card, **{k: v for k, v in given.items() if v is not None}), report)
+    found = Found(path, tensors, replace(card, **{k: v for k, v in given.items() if v is not None}), report)
+    refuse_nonfinite(sorted(name for name, tensor in tensors.items() if not finite(tensor)), found, options)
+    return found
 
 
 def _state_dict(content: Content, options: ReadOptions, limits: Limits) -> tuple[dict[str, Any], list[str]]:
     """The flat dict of tensors inside whatever wraps it, without prefixes that parallel training adds."""
     tree, notes, path = content.tree, [], content.path
     if content.left_out:
-        notes.append(f"objects that are no weights were passed over: {_some(content.left_out)}")
+        notes.append(f"objects that are no weights were passed over: {some(content.left_out)}")
     if not isinstance(tree, Mapping):
         raise UserError(f"{path} holds a {type(tree).__name__}, not named tensors", hint="save a state_dict")
     if options.state is not None:
@@ -160,9 +129,9 @@ def _state_dict(content: Content, options: ReadOptions, limits: Limits) -> tuple
     return tensors, notes
 
 
-def _rename(state: dict[str, Any], layout: Layout, report: Report, where: str) -> dict[str, Tensor]:
-    """Canonical names and types; empties ``state`` on the way."""
-    tensors: dict[str, Tensor] = {}
+def _rename(state: dict[str, Any], layout: Layout, report: Report, where: str) -> dict[str, np.ndarray]:
+    """Canonical names and layouts; empties ``state`` on the way."""
+    tensors: dict[str, np.ndarray] = {}
     for name in list(state):
         value, target = state.pop(name), layout.rename(name)
         if isinstance(target, str) and target in tensors:
@@ -174,41 +143,32 @@ def _rename(state: dict[str, Any], layout: Layout, report: Report, where: str) -
         elif target is None:
             report.unexpected.append(name)
         else:
-            tensors[target] = _tensor(value, name, where, report)
-
-    def settle(name: str, tensor: Tensor) -> None:
-        if layout.hwio and tensor.ndim == 4:
-            # NumPy's memory comes in large pages where the system has them, which halves the time of this copy.
-            made = torch.from_numpy(np.empty([tensor.shape[i] for i in (3, 2, 0, 1)], np.float32))
-            tensor = made.copy_(tensor.permute(3, 2, 0, 1))
-        tensors[name] = tensor.float()  # at once, so that what it was made of is freed
-
-    if layout.hwio or any(t.dtype != torch.float32 for t in tensors.values()):
-        map_tensors(settle, tensors)
+            view = _view(value, name, where, report)
+            tensors[target] = view.transpose(3, 2, 0, 1) if layout.hwio and view.ndim == 4 else view
     return tensors
 
 
-def _tensor(value: Any, name: str, where: str, report: Report) -> Tensor:
-    """The value as a tensor of floats, of whatever width."""
-    if isinstance(value, np.ndarray):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # read-only memory; nothing here writes to it
-            value = torch.from_numpy(value) if value.dtype.kind in "iufb" else value
-    if not isinstance(value, Tensor) or value.dtype not in _FLOATS or value.layout != torch.strided or value.is_meta:
-        raise RefusedFileError("damaged", f"{where}: {name} is of type {getattr(value, 'dtype', type(value))}")
-    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+def _view(value: Any, name: str, where: str, report: Report) -> np.ndarray:
+    """The value as an array of floats, of whatever width; nothing is copied but bfloat16, which NumPy has not."""
+    kind = str(value.dtype).removeprefix("torch.")
+    if isinstance(value, Tensor) and (value.dtype not in _FLOATS or value.layout != torch.strided or value.is_meta):
+        raise RefusedFileError("damaged", f"{where}: {name} is of type {kind}")
+    if isinstance(value, Tensor) and value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise RefusedFileError("size", f"{where}: {name} claims more numbers than are stored")
-    if value.dtype != torch.float32:
-        kind = str(value.dtype).removeprefix("torch.")
-        note = f"{kind} tensors were {'narrowed' if value.dtype == torch.float64 else 'widened exactly'} to float32"
+    if isinstance(value, Tensor):
+        value = (value.float() if value.dtype == torch.bfloat16 else value).detach().numpy()
+    if value.dtype.kind != "f":
+        raise RefusedFileError("damaged", f"{where}: {name} is of type {kind}")
+    if kind != "float32":
+        note = f"{kind} tensors were {'narrowed' if kind == 'float64' else 'widened exactly'} to float32"
         if note not in report.notes:
             report.notes.append(note)
-    return value.detach()
+    return value
 
 
 def _complete(
-    tensors: dict[str, Tensor], layout: Layout, content: Content, path: Path, options: ReadOptions, report: Report
-) -> Reading:
+    tensors: dict[str, np.ndarray], layout: Layout, content: Content, path: Path, options: ReadOptions, report: Report
+) -> Found:
     """Find out the architecture and the facts, fill MSRA's statistics, hold all of it against what must be there."""
     carried = _carried_card(content)
     norm, affine_only = _norm(tensors, layout, options, carried, str(path))
@@ -230,9 +190,8 @@ def _complete(
     _hold_against(tensors, arch, path, options, report)
     if options.norm_eps != _EPS and norm == "BN":
         for name in [n for n in tensors if n.endswith("running_var")]:
-            tensors[name] = tensors[name] + (options.norm_eps - _EPS)
+            tensors[name] = np.asarray(tensors[name], np.float32) + np.float32(options.norm_eps - _EPS)
         report.notes.append(f"running variances hold the difference of eps {options.norm_eps:g} and {_EPS:g}")
-    _check_numbers(tensors, path, options, report)
     if "detector" in report.dropped:
         report.notes.append("the file is a whole detector; its backbone was cut out")
     card = carried or _card(arch, facts, path, options)
@@ -241,7 +200,7 @@ def _complete(
         card = replace(card, name=options.name or card.name)
     if report.missing:
         card = replace(card, recipe={**card.recipe, "fresh_tensors": report.missing})
-    return Reading(tensors, card, report)
+    return Found(path, tensors, card, report)
 
 
 def _carried_card(content: Content) -> Card | None:
@@ -250,7 +209,7 @@ def _carried_card(content: Content) -> Card | None:
 
 
 def _norm(
-    tensors: Mapping[str, Tensor], layout: Layout, options: ReadOptions, carried: Card | None, where: str
+    tensors: Mapping[str, np.ndarray], layout: Layout, options: ReadOptions, carried: Card | None, where: str
 ) -> tuple[str, bool]:
     """(kind of norm, whether there are gains and biases only)."""
     if layout.family != "resnet":
@@ -292,7 +251,7 @@ def _known(
     return known
 
 
-def _add_identity_statistics(tensors: dict[str, Tensor], report: Report) -> None:
+def _add_identity_statistics(tensors: dict[str, np.ndarray], report: Report) -> None:
     """Mean 0 and variance 1, the very bits that Detectron2's own loader puts into FrozenBN for such files.
 
     With FrozenBN's eps this scales each gain by 1 / sqrt(1 + 1e-5); Caffe2's affine layer had no eps. The effect on
@@ -301,12 +260,12 @@ def _add_identity_statistics(tensors: dict[str, Tensor], report: Report) -> None
     """
     for name in [n for n in tensors if n.endswith(".norm.bias")]:
         stem = name.removesuffix("bias")
-        tensors[f"{stem}running_mean"] = torch.zeros_like(tensors[name])
-        tensors[f"{stem}running_var"] = torch.ones_like(tensors[name])
+        tensors[f"{stem}running_mean"] = np.zeros(tensors[name].shape, np.float32)
+        tensors[f"{stem}running_var"] = np.ones(tensors[name].shape, np.float32)
     report.notes.append("norms are affine only (FrozenBN); they got mean 0 and variance 1, as Detectron2 loads them")
 
 
-def _hold_against(tensors: dict[str, Tensor], arch: Arch, path: Path, options: ReadOptions, report: Report) -> None:
+def _hold_against(tensors: dict[str, np.ndarray], arch: Arch, path: Path, options: ReadOptions, report: Report) -> None:
     """Compare with the architecture; in a partial reading replace what does not fit by fresh weights.
 
     Raises:
@@ -321,7 +280,7 @@ def _hold_against(tensors: dict[str, Tensor], arch: Arch, path: Path, options: R
     if not (report.missing or report.unexpected or report.misshaped):
         return
     said = ", ".join(
-        f"{len(names)} {label} ({_some(names)})"
+        f"{len(names)} {label} ({some(names)})"
         for label, names in (
             ("missing", report.missing), ("unexpected", report.unexpected), ("mis-shaped", report.misshaped)
         ) if names
@@ -338,22 +297,27 @@ def _hold_against(tensors: dict[str, Tensor], arch: Arch, path: Path, options: R
             torch.manual_seed(0)
             fresh = build_trunk(arch).body.state_dict()
         fresh = fresh if isinstance(arch, TimmSpec) else to_detectron2(fresh)
-        tensors.update({name: fresh[name] for name in [*report.missing, *differing]})
+        tensors.update({name: fresh[name].numpy() for name in [*report.missing, *differing]})
         report.missing = sorted([*report.missing, *differing])
         report.notes.append(f"{len(report.missing)} tensors are fresh, not trained")
 
 
-def _check_numbers(tensors: Mapping[str, Tensor], path: Path, options: ReadOptions, report: Report) -> None:
-    fine = map_tensors(lambda _, tensor: finite(tensor), tensors)
-    wrong = sorted(name for name in tensors if not fine[name])
-    if wrong and not options.allow_nonfinite:
+def refuse_nonfinite(names: Sequence[str], found: Found, options: ReadOptions) -> None:
+    """Refuse tensors with NaN or infinity, or note them where they are allowed.
+
+    Raises:
+        RefusedFileError
+    """
+    if not names:
+        return
+    said = f"{len(names)} tensors hold NaN or infinity ({some(names)})"
+    if not options.allow_nonfinite:
         raise RefusedFileError(
             "numbers",
-            f"{path}: {len(wrong)} tensors hold NaN or infinity ({_some(wrong)})",
+            f"{found.path}: {said}",
             hint="the training diverged or the file is damaged; --allow-nonfinite takes it nevertheless",
         )
-    if wrong:
-        report.notes.append(f"{len(wrong)} tensors hold NaN or infinity ({_some(wrong)})")
+    found.report.notes.append(said)
 
 
 def finite(tensor: Tensor) -> bool:
@@ -376,7 +340,3 @@ def _card(arch: Arch, facts: Mapping[str, Any], path: Path, options: ReadOptions
         source=facts.get("source") or f"converted from {path.name}",
         created_by=created_by(),
     )
-
-
-def _some(names: list[str]) -> str:
-    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"

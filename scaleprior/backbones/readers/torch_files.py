@@ -2,7 +2,7 @@
 
 ``torch.load`` is not used. The pickle is followed by :mod:`machine`, which knows fewer names than torch's
 ``weights_only`` reader and runs none; every tensor's claim is checked against its storage; then tensors are laid over
-the mapped file (zip format) or over what is read of it (older format, whose numbers are not aligned).
+the mapped file, or arrays where its numbers are not aligned (most of the older format's).
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError, check_name
 from scaleprior.backbones.readers.pickles import Storage, TensorRecord, Tree, guarded, plain, torch_machine
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from scaleprior.backbones.views import Numbers
 
 __all__ = ["LEGACY_MAGIC", "load_torch_legacy", "load_torch_zip", "member_start", "open_archive"]
 
@@ -103,14 +102,14 @@ def load_torch_zip(path: Path, *, limits: Limits = LIMITS) -> Tree:
         member = members.get(f"{folder}data/{storage.key}")
         return member.file_size if member else 0
 
-    flat: dict[Storage, Tensor] = {}
+    flat: dict[Storage, Numbers] = {}
 
-    def tensor(record: TensorRecord) -> Tensor:
+    def tensor(record: TensorRecord) -> Numbers:
         storage = record.storage
         if storage not in flat:
             start = start_of(members[f"{folder}data/{storage.key}"]) if storage.elements else 0
             flat[storage] = _numbers(data, storage, start)
-        return flat[storage].as_strided(record.shape, record.stride, record.offset)
+        return _laid(flat[storage], record)
 
     machine = torch_machine(io.BytesIO(structure), len(structure), stored, limits)
     return guarded(str(path), lambda: plain(machine.load(), limits, tensor))
@@ -131,16 +130,27 @@ def _folder(members: dict[str, zipfile.ZipInfo], path: Path) -> str:
     return pickles[0].removesuffix("data.pkl")
 
 
-def _numbers(data: mmap.mmap | bytearray | memoryview, storage: Storage, start: int) -> Tensor:
-    """A storage as a flat tensor over ``data``; copied only if it is not aligned there."""
+def _numbers(data: mmap.mmap | bytearray | memoryview, storage: Storage, start: int) -> Numbers:
+    """A storage as a flat tensor over ``data``, or as an array if it is not aligned there, which torch's need to be."""
     import torch
 
     dtype = getattr(torch, storage.dtype)
     if not storage.elements:
         return torch.empty(0, dtype=dtype)
-    if start % storage.itemsize:
-        data, start = bytearray(data[start : start + storage.elements * storage.itemsize]), 0
-    return torch.frombuffer(data, dtype=dtype, count=storage.elements, offset=start)
+    flat = np.frombuffer(data, np.uint8, count=storage.elements * storage.itemsize, offset=start)
+    if flat.ctypes.data % storage.itemsize == 0:
+        return torch.from_numpy(flat).view(dtype)
+    if storage.dtype == "bfloat16":  # NumPy has no such type
+        return torch.from_numpy(flat.copy()).view(dtype)
+    return flat.view(storage.dtype)
+
+
+def _laid(flat: Numbers, record: TensorRecord) -> Numbers:
+    """The tensor of a record, whose claims were checked, over its storage."""
+    if not isinstance(flat, np.ndarray):
+        return flat.as_strided(record.shape, record.stride, record.offset)
+    steps = [step * flat.itemsize for step in record.stride]
+    return np.ndarray(record.shape, flat.dtype, flat, record.offset * flat.itemsize, steps)
 
 
 def load_torch_legacy(path: Path, *, limits: Limits = LIMITS) -> Tree:
@@ -164,22 +174,19 @@ def load_torch_legacy(path: Path, *, limits: Limits = LIMITS) -> Tree:
     def read() -> Tree:
         with path.open("rb", buffering=1 << 13) as file:
             machine = torch_machine(file, size, stored, limits)
-            try:
-                _magic, _protocol, system = machine.load(), machine.load(), machine.load()
-                if isinstance(system, dict) and system.get("little_endian", True) is not True:
-                    raise RefusedFileError("damaged", "it was written by a machine of another byte order")
-                content, keys = machine.load(), machine.load()
-                if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
-                    raise RefusedFileError("damaged", "the list of its storages is not that of its tensors")
-                flat = {}
-                for key in map(str, keys):
-                    storage = storages[key]
-                    if int.from_bytes(machine.take(8), "little") != storage.elements:
-                        raise RefusedFileError("damaged", f"storage {key[:40]} is not as long as its tensors say")
-                    held = machine.blob(storage.elements * storage.itemsize)
-                    flat[storage] = _numbers(bytearray(held) if isinstance(held, bytes) else held, storage, 0)
-            finally:
-                machine.settle()
-        return plain(content, limits, lambda r: flat[r.storage].as_strided(r.shape, r.stride, r.offset))
+            _magic, _protocol, system = machine.load(), machine.load(), machine.load()
+            if isinstance(system, dict) and system.get("little_endian", True) is not True:
+                raise RefusedFileError("damaged", "it was written by a machine of another byte order")
+            content, keys = machine.load(), machine.load()
+            if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+                raise RefusedFileError("damaged", "the list of its storages is not that of its tensors")
+            flat = {}
+            for key in map(str, keys):
+                storage = storages[key]
+                if int.from_bytes(machine.take(8), "little") != storage.elements:
+                    raise RefusedFileError("damaged", f"storage {key[:40]} is not as long as its tensors say")
+                held = machine.blob(storage.elements * storage.itemsize)
+                flat[storage] = _numbers(bytearray(held) if isinstance(held, bytes) else held, storage, 0)
+        return plain(content, limits, lambda record: _laid(flat[record.storage], record))
 
     return guarded(str(path), read)

@@ -55,8 +55,8 @@ def canonical(name: str, *, refresh: bool = False, progress: ProgressFn | None =
 
 
 def _convert(entry: Entry, path: Path, target: Path) -> None:
-    from scaleprior.backbones.readers import ReadOptions, read_backbone
-    from scaleprior.backbones.weights import save_backbone
+    from scaleprior.backbones.convert import convert_backbone
+    from scaleprior.backbones.readers import ReadOptions
 
     options = ReadOptions(
         name=entry.name,
@@ -71,9 +71,8 @@ def _convert(entry: Entry, path: Path, target: Path) -> None:
         licence=entry.licence,
         source=entry.source,
     )
-    reading = read_backbone(path, options)
-    save_backbone(target, reading.tensors, reading.card)
-    logger.info("%s: %s", target, "; ".join(reading.report.lines()))
+    _, report = convert_backbone(path, target, options)
+    logger.info("%s: %s", target, "; ".join(report.lines()))
 
 
 def fetch(name: str, *, refresh: bool = False, progress: ProgressFn | None = None) -> Path:

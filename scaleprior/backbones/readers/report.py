@@ -1,0 +1,84 @@
+"""What reading a backbone gives: its tensors, its card, and what became of everything else in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaleprior.backbones.card import Card
+from scaleprior.backbones.views import Numbers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Found", "Reading", "Report", "some"]
+
+
+@dataclass
+class Report:
+    """What became of every tensor of a file.
+
+    Attributes:
+        kind, layout: of the file and of its names.
+        matched: canonical names that were filled.
+        missing: canonical names that the file lacks (filled with fresh weights if that was allowed).
+        unexpected: the file's names that have no place.
+        misshaped: "name: its shape instead of the expected one".
+        dropped: reason -> the file's names left out on purpose (classifier, counter, optimiser, detector, projection).
+        facts: fact -> where it was found.
+        notes: what a reader should hear, in sentences.
+    """
+
+    kind: str
+    layout: str
+    matched: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    misshaped: list[str] = field(default_factory=list)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; matched names as a count, since they are the whole architecture."""
+        return {**self.__dict__, "matched": len(self.matched)}
+
+    def lines(self) -> list[str]:
+        """For people."""
+        text = [f"read as {self.layout}, {self.kind} file: {len(self.matched)} tensors matched"]
+        for reason, names in self.dropped.items():
+            text.append(f"left out, {reason}: {len(names)} ({some(names)})")
+        for label in ("missing", "unexpected", "misshaped"):
+            names = getattr(self, label)
+            text.append(f"{label}: {len(names)}{f' ({some(names)})' if names else ''}")
+        origins: dict[str, list[str]] = {}
+        for name, origin in self.facts.items():
+            origins.setdefault(origin, []).append(name)
+        text += [f"{', '.join(names)}: {origin}" for origin, names in origins.items()]
+        return text + self.notes
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A backbone in memory: canonical tensors (float32, CPU), card, report."""
+
+    tensors: dict[str, Tensor]
+    card: Card
+    report: Report
+
+
+@dataclass(frozen=True)
+class Found:
+    """A backbone in a file: views whose numbers nobody has looked at yet (tensors, if the file is one of ours)."""
+
+    path: Path
+    tensors: dict[str, Numbers]
+    card: Card
+    report: Report
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of them, for messages."""
+    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"

@@ -1,0 +1,59 @@
+"""What Detectron2 meets with an assertion, or an error of Python's, said as one line that names the key."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from collections.abc import Iterator
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from scaleprior.errors import ScalePriorError, UserError
+
+__all__ = ["check_solver", "detectron2_refuses"]
+
+
+def check_solver(cfg: CfgNode) -> None:
+    """Refuse a schedule or a machine that Detectron2 cannot train on.
+
+    Raises:
+        UserError: names the key and its value.
+    """
+    for key, least in (("MAX_ITER", 1), ("IMS_PER_BATCH", 1), ("CHECKPOINT_PERIOD", 0)):
+        if cfg.SOLVER[key] < least:
+            raise UserError(f"SOLVER.{key} is {cfg.SOLVER[key]}", hint=f"give {least} or more")
+    on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+    if on_cpu and cfg.SOLVER.AMP.ENABLED:
+        raise UserError(
+            "SOLVER.AMP.ENABLED is True with MODEL.DEVICE cpu; Detectron2 mixes precision on GPUs only",
+            hint="use SOLVER.AMP.ENABLED False",
+        )
+    if on_cpu and comm.get_world_size() > 1:
+        raise UserError(
+            f"{comm.get_world_size()} processes with MODEL.DEVICE cpu; Detectron2 trains in several on GPUs only",
+            hint="use --num-gpus 1",
+        )
+
+
+@contextlib.contextmanager
+def detectron2_refuses() -> Iterator[None]:
+    """Around the building of a model, a loader or a solver from a config: say what Detectron2 does not take.
+
+    Raises:
+        UserError: in place of the errors that Detectron2's builders raise for names and values they do not know.
+    """
+    try:
+        yield
+    except ScalePriorError:
+        raise
+    except (AssertionError, AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as e:
+        place = traceback.extract_tb(e.__traceback__)[-1]
+        text = " ".join(str(e.args[0] if e.args else "").split())
+        # Many of its assertions have no text, or but a value; their line has the names.
+        where = f"{place.name}: {place.line}" if isinstance(e, AssertionError) else place.name
+        raise UserError(
+            f"Detectron2 cannot build what the config describes: {text or 'see'} ({type(e).__name__} in {where})",
+            hint="correct the key that this is about",
+        ) from e
