@@ -7,9 +7,9 @@
 Peers, measured in the same processes, turn about: for conversion, reading the source's bytes and writing as many to the
 same folder with a flush to the disk, as the conversion does (it also takes the SHA-256 of every tensor, which no copy
 needs); for memory, the size of the source file. The fastest of each counts, as others may use the machine and its disk.
-BiT's R-152x2 is four times as large
-and turns every convolution: it is shown, and has no target of its own. Sources and cards come from a warm page cache, and a copy that is not counted comes before both. Conversion works
-in as many threads as there are cores, 4 at most.
+BiT's R-152x2 is four times as large and turns every convolution: it is shown, and has no target of its own. Sources and
+cards come from a warm page cache, and a copy that is not counted comes before both. Conversion works in as many threads
+as there are cores, 4 at most.
 """
 
 from __future__ import annotations
