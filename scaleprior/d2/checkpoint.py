@@ -28,7 +28,8 @@ from scaleprior.errors import ScalePriorError, UserError
 
 __all__ = ["TrunkMatch", "extend_checkpointer", "is_detector_state", "load_detector", "match_trunk"]
 
-logger = logging.getLogger(__name__)
+# Below Detectron2's own logger, so that trainers which know nothing of ours show how many tensors matched.
+logger = logging.getLogger("detectron2.scaleprior")
 
 _COUNTER = ".num_batches_tracked"
 _OFFSETS = ".conv2_offset."  # deformable convolutions add these; no backbone has them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from detectron2.config import get_cfg
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import setup_logger
 
 import scaleprior.d2
 from scaleprior.backbones import ResNetSpec, export_backbone, load_backbone
@@ -95,12 +97,17 @@ def test_the_stock_trainer_takes_a_file_and_a_name_of_the_zoo(
     scaleprior.d2.register_datasets(cfg)
     scaleprior.d2.apply_card(cfg, card)
     tensors, _ = load_backbone(tmp_path / "mine.safetensors")
+    log, theirs = tmp_path / "log.txt", logging.getLogger("detectron2")
+    for name in ("handlers", "level", "propagate"):  # setup_logger changes them for good
+        monkeypatch.setattr(theirs, name, list(theirs.handlers) if name == "handlers" else getattr(theirs, name))
+    setup_logger(str(log))  # as any user's script does
     for weights in (str(tmp_path / "mine.safetensors"), "scaleprior://mine"):
         cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = weights, "cpu"
         trainer = DefaultTrainer(cfg)
         trainer.resume_or_load(resume=False)
         trunk = trunk_of(trainer.model)
         assert all(torch.equal(trunk[key], tensors[key]) for key in tensors)
+    assert log.read_text().count("265 of its 265 tensors fill the trunk") == 2
 
 
 class Densepose(DetectionCheckpointer):
