@@ -38,7 +38,7 @@ setup(
     license="Apache-2.0",
     cmdclass={"build_py": BuildWithData},
     packages=find_packages(include=["scaleprior", "scaleprior.*"]),
-    package_data={"scaleprior.config": ["*.json"], "scaleprior.study": ["templates/*"]},
+    package_data={"scaleprior.config": ["*.json"], "scaleprior.study.report": ["templates/*"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.4",

@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def exactness(folder: Path) -> dict[str, object]:
-    from scaleprior.backbones.exactness import FORMATS, check_format
+    from benchmarks.exactness import FORMATS, check_format
 
     depths = (18, 34, 50, 101, 152)
     print(f"{'max relative difference of res2..res5':38}" + "".join(f"{f'R-{d}':>9}" for d in depths) + "  round trip")
@@ -82,8 +82,8 @@ def exactness(folder: Path) -> dict[str, object]:
 
 
 def costs(folder: Path) -> dict[str, float]:
+    from benchmarks.exactness import FORMATS
     from scaleprior.backbones import read_card
-    from scaleprior.backbones.exactness import FORMATS
 
     columns = f"{'MB':>7}{'convert s':>11}{'copy s':>8}{'ratio':>7}{'CPU ratio':>11}{'memory/file':>13}"
     print(f"\n{'R-152 (BiT: R-152x2)':32}{columns}")

@@ -101,7 +101,7 @@ def report(args: argparse.Namespace, folder: Path) -> None:
 def features(depths: Sequence[int], folder: Path) -> dict[str, Any]:
     import torch
 
-    from scaleprior.d2 import parity
+    from benchmarks import parity
 
     image = torch.randint(0, 256, (3, 96, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     columns = "".join(f"{name:>22}" for name in ("torchvision : timm", "detectron2 : timm", "detectron2 : torchv."))
@@ -129,7 +129,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[list[list[str]], Pa
     """Data sets as ``SCALEPRIOR.DATASETS`` takes them, and the backbone that both engines start from."""
     from scaleprior.config import load_config
     from scaleprior.pretrain import pretrain
-    from scaleprior.study.data import prepare_data
+    from scaleprior.study.prepare import prepare_data
     from scaleprior.study.spec import load_spec
 
     sets: list[list[str]] = []
@@ -239,7 +239,7 @@ def run_job(path: Path) -> None:
 
     from scaleprior.config import load_config
     from scaleprior.d2.engine import Detectron2Engine
-    from scaleprior.detect.torchvision_engine import TorchvisionEngine
+    from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)

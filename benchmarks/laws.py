@@ -14,6 +14,7 @@ import csv
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,10 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.published import PUBLISHED
 from scaleprior.errors import UserError
 from scaleprior.laws import FORMS, fit_law
-from scaleprior.laws.forms import Array, Form
-from scaleprior.laws.published import PUBLISHED
+from scaleprior.laws.forms.form import Array, Form
 from scaleprior.laws.solver import solve
 
 NOISE = 0.018

@@ -23,8 +23,8 @@ from scaleprior.commands.tool_flags import exit_code, tool_parser
 from scaleprior.config import load_config
 from scaleprior.errors import UserError
 from scaleprior.pretrain import evaluate_pretrained, pretrain
-from scaleprior.pretrain.launch import launch
 from scaleprior.progress import progress_bar
+from scaleprior.training.launch import launch
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

@@ -54,8 +54,8 @@ def run_and_report(
     Returns:
         0 if every cell is done, 1 if some failed.
     """
-    from scaleprior.study.display import StudyDisplay, print_summary
-    from scaleprior.study.report import write_report
+    from scaleprior.study.report.page import write_report
+    from scaleprior.study.report.terminal import StudyDisplay, print_summary
     from scaleprior.study.runner import run_study
 
     started = time.monotonic()
@@ -73,7 +73,7 @@ def run_and_report(
 
 
 def _status(args: argparse.Namespace) -> int:
-    from scaleprior.study.display import print_status
+    from scaleprior.study.report.terminal import print_status
     from scaleprior.study.runner import study_status
 
     view = study_status(args.folder)
@@ -90,8 +90,8 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from scaleprior.study.display import print_summary
-    from scaleprior.study.report import write_report
+    from scaleprior.study.report.page import write_report
+    from scaleprior.study.report.terminal import print_summary
     from scaleprior.study.runner import study_status
 
     report = write_report(study_status(args.folder), args.out or args.folder)

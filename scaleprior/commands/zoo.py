@@ -151,7 +151,7 @@ def _fetch(args: argparse.Namespace) -> None:
 def _readme(args: argparse.Namespace) -> None:
     from scaleprior.backbones.zoo import load_catalogue
     from scaleprior.backbones.zoo.page import render_page
-    from scaleprior.backbones.zoo.results import load_results
+    from scaleprior.backbones.zoo.published import load_results
     from scaleprior.files import write_text
 
     page = render_page(load_catalogue(user=False), load_results())

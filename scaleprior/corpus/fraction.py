@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,33 @@ from scaleprior.errors import UserError
 from scaleprior.files import atomic_path
 
 if TYPE_CHECKING:
-    from scaleprior.corpus.corpus import Corpus
     from scaleprior.corpus.label_space import LabelSpace
 
-__all__ = ["FACTS_KEY", "LABEL_SPACE_KEY", "Fraction"]
+__all__ = ["FACTS_KEY", "LABEL_SPACE_KEY", "Fraction", "Whole"]
 
 FACTS_KEY = b"scaleprior.corpus"
 LABEL_SPACE_KEY = b"scaleprior.label_space"
+
+
+class Whole(Protocol):
+    """What a fraction needs to know of its corpus; ``Corpus`` says what the names mean."""
+
+    path: Path
+    facts: dict[str, Any]
+    root: Path
+    fingerprint: str
+
+    def __init__(self, path: Path, facts: dict[str, Any], *, root: str | Path | None = None) -> None: ...
+
+    def __len__(self) -> int: ...
+
+    @property
+    def parquet(self) -> Path: ...
+
+    @property
+    def label_space(self) -> LabelSpace: ...
+
+    def prefix_fingerprint(self, images: int) -> str: ...
 
 
 class Fraction:
@@ -37,7 +57,7 @@ class Fraction:
         images: N, also ``len(self)``.
     """
 
-    def __init__(self, corpus: Corpus, images: int) -> None:
+    def __init__(self, corpus: Whole, images: int) -> None:
         self.corpus = corpus
         self.images = images
 
@@ -48,7 +68,7 @@ class Fraction:
         return f"Fraction({self.images} of {self.corpus!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self.corpus.path, self.corpus.facts, self.corpus.root, self.images)
+        return _restore, (type(self.corpus), self.corpus.path, self.corpus.facts, self.corpus.root, self.images)
 
     @property
     def ratio(self) -> float:
@@ -141,7 +161,5 @@ class Fraction:
         return table.slice(0, self.images)
 
 
-def _restore(path: Path, facts: dict[str, Any], root: Path, images: int) -> Fraction:
-    from scaleprior.corpus.corpus import Corpus
-
-    return Fraction(Corpus(path, facts, root=root), images)
+def _restore(kind: type[Whole], path: Path, facts: dict[str, Any], root: Path, images: int) -> Fraction:
+    return Fraction(kind(path, facts, root=root), images)

@@ -1,4 +1,8 @@
-"""Readers of hierarchy files: our JSON, Open Images' nested JSON, WordNet is-a lists."""
+"""Readers of hierarchy files: our JSON, Open Images' nested JSON, WordNet is-a lists.
+
+All give the JSON form of a label space, ``{"nodes": {id: {"name", "parents": [...]}}}``, which ``LabelSpace.from_dict``
+checks.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.errors import UserError
 
 __all__ = ["load_hierarchy", "load_open_images", "load_wordnet_isa"]
 
 
-def load_hierarchy(path: str | Path) -> LabelSpace:
+def load_hierarchy(path: str | Path) -> Any:
     """Read any hierarchy file; the form is told by its suffix and content.
 
     Raises:
@@ -26,10 +29,10 @@ def load_hierarchy(path: str | Path) -> LabelSpace:
     data = _strict_json(path)
     if isinstance(data, dict) and "LabelName" in data:
         return _from_open_images(data, {}, str(path))
-    return LabelSpace.from_dict(data, where=str(path))
+    return data
 
 
-def load_open_images(path: str | Path, descriptions: str | Path | None = None) -> LabelSpace:
+def load_open_images(path: str | Path, descriptions: str | Path | None = None) -> dict[str, Any]:
     """Open Images' ``bbox_labels_600_hierarchy.json``: nested ``{"LabelName", "Subcategory": [...]}``.
 
     A label that occurs under several categories gets all of them as parents. ``Part`` edges are not is-a edges and
@@ -45,7 +48,7 @@ def load_open_images(path: str | Path, descriptions: str | Path | None = None) -
     return _from_open_images(_strict_json(Path(path)), names, str(path))
 
 
-def load_wordnet_isa(path: str | Path, words: str | Path | None = None) -> LabelSpace:
+def load_wordnet_isa(path: str | Path, words: str | Path | None = None) -> dict[str, Any]:
     """A WordNet is-a list: one ``PARENT CHILD`` a line, as in ImageNet's ``wordnet.is_a.txt``.
 
     Args:
@@ -65,16 +68,20 @@ def load_wordnet_isa(path: str | Path, words: str | Path | None = None) -> Label
     if words is not None:
         split = (line.split("\t", 1) for line in _text(Path(words)).splitlines())
         names = {fields[0]: fields[1].strip() for fields in split if len(fields) == 2}
-    return LabelSpace(((node, names.get(node, node), above) for node, above in parents.items()), where=str(path))
+    return _nodes(parents, names)
 
 
-def _from_open_images(data: Any, names: dict[str, str], where: str) -> LabelSpace:
+def _nodes(parents: dict[str, list[str]], names: dict[str, str]) -> dict[str, Any]:
+    return {"nodes": {node: {"name": names.get(node, node), "parents": above} for node, above in parents.items()}}
+
+
+def _from_open_images(data: Any, names: dict[str, str], where: str) -> dict[str, Any]:
     parents: dict[str, list[str]] = {}
     for node, parent in _open_images_edges(data, where):
         above = parents.setdefault(node, [])
         if parent is not None and parent not in above:
             above.append(parent)
-    return LabelSpace(((node, names.get(node, node), above) for node, above in parents.items()), where=where)
+    return _nodes(parents, names)
 
 
 def _open_images_edges(data: Any, where: str) -> Iterator[tuple[str, str | None]]:

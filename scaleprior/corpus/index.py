@@ -35,7 +35,7 @@ from scaleprior.progress import ProgressFn
 if TYPE_CHECKING:
     from scaleprior.corpus.corpus import Corpus
 
-__all__ = ["INDEX_SCHEMA", "SCHEMA_VERSION", "Row", "build_index", "write_index"]
+__all__ = ["INDEX_SCHEMA", "SCHEMA_VERSION", "ImageRow", "build_index", "write_index"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ _GROUP_ROWS = 65_536  # rows of a Parquet row group: what opening a small fracti
 _SKIPPED_LISTED = 10_000  # skipped files listed in corpus.json; the count is always complete
 
 
-class Row(NamedTuple):
+class ImageRow(NamedTuple):
     """One image of a source.
 
     Attributes:
@@ -77,7 +77,7 @@ class Row(NamedTuple):
     size: int
 
 
-def build_index(rows: Iterable[Row], out: str | Path, *, overwrite: bool = False, **options: Any) -> Corpus:
+def build_index(rows: Iterable[ImageRow], out: str | Path, *, overwrite: bool = False, **options: Any) -> Corpus:
     """Build the index folder ``out`` from rows; it appears complete or not at all.
 
     Args:
@@ -99,7 +99,7 @@ def build_index(rows: Iterable[Row], out: str | Path, *, overwrite: bool = False
 
 
 def write_index(
-    rows: Iterable[Row],
+    rows: Iterable[ImageRow],
     folder: Path,
     *,
     label_space: LabelSpace,
@@ -116,7 +116,7 @@ def write_index(
     """Write ``index.parquet``, ``label_space.json`` and ``corpus.json`` into an existing folder.
 
     Args:
-        rows: see ``Row``.
+        rows: see ``ImageRow``.
         folder: where to write; it must not be visible under a final name yet.
         label_space: what the rows' label ids mean.
         root: folder that the rows' shards and paths are relative to; "." is the index folder itself.
@@ -194,8 +194,8 @@ class _Skipped:
 
 
 def _checked_batches(
-    rows: Iterable[Row], reader: ByteReader | None, skipped: _Skipped, total: int, progress: ProgressFn | None
-) -> Iterator[list[Row]]:
+    rows: Iterable[ImageRow], reader: ByteReader | None, skipped: _Skipped, total: int, progress: ProgressFn | None
+) -> Iterator[list[ImageRow]]:
     """Batches of rows whose images decode. Threads suffice: reading and decoding release the interpreter lock."""
     stream = iter(rows)
     done = 0
@@ -216,7 +216,7 @@ def _checked_batches(
                 progress(done, max(total, done), {"skipped": skipped.count})
 
 
-def _problem(reader: ByteReader, row: Row) -> str | None:
+def _problem(reader: ByteReader, row: ImageRow) -> str | None:
     try:
         check_image(reader.read(row.shard or row.path, row.offset, row.size))
     except ImageError as e:
@@ -226,7 +226,7 @@ def _problem(reader: ByteReader, row: Row) -> str | None:
     return None
 
 
-def _encode(rows: list[Row], label_space: LabelSpace, salt: str) -> pa.RecordBatch:
+def _encode(rows: list[ImageRow], label_space: LabelSpace, salt: str) -> pa.RecordBatch:
     for row in rows:
         _check_key(row.key)
     labels = []

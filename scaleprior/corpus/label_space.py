@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from scaleprior.corpus.hierarchy_files import load_hierarchy
 from scaleprior.errors import UserError
 from scaleprior.files import write_json
 
@@ -100,9 +101,7 @@ class LabelSpace:
         Raises:
             UserError: missing or malformed file, or a hierarchy that is not a DAG; names the path and the ids.
         """
-        from scaleprior.corpus.hierarchy_files import load_hierarchy
-
-        return load_hierarchy(path)
+        return cls.from_dict(load_hierarchy(path), where=str(path))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form that ``from_dict`` reads."""

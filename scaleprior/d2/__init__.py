@@ -29,7 +29,7 @@ try:
     from scaleprior.d2 import timm_backbones  # noqa: F401 (registers the backbones)
     from scaleprior.d2.checkpoint import extend_checkpointer, match_trunk
     from scaleprior.d2.contract import apply_card, check_contract, check_model
-    from scaleprior.d2.data import register_coco, register_datasets
+    from scaleprior.d2.datasets import register_coco, register_datasets
     from scaleprior.d2.model_zoo import with_backbone
     from scaleprior.d2.trainer import Trainer
 except ModuleNotFoundError as e:

@@ -25,11 +25,11 @@ from scaleprior.d2.logs import quiet_stdout, run_log
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training, read_extra
 from scaleprior.d2.trainer import Trainer
 from scaleprior.detect.evaluate import coco_ap
-from scaleprior.detect.results import METRICS, append_result
+from scaleprior.detect.results_file import METRICS, append_result
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json, write_text
-from scaleprior.pretrain.runtime import seed_everything
 from scaleprior.progress import ProgressFn
+from scaleprior.training.seeds import seed_everything
 
 __all__ = ["MODEL_FILE", "RUN_FILE", "Detectron2Engine", "claim", "evaluate_sets", "in_our_words", "record"]
 

@@ -23,13 +23,13 @@ from scaleprior.backbones.readers.containers import open_container
 from scaleprior.backbones.weights import has_card, read_card
 from scaleprior.config import LoadedConfig, add_scaleprior_config
 from scaleprior.d2.checkpoint import is_detector_state
-from scaleprior.d2.data import register_datasets
+from scaleprior.d2.datasets import register_datasets
+from scaleprior.detect.faster_rcnn.keys import get_key, set_key
+from scaleprior.detect.faster_rcnn.model_file import follow_training
 from scaleprior.detect.fingerprint import flat_config, run_fingerprint
-from scaleprior.detect.keys import get_key, set_key
-from scaleprior.detect.weights import follow_training
 from scaleprior.errors import FailureError, UserError
-from scaleprior.pretrain.runtime import resolve_device
 from scaleprior.provenance import created_by
+from scaleprior.training.device import resolve_device
 
 __all__ = ["EXTRA_KEY", "Plan", "class_names", "default_config", "plan_evaluation", "plan_training", "read_extra"]
 

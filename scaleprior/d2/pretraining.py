@@ -24,14 +24,14 @@ from scaleprior.config import LoadedConfig, load_config
 from scaleprior.d2.plan import default_config
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.pretrain import evaluate_pretrained, pretrain
-from scaleprior.pretrain.launch import check_counts, supervise
-from scaleprior.pretrain.processes import join_world
 from scaleprior.pretrain.recorder import Recorder, cut_lines
-from scaleprior.pretrain.runtime import resolve_device
+from scaleprior.training.device import resolve_device
+from scaleprior.training.launch import check_counts, supervise
+from scaleprior.training.processes import join_processes
 
 if TYPE_CHECKING:
-    from scaleprior.pretrain.processes import World
-    from scaleprior.pretrain.trainer import Counters
+    from scaleprior.pretrain.recorder import Counters
+    from scaleprior.training.processes import ProcessGroup
 
 __all__ = ["EventRecorder", "launch_pretraining", "main"]
 
@@ -70,13 +70,13 @@ def main(args: argparse.Namespace) -> None:
     loaded = _load(args)
     out = loaded.cfg.OUTPUT_DIR
     try:
-        with join_world(resolve_device(loaded.cfg.MODEL.DEVICE)) as world:
+        with join_processes(resolve_device(loaded.cfg.MODEL.DEVICE)) as processes:
             if args.eval_only:
-                if world.main:
+                if processes.main:
                     print(_evaluate(loaded, out))
                 return
             result = pretrain(loaded, out, resume=args.resume, recorder=EventRecorder(loaded, args))
-            if world.main:
+            if processes.main:
                 print(f"{result.backbone}: {result.metrics}")
     except ScalePriorError as e:
         # Before the set-up there are no handlers, and the caller's one line is all there should be.
@@ -122,17 +122,17 @@ class EventRecorder(Recorder):
         self._open = contextlib.ExitStack()
         self._dirty = False
 
-    def prepare(self, world: World) -> None:
+    def prepare(self, processes: ProcessGroup) -> None:
         """Detectron2's ``default_setup``, then our logger beside its own."""
         cfg = self._loaded.cfg.clone()
         cfg.defrost()
         cfg.SEED = max(cfg.SEED, 0)  # what pretraining takes; below 0 Detectron2 would note a random seed
         file = {"config_file": self._loaded.source}  # it opens it, and ours may be given by its name in configs/
         default_setup(cfg, argparse.Namespace(**{**vars(self._args), **file}))
-        setup_logger(str(self._out), distributed_rank=world.rank, name="scaleprior")
+        setup_logger(str(self._out), distributed_rank=processes.rank, name="scaleprior")
 
-    def open(self, world: World, counters: Counters, total: int) -> None:
-        if not world.main:
+    def open(self, processes: ProcessGroup, counters: Counters, total: int) -> None:
+        if not processes.main:
             return
         done = counters.step
         cut_lines(self._out / _EVENTS, "iteration", done - 1)

@@ -31,8 +31,8 @@ from scaleprior.d2.loader import NamedMapper, ResumableLoader, TestLoader, step_
 from scaleprior.d2.plan import EXTRA_KEY
 from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.files import atomic_path, write_text
-from scaleprior.pretrain.runtime import Interrupted, StopRequest, catch_sigterm
 from scaleprior.progress import ProgressFn
+from scaleprior.training.signals import Interrupted, StopRequest, catch_sigterm
 
 __all__ = ["Trainer"]
 

@@ -5,14 +5,14 @@ from scaleprior._lazy import lazy_exports
 __getattr__, __all__ = lazy_exports(
     __name__,
     {
-        "DetectionSet": "coco_data",
+        "DetectionSet": "data.coco",
         "Engine": "engines",
-        "LoadReport": "weights",
-        "build_detector": "model",
+        "LoadReport": "faster_rcnn.model_file",
+        "build_detector": "faster_rcnn.model",
         "coco_ap": "evaluate",
         "get_engine": "engines",
         "known_engines": "engines",
-        "load_coco": "coco_data",
+        "load_coco": "data.coco",
         "resolve_auto": "engines",
     },
 )

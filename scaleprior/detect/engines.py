@@ -92,7 +92,7 @@ def get_engine(name: str = "auto") -> Engine:
     if name == "auto":
         name = resolve_auto()
     if name == _BUILTIN:
-        from scaleprior.detect.torchvision_engine import TorchvisionEngine
+        from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine
 
         return TorchvisionEngine()
     if name == "detectron2" and find_spec("detectron2") is None:

@@ -1,4 +1,4 @@
-"""COCO AP of a set of detections, and the loop that makes them.
+"""COCO AP of a set of detections.
 
 A detection is a dict as in COCO's results format: image_id, category_id, bbox [x, y, width, height] in pixels of the
 original image, score in [0, 1]. AP is in [0, 100].
@@ -6,25 +6,17 @@ original image, score in [0, 1]. AP is in [0, 100].
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from scaleprior.detect.coco_data import DetectionSet
-from scaleprior.detect.loader import ImageStore
-from scaleprior.detect.model import Detector
-from scaleprior.detect.transforms import resized_shape
 from scaleprior.errors import UserError
-from scaleprior.progress import ProgressFn
 
-__all__ = ["coco_ap", "predict"]
+__all__ = ["coco_ap"]
 
 _NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _AREAS = {"APs": (0.0, 32.0**2), "APm": (32.0**2, 96.0**2), "APl": (96.0**2, 1e10)}  # pixels, as in pycocotools
-_BATCH_PIXELS = 8 * 512**2  # of a batch at evaluation; bounds memory
-_BATCH_IMAGES = 8
 
 
 def coco_ap(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -80,62 +72,3 @@ def _nothing_found(truth: Mapping[str, Any], objects: Sequence[Mapping[str, Any]
     present = {o["category_id"] for o in objects}
     result["per_class"] = {c["name"]: 0.0 if c["id"] in present else None for c in truth["categories"]}
     return result
-
-
-def predict(
-    model: Detector,
-    data: DetectionSet,
-    *,
-    order: str,
-    short: int,
-    longest: int,
-    cache_bytes: int = 0,
-    progress: ProgressFn | None = None,
-) -> list[dict[str, Any]]:
-    """Detections of every image of ``data``, in the order of its records.
-
-    Args:
-        order: "RGB" or "BGR".
-        short, longest: limits of the resized image's sides (``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``).
-        cache_bytes: how much of the decoded images to keep, for a later call.
-    """
-    store = ImageStore(data, order=order, cache_bytes=cache_bytes)
-    found: dict[int, list[dict[str, Any]]] = {}
-    was_training = model.training
-    model.eval()
-    try:
-        for indices in _batches(data, short, longest):
-            images = [store.load(index, short, longest, keep=True) for index in indices]
-            for index, image, detections in zip(indices, images, model(images)):
-                found[index] = _to_coco(data, index, image.shape[1:], detections)
-            if progress is not None:
-                progress(len(found), len(data), {})
-    finally:
-        model.train(was_training)
-    return [detection for index in range(len(data)) for detection in found[index]]
-
-
-def _batches(data: DetectionSet, short: int, longest: int) -> Iterator[list[int]]:
-    """Images of one shape together: no padding, so an image's features do not depend on its neighbours."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for index, record in enumerate(data.records):
-        groups.setdefault(resized_shape(record.height, record.width, short, longest), []).append(index)
-    for (height, width), indices in groups.items():
-        size = max(1, min(_BATCH_IMAGES, _BATCH_PIXELS // (height * width)))
-        yield from (indices[i : i + size] for i in range(0, len(indices), size))
-
-
-def _to_coco(data: DetectionSet, index: int, shape: Sequence[int], detections: Any) -> list[dict[str, Any]]:
-    record = data.records[index]
-    height, width = shape
-    scale = torch.tensor([record.width / width, record.height / height] * 2, device=detections.boxes.device)
-    boxes = (detections.boxes * scale).cpu()
-    limit = torch.tensor([record.width, record.height] * 2, dtype=boxes.dtype)
-    boxes = torch.minimum(boxes.clamp(min=0), limit)
-    boxes[:, 2:] -= boxes[:, :2]
-    rows = zip(boxes.tolist(), detections.scores.tolist(), detections.classes.tolist())
-    return [
-        {"image_id": record.id, "category_id": data.category_ids[cls], "bbox": box, "score": score}
-        for box, score, cls in rows
-        if box[2] > 0 and box[3] > 0
-    ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scaleprior.laws.forms import Array, Form
+from scaleprior.laws.forms.form import Array, Form
 from scaleprior.laws.solver import solve
 
 __all__ = ["DENSE", "Candidate", "fit_candidates", "holdout_edges", "late_powers", "late_weights"]

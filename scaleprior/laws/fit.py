@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaleprior.errors import UserError
-from scaleprior.laws.broken import BrokenPowerLaw
 from scaleprior.laws.candidates import fit_candidates, late_powers
-from scaleprior.laws.data import Observations, observe
-from scaleprior.laws.forms import M1, M3, Form, LogLinear, PowerLawOffset
+from scaleprior.laws.forms.broken import BrokenPowerLaw
+from scaleprior.laws.forms.form import M1, M3, Form, LogLinear, PowerLawOffset
+from scaleprior.laws.forms.sigmoidal import M4, LogisticInLog
 from scaleprior.laws.intervals import first_noise, group_variance, looks_smoothed, noise_estimate, refits
 from scaleprior.laws.law import Law
+from scaleprior.laws.observations import Observations, observe
 from scaleprior.laws.select import select
-from scaleprior.laws.sigmoidal import M4, LogisticInLog
 from scaleprior.laws.words import explain
 
 __all__ = ["FORMS", "fit_law"]

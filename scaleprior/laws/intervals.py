@@ -11,7 +11,7 @@ import numpy as np
 from scipy import special
 
 from scaleprior.laws.candidates import Candidate, late_weights
-from scaleprior.laws.forms import Array
+from scaleprior.laws.forms.form import Array
 from scaleprior.laws.solver import solve
 
 __all__ = ["first_noise", "group_variance", "looks_smoothed", "noise_estimate", "refits"]

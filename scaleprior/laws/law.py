@@ -12,8 +12,8 @@ from scipy import stats
 
 from scaleprior.errors import UserError
 from scaleprior.laws.candidates import DENSE, Candidate
-from scaleprior.laws.data import Observations
-from scaleprior.laws.forms import Array
+from scaleprior.laws.forms.form import Array
+from scaleprior.laws.observations import Observations
 from scaleprior.laws.select import STRAIGHT, Selection
 
 __all__ = ["Estimate", "Law"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaleprior.laws.candidates import Candidate
-from scaleprior.laws.forms import Array
+from scaleprior.laws.forms.form import Array
 
 __all__ = ["STRAIGHT", "Selection", "select"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scaleprior.laws.forms import Array, Form
+from scaleprior.laws.forms.form import Array, Form
 
 __all__ = ["solve"]
 

@@ -29,7 +29,7 @@ def number(n: float) -> str:
 def log_linear_verdict(law: Law) -> str:
     """Whether a straight line in log n describes the data, and over which range it does."""
     from scaleprior.laws.candidates import fit_candidates  # here: law -> words -> candidates -> law would be a circle
-    from scaleprior.laws.forms import LogLinear
+    from scaleprior.laws.forms.form import LogLinear
 
     data = law.data
     found = [c for c in law.candidates if c.form.name == "log-linear" and c.power == 0]

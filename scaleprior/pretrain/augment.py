@@ -16,7 +16,7 @@ from scaleprior.corpus.hashing import mix64, unit_interval
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["Augmentation", "uniforms"]
+__all__ = ["CropAugmentation", "uniforms"]
 
 _DRAWS = 5  # random numbers an image: area, aspect, y, x, mirror
 _STREAM = 0xA06  # keeps these draws apart from other uses of the same seed and key
@@ -29,7 +29,7 @@ def uniforms(seed: int, epochs: np.ndarray, hashes: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class CropAugmentation:
     """How images become crops.
 
     Attributes:
@@ -49,7 +49,7 @@ class Augmentation:
     mirror: float = 0.5
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> Augmentation:
+    def from_cfg(cls, cfg: CfgNode) -> CropAugmentation:
         """The augmentation that ``cfg.PRETRAIN.INPUT`` describes."""
         node = cfg.PRETRAIN.INPUT
         return cls(node.CROP, node.SIZE, node.RESIZE, tuple(node.SCALE), tuple(node.RATIO), node.MIRROR)

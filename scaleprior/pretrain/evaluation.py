@@ -13,8 +13,8 @@ import torch
 from scaleprior.errors import FailureError, UserError
 
 if TYPE_CHECKING:
-    from scaleprior.pretrain.augment import Augmentation
-    from scaleprior.pretrain.data import ImageSet
+    from scaleprior.pretrain.augment import CropAugmentation
+    from scaleprior.pretrain.batches import ImageSet
     from scaleprior.pretrain.model import Pretrainer
 
 __all__ = ["average_precision", "evaluate", "label_metrics"]
@@ -73,7 +73,7 @@ def label_metrics(
 def evaluate(
     model: Pretrainer,
     images: ImageSet,
-    augmentation: Augmentation,
+    augmentation: CropAugmentation,
     *,
     order: str,
     batch_size: int,

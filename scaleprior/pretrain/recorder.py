@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -16,12 +17,27 @@ from scaleprior.errors import UserError
 from scaleprior.files import write_text
 
 if TYPE_CHECKING:
-    from scaleprior.pretrain.processes import World
-    from scaleprior.pretrain.trainer import Counters
+    from scaleprior.training.processes import ProcessGroup
 
-__all__ = ["METRICS", "JsonLines", "Recorder", "cut_lines"]
+__all__ = ["METRICS", "Counters", "JsonLines", "Recorder", "cut_lines"]
 
 METRICS = "metrics.jsonl"
+
+
+@dataclass
+class Counters:
+    """Running totals of a run, over all processes and resumes.
+
+    Attributes:
+        step: finished steps. images_seen: images trained on. loss: of the last step.
+        unreadable: images that could not be read, once for every time. seconds: of training.
+    """
+
+    step: int = 0
+    images_seen: int = 0
+    unreadable: int = 0
+    seconds: float = 0.0
+    loss: float = math.nan
 
 
 class Recorder:
@@ -30,10 +46,10 @@ class Recorder:
     Every process calls ``prepare``, ``open`` and ``close``; only the main one calls ``step`` and ``finish``.
     """
 
-    def prepare(self, world: World) -> None:
+    def prepare(self, processes: ProcessGroup) -> None:
         """The folder is ours and the config is legal; nothing is written, seeded or built yet."""
 
-    def open(self, world: World, counters: Counters, total: int) -> None:
+    def open(self, processes: ProcessGroup, counters: Counters, total: int) -> None:
         """Training goes on after ``counters.step`` of ``total`` steps; whatever was recorded of later steps is void."""
 
     def step(self, done: int, total: int, numbers: Mapping[str, float]) -> None:
@@ -63,9 +79,9 @@ class JsonLines(Recorder):
         self._board: Any = None
         self._since = (0.0, 0.0)
 
-    def open(self, world: World, counters: Counters, total: int) -> None:
+    def open(self, processes: ProcessGroup, counters: Counters, total: int) -> None:
         self._since = (time.perf_counter(), counters.images_seen)
-        if world.main:
+        if processes.main:
             path = self._out / METRICS
             cut_lines(path, "step", counters.step)
             self._file = path.open("a", encoding="utf-8")

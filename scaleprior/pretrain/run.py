@@ -25,18 +25,19 @@ from scaleprior.backbones.zoo import local_path
 from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json, write_text
-from scaleprior.pretrain.augment import Augmentation
-from scaleprior.pretrain.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
-from scaleprior.pretrain.data import BatchPlan, ImageSet, TrainBatches, held_out_set, training_set
+from scaleprior.pretrain.augment import CropAugmentation
+from scaleprior.pretrain.batches import BatchPlan, ImageSet, TrainBatches, held_out_set, training_set
 from scaleprior.pretrain.evaluation import evaluate
 from scaleprior.pretrain.model import Pretrainer, build_optimizer, prior_bias
-from scaleprior.pretrain.processes import World, join_world
+from scaleprior.pretrain.recipe import check_config, config_hash, recipe_of
 from scaleprior.pretrain.recorder import JsonLines, Recorder
-from scaleprior.pretrain.runtime import resolve_device, seed_everything
 from scaleprior.pretrain.schedule import Schedule, budget_steps
-from scaleprior.pretrain.settings import check_config, config_hash, recipe_of
-from scaleprior.pretrain.trainer import CHECKPOINT, Trainer
+from scaleprior.pretrain.trainer import CHECKPOINT, PretrainTrainer
 from scaleprior.provenance import created_by
+from scaleprior.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from scaleprior.training.device import resolve_device
+from scaleprior.training.processes import ProcessGroup, join_processes
+from scaleprior.training.seeds import seed_everything
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -97,34 +98,34 @@ def pretrain(
     images, held_out = training_set(cfg, corpus), held_out_set(cfg, corpus)
     device = resolve_device(cfg.MODEL.DEVICE)
     _check_amp(cfg, device)
-    with join_world(device) as world:
-        if cfg.PRETRAIN.BATCH_SIZE % world.size:
+    with join_processes(device) as processes:
+        if cfg.PRETRAIN.BATCH_SIZE % processes.size:
             raise UserError(
-                f"PRETRAIN.BATCH_SIZE {cfg.PRETRAIN.BATCH_SIZE} is no multiple of the {world.size} processes",
+                f"PRETRAIN.BATCH_SIZE {cfg.PRETRAIN.BATCH_SIZE} is no multiple of the {processes.size} processes",
                 hint="change either",
             )
         parent = _parent(cfg)
-        identity = _identity(cfg, images, held_out, world, parent)
+        identity = _identity(cfg, images, held_out, processes, parent)
         finished = _claim(out, identity, resume=resume)
-        world.wait()  # nobody writes before everybody has looked
+        processes.wait()  # nobody writes before everybody has looked
         if finished is not None:
-            if world.main:
+            if processes.main:
                 remove_checkpoint(out / CHECKPOINT)  # left by a run killed between its last two lines
             return finished
         node = cfg.PRETRAIN
         recorder = recorder or JsonLines(out, period=node.METRICS_PERIOD, tensorboard=node.TENSORBOARD)
         with contextlib.closing(recorder):
-            recorder.prepare(world)
-            if world.main:
+            recorder.prepare(processes)
+            if processes.main:
                 write_json(out / IDENTITY, identity)
                 write_text(out / "config.yaml", cfg.dump())
-            trainer = _trainer(cfg, spec, images, world, out, identity["hash"], parent)
+            trainer = _trainer(cfg, spec, images, processes, out, identity["hash"], parent)
             if resume:
                 trainer.resume()
-            recorder.open(world, trainer.counters, trainer.schedule.total)
+            recorder.open(processes, trainer.counters, trainer.schedule.total)
             trainer.train(recorder, progress)
-            result = _finish(cfg, spec, trainer, held_out, parent, recorder) if world.main else None
-            world.wait()
+            result = _finish(cfg, spec, trainer, held_out, parent, recorder) if processes.main else None
+            processes.wait()
         return result or _finished_result(out, RESULT)
 
 
@@ -165,11 +166,13 @@ def _check_amp(cfg: CfgNode, device: torch.device) -> None:
         )
 
 
-def _identity(cfg: CfgNode, images: ImageSet, held_out: ImageSet | None, world: World, parent: Card | None) -> dict:
+def _identity(
+    cfg: CfgNode, images: ImageSet, held_out: ImageSet | None, processes: ProcessGroup, parent: Card | None
+) -> dict:
     facts = {
         "corpus": images.fraction.fingerprint,
         "held_out": None if held_out is None else held_out.fraction.fingerprint,
-        "processes": world.size,
+        "processes": processes.size,
         "parent": None if parent is None else parent.tensors_sha256,
     }
     return {"schema": _SCHEMA, "hash": config_hash(cfg, **facts), **facts, "created_by": created_by()}
@@ -227,8 +230,14 @@ def _model(cfg: CfgNode, spec: ResNetSpec, labels: int, *, bias: float) -> Pretr
 
 
 def _trainer(
-    cfg: CfgNode, spec: ResNetSpec, images: ImageSet, world: World, out: Path, run_hash: str, parent: Card | None
-) -> Trainer:
+    cfg: CfgNode,
+    spec: ResNetSpec,
+    images: ImageSet,
+    processes: ProcessGroup,
+    out: Path,
+    run_hash: str,
+    parent: Card | None,
+) -> PretrainTrainer:
     node = cfg.PRETRAIN
     seed = max(cfg.SEED, 0)
     seed_everything(seed)
@@ -236,23 +245,23 @@ def _trainer(
     model = _model(cfg, spec, labels, bias=prior_bias(node.HEAD.PRIOR or _label_density(images, labels)))
     if parent is not None:
         model.trunk.load_state_dict(from_detectron2(load_backbone(local_path(cfg.MODEL.WEIGHTS))[0]), strict=False)
-    model.to(world.device)
+    model.to(processes.device)
     total = budget_steps(node.BUDGET.AMOUNT, node.BUDGET.UNIT, images=len(images), batch_size=node.BATCH_SIZE)
     cache = node.LOADER.CACHE_MB * 2**20 if not node.LOADER.NUM_WORKERS else 0
     dataset = TrainBatches(
         images,
-        BatchPlan(len(images), node.BATCH_SIZE, seed, world.rank, world.size),
-        Augmentation.from_cfg(cfg),
+        BatchPlan(len(images), node.BATCH_SIZE, seed, processes.rank, processes.size),
+        CropAugmentation.from_cfg(cfg),
         order=cfg.INPUT.FORMAT,
         cache_bytes=cache,
     )
     logger.info("%s on %d images, %d labels, %d steps of %d", spec.name, len(images), labels, total, node.BATCH_SIZE)
-    return Trainer(
+    return PretrainTrainer(
         model=model,
         optimizer=build_optimizer(cfg, model),
         schedule=Schedule.from_cfg(cfg, total=total, images=len(images)),
         dataset=dataset,
-        world=world,
+        processes=processes,
         out=out,
         run_hash=run_hash,
         base_lr=node.OPTIMIZER.BASE_LR,
@@ -271,14 +280,14 @@ def _label_density(images: ImageSet, labels: int) -> float:
 
 def _evaluate(cfg: CfgNode, model: Pretrainer, held_out: ImageSet, device: torch.device) -> dict[str, float | int]:
     batch_size = min(cfg.PRETRAIN.BATCH_SIZE, 256)
-    augmentation = Augmentation.from_cfg(cfg)
+    augmentation = CropAugmentation.from_cfg(cfg)
     return evaluate(model, held_out, augmentation, order=cfg.INPUT.FORMAT, batch_size=batch_size, device=device)
 
 
 def _finish(
     cfg: CfgNode,
     spec: ResNetSpec,
-    trainer: Trainer,
+    trainer: PretrainTrainer,
     held_out: ImageSet | None,
     parent: Card | None,
     recorder: Recorder,
@@ -295,7 +304,7 @@ def _finish(
         "images_per_s": counters.images_seen / max(counters.seconds, 1e-9),
     }
     if held_out is not None:
-        metrics["held_out"] = _evaluate(cfg, trainer.model, held_out, trainer.world.device)
+        metrics["held_out"] = _evaluate(cfg, trainer.model, held_out, trainer.processes.device)
     labels = images.label_space
     remove_checkpoint(out / HEAD)
     save_checkpoint(out / HEAD, {"label_space": labels.fingerprint, "head": trainer.model.head.state_dict()})
@@ -306,7 +315,7 @@ def _finish(
     return PretrainResult(out / BACKBONE, metrics, counters.seconds, counters.images_seen)
 
 
-def _card(cfg: CfgNode, spec: ResNetSpec, trainer: Trainer, parent: Card | None) -> Card:
+def _card(cfg: CfgNode, spec: ResNetSpec, trainer: PretrainTrainer, parent: Card | None) -> Card:
     images, counters = trainer.dataset.images, trainer.counters
     corpus, node, seed = images.fraction.corpus, cfg.PRETRAIN, max(cfg.SEED, 0)
     noise = {"rate": node.NOISE.RATE, "kind": node.NOISE.KIND, "drop": node.NOISE.DROP, "seed": node.NOISE.SEED}

@@ -18,19 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from scaleprior.errors import FailureError, UserError
-from scaleprior.pretrain.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
-from scaleprior.pretrain.data import Batch, TrainBatches, batches
+from scaleprior.pretrain.batches import LabelledBatch, TrainBatches, batches
 from scaleprior.pretrain.loss import sparse_logistic_loss
-from scaleprior.pretrain.runtime import Interrupted, catch_sigterm
+from scaleprior.pretrain.recorder import Counters, Recorder
+from scaleprior.training.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
+from scaleprior.training.signals import Interrupted, catch_sigterm
 
 if TYPE_CHECKING:
     from scaleprior.pretrain.model import Pretrainer
-    from scaleprior.pretrain.processes import World
-    from scaleprior.pretrain.recorder import Recorder
     from scaleprior.pretrain.schedule import Schedule
     from scaleprior.progress import ProgressFn
+    from scaleprior.training.processes import ProcessGroup
 
-__all__ = ["CHECKPOINT", "Counters", "Trainer"]
+__all__ = ["CHECKPOINT", "PretrainTrainer"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,23 +39,7 @@ _GRACE = 1000  # images read before the share of unreadable ones is judged by it
 
 
 @dataclass
-class Counters:
-    """Running totals of a run, over all processes and resumes.
-
-    Attributes:
-        step: finished steps. images_seen: images trained on. loss: of the last step.
-        unreadable: images that could not be read, once for every time. seconds: of training.
-    """
-
-    step: int = 0
-    images_seen: int = 0
-    unreadable: int = 0
-    seconds: float = 0.0
-    loss: float = math.nan
-
-
-@dataclass
-class Trainer:
+class PretrainTrainer:
     """One run's moving parts; see the module's text.
 
     Attributes:
@@ -69,7 +53,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     dataset: TrainBatches
-    world: World
+    processes: ProcessGroup
     out: Path
     run_hash: str
     base_lr: float
@@ -103,7 +87,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint (the main process; others do nothing)."""
-        if self.world.main:
+        if self.processes.main:
             state = {
                 "run_hash": self.run_hash,
                 "model": self._model_state,
@@ -141,7 +125,7 @@ class Trainer:
                 self.counters.step, self.counters.loss = step + 1, loss
                 self.counters.seconds += now - mark
                 mark = now
-                if self.world.main:
+                if self.processes.main:
                     recorder.step(step + 1, total, self._numbers(now - begun, waited, images))
                 if progress is not None:
                     rate = (self.counters.images_seen - started[1]) / max(now - started[0], 1e-9)
@@ -150,7 +134,7 @@ class Trainer:
                 if due or stopped or step + 1 == total:
                     self.save()
                 if stopped and step + 1 < total:
-                    self.world.wait()  # else the first to leave would have the others ended while they save
+                    self.processes.wait()  # else the first to leave would have the others ended while they save
                     raise Interrupted(f"stopped by SIGTERM after step {step + 1} of {total}", hint="add --resume")
 
     def _numbers(self, seconds: float, waited: float, images_before: int) -> dict[str, float]:
@@ -167,14 +151,14 @@ class Trainer:
         }
 
     def _parallel(self) -> nn.Module:
-        if self.world.size == 1:
+        if self.processes.size == 1:
             return self.model
-        ids = [self.world.device] if self.world.device.type == "cuda" else None
+        ids = [self.processes.device] if self.processes.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(self.model, device_ids=ids)
 
-    def _step(self, net: nn.Module, step: int, batch: Batch, *, stop_requested: bool) -> tuple[float, bool]:
+    def _step(self, net: nn.Module, step: int, batch: LabelledBatch, *, stop_requested: bool) -> tuple[float, bool]:
         """Forward, backward, update; returns (mean loss over all processes, somebody was asked to stop)."""
-        device = self.world.device
+        device = self.processes.device
         rate = self.base_lr * self.schedule(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -185,8 +169,8 @@ class Trainer:
         # The check comes before the update: a poisoned gradient must reach neither the weights nor a checkpoint.
         images, bad = len(batch.images), len(batch.unreadable)
         own = loss.item()
-        sums = self.world.sum(own, images, bad, float(stop_requested))
-        mean = sums[0] / self.world.size
+        sums = self.processes.sum(own, images, bad, float(stop_requested))
+        mean = sums[0] / self.processes.size
         self._check(step, batch, own, mean)
         loss.backward()
         self.optimizer.step()
@@ -194,7 +178,7 @@ class Trainer:
         self._count_unreadable(batch, round(sums[2]))
         return mean, sums[3] > 0
 
-    def _check(self, step: int, batch: Batch, own: float, mean: float) -> None:
+    def _check(self, step: int, batch: LabelledBatch, own: float, mean: float) -> None:
         if math.isfinite(mean):
             return
         keys = "on another process"
@@ -206,7 +190,7 @@ class Trainer:
             f"loss is {mean} at step {step}, {keys}", hint="lower PRETRAIN.OPTIMIZER.BASE_LR or lengthen the warmup"
         )
 
-    def _count_unreadable(self, batch: Batch, count: int) -> None:
+    def _count_unreadable(self, batch: LabelledBatch, count: int) -> None:
         for row, reason in batch.unreadable:
             logger.warning("skipped image %r: %s", self.dataset.images.key(row), reason)
         counters = self.counters

@@ -11,6 +11,6 @@ __getattr__, __all__ = lazy_exports(
         "load_spec": "spec",
         "run_study": "runner",
         "study_status": "runner",
-        "write_report": "report",
+        "write_report": "report.page",
     },
 )

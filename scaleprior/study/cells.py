@@ -14,8 +14,8 @@ from scaleprior.config import LoadedConfig, load_config
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json
-from scaleprior.study.backbones import Rung
-from scaleprior.study.data import StudyData
+from scaleprior.study.prepare import StudyData
+from scaleprior.study.rungs import Rung
 from scaleprior.study.spec import StageSection, StudySpec
 
 __all__ = ["Cell", "plan_cells"]

@@ -15,8 +15,8 @@ from scaleprior.detect.engines import get_engine
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import remove_leftovers
 from scaleprior.study.cells import Cell, plan_cells
-from scaleprior.study.data import describe_data, prepare_data
-from scaleprior.study.executor import Executor, LocalExecutor, available_cores
+from scaleprior.study.executors.local import Executor, LocalExecutor, available_cores
+from scaleprior.study.prepare import describe_data, prepare_data
 from scaleprior.study.spec import StudySpec
 from scaleprior.study.store import StudyStore
 

@@ -12,8 +12,8 @@ import pytest
 import timm
 import torch
 
+from benchmarks.exactness import randomise
 from scaleprior.backbones import read_card
-from scaleprior.backbones.exactness import randomise
 from scaleprior.cli import main
 
 Run = Callable[..., "tuple[int, str, str]"]

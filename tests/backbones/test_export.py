@@ -10,6 +10,7 @@ import pytest
 import torch
 from torchvision.models import resnet50
 
+from benchmarks.exactness import FORMATS, randomise
 from scaleprior.backbones import (
     Card,
     ReadOptions,
@@ -21,7 +22,6 @@ from scaleprior.backbones import (
     read_backbone,
     to_detectron2,
 )
-from scaleprior.backbones.exactness import FORMATS, randomise
 from scaleprior.errors import UserError
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

@@ -195,7 +195,7 @@ def test_published_statistics_are_not_read_in_another_order(state18: dict, tmp_p
 
 
 def test_msra_gets_its_published_facts_and_detectron2s_statistics(tmp_path: Path) -> None:
-    from scaleprior.backbones.exactness import FORMATS
+    from benchmarks.exactness import FORMATS
 
     path, _ = FORMATS["MSRA .pkl (Caffe2)"][1](50, tmp_path)
     reading = read_backbone(path)
@@ -253,7 +253,7 @@ def test_hugging_face_names_need_pixel_facts(depth: int, kind: str, tmp_path: Pa
     """Features and every depth: test_exactness. Without a head, transformers leaves the prefix "resnet." out."""
     from safetensors.torch import load_file
 
-    from scaleprior.backbones.exactness import FORMATS
+    from benchmarks.exactness import FORMATS
 
     path, _ = FORMATS["hugging face transformers"][1](depth, tmp_path)
     state = load_file(path)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.exactness import randomise
 from scaleprior.backbones import Card, ResNetSpec, TimmSpec, build_resnet, build_trunk, to_detectron2
-from scaleprior.backbones.exactness import randomise
 from scaleprior.backbones.pictures import drawn_image, feature_maps, save_feature_picture
 from scaleprior.backbones.verify import verify_backbone
 from scaleprior.errors import UserError

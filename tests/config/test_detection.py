@@ -14,8 +14,7 @@ import scaleprior.config
 from scaleprior.config import LoadedConfig, load_config
 from scaleprior.config.detection import add_detection_config
 from scaleprior.errors import UserError
-
-from ..detect.conftest import data_overrides, make_coco, tiny_config
+from tests.detect.conftest import data_overrides, make_coco, tiny_config
 
 
 def _leaves(node: CfgNode, prefix: str = "") -> dict[str, Any]:
@@ -106,7 +105,9 @@ def _unseen(function: Callable[[CfgNode], Any]) -> Callable[[CfgNode], Any]:
 
 def test_every_key_is_read_by_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Validation looks at every key, so its look-ups do not count: what remains has to use them."""
-    from scaleprior.detect import model, torchvision_engine, weights
+    from scaleprior.detect.faster_rcnn import engine as torchvision_engine
+    from scaleprior.detect.faster_rcnn import model
+    from scaleprior.detect.faster_rcnn import model_file as weights
 
     for module, name in ((model, "check_keys"), (torchvision_engine, "check_keys"), (weights, "fixed_values")):
         monkeypatch.setattr(module, name, _unseen(getattr(module, name)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from scaleprior.corpus.index import Row
+from scaleprior.corpus.index import ImageRow
 
 
 def jpeg(seed: int, size: int = 8) -> bytes:
@@ -39,6 +39,6 @@ def class_folders(root: Path, classes: Mapping[str, int]) -> Path:
     return root
 
 
-def plain_rows(keys: list[str], labels: list[tuple[str, ...]] | None = None) -> list[Row]:
+def plain_rows(keys: list[str], labels: list[tuple[str, ...]] | None = None) -> list[ImageRow]:
     """Rows whose images are never read."""
-    return [Row(key, labels[k] if labels else ("a",), "", key, 0, k) for k, key in enumerate(keys)]
+    return [ImageRow(key, labels[k] if labels else ("a",), "", key, 0, k) for k, key in enumerate(keys)]

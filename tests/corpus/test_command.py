@@ -124,7 +124,7 @@ def test_importing_the_room_is_light():
         "import sys, scaleprior.corpus, scaleprior.commands.corpus, scaleprior.corpus.label_space\n"
         "heavy = {'torch', 'cv2', 'pyarrow', 'duckdb', 'scipy', 'matplotlib', 'simplejpeg'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
-        "import scaleprior.corpus.world, scaleprior.corpus.importers.tars, scaleprior.corpus.noise\n"
+        "import scaleprior.corpus.world.world, scaleprior.corpus.importers.tars, scaleprior.corpus.noise\n"
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)

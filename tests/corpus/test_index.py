@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaleprior.corpus import Corpus, LabelSpace, Row, build_index, hash64
+from scaleprior.corpus import Corpus, ImageRow, LabelSpace, build_index, hash64
 from scaleprior.corpus import index as index_module
 from scaleprior.errors import FailureError, UserError
 from tests.corpus.pictures import class_folders, jpeg, plain_rows
@@ -164,9 +164,9 @@ def test_no_rows(tmp_path):
         build_index([], tmp_path / "i", **FIXED)
 
 
-def folder_rows(root: Path) -> list[Row]:
+def folder_rows(root: Path) -> list[ImageRow]:
     paths = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-    return [Row(p, ("a",), "", p, 0, (root / p).stat().st_size) for p in paths]
+    return [ImageRow(p, ("a",), "", p, 0, (root / p).stat().st_size) for p in paths]
 
 
 def test_unusable_images_are_skipped_counted_and_listed(tmp_path):
@@ -187,7 +187,7 @@ def test_unusable_images_are_skipped_counted_and_listed(tmp_path):
 
 def test_vanished_image_is_skipped_as_unreadable(tmp_path):
     root = class_folders(tmp_path / "src", {"a": 3})
-    rows = [*folder_rows(root), Row("a/gone.jpg", ("a",), "", "a/gone.jpg", 0, 10)]
+    rows = [*folder_rows(root), ImageRow("a/gone.jpg", ("a",), "", "a/gone.jpg", 0, 10)]
     corpus = build_index(rows, tmp_path / "i", max_skipped=0.5, **{**FIXED, "root": root})
     assert corpus.facts["skipped"]["reasons"] == {"unreadable": 1}
 

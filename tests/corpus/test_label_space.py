@@ -183,7 +183,7 @@ def test_open_images_merges_repeated_labels(tmp_path):
     }
     (tmp_path / "oi.json").write_text(json.dumps(tree))
     (tmp_path / "names.csv").write_text('/m/doll,"Doll, small"\n/m/toy,Toy\n')
-    space = load_open_images(tmp_path / "oi.json", tmp_path / "names.csv")
+    space = LabelSpace.from_dict(load_open_images(tmp_path / "oi.json", tmp_path / "names.csv"))
     doll = space.index("/m/doll")
     assert {space.ids[p] for p in space.parents[doll]} == {"/m/toy", "/m/person"}
     assert space.names[doll] == "Doll, small"
@@ -194,7 +194,7 @@ def test_open_images_merges_repeated_labels(tmp_path):
 def test_wordnet_list(tmp_path):
     (tmp_path / "is_a.txt").write_text("n1 n2\nn1 n3\nn2 n4\nn3 n4\n")
     (tmp_path / "words.txt").write_text("n4\tpoodle, poodle dog\n")
-    space = load_wordnet_isa(tmp_path / "is_a.txt", tmp_path / "words.txt")
+    space = LabelSpace.from_dict(load_wordnet_isa(tmp_path / "is_a.txt", tmp_path / "words.txt"))
     assert names(space, space.ancestors(space.index("n4"))) == {"n1", "n2", "n3"}
     assert space.names[space.index("n4")] == "poodle, poodle dog"
     (tmp_path / "is_a.txt").write_text("n1 n2\nn1\n")

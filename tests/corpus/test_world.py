@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from scaleprior.corpus import Corpus, World, WorldSpec, contact_sheet, decode
-from scaleprior.corpus.world_render import Draws
-from scaleprior.corpus.world_spec import SHAPE_FAMILIES, TEXTURE_FAMILIES
-from scaleprior.corpus.world_tiles import SHAPE_EXTENT, SHAPE_LEVELS, shape_tile, texture_tile
+from scaleprior.corpus.world.render import Draws
+from scaleprior.corpus.world.spec import SHAPE_FAMILIES, TEXTURE_FAMILIES
+from scaleprior.corpus.world.tiles import SHAPE_EXTENT, SHAPE_LEVELS, shape_tile, texture_tile
 from scaleprior.errors import FailureError, UserError
 
 REPO = Path(__file__).resolve().parents[2]

@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from scaleprior.detect import known_engines
-
-from ..conftest import REPO
-from ..study.conftest import write_spec
+from tests.conftest import REPO
+from tests.study.conftest import write_spec
 
 GUIDE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 

@@ -22,8 +22,7 @@ from detectron2.utils.logger import setup_logger
 import scaleprior.d2
 from scaleprior.backbones import ResNetSpec, export_backbone, load_backbone
 from scaleprior.errors import UserError
-
-from .conftest import NARROW, backbone_file, tiny
+from tests.d2.conftest import NARROW, backbone_file, tiny
 
 RIGHT = {
     "MODEL.PIXEL_MEAN": [127.5] * 3,

@@ -34,9 +34,8 @@ from scaleprior.detect import get_engine
 from scaleprior.detect.engines import Engine
 from scaleprior.errors import FailureError, UserError
 from scaleprior.laws.table import read_table
-
-from ..detect.conftest import make_coco
-from .conftest import backbone_file, tiny
+from tests.d2.conftest import backbone_file, tiny
+from tests.detect.conftest import make_coco
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -459,7 +458,7 @@ def test_the_engine_announces_itself(tmp_path: Path, cli: Any, coco: list[str]) 
     except UserError as e:
         pytest.skip(f"the package is not installed here, only importable: {e}")
     backbone_file(tmp_path / "w.safetensors")
-    from .conftest import FEW_STEPS, TINY_FPN
+    from tests.d2.conftest import FEW_STEPS, TINY_FPN
 
     words = [*TINY_FPN, *FEW_STEPS, *coco]
     for key in ("MEAN", "STD"):

@@ -17,9 +17,8 @@ from detectron2.data import build_detection_train_loader
 from scaleprior.d2 import register_datasets
 from scaleprior.d2.loader import ResumableLoader, step_seed
 from scaleprior.errors import UserError
-
-from ..detect.conftest import data_overrides, make_coco
-from .conftest import tiny
+from tests.d2.conftest import tiny
+from tests.detect.conftest import data_overrides, make_coco
 
 
 def config(tmp_path: Path, *overrides: str) -> Any:

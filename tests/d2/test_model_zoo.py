@@ -22,9 +22,8 @@ from scaleprior.backbones import ResNetSpec
 from scaleprior.d2 import register_coco
 from scaleprior.d2.zoo_files import zoo_file
 from scaleprior.errors import UserError
-
-from ..detect.conftest import make_coco
-from .conftest import NARROW, backbone_file
+from tests.d2.conftest import NARROW, backbone_file
+from tests.detect.conftest import make_coco
 
 SMALL = [
     *("MODEL.FPN.OUT_CHANNELS", 8, "MODEL.ROI_BOX_HEAD.FC_DIM", 16, "MODEL.ROI_MASK_HEAD.CONV_DIM", 8),

@@ -17,9 +17,8 @@ detectron2 = pytest.importorskip("detectron2", reason="Detectron2 is not install
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from scaleprior.backbones import config_lines, export_backbone, load_backbone
-
-from ..detect.conftest import make_coco
-from .conftest import backbone_file
+from tests.d2.conftest import backbone_file
+from tests.detect.conftest import make_coco
 
 TOOL = Path(detectron2.__file__).resolve().parents[1] / "tools" / "train_net.py"
 # Detectron2's tool imports its model_zoo only for test-time augmentation; a modern setuptools has no pkg_resources.

@@ -11,9 +11,8 @@ pytestmark = [pytest.mark.detectron2, pytest.mark.slow]
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from scaleprior.detect import known_engines
-
-from ..study.conftest import TINY, run_study_command, start_study, write_spec
-from ..study.test_study import _steps, _wait_until_unlocked
+from tests.study.conftest import TINY, run_study_command, start_study, write_spec
+from tests.study.test_study import _steps, _wait_until_unlocked
 
 FINETUNE = {**TINY["finetune"], "overrides": {**TINY["finetune"]["overrides"], "SOLVER.MAX_ITER": 12}}
 

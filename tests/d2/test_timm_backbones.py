@@ -25,8 +25,8 @@ from scaleprior.backbones.names import to_detectron2
 from scaleprior.backbones.trunk import freeze_norms
 from scaleprior.config import LoadedConfig, add_scaleprior_config
 from scaleprior.d2.timm_backbones import TimmBackbone
-from scaleprior.detect.model import build_detector
-from scaleprior.detect.weights import model_names
+from scaleprior.detect.faster_rcnn.model import build_detector
+from scaleprior.detect.faster_rcnn.model_file import model_names
 from scaleprior.errors import UserError
 from tests.detect.conftest import tiny_config
 

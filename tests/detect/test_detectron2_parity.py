@@ -9,12 +9,11 @@ import torch
 
 from scaleprior.config import LoadedConfig
 from scaleprior.config.detection import add_detection_config
-from scaleprior.detect.keys import get_key, set_key
-from scaleprior.detect.model import Detector, build_detector
-from scaleprior.detect.solver import build_optimizer, lr_factor
-from scaleprior.detect.weights import model_names
-
-from .conftest import tiny_config
+from scaleprior.detect.faster_rcnn.keys import get_key, set_key
+from scaleprior.detect.faster_rcnn.model import Detector, build_detector
+from scaleprior.detect.faster_rcnn.model_file import model_names
+from scaleprior.detect.faster_rcnn.solver import build_optimizer, lr_factor
+from tests.detect.conftest import tiny_config
 
 pytestmark = pytest.mark.detectron2
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")

@@ -17,9 +17,8 @@ import pytest
 from scaleprior.commands import detect as command
 from scaleprior.detect import engines
 from scaleprior.errors import UserError
-
-from ..conftest import REPO
-from .conftest import TINY_FPN, data_overrides, make_coco
+from tests.conftest import REPO
+from tests.detect.conftest import TINY_FPN, data_overrides, make_coco
 
 
 def _run(*words: str) -> None:

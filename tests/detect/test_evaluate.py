@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from scaleprior.detect.coco_data import load_coco
-from scaleprior.detect.evaluate import coco_ap, predict
-from scaleprior.detect.roi_heads import Detections
+from scaleprior.detect.data.coco import load_coco
+from scaleprior.detect.evaluate import coco_ap
+from scaleprior.detect.faster_rcnn.parts.roi_heads import Detections
+from scaleprior.detect.faster_rcnn.predict import predict
 from scaleprior.errors import UserError
-
-from .conftest import make_coco
+from tests.detect.conftest import make_coco
 
 
 def _random_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -15,8 +15,8 @@ import torch
 from scaleprior.backbones import ResNetSpec
 from scaleprior.backbones.trunk import names_and_shapes
 from scaleprior.config import load_config
-from scaleprior.detect.model import build_detector
-from scaleprior.detect.weights import model_names
+from scaleprior.detect.faster_rcnn.model import build_detector
+from scaleprior.detect.faster_rcnn.model_file import model_names
 
 RECORD: dict[str, dict[str, str]] = json.loads((Path(__file__).parent / "detectron2_detectors.json").read_text())
 

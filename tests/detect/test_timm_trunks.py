@@ -16,12 +16,11 @@ from scaleprior.backbones.families import detection_trunk
 from scaleprior.backbones.trunk import freeze_norms
 from scaleprior.config import LoadedConfig
 from scaleprior.detect import get_engine
-from scaleprior.detect.backbone import fuse_frozen_norms
-from scaleprior.detect.model import Detector, build_detector
-from scaleprior.detect.weights import fill_backbone, model_names
+from scaleprior.detect.faster_rcnn.model import Detector, build_detector
+from scaleprior.detect.faster_rcnn.model_file import fill_backbone, model_names
+from scaleprior.detect.faster_rcnn.parts.backbone import fuse_frozen_norms
 from scaleprior.errors import UserError
-
-from .conftest import tiny_config
+from tests.detect.conftest import tiny_config
 
 BIT, CLIP = "resnetv2_50x1_bit", "resnet50_clip"
 NORM = {BIT: "GN", CLIP: "FrozenBN", "resnet18": "BN"}

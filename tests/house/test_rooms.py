@@ -13,12 +13,14 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "scaleprior"
 FLOOR = {"_lazy", "errors", "files", "progress", "provenance", "config"}
-ORDER = ["corpus", "backbones", "pretrain", "detect"]
+ORDER = ["corpus", "backbones", "training"]
+SIDE_BY_SIDE = ["pretrain", "detect"]  # neither imports the other
 ALLOWED = {
     **{room: FLOOR | set(ORDER[:i]) for i, room in enumerate(ORDER)},
+    **{room: FLOOR | set(ORDER) for room in SIDE_BY_SIDE},
     "laws": FLOOR - {"config"},
-    "study": FLOOR | set(ORDER) | {"laws"},
-    "d2": FLOOR | set(ORDER),
+    "study": FLOOR | set(ORDER) | set(SIDE_BY_SIDE) | {"laws"},
+    "d2": FLOOR | set(ORDER) | set(SIDE_BY_SIDE),
     "config": FLOOR,
 }
 HEAVY = ["torch", "torchvision", "timm", "cv2", "matplotlib", "scipy", "pyarrow", "duckdb", "pandas"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from scaleprior.laws import FORMS, fit_law
-from scaleprior.laws.forms import PowerLawOffset
-from scaleprior.laws.sigmoidal import M4, LogisticInLog, solve_sigmoidal
+from scaleprior.laws.forms.form import PowerLawOffset
+from scaleprior.laws.forms.sigmoidal import M4, LogisticInLog, solve_sigmoidal
 
 # natural parameters of each form, and how closely they must come back from 40 points with 0.2 % noise over 4 decades
 TRUTHS = {

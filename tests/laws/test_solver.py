@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.optimize import least_squares
 
+from benchmarks.published import PUBLISHED
 from scaleprior.laws import FORMS
 from scaleprior.laws.candidates import fit_candidates, holdout_edges, late_powers, late_weights
-from scaleprior.laws.published import PUBLISHED
 from scaleprior.laws.solver import solve
 
 

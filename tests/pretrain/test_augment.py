@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scaleprior.pretrain.augment import Augmentation, uniforms
+from scaleprior.pretrain.augment import CropAugmentation, uniforms
 
 
 def ramp(height: int, width: int) -> np.ndarray:
@@ -33,7 +33,7 @@ def test_draws_are_uniform() -> None:
 
 
 def test_resize_crop_takes_every_offset_and_mirrors() -> None:
-    augmentation = Augmentation("resize_crop", size=4, resize=6)
+    augmentation = CropAugmentation("resize_crop", size=4, resize=6)
     stored = augmentation.stored(ramp(6, 6))  # already 6 x 6: unchanged
     crop = augmentation.train(stored, np.array([0, 0, 0.99, 0.0, 0.9]))
     assert np.array_equal(crop, stored[2:6, 0:4])
@@ -49,7 +49,7 @@ def test_resize_crop_takes_every_offset_and_mirrors() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 2), (64, 64), (40, 90)])
 def test_random_resized_crop_has_the_size_for_any_image(shape: tuple[int, int]) -> None:
-    augmentation = Augmentation("random_resized_crop", size=16, resize=20)
+    augmentation = CropAugmentation("random_resized_crop", size=16, resize=20)
     for draws in uniforms(0, np.zeros(50, dtype=np.int64), np.arange(50, dtype=np.uint64)):
         assert augmentation.train(augmentation.stored(ramp(*shape)), draws).shape == (16, 16, 3)
     assert augmentation.evaluate(ramp(*shape)).shape == (16, 16, 3)
@@ -57,11 +57,11 @@ def test_random_resized_crop_has_the_size_for_any_image(shape: tuple[int, int]) 
 
 def test_random_resized_crop_by_hand() -> None:
     # a quarter of the area of 8 x 8 at aspect 1: 4 x 4 pixels, here from (2, 4) of the offsets 0..4
-    augmentation = Augmentation("random_resized_crop", size=4, resize=4, scale=(0.25, 0.25), ratio=(1.0, 1.0))
+    augmentation = CropAugmentation("random_resized_crop", size=4, resize=4, scale=(0.25, 0.25), ratio=(1.0, 1.0))
     crop = augmentation.train(ramp(8, 8), np.array([0.3, 0.3, 0.5, 0.99, 0.9]))
     assert np.array_equal(crop, ramp(8, 8)[2:6, 4:8])
 
 
 def test_evaluation_takes_the_centre() -> None:
-    augmentation = Augmentation("random_resized_crop", size=4, resize=8)
+    augmentation = CropAugmentation("random_resized_crop", size=4, resize=8)
     assert np.array_equal(augmentation.evaluate(ramp(8, 8)), ramp(8, 8)[2:6, 2:6])

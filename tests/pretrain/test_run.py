@@ -20,9 +20,10 @@ import yaml
 
 from scaleprior.backbones import ResNetSpec, load_backbone, read_card
 from scaleprior.errors import FailureError, UserError
-from scaleprior.pretrain import Interrupted, evaluate_pretrained, pretrain
+from scaleprior.pretrain import evaluate_pretrained, pretrain
 from scaleprior.pretrain import run as run_module
 from scaleprior.pretrain import trainer as trainer_module
+from scaleprior.training.signals import Interrupted
 from tests.pretrain.conftest import SMALL, index_images, write_images
 
 REPO = Path(__file__).resolve().parents[2]
@@ -261,11 +262,11 @@ def test_training_goes_on_from_other_weights(small_config: Callable, tmp_path: P
 def test_head_bias_starts_at_the_prior(small_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[float] = []
 
-    def stop(self: trainer_module.Trainer, *args: object) -> None:
+    def stop(self: trainer_module.PretrainTrainer, *args: object) -> None:
         seen.append(self.model.head.bias.unique().item())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer_module.Trainer, "train", stop)
+    monkeypatch.setattr(trainer_module.PretrainTrainer, "train", stop)
     for number, (prior, expected) in enumerate((("0.01", 0.01), ("0.0", 0.25))):  # 2 of 8 labels are present
         with pytest.raises(KeyboardInterrupt):
             pretrain(small_config("PRETRAIN.HEAD.PRIOR", prior), tmp_path / str(number))
@@ -301,7 +302,7 @@ def test_illegal_values_are_refused_before_anything_is_written(
 @pytest.mark.parametrize("path", sorted((REPO / "configs" / "Pretrain").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_config_loads_and_is_legal(path: Path) -> None:
     from scaleprior.config import load_config
-    from scaleprior.pretrain.settings import check_config
+    from scaleprior.pretrain.recipe import check_config
 
     cfg = load_config(path, ["PRETRAIN.CORPUS", "x"]).cfg
     check_config(cfg)

@@ -27,11 +27,11 @@ from scaleprior.backbones.arch import arch_from_cfg
 from scaleprior.backbones.zoo import add_backbone, load_catalogue
 from scaleprior.config import load_config
 from scaleprior.corpus import World, WorldSpec
-from scaleprior.detect.keys import check_keys
+from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.errors import UserError
 from scaleprior.study import load_spec, run_study, write_report
 from scaleprior.study.cells import plan_cells
-from scaleprior.study.data import prepare_data
+from scaleprior.study.prepare import prepare_data
 from tests.study.conftest import TINY, run_study_command
 
 IMAGES = (1_000, 10_000, 100_000, 1_000_000)

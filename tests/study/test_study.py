@@ -98,7 +98,7 @@ def test_killed_again_and_again_it_ends_with_the_same_results(finished: Path, tm
 
 def test_kill_loses_at_most_the_current_step(tmp_path: Path) -> None:
     """kill -9 in the middle of a stage: its checkpoint holds every step that was reported, or all but the last."""
-    from scaleprior.pretrain import load_checkpoint
+    from scaleprior.training.checkpoint import load_checkpoint
 
     endless = {"config": TINY["pretrain"]["config"], "overrides": {**TINY["pretrain"]["overrides"],
                "PRETRAIN.BUDGET.AMOUNT": 100000.0}}  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 
 from scaleprior.errors import UserError
 
-__all__ = ["IMAGENET", "MSRA", "Known", "ReadOptions", "detector_facts", "folder_facts", "resolve", "timm_facts"]
+__all__ = ["IMAGENET", "MSRA", "KnownFacts", "ReadOptions", "detector_facts", "folder_facts", "resolve", "timm_facts"]
 
 Triple = tuple  # of three floats, 0-255 scale, in the order of channel_order
 
@@ -66,7 +66,7 @@ class ReadOptions:
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownFacts:
     """Facts from one place; None = it does not say.
 
     Attributes:
@@ -85,15 +85,17 @@ class Known:
 
 
 _IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-IMAGENET = Known("published by torchvision and timm for this architecture", _IMAGENET_MEAN, _IMAGENET_STD, "RGB", False)
+IMAGENET = KnownFacts(
+    "published by torchvision and timm for this architecture", _IMAGENET_MEAN, _IMAGENET_STD, "RGB", False
+)
 """torchvision's weights' transforms and timm's default_cfg of the plain ResNets; their stride is in the 3x3."""
-MSRA = Known(
+MSRA = KnownFacts(
     "published by Detectron2 for MSRA's Caffe2 weights", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0), "BGR", True
 )
 """Detectron2's MODEL_ZOO.md, "ImageNet Pretrained Models": BGR, std folded into conv1, stride in the 1x1."""
 
 
-def timm_facts(cfg: Mapping[str, Any], origin: str) -> Known:
+def timm_facts(cfg: Mapping[str, Any], origin: str) -> KnownFacts:
     """Facts of a timm ``pretrained_cfg``; its mean and std are on the 0-1 scale, RGB.
 
     Raises:
@@ -115,7 +117,7 @@ def timm_facts(cfg: Mapping[str, Any], origin: str) -> Known:
     name = ".".join(str(cfg[key]) for key in ("architecture", "tag") if cfg.get(key))
     if hub:
         hub = f"https://huggingface.co/{hub}{name if str(hub).endswith('/') else ''}"
-    return Known(
+    return KnownFacts(
         origin,
         **statistics,
         channel_order="RGB",
@@ -127,7 +129,7 @@ def timm_facts(cfg: Mapping[str, Any], origin: str) -> Known:
     )
 
 
-def folder_facts(path: Path) -> Known | None:
+def folder_facts(path: Path) -> KnownFacts | None:
     """Facts of the ``config.json`` with which timm and its hub publish weights, if one lies beside the file."""
     config = path.parent / "config.json"
     try:
@@ -141,14 +143,14 @@ def folder_facts(path: Path) -> Known | None:
     return timm_facts({"architecture": content.get("architecture"), **content["pretrained_cfg"]}, str(config))
 
 
-def detector_facts(metadata: Mapping[str, str], where: str) -> Known | None:
+def detector_facts(metadata: Mapping[str, str], where: str) -> KnownFacts | None:
     """Facts in the header of a detector that ScalePrior trained."""
     text = metadata.get("scaleprior.detector")
     if text is None:
         return None
     try:
         config = json.loads(text)["config"]
-        return Known(
+        return KnownFacts(
             f"the trained detector {where}",
             tuple(config["MODEL.PIXEL_MEAN"]),
             tuple(config["MODEL.PIXEL_STD"]),
@@ -159,7 +161,7 @@ def detector_facts(metadata: Mapping[str, str], where: str) -> Known | None:
         raise UserError(f"{where}: the detector's header cannot be read: {e}", hint="get the file again") from e
 
 
-def resolve(options: ReadOptions, known: list[Known], where: str) -> tuple[dict[str, Any], dict[str, str]]:
+def resolve(options: ReadOptions, known: list[KnownFacts], where: str) -> tuple[dict[str, Any], dict[str, str]]:
     """(facts by name, where each was found); the first source that says something wins.
 
     Raises:
@@ -168,7 +170,7 @@ def resolve(options: ReadOptions, known: list[Known], where: str) -> tuple[dict[
     """
     facts: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for field in fields(Known):
+    for field in fields(KnownFacts):
         if field.name == "origin":
             continue
         given = getattr(options, field.name, None)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from scaleprior.backbones.readers.limits import Limits, RefusedFileError
-from scaleprior.backbones.readers.stand_ins import Inert, Known, OrderedMapping, StandIn, check_key, put_entries
+from scaleprior.backbones.readers.stand_ins import Inert, KnownName, OrderedMapping, StandIn, check_key, put_entries
 
 __all__ = ["Machine"]
 
@@ -40,7 +40,7 @@ class Machine:
         self,
         file: BinaryIO,
         length: int,
-        known: Mapping[tuple[str, str], Known],
+        known: Mapping[tuple[str, str], KnownName],
         limits: Limits,
         *,
         storage: Callable[[Any], Any] | None = None,
@@ -138,12 +138,12 @@ class Machine:
         """What stands for an object of the named class with these arguments."""
         arguments, named = self.stack.pop(), self.stack.pop()
         if (
-            not isinstance(named, Known)
+            not isinstance(named, KnownName)
             or not isinstance(arguments, tuple)
             or named.make is None
             or (inert_only and not named.inert)
         ):
-            said = named.name if isinstance(named, Known) else type(named).__name__
+            said = named.name if isinstance(named, KnownName) else type(named).__name__
             raise RefusedFileError("code", f"it calls {said}, which no weights need", hint=_HINT_CODE)
         self.stack.append(named.make(*arguments))
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError, check_shape
 from scaleprior.backbones.readers.machine import Machine
-from scaleprior.backbones.readers.stand_ins import Inert, Known, OrderedMapping, StandIn, put_entries
+from scaleprior.backbones.readers.stand_ins import Inert, KnownName, OrderedMapping, StandIn, put_entries
 
 __all__ = ["Storage", "TensorRecord", "Tree", "guarded", "load_pickle", "plain", "torch_machine"]
 
@@ -175,9 +175,9 @@ def _torch_size(shape: Any = ()) -> tuple:
     return tuple(shape)
 
 
-def _table(entries: dict[tuple[str, str], Callable[..., Any] | None]) -> dict[tuple[str, str], Known]:
-    inert = {key: Known(".".join(key), _passing_over(".".join(key)), inert=True) for key in _INERT}
-    return {**inert, **{key: Known(".".join(key), make) for key, make in entries.items()}}
+def _table(entries: dict[tuple[str, str], Callable[..., Any] | None]) -> dict[tuple[str, str], KnownName]:
+    inert = {key: KnownName(".".join(key), _passing_over(".".join(key)), inert=True) for key in _INERT}
+    return {**inert, **{key: KnownName(".".join(key), make) for key, make in entries.items()}}
 
 
 def _passing_over(name: str) -> Callable[..., Inert]:
@@ -245,7 +245,12 @@ def torch_machine(file: BinaryIO, length: int, stored: Callable[[Storage], int],
     """
 
     def storage(pid: Any) -> Storage:
-        if not isinstance(pid, tuple) or len(pid) < 5 or _text(pid[0]) != "storage" or not isinstance(pid[1], Known):
+        if (
+            not isinstance(pid, tuple)
+            or len(pid) < 5
+            or _text(pid[0]) != "storage"
+            or not isinstance(pid[1], KnownName)
+        ):
             raise RefusedFileError("damaged", f"a storage described as {str(pid)[:60]}")
         kind, elements = _TORCH_STORAGES.get(pid[1].name.removeprefix("torch.")), pid[4]
         if kind is None or type(elements) is not int or elements < 0:

@@ -19,7 +19,7 @@ from scaleprior.backbones.readers.containers import Content, locate, open_contai
 from scaleprior.backbones.readers.facts import (
     IMAGENET,
     MSRA,
-    Known,
+    KnownFacts,
     ReadOptions,
     detector_facts,
     folder_facts,
@@ -183,7 +183,7 @@ def _complete(
     else:
         arch = infer_timm(shapes, suffix=f"_{layout.family}", where=str(path))
         place = f"published for timm's {arch.model}"
-        known.append(Known(place, arch.facts.pixel_mean, arch.facts.pixel_std, "RGB", False))
+        known.append(KnownFacts(place, arch.facts.pixel_mean, arch.facts.pixel_std, "RGB", False))
         facts, report.facts = resolve(options, known, str(path))
     if affine_only and norm == "FrozenBN":
         _add_identity_statistics(tensors, report)
@@ -228,12 +228,12 @@ def _norm(
 
 def _known(
     layout: Layout, content: Content, options: ReadOptions, carried: Card | None, affine_only: bool
-) -> list[Known]:
+) -> list[KnownFacts]:
     """Everything that says something, best first."""
     known = []
     if carried is not None:
         known.append(
-            Known("the card in the file", carried.pixel_mean, carried.pixel_std, carried.channel_order,
+            KnownFacts("the card in the file", carried.pixel_mean, carried.pixel_std, carried.channel_order,
                   carried.stride_in_1x1)
         )  # fmt: skip
     if options.timm_model is not None:

@@ -8,13 +8,13 @@ from typing import Any
 
 from scaleprior.backbones.readers.limits import Limits, RefusedFileError
 
-__all__ = ["Inert", "Known", "OrderedMapping", "StandIn", "check_key", "put_entries"]
+__all__ = ["Inert", "KnownName", "OrderedMapping", "StandIn", "check_key", "put_entries"]
 
 _KEYS = (str, bytes, int, float, bool, type(None))
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownName:
     """A name that a pickle may use.
 
     Attributes:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from scaleprior.backbones.zoo.catalogue import Catalogue
 from scaleprior.backbones.zoo.entry import Entry
-from scaleprior.backbones.zoo.results import METRICS, ResultTable
+from scaleprior.backbones.zoo.published import METRICS, ResultTable
 
 __all__ = ["human_count", "render_page"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scaleprior.corpus.images import IMAGE_SUFFIXES
 from scaleprior.corpus.importers.source import Source
-from scaleprior.corpus.index import Row
+from scaleprior.corpus.index import ImageRow
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.errors import UserError
 
@@ -37,7 +37,7 @@ def folder_source(path: Path, label_space: LabelSpace | None, *, by_suffix: bool
     for name in classes:
         label_space.index(name)
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[ImageRow]:
         for name in classes:
             for folder, below, files in os.walk(path / name):
                 below[:] = sorted(entry for entry in below if not entry.startswith("."))
@@ -46,7 +46,7 @@ def folder_source(path: Path, label_space: LabelSpace | None, *, by_suffix: bool
                     if file.startswith(".") or (by_suffix and Path(file).suffix.lower() not in IMAGE_SUFFIXES):
                         continue
                     key = f"{relative}/{file}"
-                    yield Row(key, (name,), "", key, 0, _size(os.path.join(folder, file)))
+                    yield ImageRow(key, (name,), "", key, 0, _size(os.path.join(folder, file)))
 
     return Source("folders", path, label_space, rows, facts={"path": str(path)})
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from scaleprior.corpus.label_space import LabelSpace
 
 if TYPE_CHECKING:
-    from scaleprior.corpus.index import Row
+    from scaleprior.corpus.index import ImageRow
 
 __all__ = ["Source"]
 
@@ -31,6 +31,6 @@ class Source:
     kind: str
     root: Path
     label_space: LabelSpace
-    rows: Callable[[], Iterator[Row]]
+    rows: Callable[[], Iterator[ImageRow]]
     total: int = 0
     facts: dict[str, str] = field(default_factory=dict)

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from scaleprior.corpus.importers.source import Source
-from scaleprior.corpus.index import Row
+from scaleprior.corpus.index import ImageRow
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.errors import UserError
 
@@ -142,7 +142,7 @@ def file_source(root: Path, table: LabelTable, label_space: LabelSpace) -> Sourc
         UserError: a row's file is missing, or its path is absolute or leaves the root.
     """
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[ImageRow]:
         for file, labels in table.rows():
             if file.startswith("/") or not file:
                 raise UserError(f"{table.path}: path {file!r} is not relative", hint=f"make paths relative to {root}")
@@ -152,7 +152,7 @@ def file_source(root: Path, table: LabelTable, label_space: LabelSpace) -> Sourc
                 raise UserError(
                     f"{table.path} names image {file!r}, which is not in {root}", hint="add it or remove the row"
                 ) from e
-            yield Row(file, labels, "", file, 0, size)
+            yield ImageRow(file, labels, "", file, 0, size)
 
     return Source("files", root, label_space, rows, table.count(), {"path": str(root), "labels": str(table.path)})
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from scaleprior.corpus.importers.source import Source
 from scaleprior.corpus.importers.tables import LabelTable
-from scaleprior.corpus.index import Row
+from scaleprior.corpus.index import ImageRow
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.corpus.shards import tar_members
 from scaleprior.errors import FailureError, UserError
@@ -35,7 +35,7 @@ def tar_source(root: Path, tars: Sequence[Path], table: LabelTable, label_space:
         UserError: a row's image is in no tar, a name is in two tars, a tar is damaged.
     """
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[ImageRow]:
         with tempfile.TemporaryDirectory(prefix="scaleprior-") as folder:
             settings = {"memory_limit": "1GB", "temp_directory": f"{folder}/spill"}
             with duckdb.connect(f"{folder}/members.duckdb", config=settings) as connection:
@@ -48,7 +48,7 @@ def tar_source(root: Path, tars: Sequence[Path], table: LabelTable, label_space:
     return Source("tars", root, label_space, rows, table.count(), facts)
 
 
-def _join(connection: Any, root: Path, tars: Sequence[Path], table: LabelTable) -> Iterator[Row]:
+def _join(connection: Any, root: Path, tars: Sequence[Path], table: LabelTable) -> Iterator[ImageRow]:
     connection.execute("CREATE TABLE members (shard VARCHAR, name VARCHAR, start BIGINT, size BIGINT)")
     for tar in tars:
         shard = tar.relative_to(root).as_posix()
@@ -65,7 +65,7 @@ def _join(connection: Any, root: Path, tars: Sequence[Path], table: LabelTable) 
     )  # in the order of the bytes, so that verifying reads each tar once from front to back
     while batch := cursor.fetchmany(_BATCH_ROWS):
         for name, labels, shard, start, size in batch:
-            yield Row(name, tuple(labels), shard, name, start, size)
+            yield ImageRow(name, tuple(labels), shard, name, start, size)
 
 
 def _refuse_missing(connection: Any, table: LabelTable, root: Path) -> None:

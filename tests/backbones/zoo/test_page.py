@@ -13,7 +13,7 @@ import yaml
 
 from scaleprior.backbones.zoo import load_catalogue
 from scaleprior.backbones.zoo.page import human_count, render_page
-from scaleprior.backbones.zoo.results import load_results, read_results
+from scaleprior.backbones.zoo.published import load_results, read_results
 from scaleprior.errors import UserError
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -1,0 +1,189 @@
+"""Data sets in the COCO format for Detectron2: any JSON with any image root, checked before anything is trained.
+
+Reading the JSON into Detectron2's dicts is left to Detectron2's own ``load_coco_json``: boxes (XYWH_ABS), crowds and
+segmentations arrive as its models expect them. Keypoints are out of scope: they are not checked.
+"""
+
+from __future__ import annotations
+
+import io
+import json as jsonlib
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import quote, unquote
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from detectron2.utils.file_io import PathHandler, PathManager
+
+from scaleprior.backbones.zoo.cache import ZooHome
+from scaleprior.detect.data.coco import DetectionSet, load_coco
+from scaleprior.detect.data.image_root import FolderRoot, ImageRoot, open_root
+from scaleprior.detect.data.minival import MINIVAL_SETS
+from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, require_files
+from scaleprior.errors import UserError
+from scaleprior.files import file_sha256, write_text
+
+__all__ = ["TarHandler", "register_coco", "register_datasets"]
+
+logger = logging.getLogger(__name__)
+
+_registered: dict[str, tuple[str, str]] = {}  # name -> (JSON, root) of what register_coco made, absolute
+
+
+class TarHandler(PathHandler):
+    """Opens ``scaleprior-tar://ROOT!/MEMBER`` for Detectron2; ROOT is a quoted tar, or glob of tars. Read only.
+
+    Tars are listed once per process and read by ``pread``, so forked loader workers share what was opened before them.
+    """
+
+    PREFIX = "scaleprior-tar://"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._roots: dict[str, ImageRoot] = {}
+
+    def folder(self, root: str, opened: ImageRoot) -> str:
+        """What to join member names to, for the tars ``opened`` from the absolute path or glob ``root``."""
+        self._roots[root] = opened
+        return f"{self.PREFIX}{quote(root)}!"
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [self.PREFIX]
+
+    def _split(self, path: str) -> tuple[ImageRoot, str]:
+        quoted, _, member = path[len(self.PREFIX) :].partition("!/")
+        root = unquote(quoted)
+        if root not in self._roots:
+            self._roots[root] = open_root(root)
+        return self._roots[root], member
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
+        self._check_kwargs(kwargs)
+        if mode != "rb":
+            raise UserError(f"{path} is opened with mode {mode!r}", hint="images in tars are read only, mode 'rb'")
+        root, member = self._split(path)
+        return io.BytesIO(root.read(member))
+
+
+_TARS = TarHandler()
+PathManager.register_handler(_TARS, allow_override=True)
+
+
+class _TarPath(str):
+    """A path whose unpickling imports this module, which registers the handler.
+
+    Loader workers that are not forked (``spawn``, ``forkserver``) start without anything that this process registered.
+    """
+
+    __slots__ = ()
+
+
+def register_coco(name: str, json: str | Path, root: str | Path) -> None:
+    """Check a COCO-format set and register it with Detectron2 under ``name``; the same set twice is harmless.
+
+    Metadata (``thing_classes``, ``thing_dataset_id_to_contiguous_id``, ``evaluator_type`` "coco", ``json_file``,
+    ``image_root``) is there at once. Where annotations lack ``iscrowd``, ``area`` or ``id``, which COCO's evaluation
+    needs, ``json_file`` is a completed copy under ``$SCALEPRIOR_HOME/coco/``, named after the content.
+
+    Args:
+        json: a COCO instances file; segmentations are passed through.
+        root: the images: a folder, an uncompressed tar, or a glob of tars (``data/train-*.tar``).
+
+    Raises:
+        UserError: the set is broken (see ``detect.load_coco``), or the name is taken by another set.
+    """
+    _register(name, str(json), str(root), drop_empty_boxes=False)
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Register ``SCALEPRIOR.DATASETS`` and what ``DATASETS.TRAIN`` and ``TEST`` name, and check that it is all there.
+
+    Sets that Detectron2 or the user's code registered stay as they are.
+
+    Args:
+        cfg: Detectron2's, with ``add_scaleprior_config``.
+
+    Raises:
+        UserError: a name that nobody knows, missing files (names DETECTRON2_DATASETS for COCO's own), a broken set.
+    """
+    own = own_sets(cfg)
+    for name, (json, root) in own.items():
+        register_coco(name, json, root)
+    for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
+        if name in MINIVAL_SETS:
+            _register(name, *dataset_paths(name, cfg), drop_empty_boxes=True)
+        elif name not in DatasetCatalog:
+            dataset_paths(name, cfg)  # knows no other name either, and says which it does
+        elif name in BUILTIN_SETS and name not in own:
+            found = MetadataCatalog.get(name)
+            require_files(name, found.json_file, found.image_root)
+
+
+def _register(name: str, json: str, root: str, *, drop_empty_boxes: bool) -> None:
+    if not name:
+        raise UserError("a data set needs a name", hint="give one that DATASETS.TRAIN or TEST can refer to")
+    files = (_absolute(json), _absolute(root))
+    if name in _registered and name in DatasetCatalog:
+        if _registered[name] != files:
+            raise UserError(
+                f"data set {name} is registered already, as {' with '.join(_registered[name])}; now it would be "
+                f"{' with '.join(files)}",
+                hint="take another name",
+            )
+        return
+    if name in DatasetCatalog:
+        raise UserError(f"data set {name} is registered already, not by ScalePrior", hint="take another name")
+    data = load_coco(files[0], files[1], name=name, drop_empty_boxes=drop_empty_boxes, keep=("segmentation",))
+    json_file = files[0] if data.complete else str(_completed(data))
+    in_tars = not isinstance(data.root, FolderRoot)
+    image_root = _TARS.folder(files[1], data.root) if in_tars else files[1]
+    _set_metadata(
+        name,
+        {
+            "json_file": json_file,
+            "image_root": image_root,
+            "evaluator_type": "coco",
+            "thing_classes": list(data.class_names),
+            "thing_dataset_id_to_contiguous_id": {category: i for i, category in enumerate(data.category_ids)},
+        },
+    )
+
+    def records() -> list[dict[str, Any]]:
+        loaded = load_coco_json(json_file, image_root, name)
+        if in_tars:
+            for record in loaded:
+                record["file_name"] = _TarPath(record["file_name"])
+        return loaded
+
+    DatasetCatalog.register(name, records)
+    _registered[name] = files
+    logger.info("registered %s: %d images, %d classes, %s", name, len(data), len(data.class_names), json_file)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(os.path.expandvars(path)))
+
+
+def _set_metadata(name: str, values: Mapping[str, Any]) -> None:
+    """Set all or nothing: Detectron2 refuses, by a bare assertion, to change a value."""
+    metadata = MetadataCatalog.get(name)
+    differing = [key for key, value in values.items() if metadata.get(key, value) != value]
+    if differing:
+        raise UserError(
+            f"Detectron2 has other metadata for a data set {name} ({', '.join(differing)})",
+            hint="take another name, or remove it with MetadataCatalog.remove",
+        )
+    metadata.set(**values)
+
+
+def _completed(data: DetectionSet) -> Path:
+    """The annotations with everything filled in, as a file in the cache."""
+    target = ZooHome.current().root / "coco" / file_sha256(data.source) / "completed.json"
+    if not target.is_file():
+        write_text(target, jsonlib.dumps({"info": {}, "licenses": [], **data.truth}))
+    return target

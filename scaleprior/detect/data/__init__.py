@@ -1,0 +1,1 @@
+"""COCO-format detection sets: files, names, images, and batches of them."""

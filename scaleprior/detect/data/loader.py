@@ -1,0 +1,210 @@
+"""Batches for training and evaluation. What a step sees is a pure function of (data, config, seed, step).
+
+So a resumed run continues the order instead of replaying it, whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scaleprior.corpus.images import ImageError, decode
+from scaleprior.detect.data.coco import DetectionSet, ImageRecord
+from scaleprior.detect.data.transforms import ResizeAugmentation, flip, resize, resized_shape, to_tensor
+from scaleprior.errors import UserError
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+__all__ = ["DetectionBatch", "ImageStore", "TrainLoader", "batch_order", "usable"]
+
+_AUGMENT = 1  # keeps the generators of order and augmentation apart
+
+
+@dataclass(frozen=True)
+class DetectionBatch:
+    """What one step sees: images uint8 [3, h, w], boxes float32 [G, 4] xyxy, classes int64 [G], and image ids."""
+
+    images: list[Tensor]
+    boxes: list[Tensor]
+    classes: list[Tensor]
+    ids: list[int | str]
+
+
+class ImageStore:
+    """Decoded images of a set, kept in memory while they fit.
+
+    Args:
+        order: "RGB" or "BGR".
+        cache_bytes: what to keep at most. Nothing is evicted: the first images stay, since every epoch visits all in
+            another order and any replacement would only exchange one hit for another.
+    """
+
+    def __init__(self, data: DetectionSet, *, order: str, cache_bytes: int) -> None:
+        self.data = data
+        self.order = order
+        self._left = cache_bytes
+        self._kept: dict[tuple[int, int, int], Tensor] = {}
+
+    def load(self, index: int, short: int, longest: int, *, keep: bool) -> Tensor:
+        """Image ``index`` resized, uint8 [3, h, w]; see ``transforms.resized_shape``.
+
+        Args:
+            keep: cache it in this size (when sizes vary, the original is kept instead).
+
+        Raises:
+            UserError: the file is missing, damaged, or not of the size the annotations say.
+        """
+        record = self.data.records[index]
+        shape = resized_shape(record.height, record.width, short, longest)
+        key = (index, *shape) if keep else (index, record.height, record.width)
+        kept = self._kept.get(key)
+        if kept is None:
+            kept = self._decode(record)
+            if keep:
+                kept = resize(kept, shape)
+            # two threads may both decode an image; the budget then counts it twice, which does no harm
+            if kept.numel() <= self._left:
+                self._left -= kept.numel()
+                self._kept[key] = kept
+        return resize(kept, shape)
+
+    def _decode(self, record: ImageRecord) -> Tensor:
+        try:
+            image = to_tensor(decode(self.data.root.read(record.file_name), order=self.order))
+        except ImageError as e:
+            raise UserError(f"{self.data.source}: image {record.file_name}: {e}", hint="replace the file") from e
+        if tuple(image.shape[1:]) != (record.height, record.width):
+            raise UserError(
+                f"{self.data.source}: image {record.file_name} is {image.shape[2]}x{image.shape[1]}, "
+                f"the annotations say {record.width}x{record.height} (width x height)",
+                hint="repair the annotations",
+            )
+        return image
+
+
+def usable(data: DetectionSet, *, filter_empty: bool) -> list[int]:
+    """Indices of the images to train on; with ``filter_empty`` those with at least one box that is not a crowd."""
+    return [i for i, record in enumerate(data.records) if not filter_empty or bool((~record.crowd).any())]
+
+
+def batch_order(landscape: Sequence[bool], batch_size: int, seed: int, *, grouping: bool) -> Iterator[list[int]]:
+    """Endless batches of indices: one random permutation after the other, cut into batches.
+
+    Args:
+        landscape: per image, whether it is wider than high.
+        grouping: fill one batch with landscape and one with other images at a time, and emit a batch when it is full
+            (Detectron2's aspect ratio grouping).
+    """
+    pending: tuple[list[int], list[int]] = ([], [])
+    epoch = 0
+    while True:
+        for index in np.random.default_rng([seed, epoch]).permutation(len(landscape)).tolist():
+            bucket = pending[1 if grouping and landscape[index] else 0]
+            bucket.append(index)
+            if len(bucket) == batch_size:
+                yield bucket.copy()
+                bucket.clear()
+        epoch += 1
+
+
+class TrainLoader:
+    """Batches from ``first_step`` on.
+
+    Args:
+        sets: trained on jointly.
+        threads: prepare this many images at a time, ahead of the step; 0 = when asked for.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[DetectionSet],
+        augmentation: ResizeAugmentation,
+        *,
+        order: str,
+        batch_size: int,
+        seed: int,
+        threads: int = 0,
+        grouping: bool = True,
+        filter_empty: bool = True,
+        cache_bytes: int = 0,
+    ) -> None:
+        self.stores = [ImageStore(data, order=order, cache_bytes=cache_bytes) for data in sets]
+        self.entries = [
+            (store, index) for store in self.stores for index in usable(store.data, filter_empty=filter_empty)
+        ]
+        if not self.entries:
+            names = ", ".join(data.name for data in sets)
+            raise UserError(f"no image of {names} has a box to train on", hint="check the annotations")
+        self.augmentation = augmentation
+        self.batch_size = batch_size
+        self.seed = seed
+        self.threads = threads
+        self.grouping = grouping
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, sets: Sequence[DetectionSet]) -> TrainLoader:
+        """Read ``INPUT``, ``DATALOADER``, ``SOLVER.IMS_PER_BATCH``, ``SEED`` and the cache's size."""
+        return cls(
+            sets,
+            ResizeAugmentation.from_config(cfg),
+            order=cfg.INPUT.FORMAT,
+            batch_size=cfg.SOLVER.IMS_PER_BATCH,
+            seed=max(cfg.SEED, 0),
+            threads=cfg.DATALOADER.NUM_WORKERS,
+            grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            cache_bytes=cfg.SCALEPRIOR.IMAGE_CACHE_MB * 2**20,
+        )
+
+    def batches(self, first_step: int, steps: int) -> Iterator[DetectionBatch]:
+        """The batches of steps ``first_step`` to ``steps - 1``."""
+        records = [store.data.records[index] for store, index in self.entries]
+        landscape = [record.width > record.height for record in records]
+        order = batch_order(landscape, self.batch_size, self.seed, grouping=self.grouping)
+        for _ in range(first_step):  # cheap: numbers only, no image is touched
+            next(order)
+        jobs = ((step, next(order)) for step in range(first_step, steps))
+        if self.threads == 0:
+            for step, indices in jobs:
+                yield _collate([self._prepare(step, slot, index) for slot, index in enumerate(indices)])
+            return
+        pool = ThreadPoolExecutor(self.threads)
+        try:
+            ahead: deque = deque()
+            for step, indices in jobs:
+                ahead.append([pool.submit(self._prepare, step, slot, index) for slot, index in enumerate(indices)])
+                if len(ahead) > 2:
+                    yield _collate([future.result() for future in ahead.popleft()])
+            while ahead:
+                yield _collate([future.result() for future in ahead.popleft()])
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _prepare(self, step: int, slot: int, entry: int) -> tuple[Tensor, Tensor, Tensor, int | str]:
+        store, index = self.entries[entry]
+        record = store.data.records[index]
+        augmentation = self.augmentation
+        size, mirrored = augmentation.draw(np.random.default_rng([self.seed, _AUGMENT, step, slot]))
+        image = store.load(index, size, augmentation.longest, keep=augmentation.only_size is not None)
+        height, width = image.shape[1:]
+        scale = np.array([width / record.width, height / record.height] * 2, dtype=np.float32)
+        boxes, classes = record.boxes[~record.crowd] * scale, record.classes[~record.crowd]
+        if mirrored:
+            image, boxes = flip(image, boxes, augmentation.direction)
+        limit = np.array([width, height] * 2, dtype=np.float32)
+        boxes = boxes.clip(0, limit)
+        visible = ((boxes[:, 2:] - boxes[:, :2]) > 1e-5).all(axis=1)
+        return image, torch.from_numpy(boxes[visible]), torch.from_numpy(classes[visible]), record.id
+
+
+def _collate(items: Sequence[tuple[Tensor, Tensor, Tensor, int | str]]) -> DetectionBatch:
+    images, boxes, classes, ids = zip(*items)
+    return DetectionBatch(list(images), list(boxes), list(classes), list(ids))

@@ -1,0 +1,1 @@
+"""The embedded torchvision engine: Faster R-CNN, C4 or FPN, assembled from a Detectron2-style config."""

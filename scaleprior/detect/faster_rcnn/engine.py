@@ -1,0 +1,222 @@
+"""The embedded engine: Faster R-CNN, C4 or FPN, from a Detectron2-style config, on torchvision's operators.
+
+Writes into its folder: config.yaml, metrics.jsonl, checkpoint.safetensors (while training), model.safetensors, and on
+evaluation detections_SET.json (COCO results format) and results.json.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaleprior.backbones.card import Card
+from scaleprior.backbones.contract import apply_card
+from scaleprior.backbones.weights import read_card
+from scaleprior.backbones.zoo import local_path
+from scaleprior.config import LoadedConfig, get_cfg
+from scaleprior.detect.data.coco import DetectionSet, dataset_paths, load_dataset
+from scaleprior.detect.data.loader import TrainLoader
+from scaleprior.detect.evaluate import coco_ap
+from scaleprior.detect.faster_rcnn import model_file as weights_io
+from scaleprior.detect.faster_rcnn.keys import check_keys, get_key
+from scaleprior.detect.faster_rcnn.model import Detector, build_detector
+from scaleprior.detect.faster_rcnn.predict import predict
+from scaleprior.detect.faster_rcnn.trainer import CHECKPOINT, DetectorTrainer
+from scaleprior.detect.fingerprint import run_fingerprint
+from scaleprior.detect.results_file import append_result
+from scaleprior.errors import UserError
+from scaleprior.files import write_json, write_text
+from scaleprior.progress import ProgressFn
+from scaleprior.provenance import created_by
+from scaleprior.training.device import resolve_device
+from scaleprior.training.seeds import seed_everything
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+__all__ = ["MODEL_FILE", "TorchvisionEngine"]
+
+logger = logging.getLogger(__name__)
+
+MODEL_FILE = "model.safetensors"
+
+
+class TorchvisionEngine:
+    """See ``engines.Engine``."""
+
+    name = "torchvision"
+    model_file = MODEL_FILE
+
+    def default_config(self) -> CfgNode:
+        """See ``engines.Engine.default_config``."""
+        return get_cfg()
+
+    def train(
+        self,
+        loaded: LoadedConfig,
+        weights: Path | None,
+        out: Path,
+        *,
+        resume: bool = False,
+        progress: ProgressFn | None = None,
+    ) -> Path:
+        """Train and return ``out/model.safetensors``; see ``engines.Engine.train``.
+
+        Raises:
+            UserError: config, data or weights are not fit; nothing is written then.
+            FailureError: the loss is not finite, or the disk is full.
+        """
+        if weights is None and loaded.cfg.MODEL.WEIGHTS:
+            weights = local_path(loaded.cfg.MODEL.WEIGHTS)
+        card = None if weights is None else _read_card(weights)
+        loaded = loaded if card is None else LoadedConfig(apply_card(loaded, card), loaded.explicit, loaded.source)
+        sets = _load_sets(loaded.cfg, "DATASETS.TRAIN")
+        for name in loaded.cfg.DATASETS.TEST:
+            dataset_paths(name, loaded.cfg)  # a wrong name should not show only after the training
+        cfg = _with_classes(loaded, sets[0])
+        check_keys(cfg)
+        loader = TrainLoader.from_config(cfg, sets)
+
+        fingerprint = run_fingerprint(cfg, card, [data.source for data in sets])
+        target = out / MODEL_FILE
+        if resume and target.is_file() and weights_io.read_model_info(target).fingerprint == fingerprint:
+            logger.info("%s is complete", target)
+            return target
+        seed_everything(cfg.SEED)
+        model = build_detector(cfg)
+        if weights is not None:
+            weights_io.start_from_backbone(model, weights)
+        elif cfg.MODEL.BACKBONE.FREEZE_AT > 0:
+            logger.warning(
+                "training from random weights with MODEL.BACKBONE.FREEZE_AT %d: frozen stages stay random",
+                cfg.MODEL.BACKBONE.FREEZE_AT,
+            )
+        model.to(resolve_device(cfg.MODEL.DEVICE))
+        write_text(out / "config.yaml", cfg.dump())
+        DetectorTrainer(cfg, model, loader, out, fingerprint=fingerprint).train(resume=resume, progress=progress)
+        info = weights_io.ModelInfo(
+            class_names=sets[0].class_names,
+            category_ids=sets[0].category_ids,
+            config=weights_io.fixed_values(cfg),
+            card=None if card is None else card.to_dict(),
+            seed=max(cfg.SEED, 0),
+            max_iter=cfg.SOLVER.MAX_ITER,
+            fingerprint=fingerprint,
+            created_by=created_by(),
+        )
+        weights_io.save_model(target, model, info)
+        (out / CHECKPOINT).unlink(missing_ok=True)  # the model says it all; a checkpoint is twice as large
+        return target
+
+    def evaluate(
+        self, loaded: LoadedConfig, model: Path, out: Path, *, progress: ProgressFn | None = None
+    ) -> dict[str, Any]:
+        """Evaluate a model file on ``DATASETS.TEST``; see ``engines.Engine.evaluate``.
+
+        Raises:
+            UserError: config, data and model do not fit each other.
+        """
+        model = Path(model)
+        info = weights_io.read_model_info(model)
+        cfg = weights_io.apply_model_info(loaded, info)
+        check_keys(cfg)
+        sets = _load_sets(cfg, "DATASETS.TEST")
+        for data in sets:
+            if (data.category_ids, data.class_names) != (info.category_ids, info.class_names):
+                raise UserError(
+                    f"{data.source} has the categories {_short(data.class_names)}, the model was trained on "
+                    f"{_short(info.class_names)}",
+                    hint="evaluate on a set with the same categories",
+                )
+        detector = build_detector(cfg)
+        weights_io.load_model(model, detector)
+        detector.to(resolve_device(cfg.MODEL.DEVICE))
+        results = {data.name: _evaluate_set(cfg, detector, data, out, progress) for data in sets}
+        result = next(iter(results.values())) if len(results) == 1 else results
+        write_json(out / "results.json", {"engine": self.name, "model": str(model), **result})
+        if cfg.SCALEPRIOR.RESULTS:
+            append_result(
+                cfg.SCALEPRIOR.RESULTS,
+                result,
+                cfg=cfg,
+                engine=self.name,
+                card=info.card,
+                run={"seed": info.seed, "max_iter": info.max_iter, **info.created_by, "run": info.fingerprint},
+            )
+        return result
+
+
+def _evaluate_set(
+    cfg: CfgNode, model: Detector, data: DetectionSet, out: Path, progress: ProgressFn | None
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    detections = predict(
+        model,
+        data,
+        order=cfg.INPUT.FORMAT,
+        short=cfg.INPUT.MIN_SIZE_TEST,
+        longest=cfg.INPUT.MAX_SIZE_TEST,
+        progress=progress,
+    )
+    write_text(out / f"detections_{re.sub(r'[^A-Za-z0-9._-]', '_', data.name)}.json", json.dumps(detections))
+    result = coco_ap(data.truth, detections)
+    seconds = time.perf_counter() - start
+    return {**result, "images": len(data), "detections": len(detections), "seconds": round(seconds, 3)}
+
+
+def _load_sets(cfg: CfgNode, key: str) -> list[DetectionSet]:
+    names = get_key(cfg, key)
+    if not names:
+        raise UserError(f"{key} is empty", hint=f"give {key} \"('NAME',)\" and define NAME in SCALEPRIOR.DATASETS")
+    sets = [load_dataset(name, cfg) for name in names]
+    for other in sets[1:]:
+        if (other.category_ids, other.class_names) != (sets[0].category_ids, sets[0].class_names):
+            raise UserError(
+                f"{sets[0].name} and {other.name} in {key} have different categories",
+                hint="use sets with the same ones",
+            )
+    return sets
+
+
+def _with_classes(loaded: LoadedConfig, data: DetectionSet) -> CfgNode:
+    """The config with NUM_CLASSES of the data.
+
+    Raises:
+        UserError: it was set to another number.
+    """
+    key, classes = "MODEL.ROI_HEADS.NUM_CLASSES", len(data.class_names)
+    cfg = loaded.cfg.clone()
+    if key in loaded.explicit and classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        raise UserError(
+            f"{key} is {cfg.MODEL.ROI_HEADS.NUM_CLASSES} ({loaded.source}), but {data.source} has {classes} categories",
+            hint=f"use {key} {classes}, or leave it out",
+        )
+    cfg.defrost()
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
+    cfg.freeze()
+    return cfg
+
+
+def _read_card(path: Path) -> Card:
+    if path.is_file() and path.suffix == ".safetensors" and _is_detector(path):
+        raise UserError(
+            f"{path} is a trained detector, not a backbone", hint="train from a backbone file, or evaluate it"
+        )
+    return read_card(path)
+
+
+def _is_detector(path: Path) -> bool:
+    try:
+        weights_io.read_model_info(path)
+    except UserError:
+        return False
+    return True
+
+
+def _short(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''} ({len(names)})"

@@ -1,0 +1,277 @@
+"""Weights in and out of a detector: backbones to start from, and files of trained detectors.
+
+A model file is a ``.safetensors`` in Detectron2's parameter names; its header's ``scaleprior.detector`` says, as JSON,
+what the weights need: classes and the config keys that give the numbers their meaning.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from scaleprior.backbones.contract import is_translation
+from scaleprior.backbones.weights import load_backbone
+from scaleprior.detect.faster_rcnn.keys import get_key, set_key
+from scaleprior.detect.faster_rcnn.model import Detector
+from scaleprior.detect.faster_rcnn.parameter_names import detectron2_names, trunk_names
+from scaleprior.errors import UserError
+from scaleprior.files import atomic_path
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+    from scaleprior.backbones.card import Card
+    from scaleprior.config import LoadedConfig
+
+__all__ = [
+    "FIXED_KEYS",
+    "LoadReport",
+    "ModelInfo",
+    "apply_model_info",
+    "fill_backbone",
+    "fixed_values",
+    "follow_training",
+    "load_model",
+    "model_names",
+    "read_model_info",
+    "save_model",
+    "start_from_backbone",
+]
+
+logger = logging.getLogger(__name__)
+
+_INFO_KEY = "scaleprior.detector"
+_SCHEMA = 2
+
+# What a trained detector's weights depend on: evaluating them under another value of these would be wrong in silence.
+FIXED_KEYS = (
+    "INPUT.FORMAT",
+    "MODEL.PIXEL_MEAN",
+    "MODEL.PIXEL_STD",
+    "MODEL.BACKBONE.NAME",
+    "MODEL.TIMM.MODEL",
+    *(f"MODEL.FPN.{k}" for k in ("IN_FEATURES", "OUT_CHANNELS", "NORM")),
+    *(f"MODEL.RESNETS.{k}" for k in ("DEPTH", "OUT_FEATURES", "NUM_GROUPS", "NORM", "WIDTH_PER_GROUP")),
+    *(f"MODEL.RESNETS.{k}" for k in ("STRIDE_IN_1X1", "RES2_OUT_CHANNELS", "STEM_OUT_CHANNELS")),
+    *(f"MODEL.ANCHOR_GENERATOR.{k}" for k in ("SIZES", "ASPECT_RATIOS", "OFFSET")),
+    *(f"MODEL.RPN.{k}" for k in ("IN_FEATURES", "BBOX_REG_WEIGHTS", "CONV_DIMS")),
+    *(f"MODEL.ROI_HEADS.{k}" for k in ("NAME", "NUM_CLASSES", "IN_FEATURES")),
+    *(f"MODEL.ROI_BOX_HEAD.{k}" for k in ("NAME", "BBOX_REG_WEIGHTS", "POOLER_RESOLUTION", "POOLER_SAMPLING_RATIO")),
+    *(f"MODEL.ROI_BOX_HEAD.{k}" for k in ("POOLER_TYPE", "NUM_FC", "FC_DIM", "NUM_CONV", "CONV_DIM", "NORM")),
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
+)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a backbone file's tensors; all names are Detectron2's.
+
+    Attributes:
+        matched: tensors of the detector that were filled.
+        missing: tensors of the detector that keep their fresh weights (proposal network, heads, pyramid).
+        unexpected: tensors of the file that have no place in the detector (stages it does not use).
+    """
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.matched)} tensors matched"]
+        for words, names in (("new layers' tensors", self.missing), ("unused in the file", self.unexpected)):
+            some = f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+            parts.append(f"{len(names)} {words}{some}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a trained detector's file says about itself.
+
+    Attributes:
+        class_names, category_ids: of class 0, 1, ...
+        config: values of ``FIXED_KEYS``.
+        card: the backbone's card as a dict, or None from scratch.
+        seed, max_iter: of the training run.
+        fingerprint: hash of all that determined the training run.
+        created_by: version and commit.
+    """
+
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    config: dict[str, Any]
+    card: dict[str, Any] | None
+    seed: int
+    max_iter: int
+    fingerprint: str
+    created_by: dict[str, str]
+
+
+def model_names(model: Detector) -> dict[str, str]:
+    """Our names of the model's tensors -> Detectron2's."""
+    in_features = getattr(model.backbone, "in_features", ("res2",))
+    return detectron2_names(model.state_dict(), int(in_features[0][3:]))
+
+
+def start_from_backbone(model: Detector, path: Path) -> tuple[LoadReport, Card]:
+    """Fill ``model``'s trunk (and in C4 the head's res5) from a canonical backbone file.
+
+    Raises:
+        UserError: as ``load_backbone`` and :func:`fill_backbone`.
+    """
+    tensors, card = load_backbone(path)
+    return fill_backbone(model, tensors, str(path)), card
+
+
+def fill_backbone(model: Detector, tensors: Mapping[str, Tensor], source: str) -> LoadReport:
+    """Copy ``tensors`` of a canonical file (stem.conv1.weight, res2.0..., or timm's names) into the trunk.
+
+    Raises:
+        UserError: nothing matches, a tensor of the trunk is missing, or one has another shape; the model is then
+            unchanged.
+    """
+    names = model_names(model)
+    state = model.state_dict()
+    ours_of = {theirs: ours for ours, theirs in names.items()}
+    wanted = {bare: ours_of[theirs] for bare, theirs in trunk_names(names.values()).items()}
+    found = {bare: ours for bare, ours in wanted.items() if bare in tensors}
+    absent = [names[wanted[bare]] for bare in wanted if bare not in tensors]
+    differing = [
+        f"{bare} {tuple(tensors[bare].shape)} instead of {tuple(state[ours].shape)}"
+        for bare, ours in found.items()
+        if tensors[bare].shape != state[ours].shape
+    ]
+    hint = "take weights of the architecture that the config describes"
+    if not found:
+        example = next(iter(tensors), "nothing at all")
+        raise UserError(
+            f"none of the {len(tensors)} tensors of {source} fits the detector (it has {example})", hint=hint
+        )
+    if differing:
+        raise UserError(f"{source}: {len(differing)} tensors have other shapes, first: {differing[0]}", hint=hint)
+    if absent:
+        raise UserError(
+            f"{source} lacks {len(absent)} of the trunk's {len(wanted)} tensors, first: {absent[0]}", hint=hint
+        )
+    with torch.no_grad():
+        for bare, ours in found.items():
+            state[ours].copy_(tensors[bare])
+    report = LoadReport(
+        matched=tuple(names[ours] for ours in found.values()),
+        missing=tuple(theirs for ours, theirs in names.items() if ours not in set(found.values())),
+        unexpected=tuple(name for name in tensors if name not in found),
+    )
+    logger.info("%s: %s", source, report)
+    return report
+
+
+def save_model(path: Path, model: Detector, info: ModelInfo) -> None:
+    """Write a trained detector atomically."""
+    from safetensors.torch import save_file
+
+    state = model.state_dict()
+    tensors = {theirs: state[ours].detach().cpu().contiguous() for ours, theirs in model_names(model).items()}
+    metadata = {_INFO_KEY: json.dumps({"schema": _SCHEMA, **info.__dict__})}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def read_model_info(path: Path) -> ModelInfo:
+    """The header of a model file.
+
+    Raises:
+        UserError: no such file, or not a trained detector of this engine.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"model not found: {path}", hint="give the model.safetensors that training wrote")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_INFO_KEY)
+        if text is None:
+            raise UserError(
+                f"{path} is not a trained detector (perhaps a backbone)",
+                hint="give the model.safetensors that `scaleprior detect train` wrote",
+            )
+        fields = json.loads(text)
+        if fields.pop("schema") != _SCHEMA:
+            raise UserError(f"{path} was written by another version of ScalePrior", hint="train again")
+        fields["class_names"], fields["category_ids"] = tuple(fields["class_names"]), tuple(fields["category_ids"])
+        return ModelInfo(**fields)
+    except (SafetensorError, OSError, TypeError, KeyError, json.JSONDecodeError) as e:
+        raise UserError(f"model {path} cannot be read: {e}", hint="the file is damaged; get it again") from e
+
+
+def load_model(path: Path, model: Detector) -> None:
+    """Fill every tensor of ``model`` from a model file.
+
+    Raises:
+        UserError: a tensor is missing, too many, or of another shape.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as e:
+        raise UserError(f"model {path} cannot be read: {e}", hint="the file is damaged; get it again") from e
+    names, state = model_names(model), model.state_dict()
+    wrong = sorted(set(names.values()) ^ set(tensors)) or [
+        theirs for ours, theirs in names.items() if state[ours].shape != tensors[theirs].shape
+    ]
+    if wrong:
+        raise UserError(
+            f"model {path} does not fit the config: {len(wrong)} tensors differ, first: {wrong[0]}",
+            hint="evaluate with the config it was trained with",
+        )
+    with torch.no_grad():
+        for ours, theirs in names.items():
+            state[ours].copy_(tensors[theirs])
+
+
+def fixed_values(cfg: CfgNode) -> dict[str, Any]:
+    """The keys that a trained detector's weights depend on, with their values in JSON's types."""
+    return json.loads(json.dumps({key: get_key(cfg, key) for key in FIXED_KEYS}))
+
+
+def apply_model_info(loaded: LoadedConfig, info: ModelInfo) -> CfgNode:
+    """A copy of the config in which the keys that nobody set are as the model was trained: :func:`follow_training`."""
+    return follow_training(loaded, info.config, fixed_values(loaded.cfg))
+
+
+def follow_training(loaded: LoadedConfig, trained: Mapping[str, Any], current: Mapping[str, Any]) -> CfgNode:
+    """A frozen copy of the config in which the keys that nobody set are as the model was trained.
+
+    So is a ResNet's pyramid whose trunk a card had exchanged for one of timm's when the model was trained.
+
+    Args:
+        trained, current: values in JSON's types of the keys that a model's weights depend on.
+
+    Raises:
+        UserError: a key that was set contradicts the model; prints the override lines.
+    """
+    differing = {key: value for key, value in trained.items() if key in current and current[key] != value}
+    contradicted = [
+        key
+        for key, value in differing.items()
+        if key in loaded.explicit and not is_translation(key, current[key], value)
+    ]
+    if contradicted:
+        lines = " ".join(f"{key} '{differing[key]}'" for key in contradicted)
+        said = ", ".join(f"{key} is {current[key]!r}" for key in contradicted)
+        raise UserError(f"config {loaded.source} contradicts the trained model: {said}", hint=f"use {lines}")
+    cfg = loaded.cfg.clone()
+    cfg.defrost()
+    for key, value in differing.items():
+        default = get_key(cfg, key)
+        set_key(cfg, key, type(default)(value) if isinstance(default, (tuple, list)) else value)
+    cfg.freeze()
+    return cfg

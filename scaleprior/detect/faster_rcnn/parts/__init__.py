@@ -1,0 +1,1 @@
+"""The parts of the detector, from the feature maps to the boxes."""

@@ -1,0 +1,169 @@
+"""The training loop: one function from a model, its data and a config to trained weights, resumable to the bit.
+
+Everything random in a step comes from (seed, step), so a checkpoint holds no generator and a run that was killed and
+resumed ends with the same bits as an undisturbed one (CPU).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import torch
+
+from scaleprior.detect.data.loader import DetectionBatch, TrainLoader
+from scaleprior.detect.faster_rcnn.model import Detector
+from scaleprior.detect.faster_rcnn.solver import build_optimizer, clip_gradients, lr_factor
+from scaleprior.errors import FailureError, UserError
+from scaleprior.files import write_text
+from scaleprior.progress import ProgressFn
+from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
+from scaleprior.training.signals import Interrupted, catch_sigterm
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+__all__ = ["CHECKPOINT", "METRICS", "DetectorTrainer"]
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+_METRICS_PERIOD = 20  # steps between lines of metrics.jsonl, Detectron2's own
+
+
+class DetectorTrainer:
+    """Trains ``model`` in place.
+
+    Args:
+        out: folder for the checkpoint and the metrics.
+        fingerprint: hash of all that determines the run; a checkpoint of another one is refused.
+    """
+
+    def __init__(self, cfg: CfgNode, model: Detector, loader: TrainLoader, out: Path, *, fingerprint: str) -> None:
+        self.cfg = cfg
+        self.model = model
+        self.loader = loader
+        self.out = out
+        self.fingerprint = fingerprint
+        self.optimizer = build_optimizer(cfg, model)
+        self.factor = lr_factor(cfg)
+        self.device = model.pixel_mean.device
+        # bfloat16 has float32's range, so only float16, on a GPU, needs its loss scaled
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=cfg.SOLVER.AMP.ENABLED and self.device.type == "cuda"
+        )
+        self.step = 0
+
+    def train(self, *, resume: bool, progress: ProgressFn | None = None) -> None:
+        """Run the steps that are left.
+
+        Args:
+            resume: go on from the checkpoint in ``out`` if there is one; otherwise start anew.
+
+        Raises:
+            FailureError: the loss is not finite; names the step and the images.
+            Interrupted: SIGTERM came; the state is saved.
+            UserError: the checkpoint belongs to another run.
+        """
+        checkpoint = self.out / CHECKPOINT
+        if resume and checkpoint.is_file():
+            self._load(checkpoint)
+        total, period = self.cfg.SOLVER.MAX_ITER, self.cfg.SOLVER.CHECKPOINT_PERIOD
+        self.model.train()
+        with (
+            self._metrics() as metrics,
+            catch_sigterm() as stop,
+            contextlib.closing(self.loader.batches(self.step, total)) as batches,
+        ):
+            for batch in batches:
+                numbers = self._step(batch)
+                self.step += 1
+                if self.step % _METRICS_PERIOD == 0 or self.step == total:
+                    metrics.write(json.dumps({"step": self.step, **numbers}) + "\n")
+                    metrics.flush()
+                if progress is not None:
+                    progress(self.step, total, {"loss": numbers["loss"]})
+                if stop.requested and self.step < total:
+                    self._save(checkpoint)
+                    raise Interrupted(
+                        f"stopped by SIGTERM after step {self.step} of {total}", hint="run again with --resume to go on"
+                    )
+                if period and self.step % period == 0 and self.step < total:
+                    self._save(checkpoint)
+
+    def _step(self, batch: DetectionBatch) -> dict[str, float]:
+        rate = self.factor(self.step / self.cfg.SOLVER.MAX_ITER)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * rate
+        # the samplers of proposals draw from torch's global generator
+        torch.manual_seed(_mix(self.loader.seed, self.step))
+        kind = torch.float16 if self.device.type == "cuda" else torch.bfloat16
+        with torch.autocast(self.device.type, dtype=kind, enabled=self.cfg.SOLVER.AMP.ENABLED):
+            losses = self.model.losses(batch.images, batch.boxes, batch.classes)
+        loss = torch.stack(list(losses.values())).sum()
+        parts = {name: value.item() for name, value in losses.items()}
+        if not all(math.isfinite(value) for value in parts.values()):
+            bad = ", ".join(f"{name} {value}" for name, value in parts.items() if not math.isfinite(value))
+            raise FailureError(
+                f"the loss is not finite at step {self.step}: {bad}; images {', '.join(map(str, batch.ids))}",
+                hint="lower SOLVER.BASE_LR, lengthen the warmup or clip gradients (SOLVER.CLIP_GRADIENTS.ENABLED True)",
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if self.cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
+            self.scaler.unscale_(self.optimizer)
+            clip_gradients(self.cfg, self.optimizer)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return {"loss": sum(parts.values()), **parts, "lr": self.cfg.SOLVER.BASE_LR * rate}
+
+    def _save(self, path: Path) -> None:
+        state: dict[str, Any] = {
+            "fingerprint": self.fingerprint,
+            "step": self.step,
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        save_checkpoint(path, state)
+
+    def _load(self, path: Path) -> None:
+        state = load_checkpoint(path)
+        if state.get("fingerprint") != self.fingerprint:
+            raise UserError(
+                f"{path} belongs to a run with another config, backbone or data",
+                hint="resume with what it was started with, or choose another --out",
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = state["step"]
+        logger.info("resumed at step %d from %s", self.step, path)
+
+    @contextlib.contextmanager
+    def _metrics(self) -> Iterator[IO[str]]:
+        """metrics.jsonl, open for appending; lines past the step we start from are those of the lost steps."""
+        path = self.out / METRICS
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if self.step and path.is_file() else []
+        write_text(path, "".join(line for line in lines if _step_of(line) <= self.step), durable=False)
+        with path.open("a", encoding="utf-8") as file:
+            yield file
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf  # a line cut off by a kill
+
+
+def _mix(seed: int, step: int) -> int:
+    """A seed for torch from (seed, step), below 2**63; consecutive steps land far apart (SplitMix64's constants)."""
+    value = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**64
+    value ^= value >> 31
+    return (value * 0xD6E8FEB86659FD93 % 2**64) >> 1

@@ -1,0 +1,267 @@
+"""Batches as a pure function of the step: which images, which labels, which crops.
+
+Batch t of a run with N images and B images a step holds positions tB .. tB + B - 1 of an endless stream; position p
+belongs to epoch p // N and is element p % N of that epoch's permutation, itself a hash of (seed, epoch). So the state
+of the loader is the step: a resumed run, and a run with other worker counts, sees the same bytes. (torchdata's
+StatefulDataLoader solves the harder problem of loaders that cannot jump; here it would only add worker snapshots.)
+With W processes, process r takes positions r, r + W, ... of each batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from scaleprior.corpus import Corpus, Fraction, corrupt_labels, decode
+from scaleprior.corpus.hashing import mix64
+from scaleprior.errors import FailureError, UserError
+from scaleprior.pretrain.augment import CropAugmentation, uniforms
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+    from scaleprior.corpus import LabelSpace
+
+__all__ = ["BatchPlan", "ImageSet", "LabelledBatch", "TrainBatches", "batches", "held_out_set", "training_set"]
+
+_STREAM = 0x0DE  # keeps the order's randomness apart from other uses of the seed
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Images of one step on one process.
+
+    Attributes:
+        images: uint8 [b, S, S, 3], channels in INPUT.FORMAT.
+        labels, offsets: CSR of the b images, int64 [M] and [b + 1].
+        rows: indices into the fraction, int64 [b].
+        unreadable: (row, reason) of images that could not be read and are not among the b.
+    """
+
+    images: Tensor
+    labels: Tensor
+    offsets: Tensor
+    rows: Tensor
+    unreadable: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """Which images belong to which step; see the module's text.
+
+    Attributes:
+        images: N. batch_size: B, over all processes. seed: of the order.
+        rank, processes: this process and how many there are, which divides B.
+    """
+
+    images: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    processes: int = 1
+
+    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, epochs) of this process in ``step``: int64 [B / processes] each."""
+        positions = np.arange(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.processes)
+        epochs = positions // self.images
+        rows = np.empty_like(positions)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            rows[chosen] = _permutation(self.images, self.seed, int(epoch))[positions[chosen] % self.images]
+        return rows, epochs
+
+
+@lru_cache(maxsize=2)  # a batch may straddle two epochs
+def _permutation(images: int, seed: int, epoch: int) -> np.ndarray:
+    """Of 0..N-1: the order of their hashes, so it never changes with a NumPy version."""
+    return np.argsort(mix64(_STREAM, seed, epoch, np.arange(images, dtype=np.uint64)), kind="stable")
+
+
+class ImageSet:
+    """Rows ``start`` .. of a fraction with the labels that training or evaluation is to see.
+
+    Attributes:
+        fraction: where the images are. start: its first row here; the set runs to the fraction's end.
+        labels, offsets: CSR, without ancestors. hashes: uint64 [n], of the keys.
+        expand: add ancestors when a batch is made.
+    """
+
+    def __init__(
+        self, fraction: Fraction, labels: np.ndarray, offsets: np.ndarray, *, start: int = 0, expand: bool = True
+    ) -> None:
+        self.fraction = fraction
+        self.start = start
+        self.expand = expand
+        self.hashes = fraction.hashes()[start:]
+        self.offsets = offsets[start:] - offsets[start]
+        self.labels = labels[offsets[start] :]
+
+    def __len__(self) -> int:
+        return len(self.fraction) - self.start
+
+    @property
+    def label_space(self) -> LabelSpace:
+        """What the labels mean."""
+        return self.fraction.label_space
+
+    def key(self, row: int) -> str:
+        """Key of an image; the first call reads all keys, so it is for messages."""
+        return self._keys[self.start + row]
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        return self.fraction.keys()
+
+    def decode(self, row: int, order: str) -> np.ndarray:
+        """uint8 [H, W, 3]. Raises UserError (also ImageError) for an image that cannot be read."""
+        return decode(self.fraction.read(self.start + row), order=order)
+
+    def labels_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """CSR of some rows, with ancestors if ``expand``: int64 labels and offsets [len(rows) + 1]."""
+        counts = self.offsets[rows + 1] - self.offsets[rows]
+        ends = np.cumsum(counts)
+        offsets = np.concatenate(([0], ends)).astype(np.int64)
+        gather = np.repeat(self.offsets[rows] - (ends - counts), counts) + np.arange(offsets[-1])
+        labels = self.labels[gather]
+        if self.expand:
+            labels, offsets = self.label_space.expand(labels, offsets)
+        return labels.astype(np.int64), offsets
+
+
+def training_set(cfg: CfgNode, corpus: Corpus) -> ImageSet:
+    """The fraction that ``cfg.PRETRAIN`` asks for, with its noise.
+
+    Raises:
+        UserError: a fraction larger than the corpus, or one that reaches into the held-out tail.
+    """
+    node = cfg.PRETRAIN
+    tail = node.HELD_OUT.IMAGES if not node.HELD_OUT.CORPUS else 0
+    if node.FRACTION.IMAGES and node.FRACTION.RATIO:
+        raise UserError(
+            f"PRETRAIN.FRACTION has IMAGES {node.FRACTION.IMAGES} and RATIO {node.FRACTION.RATIO}",
+            hint="set one of them",
+        )
+    if node.FRACTION.RATIO:
+        fraction = corpus.fraction(ratio=node.FRACTION.RATIO)
+    else:
+        fraction = corpus.fraction(images=node.FRACTION.IMAGES or len(corpus) - tail)
+    if len(fraction) + tail > len(corpus):
+        raise UserError(
+            f"{len(fraction)} images to train on and the last {tail} to evaluate on overlap in corpus {corpus.name!r} "
+            f"of {len(corpus)} images",
+            hint="make the fraction or PRETRAIN.HELD_OUT.IMAGES smaller, or give PRETRAIN.HELD_OUT.CORPUS",
+        )
+    labels, offsets = fraction.labels()
+    if node.NOISE.RATE or node.NOISE.DROP:
+        labels, offsets = corrupt_labels(
+            labels,
+            offsets,
+            fraction.hashes(),
+            fraction.label_space,
+            rate=node.NOISE.RATE,
+            kind=node.NOISE.KIND,
+            drop=node.NOISE.DROP,
+            seed=node.NOISE.SEED,
+        )
+    return ImageSet(fraction, labels, offsets, expand=node.EXPAND_LABELS)
+
+
+def held_out_set(cfg: CfgNode, corpus: Corpus) -> ImageSet | None:
+    """What to evaluate on, with labels free of artificial noise; None for none.
+
+    Raises:
+        UserError: too few images, or a held-out corpus with another label space.
+    """
+    node = cfg.PRETRAIN.HELD_OUT
+    if not node.IMAGES:
+        return None
+    if not node.CORPUS:
+        whole = corpus.fraction(images=len(corpus))
+        return ImageSet(whole, *whole.labels(), start=len(corpus) - node.IMAGES, expand=cfg.PRETRAIN.EXPAND_LABELS)
+    other = Corpus.open(node.CORPUS)
+    if other.label_space.fingerprint != corpus.label_space.fingerprint:
+        raise UserError(
+            f"PRETRAIN.HELD_OUT.CORPUS {node.CORPUS} has another label space than PRETRAIN.CORPUS",
+            hint="build both with the same hierarchy",
+        )
+    fraction = other.fraction(images=node.IMAGES)
+    return ImageSet(fraction, *fraction.labels(), expand=cfg.PRETRAIN.EXPAND_LABELS)
+
+
+class TrainBatches(Dataset):
+    """Map from step to :class:`LabelledBatch`; picklable, for worker processes.
+
+    Args:
+        cache_bytes: decoded images are kept up to this size; only useful in one process.
+    """
+
+    def __init__(
+        self, images: ImageSet, plan: BatchPlan, augmentation: CropAugmentation, *, order: str, cache_bytes: int = 0
+    ) -> None:
+        self.images = images
+        self.plan = plan
+        self.augmentation = augmentation
+        self.order = order
+        self._room = cache_bytes
+        self._cache: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, step: int) -> LabelledBatch:
+        rows, epochs = self.plan(step)
+        draws = uniforms(self.plan.seed, epochs, self.images.hashes[rows])
+        size = self.augmentation.size
+        crops = np.empty((len(rows), size, size, 3), dtype=np.uint8)
+        good, unreadable = [], []
+        for place, row in enumerate(rows.tolist()):
+            try:
+                stored = self._stored(row)
+            except UserError as e:
+                unreadable.append((row, str(e)))
+                continue
+            crops[len(good)] = self.augmentation.train(stored, draws[place])
+            good.append(row)
+        if len(good) < min(2, len(rows)):
+            row, reason = unreadable[0]
+            raise FailureError(
+                f"step {step}: {len(unreadable)} of {len(rows)} images cannot be read, first {self.images.key(row)!r}: "
+                f"{reason}",
+                hint="check the corpus' files",
+            )
+        rows = np.asarray(good, dtype=np.int64)
+        labels, offsets = self.images.labels_of(rows)
+        return LabelledBatch(
+            torch.from_numpy(crops[: len(good)]),
+            torch.from_numpy(labels),
+            torch.from_numpy(offsets),
+            torch.from_numpy(rows),
+            tuple(unreadable),
+        )
+
+    def _stored(self, row: int) -> np.ndarray:
+        stored = self._cache.get(row)
+        if stored is None:
+            stored = self.augmentation.stored(self.images.decode(row, self.order))
+            if stored.nbytes <= self._room:
+                self._room -= stored.nbytes
+                self._cache[row] = stored
+        return stored
+
+
+def batches(dataset: TrainBatches, start: int, stop: int, *, workers: int) -> Iterator[LabelledBatch]:
+    """Batches of steps ``start`` .. ``stop - 1``, prepared by ``workers`` processes (0: by this one)."""
+    if not workers:
+        yield from map(dataset.__getitem__, range(start, stop))
+        return
+    steps = range(start, stop)
+    yield from DataLoader(dataset, batch_size=None, sampler=steps, num_workers=workers, worker_init_fn=_one_cv2_thread)
+
+
+def _one_cv2_thread(worker: int) -> None:
+    cv2.setNumThreads(1)  # else every worker would start a thread for every core

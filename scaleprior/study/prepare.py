@@ -1,0 +1,203 @@
+"""The data of a study: the corpus index and the detection set, made or checked before any cell starts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scaleprior.corpus import Corpus, World, WorldSpec, build_index, open_source
+from scaleprior.detect.data.coco import DetectionSet, load_coco
+from scaleprior.errors import UserError
+from scaleprior.files import file_sha256
+from scaleprior.progress import ProgressFn
+from scaleprior.study.rungs import Rung, describe_rungs, find_rungs
+from scaleprior.study.spec import CocoSet, StudySpec
+
+__all__ = ["PrepareProgress", "StudyData", "describe_data", "prepare_data"]
+
+PrepareProgress = Callable[[str, int, int], None]
+"""``(what, done, total)`` while data are prepared."""
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """Prepared data, and hashes that stand for it in the cells' keys.
+
+    Attributes:
+        corpus: index folder; None, with 0 images and no fingerprint, in a study of backbones that exist.
+        backbones: the ladder of each architecture in such a study.
+        train, val: (name, JSON, image root) of the detection sets, as ``SCALEPRIOR.DATASETS`` takes them.
+        detection_fingerprint: SHA-256 over both JSON files; images count by their names there.
+        counts: what the report says of the data.
+    """
+
+    corpus: Path | None
+    corpus_images: int
+    corpus_fingerprint: str
+    train: tuple[str, str, str]
+    val: tuple[str, str, str]
+    detection_fingerprint: str
+    counts: Mapping[str, Any]
+    backbones: Mapping[str, tuple[Rung, ...]] = field(default_factory=dict)
+
+
+def prepare_data(spec: StudySpec, out: Path, *, progress: PrepareProgress | None = None) -> StudyData:
+    """Make what is made (synthetic world, index), check what is given; what is already there is kept.
+
+    Raises:
+        UserError: a missing or empty source, a label that is not in the label space, a hierarchy with a cycle, more
+            unreadable images than the corpus allows, a COCO JSON that does not hold together; see :func:`find_rungs`.
+    """
+    world = _world(spec)
+    corpus = _corpus(spec, world, out, progress)
+    rungs = find_rungs(spec, progress=lambda what: _named(progress, what))
+    train, val = _coco_sets(spec, world, out, progress)
+    train_set = _checked(train)
+    val_set = _checked(val)
+    if train_set.class_names != val_set.class_names:
+        raise UserError(
+            f"{train[1]} and {val[1]} have different categories", hint="give two JSON files with the same categories"
+        )
+    digest = hashlib.sha256("".join(file_sha256(s[1]) for s in (train, val)).encode()).hexdigest()
+    counts = {
+        **(_corpus_counts(corpus) if corpus else {}),
+        "detection classes": len(train_set.class_names),
+        "detection images": f"{len(train_set)} to train, {len(val_set)} to evaluate",
+        "boxes": f"{_boxes(train_set)} to train, {_boxes(val_set)} to evaluate",
+    }
+    if corpus is None:
+        return StudyData(None, 0, "", train, val, digest, counts, rungs)
+    return StudyData(corpus.path, len(corpus), corpus.fingerprint, train, val, digest, counts)
+
+
+def _corpus_counts(corpus: Corpus) -> dict[str, Any]:
+    source = corpus.facts["source"]
+    return {
+        "corpus": f"synthetic world, seed {source['seed']}" if source["kind"] == "world" else corpus.name,
+        "corpus images": len(corpus),
+        "labels": len(corpus.label_space),
+        "unreadable images left out": corpus.facts["skipped"]["count"],
+    }
+
+
+def describe_data(spec: StudySpec, data: StudyData, engine: str) -> dict[str, Any]:
+    """What the report shows of the settings."""
+    noise = spec.noise
+    if spec.pretrain is not None:
+        corpus = {"corpus fingerprint": data.corpus_fingerprint[:16]}
+        pretraining = {
+            "label noise": f"{noise['rate']:.0%} wrong ({noise['kind']}), {noise['drop']:.0%} dropped",
+            "ladder": ", ".join(f"{n:,}" for n in spec.ladder),
+        }
+        recipe = {"pretraining recipe": " ".join((spec.pretrain.config, *spec.pretrain.overrides))}
+    else:
+        corpus, pretraining, recipe = {}, describe_rungs(data.backbones), {"pretraining recipe": "none, see backbones"}
+    return {
+        **data.counts,
+        **corpus,
+        "detection fingerprint": data.detection_fingerprint[:16],
+        **pretraining,
+        "seeds": ", ".join(map(str, spec.seeds)),
+        "near-duplicates": "not searched for",
+        **recipe,
+        "fine-tuning recipe": " ".join((spec.finetune.config, *spec.finetune.overrides)),
+        "engine": engine,
+        "threads a cell": spec.threads,
+        "spec": spec.source,
+    }
+
+
+def _world(spec: StudySpec) -> World | None:
+    if spec.corpus is None or spec.corpus.world is None:
+        return None
+    fields = {k: v for k, v in spec.corpus.world.items() if k not in ("seed", "images", "image_size")}
+    for key in ("seed", "images", "image_size"):
+        value = spec.corpus.world.get(key)
+        if type(value) is not int or value < 0:
+            raise UserError(f"study spec {spec.source}: corpus.world.{key} is {value!r}", hint="give a whole number")
+    return World(WorldSpec.from_dict(fields), spec.corpus.world["seed"])
+
+
+def _corpus(spec: StudySpec, world: World | None, out: Path, progress: PrepareProgress | None) -> Corpus | None:
+    section = spec.corpus
+    if section is None:
+        return None
+    if section.index is not None:
+        return Corpus.open(section.index)
+    folder = out / "corpus"
+    if (folder / "corpus.json").is_file():
+        return Corpus.open(folder)
+    if world is not None:
+        assert section.world is not None
+        world.write_corpus(
+            folder,
+            section.world["images"],
+            image_size=section.world["image_size"],
+            progress=_named(progress, "pretraining images"),
+        )
+        return Corpus.open(folder)
+    assert section.source is not None
+    options = dict(section.build)
+    name = options.pop("name", section.source.name)
+    salt = options.pop("salt", "")
+    for key in ("labels", "hierarchy"):
+        if key in options:
+            options[key] = section.source / options[key]  # an absolute path stays as it is
+    source = open_source(section.source, **options)
+    return build_index(
+        source.rows(),
+        folder,
+        label_space=source.label_space,
+        root=source.root,
+        name=name,
+        salt=salt,
+        source={"kind": source.kind, **source.facts},
+        total=source.total,
+        progress=_named(progress, "indexing the corpus"),
+    )
+
+
+def _coco_sets(
+    spec: StudySpec, world: World | None, out: Path, progress: PrepareProgress | None
+) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
+    section = spec.detection
+    if section.world is None:
+        assert section.train is not None
+        assert section.val is not None
+        return _named_set("study_train", section.train), _named_set("study_val", section.val)
+    assert world is not None
+    sets = []
+    for split in ("train", "val"):
+        json_path, root = out / "detection" / split / "instances.json", out / "detection" / split / "images"
+        if not json_path.is_file():
+            json_path, root = world.write_detection(
+                out / "detection",
+                split=split,
+                images=section.world[split],
+                canvas=section.world["canvas"],
+                progress=_named(progress, f"detection images ({split})"),
+            )
+        sets.append((f"study_{split}", str(json_path.absolute()), str(root.absolute())))
+    return sets[0], sets[1]
+
+
+def _named_set(name: str, coco: CocoSet) -> tuple[str, str, str]:
+    return name, str(coco.json.absolute()), str(Path(coco.images).absolute())
+
+
+def _checked(entry: tuple[str, str, str]) -> DetectionSet:
+    name, annotations, root = entry
+    return load_coco(annotations, root, name=name)
+
+
+def _boxes(detection_set: DetectionSet) -> int:
+    return sum(len(r.boxes) for r in detection_set.records)
+
+
+def _named(progress: PrepareProgress | None, what: str) -> ProgressFn | None:
+    if progress is None:
+        return None
+    return lambda done, total, numbers: progress(what, done, total)

@@ -1,0 +1,75 @@
+"""What a study's numbers say, in words: gain over scratch, gain per decade, forecast, capacity."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+from scaleprior.study.report.summary import ArchSummary
+from scaleprior.study.runner import CellState
+
+__all__ = ["describe_cell", "pooled_spread", "study_sentences"]
+
+
+def describe_cell(cell: CellState) -> str:
+    """Architecture, images and seed, for people."""
+    images = f"{cell.images:,} images" if cell.images else "from scratch"
+    return f"{cell.arch}, {images}, seed {cell.seed}"
+
+
+def pooled_spread(summary: ArchSummary) -> float | None:
+    """Seed-to-seed standard deviation of AP: the root mean square over the fractions that have two seeds or more."""
+    points = ((summary.scratch,) if summary.scratch else ()) + summary.points
+    spreads = [(p.spread, len(p.aps) - 1) for p in points if p.spread is not None]
+    if not spreads:
+        return None
+    return math.sqrt(sum(s * s * n for s, n in spreads) / sum(n for _, n in spreads))
+
+
+def study_sentences(summaries: Sequence[ArchSummary]) -> Iterator[str]:
+    """One sentence a finding; says as plainly what is not shown."""
+    for summary in summaries:
+        yield from _gain_over_scratch(summary)
+        yield from _law(summary)
+    yield from _capacity(summaries)
+
+
+def _gain_over_scratch(summary: ArchSummary) -> Iterator[str]:
+    if summary.gain is None:
+        return
+    top = summary.points[-1]
+    sentence = (
+        f"{summary.arch}: pretraining on {top.images:,} images changes AP by {summary.gain:+.2f} over from scratch"
+    )
+    spread = pooled_spread(summary)
+    if spread is not None:
+        relation = "more" if abs(summary.gain) > spread else "not more"
+        sentence += f", {relation} than the seed-to-seed standard deviation of {spread:.2f}"
+    yield sentence + "."
+
+
+def _law(summary: ArchSummary) -> Iterator[str]:
+    if summary.law is None:
+        yield f"{summary.arch}: no law: {summary.why_no_law}."
+        return
+    gain = summary.law.per_decade
+    verdict = "more data helps" if gain.low > 0 else "more data hurts" if gain.high < 0 else "a gain is not shown"
+    yield (
+        f"{summary.arch}: {gain.value:+.2f} AP per tenfold pretraining images at the top of the ladder"
+        f" (90 % interval {gain.low:+.2f} to {gain.high:+.2f}): {verdict}."
+    )
+    images = summary.points[-1].images * 10
+    mean, low, high = (float(v) for v in summary.law.predict(images))
+    yield (
+        f"{summary.arch}: ten times more images ({images:,}) are forecast to give AP {mean:.2f}"
+        f" (90 % interval {low:.2f} to {high:.2f})."
+    )
+
+
+def _capacity(summaries: Sequence[ArchSummary]) -> Iterator[str]:
+    from scaleprior.laws import compare_laws
+
+    fitted = [s for s in summaries if s.law is not None]
+    for first, second in itertools.pairwise(fitted):
+        yield compare_laws(second.law, first.law, names=(second.arch, first.arch)).verdict

@@ -1,0 +1,144 @@
+"""What the terminal shows of a study: bars while it runs, tables of states and results."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from scaleprior.study.runner import CellState, StudyView
+
+if TYPE_CHECKING:
+    from scaleprior.study.report.page import StudyReport
+
+__all__ = ["StudyDisplay", "print_status", "print_summary"]
+
+_STATE_STYLE = {"done": "green", "failed": "red", "running": "yellow", "pending": "dim"}
+
+
+class StudyDisplay:
+    """Progress on standard error: a bar for the study and one for every running cell.
+
+    Where standard error is not a terminal (a log of a batch job), one line is printed for each cell that ends.
+    """
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._ended: set[str] | None = None
+
+    def __enter__(self) -> StudyDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def prepare(self, what: str, done: int, total: int) -> None:
+        """Progress of preparing data."""
+        self._update(f"[bold]{what}", done, total, "")
+        if done == total:
+            self._drop(f"[bold]{what}")
+
+    def cells(self, view: StudyView) -> None:
+        """The state of all cells; called a few times a second."""
+        ended = {c.key: c for c in view.cells if c.state in ("done", "failed")}
+        failed = sum(c.state == "failed" for c in view.cells)
+        self._update("[bold]cells", len(ended), len(view.cells), f"{failed} failed" if failed else "")
+        running = {_title(c): c for c in view.cells if c.state == "running"}
+        for title in [t for t in self._tasks if t not in running and not t.startswith("[bold]")]:
+            self._drop(title)
+        for title, cell in running.items():
+            numbers = " ".join(f"{k} {v:.4g}" for k, v in (cell.numbers or {}).items())
+            self._update(title, cell.done, cell.total, f"{cell.stage} {numbers}")
+        if self._ended is not None and not self._console.is_terminal:
+            for cell in (c for key, c in ended.items() if key not in self._ended):
+                self._console.print(f"{len(ended)}/{len(view.cells)} {_title(cell)}: {cell.state} {_outcome(cell)}")
+        self._ended = set(ended)
+
+    def _update(self, title: str, done: int, total: int, note: str) -> None:
+        if title not in self._tasks:
+            self._tasks[title] = self._progress.add_task(title, total=None, note="")
+        self._progress.update(self._tasks[title], completed=done, total=total or None, note=note)
+
+    def _drop(self, title: str) -> None:
+        self._progress.remove_task(self._tasks.pop(title))
+
+
+def _title(cell: CellState) -> str:
+    images = f"{cell.images:,} images" if cell.images else "from scratch"
+    return f"{cell.arch} {images} seed {cell.seed}"
+
+
+def _outcome(cell: CellState) -> str:
+    if cell.result is not None:
+        seconds = sum(cell.result["seconds"].values())
+        return f"AP {cell.result['detection']['AP']:.2f} in {seconds:.0f} s"
+    return cell.error
+
+
+def print_status(view: StudyView) -> None:
+    """A table of all cells, and what failed."""
+    table = Table(title=f"study {view.name} in {view.folder}")
+    for name, justify in (("cell", "left"), ("state", "left"), ("stage", "left"), ("step", "right"), ("AP", "right")):
+        table.add_column(name, justify=justify)
+    for cell in view.cells:
+        step = f"{cell.done}/{cell.total}" if cell.total and cell.state != "done" else ""
+        ap = f"{cell.result['detection']['AP']:.2f}" if cell.result else ""
+        table.add_row(_title(cell), f"[{_STATE_STYLE[cell.state]}]{cell.state}", cell.stage, step, ap)
+    console = Console()
+    console.print(table)
+    done = sum(c.state == "done" for c in view.cells)
+    console.print(f"{done} of {len(view.cells)} cells are done")
+    _print_failed(console, view)
+
+
+def _print_failed(console: Console, view: StudyView) -> None:
+    for cell in (c for c in view.cells if c.state == "failed"):
+        console.print(f"[red]failed:[/red] {_title(cell)}: {cell.error}", soft_wrap=True)
+
+
+def print_summary(report: StudyReport, *, ran: int | None = None, elapsed: float | None = None) -> None:
+    """The table of AP by architecture and images, the laws in words, what it cost, and where the report is.
+
+    Args:
+        ran: cells that this call ran; 0 is said.
+        elapsed: wall seconds that this call took.
+    """
+    console = Console()
+    if ran == 0 and not report.missing:
+        console.print(f"nothing to do: all {len(report.view.cells)} cells are finished")
+    table = Table(title=f"COCO AP (0-100) of {report.view.name}, mean over seeds ± standard deviation")
+    table.add_column("pretraining images", justify="right")
+    for summary in report.summaries:
+        table.add_column(summary.arch, justify="right")
+    for row in report.table():
+        table.add_row(*row)
+    console.print(table)
+    for sentence in report.sentences:
+        console.print(f"- {sentence}", soft_wrap=True, highlight=False)
+    _print_failed(console, report.view)
+    for missing in report.missing:
+        console.print(f"[red]missing:[/red] {missing}", soft_wrap=True)
+    _print_parts(console, report)
+    if elapsed is not None and ran:
+        console.print(f"{ran} cells ran in {elapsed:.0f} s", highlight=False)
+    console.print(f"report: {report.html}", soft_wrap=True, highlight=False)
+
+
+def _print_parts(console: Console, report: StudyReport) -> None:
+    parts: dict[str, Any] = report.seconds
+    if parts:
+        text = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in parts.items())
+        console.print(f"CPU seconds, all cells: {text}", soft_wrap=True, highlight=False)

@@ -1,0 +1,162 @@
+"""Start the processes of one machine, as Detectron2's ``launch`` does: ``--num-gpus N --dist-url tcp://HOST:PORT``.
+
+:func:`supervise` is the part that does not depend on who starts them: signals go down, errors come up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, spawn
+
+from scaleprior.errors import FailureError, ScalePriorError, UserError
+from scaleprior.files import write_text
+from scaleprior.training.signals import Interrupted
+
+__all__ = ["check_counts", "launch", "supervise"]
+
+_BY_CODE = {kind.exit_code: kind for kind in (FailureError, UserError, Interrupted)}
+
+
+def launch(
+    work: Callable[..., None],
+    args: tuple[Any, ...],
+    *,
+    processes: int,
+    machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+) -> None:
+    """Call ``work(*args)`` in ``processes`` new processes with torchrun's environment variables set; in this one if
+    one process is all there is.
+
+    Args:
+        work: a module-level function, since new processes import it.
+        dist_url: "tcp://HOST:PORT" of machine 0, or "auto": a free port of this machine.
+
+    Raises:
+        UserError: numbers or a URL that make no sense.
+        ScalePriorError: as ``work`` raised it; with several processes see :func:`supervise`.
+    """
+    check_counts(processes, machines, machine_rank, dist_url)
+    if processes * machines == 1:
+        work(*args)
+        return
+    host, port = _meeting_point(dist_url)
+    settings = (processes, machines, machine_rank, host, port)
+    supervise(lambda guarded: spawn(_run, (settings, guarded, args), nprocs=processes), work)
+
+
+def check_counts(processes: int, machines: int, machine_rank: int, dist_url: str) -> None:
+    """Raises UserError for numbers of processes and machines that make no sense, here or under torchrun."""
+    if processes < 1 or machines < 1 or not 0 <= machine_rank < machines:
+        raise UserError(
+            f"{processes} processes on machine {machine_rank} of {machines}",
+            hint="give --num-gpus and --num-machines of at least 1 and a --machine-rank below --num-machines",
+        )
+    if machines > 1 and dist_url == "auto":
+        raise UserError("--dist-url auto works on one machine only", hint="give tcp://HOST:PORT of machine 0")
+    if processes * machines > 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(
+            f"{processes * machines} processes are asked for inside a process that torchrun started",
+            hint="under torchrun leave --num-gpus and --num-machines at 1",
+        )
+
+
+def supervise(start: Callable[[Callable[..., None]], object], work: Callable[..., None]) -> None:
+    """Call ``start(guarded)``, which starts processes by torch.multiprocessing, has each call ``guarded(*args)``, that
+    is ``work(*args)``, and waits for them. SIGTERM is passed on to them meanwhile.
+
+    Raises:
+        ScalePriorError: of the kind and with the text that ``work`` raised in the first process that failed.
+        Interrupted: SIGTERM came before the processes listened. FailureError: another signal ended one.
+        ProcessRaisedException: a process had an error that is not ours; holds its traceback.
+    """
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells of each process it ends
+    with tempfile.TemporaryDirectory(prefix="scaleprior-") as folder, _sigterm_to_children():
+        try:
+            start(_Guarded(work, folder))
+        except (ProcessExitedException, ProcessRaisedException) as e:
+            said = _first_words(Path(folder), e.error_pid)
+            if said is not None:
+                code, text = said.split(" ", 1)
+                raise _BY_CODE.get(int(code), FailureError)(text) from None
+            if isinstance(e, ProcessRaisedException):
+                raise
+            if e.exit_code == -signal.SIGTERM:
+                raise Interrupted("stopped by SIGTERM before training began") from None
+            raise FailureError(str(e), hint="if memory ran out take smaller batches; --resume goes on") from e
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """``work`` that leaves the text of its error, for one line in the parent instead of a traceback in each child."""
+
+    work: Callable[..., None]
+    folder: str
+
+    def __call__(self, *args: Any) -> None:
+        try:
+            self.work(*args)
+        except ScalePriorError as e:
+            write_text(Path(self.folder) / str(os.getpid()), f"{e.exit_code} {e}", durable=False)
+            sys.exit(e.exit_code)
+
+
+def _first_words(folder: Path, pid: int) -> str | None:
+    """What the process said; else what another one did: a crash here may follow from an error there."""
+    words = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("[0-9]*"))}
+    return words.get(str(pid)) or next(iter(words.values()), None)
+
+
+@contextlib.contextmanager
+def _sigterm_to_children() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def pass_on(signum: int, frame: object) -> None:
+        for child in multiprocessing.active_children():
+            child.terminate()
+
+    previous = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous if previous is not None else signal.SIG_DFL)
+
+
+def _meeting_point(dist_url: str) -> tuple[str, int]:
+    if dist_url != "auto":
+        url = urlsplit(dist_url)
+        if url.scheme != "tcp" or not url.hostname or not url.port:
+            raise UserError(f"--dist-url is {dist_url!r}", hint="give tcp://HOST:PORT")
+        return url.hostname, url.port
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return "127.0.0.1", probe.getsockname()[1]
+
+
+def _run(local_rank: int, settings: tuple[int, int, int, str, int], work: Callable[..., None], args: tuple) -> None:
+    processes, machines, machine_rank, host, port = settings
+    os.environ.update(
+        RANK=str(machine_rank * processes + local_rank),
+        LOCAL_RANK=str(local_rank),
+        WORLD_SIZE=str(processes * machines),
+        MASTER_ADDR=host,
+        MASTER_PORT=str(port),
+    )
+    work(*args)

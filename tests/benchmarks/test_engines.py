@@ -1,0 +1,85 @@
+"""benchmarks/engines.py, in small: it runs to its last line, which says all that it found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.detectron2, pytest.mark.slow]
+pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+
+from benchmarks.parity import KINDS
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **env}
+    command = [sys.executable, str(REPO / "benchmarks" / "engines.py"), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
+
+
+def test_the_last_line_says_all() -> None:
+    small = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "SOLVER.IMS_PER_BATCH", "2"]
+    detect_all = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.001"]  # so that AP is a number after two steps
+    done = run(
+        *("--steps", 2, "--seeds", 2, "--depths", 50, "--world", 16, 4, 4, "--jobs", 0, "--set", *small, *detect_all)
+    )
+    assert done.returncode == 0, done.stderr
+    *people, last = done.stdout.splitlines()
+    said = json.loads(last)
+    assert list(said) == ["bench", "figures", "targets", "met", "commit"]
+    assert said["bench"] == "engines"
+    figures, targets = said["figures"], said["targets"]
+    assert set(targets) < set(figures)
+    for engine in ("torchvision", "detectron2"):
+        aps = figures[f"{engine}_ap"]
+        assert len(aps) == 2
+        assert figures[f"{engine}_mean"] == pytest.approx(sum(aps) / 2, abs=1e-3)
+        assert figures[f"{engine}_step_cpu_s"] > 0
+    # two runs each: pooled sd of n = 2, and Student's quantile for 2 degrees of freedom, 4.303
+    (a, b), (c, d) = figures["torchvision_ap"], figures["detectron2_ap"]
+    error = (((a - b) ** 2 / 2 + (c - d) ** 2 / 2) / 2) ** 0.5
+    assert figures["ap_se"] == pytest.approx(error, abs=1e-3)
+    assert figures["ap_t_times_se"] == pytest.approx(4.303 * error, abs=5e-3)
+    assert figures["ap_differences"] == pytest.approx([c - a, d - b], abs=1e-3)
+    assert figures["ap_difference"] == pytest.approx((c + d - a - b) / 2, abs=1e-3)
+    assert targets["ap_difference"] == max(1.0, figures["ap_t_times_se"])
+    maps = {name for name in figures if name.startswith("R-50 ")}
+    assert {name.split()[1] for name in maps} == set(KINDS)
+    assert len(maps) == sum(line.startswith("R-50 ") for line in people) == 9
+    assert figures["feature_difference"] == max(figures[name] for name in maps) <= targets["feature_difference"]
+    assert figures["ap_same_weights"] <= targets["ap_same_weights"]
+    assert said["met"] == all(abs(figures[name]) <= limit for name, limit in targets.items())
+
+
+def test_without_detectron2_it_says_so_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "detectron2.py").write_text("raise ModuleNotFoundError('no', name='detectron2')")
+    done = run(PYTHONPATH=os.pathsep.join((str(tmp_path), str(REPO))))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("benchmarks/engines.py: error: Detectron2 is not installed; install it by https://")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seeds", 1], "--seeds 1; a standard deviation needs 2 at least"),
+        (["--steps", 1], "--steps 1; the time between two steps needs 2 at least"),
+        (
+            ["--data", "nowhere", "--backbone", "no.safetensors", "--depths", "--seeds", 2, "--jobs", 1],
+            "torchvision-0: ",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(words: list[object], said: str) -> None:
+    done = run(*words)
+    assert done.returncode == 2
+    assert f"benchmarks/engines.py: error: {said}" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,164 @@
+"""Order, augmentation and the cache: pure functions of (seed, step), whatever the threads."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from scaleprior.detect.data.coco import DetectionSet, load_coco
+from scaleprior.detect.data.loader import ImageStore, TrainLoader, batch_order, usable
+from scaleprior.detect.data.transforms import ResizeAugmentation, flip, resize, resized_shape
+from scaleprior.errors import UserError
+from tests.detect.conftest import make_coco
+
+_AUGMENTATION = ResizeAugmentation(sizes=(32, 48), sampling="choice", longest=64, direction="horizontal")
+
+
+def _loader(data: DetectionSet, **settings: Any) -> TrainLoader:
+    return TrainLoader([data], _AUGMENTATION, **{"order": "RGB", "batch_size": 3, "seed": 1, **settings})
+
+
+def _flat(loader: TrainLoader, first: int, steps: int) -> list[Any]:
+    return [
+        (b.ids, [i.tolist() for i in b.images], [x.tolist() for x in b.boxes]) for b in loader.batches(first, steps)
+    ]
+
+
+def test_a_resumed_order_goes_on_and_threads_change_nothing(tmp_path: Path) -> None:
+    data = load_coco(*make_coco(tmp_path), name="tiny")
+    whole = _flat(_loader(data), 0, 7)
+    assert whole[4:] == _flat(_loader(data), 4, 7)
+    assert whole == _flat(_loader(data, threads=3, cache_bytes=10_000), 0, 7)
+    assert whole != _flat(_loader(data, seed=2), 0, 7)
+
+
+def test_every_epoch_sees_every_image_once() -> None:
+    batches = list(islice(batch_order([False] * 10, 5, 0, grouping=True), 6))
+    epochs = [sorted(batches[i] + batches[i + 1]) for i in (0, 2, 4)]
+    assert epochs == [list(range(10))] * 3
+    assert batches[0] != batches[2]
+
+
+def test_grouping_keeps_shapes_apart_and_loses_nothing() -> None:
+    landscape = [i % 3 == 0 for i in range(12)]
+    batches = list(islice(batch_order(landscape, 4, 0, grouping=True), 30))
+    assert all(len({landscape[i] for i in batch}) == 1 for batch in batches)
+    counts = np.bincount(np.concatenate(batches), minlength=12)
+    assert counts.max() - counts.min() <= 1
+    mixed = list(islice(batch_order(landscape, 4, 0, grouping=False), 3))
+    assert sorted(np.concatenate(mixed).tolist()) == list(range(12))
+
+
+def test_boxes_follow_the_resized_and_mirrored_image(tmp_path: Path) -> None:
+    data = load_coco(*make_coco(tmp_path), name="tiny")
+    seen = set()
+    for batch in _loader(data).batches(0, 12):
+        for image, boxes, classes in zip(batch.images, batch.boxes, batch.classes):
+            seen.add(image.shape[1])
+            for (x0, y0, x1, y1), cls in zip(boxes.round().int().tolist(), classes.tolist()):
+                # class 3 ("block", 0) was painted (200, 40, 40) in BGR, so blue is channel 2 of RGB
+                middle = image[:, (y0 + y1) // 2, (x0 + x1) // 2].tolist()
+                painted = [[40, 40, 200], [200, 40, 40]]
+                assert middle in painted
+                if len(boxes) == 1:
+                    assert middle == painted[cls]
+    assert seen == {32, 48}
+
+
+def test_boxes_are_cut_to_the_image_and_those_outside_dropped(tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["annotations"][0]["bbox"] = [-8, 16, 200, 16]
+        data["annotations"][1]["bbox"] = [70, 0, 10, 10]
+
+    data = load_coco(*make_coco(tmp_path, images=2, change=change), name="tiny")
+    (batch,) = _loader(data, batch_size=2).batches(0, 1)
+    boxes = dict(zip(batch.ids, batch.boxes))
+    sides = {i: image.shape[1] for i, image in zip(batch.ids, batch.images)}
+    assert boxes[100].tolist() == [[0.0, sides[100] / 4, sides[100], sides[100] / 2]]
+    assert len(boxes[101]) == 1  # of two
+
+
+def test_flip_by_hand() -> None:
+    image = torch.arange(6, dtype=torch.uint8).view(1, 2, 3).expand(3, 2, 3)
+    box = np.array([[0.0, 0.0, 1.0, 2.0]], dtype=np.float32)
+    mirrored, boxes = flip(image, box, "horizontal")
+    assert mirrored[0].tolist() == [[2, 1, 0], [5, 4, 3]]
+    assert boxes.tolist() == [[2.0, 0.0, 3.0, 2.0]]
+    turned, boxes = flip(image, np.array([[0.0, 0.0, 1.0, 1.0]], dtype=np.float32), "vertical")
+    assert turned[0].tolist() == [[3, 4, 5], [0, 1, 2]]
+    assert boxes.tolist() == [[0.0, 1.0, 1.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("size", "limits", "expected"),
+    [
+        ((480, 640), (800, 1333), (800, 1067)),
+        ((480, 1000), (800, 1333), (640, 1333)),
+        ((640, 480), (0, 1333), (640, 480)),
+        ((333, 500), (800, 1333), (800, 1201)),
+    ],
+)
+def test_resized_shape_is_detectron2s(
+    size: tuple[int, int], limits: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert resized_shape(*size, *limits) == expected
+
+
+def test_resize_is_pillows() -> None:
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    theirs = np.asarray(image.fromarray(pixels).resize((33, 24), image.BILINEAR)).astype(int)
+    ours = resize(torch.from_numpy(pixels).permute(2, 0, 1), (24, 33)).permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(ours - theirs).max() <= 1  # both round fixed-point sums, not quite alike
+
+
+def test_range_is_inclusive() -> None:
+    augmentation = ResizeAugmentation(sizes=(10, 12), sampling="range", longest=99, direction="none")
+    draws = [augmentation.draw(np.random.default_rng(i)) for i in range(100)]
+    assert {size for size, _ in draws} == {10, 11, 12}
+    assert not any(mirrored for _, mirrored in draws)
+
+
+def test_crowds_are_not_trained_on_and_empty_images_can_be_kept(tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        data["annotations"] = [a for a in data["annotations"] if a["image_id"] != 100]
+        for annotation in data["annotations"]:
+            annotation["iscrowd"] = int(annotation["image_id"] == 101)
+
+    data = load_coco(*make_coco(tmp_path, change=change), name="tiny")
+    assert usable(data, filter_empty=True) == [2, 3, 4, 5]
+    batches = list(_loader(data, filter_empty=False, batch_size=6).batches(0, 1))
+    counts = dict(zip(batches[0].ids, map(len, batches[0].boxes)))
+    assert counts[100] == counts[101] == 0
+    with pytest.raises(UserError, match="no image of tiny has a box"):
+        _loader(load_coco(*make_coco(tmp_path / "none", change=lambda d: d["annotations"].clear()), name="tiny"))
+
+
+def test_the_cache_spares_reading_and_respects_its_budget(tmp_path: Path) -> None:
+    path, root = make_coco(tmp_path, images=3)
+    data = load_coco(path, root, name="tiny")
+    store = ImageStore(data, order="RGB", cache_bytes=3 * 32 * 32)
+    first = store.load(0, 32, 64, keep=True)
+    store.load(1, 32, 64, keep=True)
+    for file in root.iterdir():
+        file.unlink()
+    assert torch.equal(store.load(0, 32, 64, keep=True), first)
+    with pytest.raises(UserError, match=r"001\.png cannot be read"):
+        store.load(1, 32, 64, keep=True)
+
+
+def test_damaged_and_misdescribed_images_are_named(tmp_path: Path) -> None:
+    path, root = make_coco(tmp_path, images=2)
+    data = load_coco(path, root, name="tiny")
+    (root / "000.png").write_bytes(b"not an image")
+    (root / "001.png").write_bytes((make_coco(tmp_path / "other", side=40)[1] / "001.png").read_bytes())
+    store = ImageStore(data, order="RGB", cache_bytes=0)
+    with pytest.raises(UserError, match=r"image 000\.png: not a JPEG"):
+        store.load(0, 0, 64, keep=True)
+    with pytest.raises(UserError, match=r"001\.png is 40x40, the annotations say 64x64"):
+        store.load(1, 0, 64, keep=True)

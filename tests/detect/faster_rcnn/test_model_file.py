@@ -1,0 +1,145 @@
+"""Backbones into detectors and detectors into files: what matched, what did not, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from scaleprior.backbones.card import Card
+from scaleprior.backbones.names import to_detectron2
+from scaleprior.backbones.spec import ResNetSpec
+from scaleprior.backbones.trunk import build_resnet
+from scaleprior.backbones.weights import save_backbone
+from scaleprior.detect import get_engine
+from scaleprior.detect.faster_rcnn.model import Detector, build_detector
+from scaleprior.detect.faster_rcnn.model_file import fill_backbone, load_model, model_names, read_model_info
+from scaleprior.errors import UserError
+from tests.detect.conftest import tiny_config
+
+_SPEC = ResNetSpec(depth=50, norm="BN", res2_out_channels=16, width_per_group=4)
+
+
+def _backbone() -> dict[str, torch.Tensor]:
+    """Fresh weights in Detectron2's names; norms with numbers that can be told apart."""
+    torch.manual_seed(5)
+    state = to_detectron2(build_resnet(_SPEC, zero_init_last=False).state_dict())
+    return {name: t + 0.1 * torch.rand_like(t) if ".norm." in name else t for name, t in state.items()}
+
+
+def save_tiny_backbone(path: Path, **changes: object) -> Path:
+    """A canonical file for the tiny configs, with fresh weights."""
+    card = Card(
+        **{
+            **{"name": "tiny", "arch": _SPEC, "channel_order": "RGB"},
+            **{"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)},
+            **changes,
+        }
+    )
+    save_backbone(path, _backbone(), card)
+    return path
+
+
+def _model(kind: str) -> Detector:
+    return build_detector(tiny_config(kind).cfg)
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [("FPN", "backbone.bottom_up."), ("C4", "backbone.")])
+def test_every_tensor_of_the_file_lands_in_its_place(kind: str, prefix: str) -> None:
+    model, tensors = _model(kind), _backbone()
+    report = fill_backbone(model, tensors, "file")
+    assert len(report.matched) == len(tensors) == 265
+    assert report.unexpected == ()
+    assert not [name for name in report.missing if ".res" in name or "stem" in name]
+    assert {"proposal_generator.rpn_head.conv.weight", "roi_heads.box_predictor.cls_score.bias"} <= set(report.missing)
+    if kind == "C4":
+        assert "roi_heads.res5.2.conv3.weight" in report.matched
+    state = {theirs: model.state_dict()[ours] for ours, theirs in model_names(model).items()}
+    for name, tensor in tensors.items():
+        place = "roi_heads." if kind == "C4" and name.startswith("res5") else prefix
+        assert torch.equal(state[place + name], tensor)
+    assert str(report).startswith("265 tensors matched, ")
+
+
+def test_stages_without_a_place_are_reported() -> None:
+    narrow = ["MODEL.RESNETS.OUT_FEATURES", "['res2', 'res3']", "MODEL.FPN.IN_FEATURES", "['res2', 'res3']"]
+    maps = ["MODEL.RPN.IN_FEATURES", "['p2', 'p3', 'p4']", "MODEL.ROI_HEADS.IN_FEATURES", "['p2', 'p3']"]
+    anchors = ["MODEL.ANCHOR_GENERATOR.SIZES", "[[8, 16]]"]
+    model = build_detector(tiny_config("FPN", [*narrow, *maps, *anchors]).cfg)
+    report = fill_backbone(model, _backbone(), "file")
+    assert {name.split(".")[0] for name in report.unexpected} == {"res4", "res5"}
+
+
+def test_what_does_not_fit_is_an_error_and_changes_nothing() -> None:
+    model, tensors = _model("FPN"), _backbone()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match=r"none of the 265 tensors of file fits the detector \(it has module\."):
+        fill_backbone(model, {f"module.{name}": tensor for name, tensor in tensors.items()}, "file")
+    partly = {name: tensor for name, tensor in tensors.items() if not name.startswith("res4.5")}
+    with pytest.raises(
+        UserError, match=r"file lacks 15 of the trunk's 265 tensors, first: backbone\.bottom_up\.res4\.5"
+    ):
+        fill_backbone(model, partly, "file")
+    other = {**tensors, "stem.conv1.weight": torch.zeros(32, 3, 7, 7)}
+    with pytest.raises(UserError, match=r"stem\.conv1\.weight \(32, 3, 7, 7\) instead of \(64, 3, 7, 7\)"):
+        fill_backbone(model, other, "file")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def _train(tmp_path: Path, coco_overrides: list[str], weights: Path | None, *overrides: str, kind: str = "FPN") -> Path:
+    loaded = tiny_config(kind, [*coco_overrides, "SOLVER.MAX_ITER", "1", *overrides])
+    return get_engine("torchvision").train(loaded, weights, tmp_path / "run")
+
+
+def test_the_card_is_applied_and_contradictions_are_refused(tmp_path: Path, coco_overrides: list[str]) -> None:
+    bgr = save_tiny_backbone(tmp_path / "bgr.safetensors", channel_order="BGR")
+    with pytest.raises(UserError, match=r"INPUT\.FORMAT is 'RGB'; use INPUT\.FORMAT BGR"):
+        _train(tmp_path, coco_overrides, bgr)
+    with pytest.raises(UserError, match=r"MODEL\.RESNETS\.DEPTH is 101; use MODEL\.RESNETS\.DEPTH 50"):
+        _train(
+            *(tmp_path, coco_overrides, save_tiny_backbone(tmp_path / "rgb.safetensors")),
+            *("MODEL.RESNETS.DEPTH", "101"),
+        )
+    assert not (tmp_path / "run").exists()
+    model = _train(tmp_path, coco_overrides, bgr, "INPUT.FORMAT", "BGR")
+    info = read_model_info(model)
+    assert info.config["INPUT.FORMAT"] == "BGR"
+    assert info.card["name"] == "tiny"
+    assert info.class_names == ("block", "square")
+
+
+def test_frozen_stages_come_out_as_they_went_in(tmp_path: Path, coco_overrides: list[str]) -> None:
+    from safetensors.torch import load_file
+
+    frozen = ["MODEL.BACKBONE.FREEZE_AT", "2", "MODEL.RESNETS.NORM", "FrozenBN"]
+    model = _train(tmp_path, coco_overrides, save_tiny_backbone(tmp_path / "w.safetensors"), *frozen, kind="C4")
+    trained, tensors = load_file(model), _backbone()
+    assert torch.equal(trained["backbone.res2.0.conv1.weight"], tensors["res2.0.conv1.weight"])
+    assert not torch.equal(trained["backbone.res3.0.conv1.weight"], tensors["res3.0.conv1.weight"])
+    assert not torch.equal(trained["roi_heads.res5.0.conv1.weight"], tensors["res5.0.conv1.weight"])
+
+
+def test_the_wrong_kind_of_file_is_named(tmp_path: Path, coco_overrides: list[str]) -> None:
+    backbone = save_tiny_backbone(tmp_path / "w.safetensors")
+    model = _train(tmp_path, coco_overrides, backbone)
+    engine, loaded = get_engine("torchvision"), tiny_config("FPN", coco_overrides)
+    with pytest.raises(UserError, match=r"w\.safetensors is not a trained detector \(perhaps a backbone\)"):
+        engine.evaluate(loaded, backbone, tmp_path / "e")
+    with pytest.raises(UserError, match=r"model\.safetensors is a trained detector, not a backbone"):
+        engine.train(loaded, model, tmp_path / "e")
+    with pytest.raises(UserError, match="model not found"):
+        engine.evaluate(loaded, tmp_path / "none", tmp_path / "e")
+    with pytest.raises(UserError, match="weights not found"):
+        engine.train(loaded, tmp_path / "none.safetensors", tmp_path / "e")
+    with pytest.raises(UserError, match=r"contradicts the trained model: INPUT\.FORMAT is 'BGR'"):
+        engine.evaluate(tiny_config("FPN", [*coco_overrides, "INPUT.FORMAT", "BGR"]), model, tmp_path / "e")
+    assert not (tmp_path / "e").exists()
+    with pytest.raises(UserError, match="does not fit the config"):
+        load_model(model, _model("C4"))
+
+
+def test_classes_follow_the_data_unless_set_otherwise(tmp_path: Path, coco_overrides: list[str]) -> None:
+    with pytest.raises(UserError, match=r"NUM_CLASSES is 80 .* has 2 categories; use MODEL\.ROI_HEADS\.NUM_CLASSES 2"):
+        _train(tmp_path, coco_overrides, None, "MODEL.ROI_HEADS.NUM_CLASSES", "80")
+    assert read_model_info(_train(tmp_path, coco_overrides, None)).config["MODEL.ROI_HEADS.NUM_CLASSES"] == 2

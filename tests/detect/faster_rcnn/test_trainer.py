@@ -1,0 +1,155 @@
+"""Training: determinism, resuming to the bit after a kill, stopping on SIGTERM and on a loss that is not finite."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from scaleprior.detect import get_engine
+from scaleprior.detect.faster_rcnn.trainer import CHECKPOINT, METRICS
+from scaleprior.errors import FailureError, UserError
+from scaleprior.training.signals import Interrupted
+from tests.conftest import REPO
+from tests.detect.conftest import TINY_FPN, data_overrides, make_coco, tiny_config
+
+_RUN = """
+import sys, torch
+from pathlib import Path
+from scaleprior.config import load_config
+from scaleprior.detect import get_engine
+torch.set_num_threads(1)
+out, *overrides = sys.argv[1:]
+def progress(done, total, numbers):
+    print(done, flush=True)
+get_engine("torchvision").train(
+    load_config("COCO-Detection/Base-RCNN-FPN.yaml", overrides), None, Path(out), resume=True, progress=progress)
+"""
+
+
+class _Stop(Exception):
+    """Stands in for a kill within the process."""
+
+
+def _train(out: Path, overrides: list[str], *, stop_after: int | None = None, resume: bool = False) -> Path:
+    def progress(done: int, total: int, numbers: Any) -> None:
+        if done == stop_after:
+            raise _Stop
+
+    return get_engine("torchvision").train(tiny_config("FPN", overrides), None, out, resume=resume, progress=progress)
+
+
+def _same(a: Path, b: Path) -> bool:
+    x, y = load_file(a), load_file(b)
+    return x.keys() == y.keys() and all((x[k] == y[k]).all() for k in x)
+
+
+def test_same_seed_same_bits_and_same_results(tmp_path: Path, coco_overrides: list[str]) -> None:
+    models = [_train(tmp_path / name, coco_overrides) for name in ("a", "b")]
+    assert _same(*models)
+    other = _train(tmp_path / "c", [*coco_overrides, "SEED", "4"])
+    assert not _same(models[0], other)
+    engine, loaded = get_engine("torchvision"), tiny_config("FPN", coco_overrides)
+    results = [engine.evaluate(loaded, model, tmp_path / "e") for model in models]
+    for result in results:
+        result.pop("seconds")
+    assert results[0] == results[1]
+
+
+def test_interrupted_and_resumed_ends_with_the_same_bits(tmp_path: Path, coco_overrides: list[str]) -> None:
+    overrides = [*coco_overrides, "SOLVER.CHECKPOINT_PERIOD", "2"]
+    whole = _train(tmp_path / "whole", overrides)
+    with pytest.raises(_Stop):
+        _train(tmp_path / "part", overrides, stop_after=5)
+    assert (tmp_path / "part" / CHECKPOINT).is_file()
+    with (tmp_path / "part" / METRICS).open("a") as file:  # of steps that the checkpoint does not have, and cut off
+        file.write('{"step": 5, "loss": 0.0}\n{"step": 6, "lo')
+    seen = []
+    resumed = get_engine("torchvision").train(
+        tiny_config("FPN", overrides), None, tmp_path / "part", resume=True, progress=lambda d, t, n: seen.append(d)
+    )
+    assert seen == [5, 6]  # the last checkpoint was after step 4
+    assert _same(whole, resumed)
+    assert not (tmp_path / "part" / CHECKPOINT).exists()
+    rows = [[json.loads(line) for line in (tmp_path / n / METRICS).open()] for n in ("whole", "part")]
+    assert rows[0] == rows[1]
+    assert rows[0][-1]["step"] == 6
+
+
+def test_a_killed_process_goes_on_where_it_was(tmp_path: Path) -> None:
+    overrides = [
+        *data_overrides(*make_coco(tmp_path / "data")),
+        "SOLVER.CHECKPOINT_PERIOD",
+        "1",
+        "SOLVER.MAX_ITER",
+        "30",
+    ]
+    command = [sys.executable, "-c", _RUN, str(tmp_path / "killed"), *TINY_FPN, *overrides]
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        for line in process.stdout:
+            if int(line) == 8:
+                process.send_signal(signal.SIGKILL)
+                break
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=120)
+    first = int(done.stdout.split()[0])
+    assert first >= 8  # at most the step in progress was lost
+    whole = _train(tmp_path / "whole", overrides)
+    assert _same(whole, tmp_path / "killed" / "model.safetensors")
+
+
+def test_sigterm_saves_and_says_so(tmp_path: Path, coco_overrides: list[str]) -> None:
+    def progress(done: int, total: int, numbers: Any) -> None:
+        if done == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+
+    loaded = tiny_config("FPN", coco_overrides)
+    with pytest.raises(Interrupted, match="after step 3 of 6") as caught:
+        get_engine("torchvision").train(loaded, None, tmp_path / "part", progress=progress)
+    assert caught.value.exit_code == 143
+    assert _same(_train(tmp_path / "part", coco_overrides, resume=True), _train(tmp_path / "whole", coco_overrides))
+
+
+def test_a_finished_run_is_not_repeated_and_another_is_refused(tmp_path: Path, coco_overrides: list[str]) -> None:
+    model = _train(tmp_path, coco_overrides)
+    written = model.stat().st_mtime_ns
+    assert _train(tmp_path, coco_overrides, stop_after=1, resume=True) == model
+    assert model.stat().st_mtime_ns == written
+    with pytest.raises(_Stop):
+        _train(tmp_path / "x", [*coco_overrides, "SOLVER.CHECKPOINT_PERIOD", "1"], stop_after=2)
+    with pytest.raises(UserError, match="belongs to a run with another config"):
+        _train(tmp_path / "x", [*coco_overrides, "SOLVER.BASE_LR", "0.02"], resume=True)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_images(tmp_path: Path, coco_overrides: list[str]) -> None:
+    with pytest.raises(FailureError, match=r"not finite at step \d: loss_.*; images 10\d, 10\d; lower SOLVER\.BASE_LR"):
+        _train(tmp_path, [*coco_overrides, "SOLVER.BASE_LR", "1e20", "SOLVER.WARMUP_ITERS", "0"])
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_mixed_precision_is_near_full_precision(tmp_path: Path, coco_overrides: list[str]) -> None:
+    losses = []
+    for number, amp in enumerate(("False", "True")):
+        _train(tmp_path / str(number), [*coco_overrides, "SOLVER.AMP.ENABLED", amp, "SOLVER.MAX_ITER", "1"])
+        losses.append(json.loads((tmp_path / str(number) / METRICS).read_text())["loss"])
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_the_loss_falls(tmp_path: Path, coco_overrides: list[str]) -> None:
+    losses = []
+    settings = {"MAX_ITER": 40, "STEPS": (), "BASE_LR": 0.02, "IMS_PER_BATCH": 6}
+    words = [word for key, value in settings.items() for word in (f"SOLVER.{key}", str(value))]
+    clip = ["SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"]
+    loaded = tiny_config("FPN", [*coco_overrides, *words, *clip])
+    get_engine("torchvision").train(loaded, None, tmp_path, progress=lambda d, t, n: losses.append(n["loss"]))
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])

@@ -1,0 +1,100 @@
+"""The results file that every engine appends to."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaleprior.config import get_cfg
+from scaleprior.detect.results_file import COLUMNS, append_result
+from scaleprior.errors import UserError
+from scaleprior.laws.table import read_table
+
+RESULT = {"AP": 12.3456789, "AP50": 30.0, "AP75": 8.0, "APs": None, "APm": 10.0, "APl": 20.0}
+CARD = {"arch": {"depth": 152}, "images": 1000, "name": "b", "tensors_sha256": "ff"}
+
+
+def config(*words: Any) -> Any:
+    cfg = get_cfg()
+    cfg.merge_from_list(["DATASETS.TEST", ("mine",), *words])
+    return cfg
+
+
+def append(path: Path, run: str, *, cfg: Any = None, card: Any = CARD, seed: int | None = 3) -> None:
+    facts = {"seed": seed, "max_iter": 9, "version": "1", "commit": "c", "run": run}
+    append_result(path, RESULT, cfg=cfg or config(), engine="torchvision", card=card, run=facts)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_an_evaluation_and_laws_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "all.csv"
+    append(path, "a")
+    append(path, "b", card={**CARD, "images": 4000})
+    append(path, "c", card=None)
+    append(path, "a")  # evaluated once more
+    found = rows(path)
+    assert tuple(found[0]) == COLUMNS
+    assert sorted((row["run"], row["images"], row["seed"]) for row in found) == [
+        ("a", "1000", "3"), ("b", "4000", "3"), ("c", "0", "3"),
+    ]  # fmt: skip
+    assert (found[0]["ap"], found[0]["ap_small"], found[0]["arch"]) == ("12.345679", "", "R-152")
+    table = read_table(path)
+    assert sorted(table.series["R-152"].images) == [1000.0, 4000.0]
+    assert table.from_scratch == {"R-50": [12.345679]}
+
+
+def test_several_sets_are_several_rows(tmp_path: Path) -> None:
+    cfg = config("DATASETS.TEST", ("one", "two"))
+    facts = {"seed": 0, "max_iter": 9, "version": "1", "commit": "c", "run": "r"}
+    by_set = {"one": RESULT, "two": {**RESULT, "AP": 1.0}}
+    append_result(tmp_path / "r.csv", by_set, cfg=cfg, engine="x", card=CARD, run=facts)
+    assert [(row["dataset"], row["ap"]) for row in rows(tmp_path / "r.csv")] == [("one", "12.345679"), ("two", "1.0")]
+
+
+def test_nothing_known_of_the_training_is_not_from_scratch(tmp_path: Path) -> None:
+    append(tmp_path / "r.csv", "r", card=None, seed=None)
+    assert rows(tmp_path / "r.csv")[0]["images"] == ""
+    with pytest.raises(UserError, match="column 'images'"):
+        read_table(tmp_path / "r.csv")
+
+
+def test_detectors_on_one_backbone_are_told_apart(tmp_path: Path) -> None:
+    cfg = config()
+    append(tmp_path / "r.csv", "faster", cfg=cfg)
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MASK_ON = "GeneralizedRCNN", True  # Detectron2's configs have these
+    append(tmp_path / "r.csv", "mask", cfg=cfg)
+    cfg.MODEL.ROI_HEADS.NAME = "CascadeROIHeads"
+    append(tmp_path / "r.csv", "cascade", cfg=cfg)
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MASK_ON = "RetinaNet", False
+    append(tmp_path / "r.csv", "retina", cfg=cfg)
+    builder = "build_resnet_backbone"
+    assert [row["detector"] for row in rows(tmp_path / "r.csv")] == [
+        builder, f"{builder}+masks", f"{builder}+CascadeROIHeads+masks", f"{builder}+RetinaNet",
+    ]  # fmt: skip
+
+
+def test_runs_that_end_at_once_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=append, args=(path, str(number))) for number in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert sorted(row["run"] for row in rows(path)) == [str(number) for number in range(8)]
+
+
+def test_a_file_of_another_kind_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"r\.csv has other columns than these rows: a, b; name another file"):
+        append(path, "r")
+    assert path.read_text() == "a,b\n1,2\n"

@@ -1,0 +1,121 @@
+"""The order of images, their labels, and batches that depend on nothing but the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scaleprior.corpus import Corpus
+from scaleprior.errors import FailureError, UserError
+from scaleprior.pretrain.augment import CropAugmentation
+from scaleprior.pretrain.batches import BatchPlan, TrainBatches, batches, held_out_set, training_set
+
+
+@pytest.mark.parametrize(("images", "batch"), [(10, 4), (7, 7), (3, 8), (1, 2)])
+def test_every_epoch_is_a_permutation_and_epochs_differ(images: int, batch: int) -> None:
+    plan = BatchPlan(images, batch, seed=1)
+    rows, epochs = (np.concatenate(parts) for parts in zip(*(plan(step) for step in range(40))))
+    orders = [tuple(rows[epochs == e]) for e in range(epochs.max())]
+    assert all(sorted(order) == list(range(images)) for order in orders)
+    assert len(set(orders)) > 1 or images == 1
+    assert np.all(np.diff(epochs) >= 0)
+
+
+def test_processes_share_each_batch_and_seeds_differ() -> None:
+    whole, epochs = BatchPlan(10, 6, seed=1)(2)
+    parts = [BatchPlan(10, 6, seed=1, rank=r, processes=3)(2) for r in range(3)]
+    assert np.array_equal(np.stack([rows for rows, _ in parts], axis=1).ravel(), whole)
+    assert np.array_equal(np.stack([e for _, e in parts], axis=1).ravel(), epochs)
+    assert not np.array_equal(BatchPlan(10, 6, seed=2)(2)[0], whole)
+
+
+def test_labels_of_equals_a_loop_and_adds_ancestors(small_config: Callable, corpus_folder: Path) -> None:
+    corpus = Corpus.open(corpus_folder)
+    images = training_set(small_config("PRETRAIN.FRACTION.IMAGES", "20").cfg, corpus)
+    rows = np.array([7, 0, 7, 19])
+    labels, offsets = images.labels_of(rows)
+    raw, raw_offsets = corpus.fraction(images=20).labels()
+    for i, row in enumerate(rows):
+        direct = raw[raw_offsets[row] : raw_offsets[row + 1]]
+        expected = {int(x) for d in direct for x in (d, *corpus.label_space.ancestors(int(d)))}
+        assert labels[offsets[i] : offsets[i + 1]].tolist() == sorted(expected)
+        assert len(expected) == 2  # a leaf and its parent
+    flat = training_set(small_config("PRETRAIN.EXPAND_LABELS", "False").cfg, corpus)
+    assert flat.labels_of(rows)[1].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_noise_belongs_to_the_image_not_to_the_fraction(small_config: Callable, corpus_folder: Path) -> None:
+    corpus = Corpus.open(corpus_folder)
+
+    def labels(images: int, **noise: str) -> np.ndarray:
+        opts = [word for key, value in noise.items() for word in (f"PRETRAIN.NOISE.{key}", value)]
+        cfg = small_config("PRETRAIN.FRACTION.IMAGES", str(images), *opts).cfg
+        return training_set(cfg, corpus).labels_of(np.arange(20))[0]
+
+    clean, noisy = labels(20), labels(20, RATE="0.5")
+    assert not np.array_equal(noisy, clean)
+    assert np.array_equal(labels(60, RATE="0.5"), noisy)
+    assert not np.array_equal(labels(20, RATE="0.5", SEED="1"), noisy)
+    assert len(labels(20, DROP="1.0")) == 0
+
+
+def test_held_out_is_the_tail_and_never_overlaps(small_config: Callable, corpus_folder: Path) -> None:
+    corpus = Corpus.open(corpus_folder)
+    tail = ("PRETRAIN.HELD_OUT.IMAGES", "12")
+    cfg = small_config(*tail).cfg
+    train, held_out = training_set(cfg, corpus), held_out_set(cfg, corpus)
+    keys = corpus.fraction(images=60).keys()
+    assert len(train) == 48
+    assert [held_out.key(i) for i in range(len(held_out))] == keys[48:]
+    rows = np.arange(12)
+    everything = training_set(small_config().cfg, corpus)
+    assert np.array_equal(held_out.labels_of(rows)[0], everything.labels_of(rows + 48)[0])
+    assert np.array_equal(held_out.decode(3, "RGB"), everything.decode(51, "RGB"))
+    with pytest.raises(UserError, match=r"50 images to train on and the last 12 to evaluate on overlap"):
+        training_set(small_config(*tail, "PRETRAIN.FRACTION.IMAGES", "50").cfg, corpus)
+    with pytest.raises(UserError, match=r"IMAGES 5 and RATIO 0.5; set one"):
+        training_set(small_config("PRETRAIN.FRACTION.IMAGES", "5", "PRETRAIN.FRACTION.RATIO", "0.5").cfg, corpus)
+    with pytest.raises(UserError, match=r"61 images does not fit"):
+        training_set(small_config("PRETRAIN.FRACTION.IMAGES", "61").cfg, corpus)
+
+
+def make(small_config: Callable, corpus_folder: Path, **options: int) -> TrainBatches:
+    cfg = small_config("PRETRAIN.NOISE.RATE", "0.3").cfg
+    images = training_set(cfg, Corpus.open(corpus_folder))
+    return TrainBatches(images, BatchPlan(60, 8, seed=5), CropAugmentation.from_cfg(cfg), order="RGB", **options)
+
+
+def test_workers_cache_and_resume_change_nothing(small_config: Callable, corpus_folder: Path) -> None:
+    plain = list(batches(make(small_config, corpus_folder), 0, 10, workers=0))
+    variants = [
+        list(batches(make(small_config, corpus_folder), 4, 10, workers=2)),
+        list(batches(make(small_config, corpus_folder, cache_bytes=2**20), 0, 10, workers=0))[4:],
+        list(batches(make(small_config, corpus_folder, cache_bytes=5000), 4, 10, workers=0)),
+    ]
+    for variant in variants:
+        for a, b in zip(plain[4:], variant):
+            assert all(torch.equal(getattr(a, f), getattr(b, f)) for f in ("images", "labels", "offsets", "rows"))
+    assert plain[0].images.shape == (8, 16, 16, 3)
+    assert plain[0].images.dtype == torch.uint8
+    assert not torch.equal(plain[0].images, plain[1].images)
+
+
+def test_unreadable_images_are_left_out_and_reported(
+    small_config: Callable, corpus_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make(small_config, corpus_folder)
+    good = dataset[0]
+    bad = int(good.rows[2])
+    read = type(dataset.images.fraction).read
+    monkeypatch.setattr(type(dataset.images.fraction), "read", lambda f, i: b"junk" if i == bad else read(f, i))
+    batch = dataset[0]
+    assert batch.rows.tolist() == [r for r in good.rows.tolist() if r != bad]
+    assert torch.equal(batch.images, good.images[[0, 1, 3, 4, 5, 6, 7]])
+    assert [row for row, _ in batch.unreadable] == [bad]
+    monkeypatch.setattr(type(dataset.images.fraction), "read", lambda f, i: b"junk")
+    with pytest.raises(FailureError, match=r"step 0: 8 of 8 images cannot be read, first '.*png'"):
+        dataset[0]
