@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import email
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import Distribution
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which the wheel was installed; its dependencies are those of the running environment."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    keep = ("scaleprior", "configs", "model_zoo", "setup.py", "pyproject.toml", "README.md")
+    keep = ("scaleprior", "configs", "model_zoo", "setup.py", "pyproject.toml", "README.md", "LICENSE")
     for name in keep:  # a copy, so that the build leaves nothing in the checkout
         path = REPO / name
         ignore = shutil.ignore_patterns("__pycache__", ".*_cache")
@@ -29,7 +31,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run(["git", "-C", str(source), *words], check=True, capture_output=True)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)]
-    subprocess.run(build, check=True, capture_output=True, text=True)
+    built = subprocess.run([*build, "--verbose"], check=True, capture_output=True, text=True)
+    (folder / "build.log").write_text(built.stdout + built.stderr)
     (wheel,) = folder.glob("*.whl")
     install = [*pip, "install", "--no-deps", "--no-index", "--target", str(folder / "site"), str(wheel)]
     subprocess.run(install, check=True, capture_output=True, text=True)
@@ -46,6 +49,28 @@ def test_the_wheel_holds_every_config_and_the_catalogue(installed: Path) -> None
         if path.is_file() and "__pycache__" not in path.parts:
             assert str(path.relative_to(installed / "source")) in names
     assert not [n for n in names if n.startswith(("tests", "benchmarks"))]
+
+
+def test_the_build_warns_of_nothing(installed: Path) -> None:
+    log = (installed / "build.log").read_text()
+    assert "running build_py" in log  # the verbose log, in which a warning would stand
+    assert "Deprecat" not in log
+    assert "Warning" not in log
+
+
+def test_the_metadata_say_licence_types_and_entry_points(installed: Path) -> None:
+    (folder,) = (installed / "site").glob("scaleprior-*.dist-info")
+    metadata = email.message_from_string((folder / "METADATA").read_text(encoding="utf-8"))
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["License-File"] == "LICENSE"
+    assert (folder / "licenses" / "LICENSE").read_text() == (REPO / "LICENSE").read_text()
+    classifiers = metadata.get_all("Classifier")
+    assert classifiers is not None
+    assert "Typing :: Typed" in classifiers
+    assert not [c for c in classifiers if c.startswith("License ::")]  # deprecated beside an SPDX expression
+    assert (installed / "site" / "scaleprior" / "py.typed").is_file()
+    groups = {e.group for e in Distribution.at(folder).entry_points}
+    assert {"console_scripts", "scaleprior.engines"} <= groups
 
 
 def test_the_installed_package_knows_its_commit(installed: Path, tmp_path: Path) -> None:
