@@ -72,7 +72,7 @@ def data_file(folder: str, name: str) -> Path:
 def load_config(
     path: str | Path | None, overrides: Sequence[str] = (), *, defaults: CfgNode | None = None
 ) -> LoadedConfig:
-    """The defaults, then ``path`` (with its ``_BASE_`` files), then ``KEY VALUE`` overrides.
+    """The defaults, then ``path`` (with its ``_BASE_`` files), then ``KEY VALUE`` overrides; a negative SEED becomes 0.
 
     Args:
         path: a YAML file; a relative name that does not exist here is looked up in ScalePrior's ``configs/``.
@@ -98,6 +98,7 @@ def load_config(
     for key, value in parse_overrides(overrides):
         _set(cfg, key, value, "the command line")
         explicit.add(key)
+    cfg.SEED = max(cfg.SEED, 0)  # the one place that does: whoever reads a resolved config reads a usable seed
     cfg.freeze()
     return LoadedConfig(cfg, frozenset(explicit), source)
 
