@@ -1,4 +1,33 @@
-"""ScalePrior: what more pretraining data is worth to a detector, and how to get that worth into Detectron2."""
+"""ScalePrior: what more pretraining data is worth to a detector, and how to get that worth into Detectron2.
+
+Made for ``import scaleprior as sp``: the names below are imported when they are first used, so that the import itself
+is immediate. docs/python.md shows them at work.
+"""
+
+from typing import TYPE_CHECKING
+
+from scaleprior._lazy import lazy_exports
 
 __version__ = "0.1.0"
-__all__ = ["__version__"]
+
+if TYPE_CHECKING:
+    # The rooms. ``scaleprior.d2`` is not among them: importing it changes Detectron2, so it is asked for by name.
+    from scaleprior import (
+        backbones as backbones,
+        config as config,
+        corpus as corpus,
+        detect as detect,
+        errors as errors,
+        laws as laws,
+        model_zoo as model_zoo,
+        pretrain as pretrain,
+        study as study,
+        training as training,
+    )
+
+    # The verbs and nouns of a user.
+    from scaleprior.corpus.corpus import Corpus as Corpus
+    from scaleprior.laws.compare import compare_laws as compare_laws
+    from scaleprior.laws.fit import fit_law as fit_law
+
+lazy_exports(__name__)

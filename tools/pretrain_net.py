@@ -24,7 +24,7 @@ from scaleprior.config import load_config
 from scaleprior.errors import UserError
 from scaleprior.pretrain import evaluate_pretrained, pretrain
 from scaleprior.progress import progress_bar
-from scaleprior.training.launch import launch
+from scaleprior.training.launching import launch
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

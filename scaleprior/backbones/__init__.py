@@ -1,32 +1,33 @@
 """What we carry: ResNet trunks, their weights in Detectron2's names, and the card that says what they are."""
 
+from typing import TYPE_CHECKING
+
 from scaleprior._lazy import lazy_exports
 
-__getattr__, __all__ = lazy_exports(
-    __name__,
-    {
-        "Card": "card",
-        "Mismatch": "contract",
-        "ReadOptions": "readers.facts",
-        "RefusedFileError": "readers.limits",
-        "ResNetSpec": "spec",
-        "TimmSpec": "arch",
-        "Trunk": "families",
-        "apply_card": "contract",
-        "build_resnet": "trunk",
-        "build_trunk": "families",
-        "check_contract": "contract",
-        "compare_backbones": "compare",
-        "config_lines": "settings",
-        "convert_backbone": "convert",
-        "export_backbone": "export",
-        "freeze_at": "trunk",
-        "from_detectron2": "names",
-        "load_backbone": "weights",
-        "read_backbone": "readers.read",
-        "read_card": "weights",
-        "save_backbone": "weights",
-        "tensors_sha256": "writing",
-        "to_detectron2": "names",
-    },
-)
+if TYPE_CHECKING:
+    from scaleprior.backbones.arch import TimmSpec as TimmSpec
+    from scaleprior.backbones.card import Card as Card
+    from scaleprior.backbones.compare import compare_backbones as compare_backbones
+    from scaleprior.backbones.contract import (
+        Mismatch as Mismatch,
+        apply_card as apply_card,
+        check_contract as check_contract,
+    )
+    from scaleprior.backbones.convert import convert_backbone as convert_backbone
+    from scaleprior.backbones.export import export_backbone as export_backbone
+    from scaleprior.backbones.families import Trunk as Trunk, build_trunk as build_trunk
+    from scaleprior.backbones.names import from_detectron2 as from_detectron2, to_detectron2 as to_detectron2
+    from scaleprior.backbones.readers.facts import ReadOptions as ReadOptions
+    from scaleprior.backbones.readers.limits import RefusedFileError as RefusedFileError
+    from scaleprior.backbones.readers.read import read_backbone as read_backbone
+    from scaleprior.backbones.settings import config_lines as config_lines
+    from scaleprior.backbones.spec import ResNetSpec as ResNetSpec
+    from scaleprior.backbones.trunk import build_resnet as build_resnet, freeze_at as freeze_at
+    from scaleprior.backbones.weights import (
+        load_backbone as load_backbone,
+        read_card as read_card,
+        save_backbone as save_backbone,
+    )
+    from scaleprior.backbones.writing import tensors_sha256 as tensors_sha256
+
+lazy_exports(__name__)

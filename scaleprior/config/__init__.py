@@ -9,17 +9,13 @@ from scaleprior._lazy import lazy_exports
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__getattr__, _ = lazy_exports(
-    __name__,
-    {
-        "LoadedConfig": "load",
-        "add_scaleprior_config": "own",
-        "data_file": "load",
-        "load_config": "load",
-        "parse_overrides": "load",
-    },
-)
-__all__ = ["LoadedConfig", "add_scaleprior_config", "data_file", "get_cfg", "load_config", "parse_overrides"]
+    from scaleprior.config.load import (
+        LoadedConfig as LoadedConfig,
+        data_file as data_file,
+        load_config as load_config,
+        parse_overrides as parse_overrides,
+    )
+    from scaleprior.config.own import add_scaleprior_config as add_scaleprior_config
 
 
 def get_cfg() -> CfgNode:
@@ -33,3 +29,6 @@ def get_cfg() -> CfgNode:
     add_detection_config(cfg)
     add_scaleprior_config(cfg)
     return cfg
+
+
+lazy_exports(__name__)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from scaleprior._lazy import lazy_exports
 
-__getattr__, __all__ = lazy_exports(
-    __name__,
-    {
-        "ByteReader": "shards",
-        "Corpus": "corpus",
-        "Fraction": "fraction",
-        "ImageError": "images",
-        "LabelSpace": "label_space",
-        "ImageRow": "index",
-        "ShardWriter": "shards",
-        "World": "world",
-        "WorldSpec": "world",
-        "build_index": "index",
-        "contact_sheet": "world",
-        "corrupt_labels": "noise",
-        "decode": "images",
-        "hash64": "hashing",
-        "open_source": "importers",
-        "tar_members": "shards",
-    },
-)
+if TYPE_CHECKING:
+    from scaleprior.corpus.corpus import Corpus as Corpus
+    from scaleprior.corpus.fraction import Fraction as Fraction
+    from scaleprior.corpus.hashing import hash64 as hash64
+    from scaleprior.corpus.images import ImageError as ImageError, decode as decode
+    from scaleprior.corpus.importers import open_source as open_source
+    from scaleprior.corpus.index import ImageRow as ImageRow, build_index as build_index
+    from scaleprior.corpus.label_space import LabelSpace as LabelSpace
+    from scaleprior.corpus.noise import corrupt_labels as corrupt_labels
+    from scaleprior.corpus.shards import (
+        ByteReader as ByteReader,
+        ShardWriter as ShardWriter,
+        tar_members as tar_members,
+    )
+    from scaleprior.corpus.world import World as World, WorldSpec as WorldSpec, contact_sheet as contact_sheet
+
+lazy_exports(__name__)

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import torch
-from detectron2.engine import default_setup
-from detectron2.engine import launch as detectron2_launch
+from detectron2.engine import default_setup, launch as detectron2_launch
 from detectron2.utils.events import CommonMetricPrinter, EventStorage, EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 
@@ -26,7 +25,7 @@ from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.pretrain import evaluate_pretrained, pretrain
 from scaleprior.pretrain.recorder import Recorder, cut_lines
 from scaleprior.training.device import resolve_device
-from scaleprior.training.launch import check_counts, supervise
+from scaleprior.training.launching import check_counts, supervise
 from scaleprior.training.processes import join_processes
 
 if TYPE_CHECKING:

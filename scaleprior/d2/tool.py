@@ -22,7 +22,7 @@ from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_train
 from scaleprior.d2.trainer import Trainer
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_json
-from scaleprior.training.launch import check_counts, supervise
+from scaleprior.training.launching import check_counts, supervise
 
 __all__ = ["run"]
 

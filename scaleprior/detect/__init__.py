@@ -1,18 +1,19 @@
 """What we measure: engines that fine-tune and evaluate detectors, COCO-format data, COCO AP."""
 
+from typing import TYPE_CHECKING
+
 from scaleprior._lazy import lazy_exports
 
-__getattr__, __all__ = lazy_exports(
-    __name__,
-    {
-        "DetectionSet": "data.coco",
-        "Engine": "engines",
-        "LoadReport": "faster_rcnn.model_file",
-        "build_detector": "faster_rcnn.model",
-        "coco_ap": "evaluate",
-        "get_engine": "engines",
-        "known_engines": "engines",
-        "load_coco": "data.coco",
-        "resolve_auto": "engines",
-    },
-)
+if TYPE_CHECKING:
+    from scaleprior.detect.data.coco import DetectionSet as DetectionSet, load_coco as load_coco
+    from scaleprior.detect.engines import (
+        Engine as Engine,
+        get_engine as get_engine,
+        known_engines as known_engines,
+        resolve_auto as resolve_auto,
+    )
+    from scaleprior.detect.evaluate import coco_ap as coco_ap
+    from scaleprior.detect.faster_rcnn.model import build_detector as build_detector
+    from scaleprior.detect.faster_rcnn.model_file import LoadReport as LoadReport
+
+lazy_exports(__name__)

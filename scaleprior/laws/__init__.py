@@ -1,16 +1,14 @@
 """What it means: functional forms, fitting, selection, forecasts with intervals, comparison, planning."""
 
+from typing import TYPE_CHECKING
+
 from scaleprior._lazy import lazy_exports
 
-__getattr__, __all__ = lazy_exports(
-    __name__,
-    {
-        "FORMS": "fit",
-        "Estimate": "law",
-        "Law": "law",
-        "compare_laws": "compare",
-        "fit_law": "fit",
-        "plan": "plan",
-        "draw_law": "pictures",
-    },
-)
+if TYPE_CHECKING:
+    from scaleprior.laws.compare import compare_laws as compare_laws
+    from scaleprior.laws.fit import FORMS as FORMS, fit_law as fit_law
+    from scaleprior.laws.law import Estimate as Estimate, Law as Law
+    from scaleprior.laws.pictures import draw_law as draw_law
+    from scaleprior.laws.planning import plan as plan
+
+lazy_exports(__name__)

@@ -1,15 +1,17 @@
 """How we learn: the multi-label loss, the loader, the trainer, and evaluation on held-out images."""
 
+from typing import TYPE_CHECKING
+
 from scaleprior._lazy import lazy_exports
 
-__getattr__, __all__ = lazy_exports(
-    __name__,
-    {
-        "PretrainResult": "run",
-        "Schedule": "schedule",
-        "average_precision": "evaluation",
-        "evaluate_pretrained": "run",
-        "pretrain": "run",
-        "sparse_logistic_loss": "loss",
-    },
-)
+if TYPE_CHECKING:
+    from scaleprior.pretrain.evaluation import average_precision as average_precision
+    from scaleprior.pretrain.loss import sparse_logistic_loss as sparse_logistic_loss
+    from scaleprior.pretrain.run import (
+        PretrainResult as PretrainResult,
+        evaluate_pretrained as evaluate_pretrained,
+        pretrain as pretrain,
+    )
+    from scaleprior.pretrain.schedule import Schedule as Schedule
+
+lazy_exports(__name__)

@@ -1,20 +1,23 @@
 """How a run lives: device, processes, signals, checkpoints and seeds, for pretraining and detection alike."""
 
+from typing import TYPE_CHECKING
+
 from scaleprior._lazy import lazy_exports
 
-__getattr__, __all__ = lazy_exports(
-    __name__,
-    {
-        "Interrupted": "signals",
-        "ProcessGroup": "processes",
-        "StopRequest": "signals",
-        "catch_sigterm": "signals",
-        "join_processes": "processes",
-        "launch": "launch",
-        "load_checkpoint": "checkpoint",
-        "remove_checkpoint": "checkpoint",
-        "resolve_device": "device",
-        "save_checkpoint": "checkpoint",
-        "seed_everything": "seeds",
-    },
-)
+if TYPE_CHECKING:
+    from scaleprior.training.checkpoint import (
+        load_checkpoint as load_checkpoint,
+        remove_checkpoint as remove_checkpoint,
+        save_checkpoint as save_checkpoint,
+    )
+    from scaleprior.training.device import resolve_device as resolve_device
+    from scaleprior.training.launching import launch as launch
+    from scaleprior.training.processes import ProcessGroup as ProcessGroup, join_processes as join_processes
+    from scaleprior.training.seeds import seed_everything as seed_everything
+    from scaleprior.training.signals import (
+        Interrupted as Interrupted,
+        StopRequest as StopRequest,
+        catch_sigterm as catch_sigterm,
+    )
+
+lazy_exports(__name__)

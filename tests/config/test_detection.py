@@ -105,9 +105,7 @@ def _unseen(function: Callable[[CfgNode], Any]) -> Callable[[CfgNode], Any]:
 
 def test_every_key_is_read_by_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Validation looks at every key, so its look-ups do not count: what remains has to use them."""
-    from scaleprior.detect.faster_rcnn import engine as torchvision_engine
-    from scaleprior.detect.faster_rcnn import model
-    from scaleprior.detect.faster_rcnn import model_file as weights
+    from scaleprior.detect.faster_rcnn import engine as torchvision_engine, model, model_file as weights
 
     for module, name in ((model, "check_keys"), (torchvision_engine, "check_keys"), (weights, "fixed_values")):
         monkeypatch.setattr(module, name, _unseen(getattr(module, name)))

@@ -12,11 +12,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from scaleprior.corpus import Corpus, ImageRow, LabelSpace, build_index, hash64
-from scaleprior.corpus import index as index_module
+from scaleprior.corpus import Corpus, ImageRow, LabelSpace, build_index, hash64, index as index_module
 from scaleprior.errors import FailureError, UserError
 from tests.corpus.pictures import class_folders, jpeg, plain_rows
 

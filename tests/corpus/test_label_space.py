@@ -6,8 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from scaleprior.corpus.hierarchy_files import load_open_images, load_wordnet_isa
 from scaleprior.corpus.label_space import LabelSpace

@@ -20,9 +20,7 @@ import yaml
 
 from scaleprior.backbones import ResNetSpec, load_backbone, read_card
 from scaleprior.errors import FailureError, UserError
-from scaleprior.pretrain import evaluate_pretrained, pretrain
-from scaleprior.pretrain import run as run_module
-from scaleprior.pretrain import trainer as trainer_module
+from scaleprior.pretrain import evaluate_pretrained, pretrain, run as run_module, trainer as trainer_module
 from scaleprior.training.signals import Interrupted
 from tests.pretrain.conftest import SMALL, index_images, write_images
 

@@ -11,7 +11,7 @@ import pytest
 from torch.multiprocessing import ProcessRaisedException
 
 from scaleprior.errors import FailureError, UserError
-from scaleprior.training.launch import launch
+from scaleprior.training.launching import launch
 from scaleprior.training.signals import Interrupted
 
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")

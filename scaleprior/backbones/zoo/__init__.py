@@ -1,19 +1,22 @@
 """The zoo: a catalogue of backbones by name, and the way from ``scaleprior://NAME`` to a verified local file."""
 
+from typing import TYPE_CHECKING
+
 from scaleprior._lazy import lazy_exports
 
-__getattr__, __all__ = lazy_exports(
-    __name__,
-    {
-        "Catalogue": "catalogue",
-        "Entry": "entry",
-        "ScalePriorHandler": "handler",
-        "add_backbone": "catalogue",
-        "canonical": "resolve",
-        "fetch": "resolve",
-        "is_uri": "resolve",
-        "load_catalogue": "catalogue",
-        "local_path": "resolve",
-        "register": "handler",
-    },
-)
+if TYPE_CHECKING:
+    from scaleprior.backbones.zoo.catalogue import (
+        Catalogue as Catalogue,
+        add_backbone as add_backbone,
+        load_catalogue as load_catalogue,
+    )
+    from scaleprior.backbones.zoo.entry import Entry as Entry
+    from scaleprior.backbones.zoo.handler import ScalePriorHandler as ScalePriorHandler, register as register
+    from scaleprior.backbones.zoo.resolve import (
+        canonical as canonical,
+        fetch as fetch,
+        is_uri as is_uri,
+        local_path as local_path,
+    )
+
+lazy_exports(__name__)

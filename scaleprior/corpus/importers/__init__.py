@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from scaleprior._lazy import lazy_exports
 
-__getattr__, __all__ = lazy_exports(__name__, {"Source": "source", "open_source": "detect_source"})
+if TYPE_CHECKING:
+    from scaleprior.corpus.importers.detect_source import open_source as open_source
+    from scaleprior.corpus.importers.source import Source as Source
+
+lazy_exports(__name__)

@@ -1,12 +1,11 @@
 """The synthetic world: a corpus and a detection set whose images show the same procedural objects."""
 
+from typing import TYPE_CHECKING
+
 from scaleprior._lazy import lazy_exports
 
-__getattr__, __all__ = lazy_exports(
-    __name__,
-    {
-        "World": "world",
-        "WorldSpec": "spec",
-        "contact_sheet": "world",
-    },
-)
+if TYPE_CHECKING:
+    from scaleprior.corpus.world.spec import WorldSpec as WorldSpec
+    from scaleprior.corpus.world.world import World as World, contact_sheet as contact_sheet
+
+lazy_exports(__name__)

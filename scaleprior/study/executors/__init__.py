@@ -1,12 +1,14 @@
 """What runs the cells of a study."""
 
+from typing import TYPE_CHECKING
+
 from scaleprior._lazy import lazy_exports
 
-__getattr__, __all__ = lazy_exports(
-    __name__,
-    {
-        "Executor": "local",
-        "LocalExecutor": "local",
-        "available_cores": "local",
-    },
-)
+if TYPE_CHECKING:
+    from scaleprior.study.executors.local import (
+        Executor as Executor,
+        LocalExecutor as LocalExecutor,
+        available_cores as available_cores,
+    )
+
+lazy_exports(__name__)
