@@ -8,11 +8,13 @@ from collections.abc import Iterator
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils import comm
 
+from scaleprior.backbones.arch import arch_from_cfg, is_timm_config
 from scaleprior.errors import ScalePriorError, UserError
 
-__all__ = ["check_solver", "detectron2_refuses"]
+__all__ = ["check_builders", "check_solver", "detectron2_refuses"]
 
 
 def check_solver(cfg: CfgNode) -> None:
@@ -35,6 +37,23 @@ def check_solver(cfg: CfgNode) -> None:
             f"{comm.get_world_size()} processes with MODEL.DEVICE cpu; Detectron2 trains in several on GPUs only",
             hint="use --num-gpus 1",
         )
+
+
+def check_builders(cfg: CfgNode) -> None:
+    """Refuse a detector or a backbone that nobody registered, and a trunk that MODEL.TIMM.MODEL cannot name.
+
+    Raises:
+        UserError: names the key and its value.
+    """
+    for key, name, registry in (
+        ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+    ):
+        if name not in registry:
+            known = ", ".join(sorted(name for name, _ in registry))
+            raise UserError(f"{key} is {name!r}, which Detectron2 does not know", hint=f"registered: {known}")
+    if is_timm_config(cfg):
+        arch_from_cfg(cfg)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from torch import nn
 
 from scaleprior.config import LoadedConfig
 from scaleprior.d2.checkpoint import load_detector
-from scaleprior.d2.checks import detectron2_refuses
+from scaleprior.d2.checks import check_builders, detectron2_refuses
 from scaleprior.d2.logs import quiet_stdout, run_log
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training, read_extra
 from scaleprior.d2.trainer import Trainer
@@ -53,6 +53,10 @@ class Detectron2Engine:
     def default_config(self) -> CfgNode:
         """Detectron2's keys and ours."""
         return default_config()
+
+    def check_config(self, cfg: CfgNode) -> None:
+        """The builders that Detectron2 would look up, and the trunk of MODEL.TIMM.MODEL."""
+        check_builders(cfg)
 
     def train(
         self,

@@ -42,6 +42,17 @@ class Engine(Protocol):
         """A fresh config with every key that this engine honours: the ``defaults`` of ``load_config``."""
         ...
 
+    def check_config(self, cfg: CfgNode) -> None:
+        """Refuse what this engine cannot honour, as far as the config alone tells it: before anything is paid for.
+
+        Args:
+            cfg: with the keys that a backbone's card determines as the card wants them.
+
+        Raises:
+            UserError: names the key and its value.
+        """
+        ...
+
     def train(
         self,
         loaded: LoadedConfig,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,9 @@ import numpy as np
 import torch
 
 from scaleprior.backbones.card import Card
-from scaleprior.backbones.contract import check_contract
 from scaleprior.backbones.names import from_detectron2, to_detectron2
 from scaleprior.backbones.spec import ResNetSpec
-from scaleprior.backbones.weights import load_backbone, read_card, save_backbone
+from scaleprior.backbones.weights import load_backbone, save_backbone
 from scaleprior.backbones.zoo import local_path
 from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
@@ -29,7 +28,8 @@ from scaleprior.pretrain.augment import CropAugmentation
 from scaleprior.pretrain.batches import BatchPlan, ImageSet, TrainBatches, held_out_set, training_set
 from scaleprior.pretrain.evaluation import evaluate
 from scaleprior.pretrain.model import Pretrainer, build_optimizer, prior_bias
-from scaleprior.pretrain.recipe import check_config, config_hash, recipe_of
+from scaleprior.pretrain.plan import check_pretraining, parent_card, planned_card
+from scaleprior.pretrain.recipe import config_hash, recipe_of
 from scaleprior.pretrain.recorder import JsonLines, Recorder
 from scaleprior.pretrain.schedule import Schedule, budget_steps
 from scaleprior.pretrain.trainer import CHECKPOINT, PretrainTrainer
@@ -92,19 +92,16 @@ def pretrain(
         Interrupted: SIGTERM; the state is saved. FailureError: a loss that is not finite, too many unreadable images.
     """
     cfg, out = loaded.cfg, Path(out)
-    check_config(cfg)
-    spec = ResNetSpec.from_cfg(cfg)
+    spec, parent = check_pretraining(cfg).arch, parent_card(cfg)
     corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
     images, held_out = training_set(cfg, corpus), held_out_set(cfg, corpus)
     device = resolve_device(cfg.MODEL.DEVICE)
-    _check_amp(cfg, device)
     with join_processes(device) as processes:
         if cfg.PRETRAIN.BATCH_SIZE % processes.size:
             raise UserError(
                 f"PRETRAIN.BATCH_SIZE {cfg.PRETRAIN.BATCH_SIZE} is no multiple of the {processes.size} processes",
                 hint="change either",
             )
-        parent = _parent(cfg)
         identity = _identity(cfg, images, held_out, processes, parent)
         finished = _claim(out, identity, resume=resume)
         processes.wait()  # nobody writes before everybody has looked
@@ -136,13 +133,12 @@ def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> dict[str, floa
         UserError: no finished run there, its labels or trunk are not the config's, or nothing is held out.
     """
     cfg, out = loaded.cfg, Path(out)
-    check_config(cfg)
+    spec = planned_card(cfg).arch
     corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
     held_out = held_out_set(cfg, corpus)
     if held_out is None:
         raise UserError("PRETRAIN.HELD_OUT.IMAGES is 0, nothing to evaluate on", hint="set it above 0")
     state, card = load_backbone(out / BACKBONE)
-    spec = ResNetSpec.from_cfg(cfg)
     head = load_checkpoint(out / HEAD)
     if card.arch != spec or head["label_space"] != corpus.label_space.fingerprint:
         raise UserError(
@@ -155,15 +151,6 @@ def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> dict[str, floa
     model.trunk.load_state_dict(from_detectron2(state), strict=False)
     model.head.load_state_dict(head["head"])
     return _evaluate(cfg, model, held_out, device)
-
-
-def _check_amp(cfg: CfgNode, device: torch.device) -> None:
-    # Measured with torch 2.15 on one CPU thread: two equal runs in bfloat16 differed, so no resume could be exact.
-    if cfg.PRETRAIN.AMP == "bf16" and device.type == "cpu":
-        raise UserError(
-            'PRETRAIN.AMP is "bf16" on a CPU, where bfloat16 runs do not repeat to the bit',
-            hint="use PRETRAIN.AMP off, or a GPU",
-        )
 
 
 def _identity(
@@ -201,21 +188,6 @@ def _claim(out: Path, identity: dict[str, Any], *, resume: bool) -> PretrainResu
 def _finished_result(out: Path, name: str) -> PretrainResult:
     metrics = read_json(out / name, what="result of a run")
     return PretrainResult(out / BACKBONE, metrics, metrics["seconds"], metrics["images_seen"])
-
-
-def _parent(cfg: CfgNode) -> Card | None:
-    """Card of the backbone to start from, checked against the config."""
-    if not cfg.MODEL.WEIGHTS:
-        return None
-    card = read_card(local_path(cfg.MODEL.WEIGHTS))
-    mismatches = check_contract(cfg, card)
-    if mismatches:
-        said = ", ".join(f"{m.key} is {m.config_value!r}" for m in mismatches)
-        raise UserError(
-            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} does not fit the config: {said}",
-            hint="use " + " ".join(m.override for m in mismatches),
-        )
-    return card
 
 
 def _model(cfg: CfgNode, spec: ResNetSpec, labels: int, *, bias: float) -> Pretrainer:
@@ -319,13 +291,8 @@ def _card(cfg: CfgNode, spec: ResNetSpec, trainer: PretrainTrainer, parent: Card
     images, counters = trainer.dataset.images, trainer.counters
     corpus, node, seed = images.fraction.corpus, cfg.PRETRAIN, max(cfg.SEED, 0)
     noise = {"rate": node.NOISE.RATE, "kind": node.NOISE.KIND, "drop": node.NOISE.DROP, "seed": node.NOISE.SEED}
-    return Card(
-        name=f"{spec.name}_{corpus.name}-{len(images)}_seed{seed}",
-        arch=spec,
-        pixel_mean=tuple(cfg.MODEL.PIXEL_MEAN),
-        pixel_std=tuple(cfg.MODEL.PIXEL_STD),
-        channel_order=cfg.INPUT.FORMAT,
-        input_size=node.INPUT.SIZE,
+    return replace(
+        planned_card(cfg, f"{spec.name}_{corpus.name}-{len(images)}_seed{seed}"),
         corpus={"name": corpus.name, "fingerprint": images.fraction.fingerprint},
         images=len(images),
         labels=len(images.label_space),
@@ -333,8 +300,6 @@ def _card(cfg: CfgNode, spec: ResNetSpec, trainer: PretrainTrainer, parent: Card
         epochs=counters.images_seen / len(images),
         steps=counters.step,
         recipe=recipe_of(cfg),
-        seed=seed,
         parent=None if parent is None else {"name": parent.name, "tensors_sha256": parent.tensors_sha256},
-        source="scaleprior pretrain",
         created_by=created_by(),
     )

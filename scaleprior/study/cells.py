@@ -14,6 +14,7 @@ from scaleprior.config import LoadedConfig, load_config
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json
+from scaleprior.pretrain.plan import check_pretraining
 from scaleprior.study.prepare import StudyData
 from scaleprior.study.rungs import Rung
 from scaleprior.study.spec import StageSection, StudySpec
@@ -78,11 +79,13 @@ class Cell:
 def plan_cells(spec: StudySpec, data: StudyData, engine: str) -> list[Cell]:
     """All cells of a study, architecture by architecture, up the ladder, seed by seed.
 
-    Loads every config, so a wrong key or a fraction larger than the corpus is known before anything trains.
+    Loads every config and holds both stages against those who will run them and against each other, so that a wrong
+    key, a trunk that cannot be pretrained or a backbone that fine-tuning would not take is known before anything
+    trains.
 
     Raises:
-        UserError: see :func:`scaleprior.config.load_config`; a ladder that climbs above the corpus; two
-            architectures that are the same.
+        UserError: see :func:`scaleprior.config.load_config`; a config that its stage cannot honour; a ladder that
+            climbs above the corpus; two architectures that are the same.
     """
     if spec.ladder and spec.ladder[-1] > data.corpus_images:
         raise UserError(
@@ -136,8 +139,11 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
     # The contract's "which keys did somebody set" is part of what determines a detector, so it is hashed as well.
     detector = load_config(finetune.config, finetune.overrides, defaults=get_engine(engine).default_config())
     stages = {"finetune": _resolved(detector)}
+    learner = None
     if pretrain is not None:
-        stages["pretrain"] = _resolved(load_config(pretrain.config, pretrain.overrides))
+        learner = load_config(pretrain.config, pretrain.overrides)
+        stages["pretrain"] = _resolved(learner)
+    _check_stages(f"study spec {spec.source}: architecture {arch}", engine, learner, rung, detector)
     determinants = {
         "version": _RECIPE_VERSION,
         "stages": stages,
@@ -163,6 +169,23 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
         weights_sha256=rung.card.tensors_sha256 if rung else "",
         cost=depth * (2.0 if pretrain else 1.0) + images * 1e-9,
     )
+
+
+def _check_stages(
+    where: str, engine: str, learner: LoadedConfig | None, rung: Rung | None, detector: LoadedConfig
+) -> None:
+    """Hold the configs of a cell against the code that will run them, and the backbone against the detector.
+
+    Raises:
+        UserError: what a stage would refuse once its turn came; names the architecture and the key.
+    """
+    try:
+        card = rung.card if rung is not None else None
+        if learner is not None:
+            card = check_pretraining(learner.cfg)
+        get_engine(engine).check_config(detector.cfg if card is None else apply_card(detector, card))
+    except UserError as e:
+        raise UserError(f"{where}: {e}") from e
 
 
 def _backbone(rung: Rung, loaded: LoadedConfig) -> dict[str, Any]:

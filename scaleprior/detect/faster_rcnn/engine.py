@@ -56,6 +56,10 @@ class TorchvisionEngine:
         """See ``engines.Engine.default_config``."""
         return get_cfg()
 
+    def check_config(self, cfg: CfgNode) -> None:
+        """See ``engines.Engine.check_config``."""
+        check_keys(cfg)
+
     def train(
         self,
         loaded: LoadedConfig,

@@ -1,0 +1,81 @@
+"""What a pretraining config will make, known before anything is trained: whether it can, and the card it will write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scaleprior.backbones.card import Card
+from scaleprior.backbones.contract import check_contract
+from scaleprior.backbones.spec import ResNetSpec
+from scaleprior.backbones.weights import read_card
+from scaleprior.backbones.zoo import local_path
+from scaleprior.errors import UserError
+from scaleprior.pretrain.recipe import check_config
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+__all__ = ["check_pretraining", "parent_card", "planned_card"]
+
+
+def check_pretraining(cfg: CfgNode) -> Card:
+    """Refuse what a run would refuse, as far as the config alone tells it; returns :func:`planned_card`.
+
+    Raises:
+        UserError: names the key and its value.
+    """
+    card = planned_card(cfg)
+    parent_card(cfg)
+    _check_amp(cfg)
+    return card
+
+
+def planned_card(cfg: CfgNode, name: str = "the planned backbone") -> Card:
+    """The card of the backbone that ``cfg`` makes, without what only the run can tell (images, steps, hashes).
+
+    What a detector's config must agree with stands in it, so that a study can refuse before it has paid.
+
+    Raises:
+        UserError: the config cannot be pretrained; names the key and its value.
+    """
+    check_config(cfg)
+    return Card(
+        name=name,
+        arch=ResNetSpec.from_cfg(cfg),
+        pixel_mean=tuple(cfg.MODEL.PIXEL_MEAN),
+        pixel_std=tuple(cfg.MODEL.PIXEL_STD),
+        channel_order=cfg.INPUT.FORMAT,
+        input_size=cfg.PRETRAIN.INPUT.SIZE,
+        seed=max(cfg.SEED, 0),
+        source="scaleprior pretrain",
+    )
+
+
+def parent_card(cfg: CfgNode) -> Card | None:
+    """Card of the backbone to start from, checked against the config; None = fresh weights.
+
+    Raises:
+        UserError: ``MODEL.WEIGHTS`` cannot be read or does not fit the config; prints the override lines.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        return None
+    card = read_card(local_path(cfg.MODEL.WEIGHTS))
+    mismatches = check_contract(cfg, card)
+    if mismatches:
+        said = ", ".join(f"{m.key} is {m.config_value!r}" for m in mismatches)
+        raise UserError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} does not fit the config: {said}",
+            hint="use " + " ".join(m.override for m in mismatches),
+        )
+    return card
+
+
+def _check_amp(cfg: CfgNode) -> None:
+    from scaleprior.training.device import resolve_device  # imports torch, which planning does without
+
+    # Measured with torch 2.15 on one CPU thread: two equal runs in bfloat16 differed, so no resume could be exact.
+    if cfg.PRETRAIN.AMP == "bf16" and resolve_device(cfg.MODEL.DEVICE).type == "cpu":
+        raise UserError(
+            'PRETRAIN.AMP is "bf16" on a CPU, where bfloat16 runs do not repeat to the bit',
+            hint="use PRETRAIN.AMP off, or a GPU",
+        )

@@ -1,0 +1,86 @@
+"""What a study refuses when its cells are planned: before any of them has cost anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scaleprior.errors import UserError
+from scaleprior.study import load_spec
+from scaleprior.study.cells import plan_cells
+from scaleprior.study.prepare import prepare_data
+from tests.study.conftest import TINY, run_study_command, write_spec
+
+CLIP = {"MODEL.BACKBONE.NAME": "build_timm_fpn_backbone", "MODEL.TIMM.MODEL": "resnet50_clip"}
+
+
+def overridden(stage: str, **changes: Any) -> dict[str, Any]:
+    """A stage of the tiny study with changed overrides; "__" stands for "."."""
+    words = {key.replace("__", "."): value for key, value in changes.items()}
+    return {stage: {**TINY[stage], "overrides": {**TINY[stage]["overrides"], **words}}}
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tiny study's data lie; they are the same for every plan."""
+    return tmp_path_factory.mktemp("planned")
+
+
+def plan(tmp_path: Path, data: Path, engine: str = "torchvision", **changes: Any) -> list[Any]:
+    spec = load_spec(write_spec(tmp_path, **changes))
+    return plan_cells(spec, prepare_data(spec, data), engine)
+
+
+def test_the_tiny_study_is_planned(tmp_path: Path, planned: Path) -> None:
+    assert [cell.images for cell in plan(tmp_path, planned)] == [0, 16, 32, 64]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            overridden("pretrain", MODEL__PIXEL_MEAN=[1.0, 2.0, 3.0], MODEL__PIXEL_STD=[1.0, 1.0, 1.0]),
+            r"contradicts the card of backbone the planned backbone: MODEL.PIXEL_MEAN is \[127.5, .*"
+            r"use MODEL.PIXEL_MEAN '\[1.0, 2.0, 3.0\]'",
+        ),
+        (overridden("pretrain", INPUT__FORMAT="BGR") | overridden("finetune", INPUT__FORMAT="RGB"), "INPUT.FORMAT BGR"),
+        (overridden("pretrain", MODEL__RESNETS__WIDTH_PER_GROUP=8), "use MODEL.RESNETS.WIDTH_PER_GROUP 8"),
+        (overridden("pretrain", PRETRAIN__AMP="bf16", MODEL__DEVICE="cpu"), r'PRETRAIN.AMP is "bf16" on a CPU'),
+        (overridden("pretrain", PRETRAIN__BATCH_SIZE=0), "PRETRAIN.BATCH_SIZE is 0"),
+        (overridden("pretrain", MODEL__WEIGHTS="none.safetensors"), "weights not found: .*none.safetensors"),
+        (
+            overridden("finetune", SOLVER__LR_SCHEDULER_NAME="Cyclic"),
+            "SOLVER.LR_SCHEDULER_NAME is 'Cyclic'; that needs",
+        ),
+        ({"architectures": {"R-50": {"MODEL.RESNETS.NORM": "FrozenBN"}}}, "NORM is 'FrozenBN': pretraining needs"),
+    ],
+)
+def test_what_a_stage_would_refuse_is_refused_by_the_plan(
+    tmp_path: Path, planned: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=rf"tiny.yaml: architecture R-50: .*{message}"):
+        plan(tmp_path, planned, **changes)
+
+
+def test_study_run_ends_with_exit_code_2_and_trains_nothing(tmp_path: Path) -> None:
+    """A trunk for fine-tuning alone: until now the ladder pretrained plain ResNets, and was refused afterwards."""
+    finetune = {**TINY["finetune"], "overrides": {**TINY["finetune"]["overrides"], **CLIP}}
+    run = run_study_command(write_spec(tmp_path, finetune=finetune), tmp_path / "out", "--jobs", "1")
+    assert run.returncode == 2
+    (line,) = [text for text in run.stderr.splitlines() if "error" in text]
+    assert "architecture R-50: " in line
+    assert "MODEL.BACKBONE.NAME" in line
+    assert not list((tmp_path / "out").glob("cells/*/pretrain"))
+    assert not (tmp_path / "out" / "results.csv").exists()
+
+
+@pytest.mark.detectron2
+def test_detectron2s_builders_are_looked_up_first(tmp_path: Path, planned: Path) -> None:
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    finetune = overridden("finetune", MODEL__META_ARCHITECTURE="FasterMask")
+    with pytest.raises(
+        UserError, match="META_ARCHITECTURE is 'FasterMask', which Detectron2 does not know; registered"
+    ):
+        plan(tmp_path, planned, "detectron2", **finetune)
