@@ -37,6 +37,8 @@ def _doctor(args: argparse.Namespace) -> int:
     print(f"{'cores':18} {findings['cores']}")
     print(f"{'gpus':18} {', '.join(findings['gpus']) or 'none'}")
     print(f"{'detectron2':18} {findings['detectron2'] or 'not installed'}")
+    print(f"{'engines':18} {', '.join(findings['engines'])}")
+    print(f"{'executors':18} {', '.join(findings['executors'])}")
     for name, state in findings["data"].items():
         print(f"{name:18} {state}")
     print()
@@ -48,6 +50,9 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def examine() -> dict[str, Any]:
     """Look at the machine and the environment; tries what can break in a way that versions do not show."""
+    from scaleprior.detect.engines import known_engines
+    from scaleprior.study.executors import known_executors
+
     libraries = {name: _version(name) for name in _LIBRARIES}
     missing = [name for name, version in libraries.items() if version is None]
     pair = _try_torchvision()
@@ -76,6 +81,8 @@ def examine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpus": _gpus() if not complete else [],
         "detectron2": detectron2,
+        "engines": known_engines(),
+        "executors": known_executors(),
         "data": {"DETECTRON2_DATASETS": f"{root} ({'found' if root.is_dir() else 'absent'})"},
         "checks": checks,
         "ok": not complete,

@@ -26,4 +26,4 @@ def _quickstart(args: argparse.Namespace) -> int:
     from scaleprior.study import load_spec
 
     command = f"scaleprior quickstart --out {args.out}"
-    return run_and_report(load_spec(_SPEC), args.out, jobs=args.jobs, engine=None, as_json=args.json, command=command)
+    return run_and_report(load_spec(_SPEC), args.out, jobs=args.jobs, as_json=args.json, command=command)

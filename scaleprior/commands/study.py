@@ -6,8 +6,12 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scaleprior.errors import FailureError
+
+if TYPE_CHECKING:
+    from scaleprior.study import StudySpec
 
 __all__ = ["register", "run_and_report"]
 
@@ -21,7 +25,8 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     run.add_argument("spec", help="study spec (YAML); a name such as studies/quickstart.yaml finds a shipped one")
     run.add_argument("--out", type=Path, help="the study's folder (default: the spec's name)")
     run.add_argument("--jobs", type=int, metavar="N", help="cells at a time (default: as many as cores or GPUs allow)")
-    run.add_argument("--engine", choices=["auto", "torchvision", "detectron2"], help="overrides the spec's engine")
+    run.add_argument("--engine", metavar="NAME", help="auto, torchvision, detectron2, ...: overrides the spec's engine")
+    run.add_argument("--executor", metavar="NAME", help="what runs the cells: overrides the spec's executor")
     run.add_argument("--json", action="store_true", help="print the results as JSON")
     run.add_argument("opts", nargs="*", metavar="KEY VALUE", help="override keys of the spec: seeds '[0, 1]'")
     run.set_defaults(handler=_run)
@@ -43,11 +48,18 @@ def _run(args: argparse.Namespace) -> int:
 
     spec = load_spec(args.spec, args.opts)
     out = args.out or Path(spec.name)
-    return run_and_report(spec, out, jobs=args.jobs, engine=args.engine, as_json=args.json)
+    return run_and_report(spec, out, jobs=args.jobs, engine=args.engine, executor=args.executor, as_json=args.json)
 
 
 def run_and_report(
-    spec: object, out: Path, *, jobs: int | None, engine: str | None, as_json: bool, command: str | None = None
+    spec: StudySpec,
+    out: Path,
+    *,
+    jobs: int | None,
+    as_json: bool,
+    engine: str | None = None,
+    executor: str | None = None,
+    command: str | None = None,
 ) -> int:
     """Run a study with a display on the terminal, write its report, print the table.
 
@@ -60,7 +72,15 @@ def run_and_report(
 
     started = time.monotonic()
     with StudyDisplay() as display:
-        outcome = run_study(spec, out, jobs=jobs, engine=engine, show=display.cells, prepare_progress=display.prepare)
+        outcome = run_study(
+            spec,
+            out,
+            jobs=jobs,
+            engine=engine,
+            executor=executor,
+            show=display.cells,
+            prepare_progress=display.prepare,
+        )
     if not any(cell.state == "done" for cell in outcome.view.cells):
         errors = "; ".join(sorted({cell.error for cell in outcome.view.cells}))
         raise FailureError(f"every cell of {out} failed: {errors}", hint="repair the cause and run again")

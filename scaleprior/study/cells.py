@@ -125,17 +125,18 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
     network = spec.architectures[arch]
     pretrain = None
     if images and spec.pretrain is not None:
+        assert data.corpus is not None
         own = (
-            "PRETRAIN.CORPUS", str(data.corpus), "PRETRAIN.FRACTION.IMAGES", repr(images),
+            "PRETRAIN.CORPUS", str(data.corpus.absolute()), "PRETRAIN.FRACTION.IMAGES", repr(images),
             "PRETRAIN.NOISE.RATE", repr(spec.noise["rate"]), "PRETRAIN.NOISE.KIND", repr(spec.noise["kind"]),
             "PRETRAIN.NOISE.DROP", repr(spec.noise["drop"]), "SEED", repr(seed),
         )  # fmt: skip
-        pretrain = StageSection(spec.pretrain.config, spec.pretrain.overrides + network + own)
+        pretrain = StageSection(_found(spec.pretrain.config), spec.pretrain.overrides + network + own)
     own = (
         "SCALEPRIOR.DATASETS", repr([list(data.train), list(data.val)]),
         "DATASETS.TRAIN", repr((data.train[0],)), "DATASETS.TEST", repr((data.val[0],)), "SEED", repr(seed),
     )  # fmt: skip
-    finetune = StageSection(spec.finetune.config, spec.finetune.overrides + network + own)
+    finetune = StageSection(_found(spec.finetune.config), spec.finetune.overrides + network + own)
     # The contract's "which keys did somebody set" is part of what determines a detector, so it is hashed as well.
     detector = load_config(finetune.config, finetune.overrides, defaults=get_engine(engine).default_config())
     stages = {"finetune": _resolved(detector)}
@@ -186,6 +187,11 @@ def _check_stages(
         get_engine(engine).check_config(detector.cfg if card is None else apply_card(detector, card))
     except UserError as e:
         raise UserError(f"{where}: {e}") from e
+
+
+def _found(config: str) -> str:
+    """A file of the user's by its full path, because a cell may run in another folder; ScalePrior's own by its name."""
+    return str(Path(config).absolute()) if Path(config).is_file() else config
 
 
 def _backbone(rung: Rung, loaded: LoadedConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from scaleprior.detect.engines import get_engine
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import remove_leftovers
 from scaleprior.study.cells import Cell, plan_cells
-from scaleprior.study.executors.local import Executor, LocalExecutor, available_cores
+from scaleprior.study.executors.executor import Executor, get_executor
 from scaleprior.study.prepare import describe_data, prepare_data
 from scaleprior.study.spec import StudySpec
 from scaleprior.study.store import StudyStore
@@ -76,7 +76,7 @@ def run_study(
     *,
     jobs: int | None = None,
     engine: str | None = None,
-    executor: Executor | None = None,
+    executor: Executor | str | None = None,
     show: Callable[[StudyView], None] | None = None,
     prepare_progress: Callable[[str, int, int], None] | None = None,
 ) -> StudyOutcome:
@@ -84,8 +84,9 @@ def run_study(
 
     Args:
         out: the study's folder; made if absent, gone on with if it holds this study.
-        jobs: cells at a time; by default as many as the cores (or GPUs) allow.
+        jobs: cells at a time; by default what the executor takes (the local one: as many as cores or GPUs allow).
         engine: overrides the spec's.
+        executor: a name overrides the spec's; an :class:`Executor` that was made already is taken as it is.
         show: called a few times a second with the state of all cells.
         prepare_progress: called with (what, done, total) while data are prepared.
 
@@ -96,6 +97,7 @@ def run_study(
         raise UserError(f"--jobs is {jobs}", hint="give a whole number of at least 1")
     name = engine or spec.engine
     get_engine(name)  # one that is not there should leave no folder behind
+    place = _executor(spec, executor, jobs)
     with StudyStore.create(out, name=spec.name, identity=_identity(spec)) as store, store.lock():
         remove_leftovers(out, recursive=False)
         resolved = _resolve_engine(store, name)
@@ -105,10 +107,11 @@ def run_study(
         store.set_meta("spec", json.dumps(spec.raw))
         store.set_meta("spec_source", spec.source)
         store.set_meta(
-            "facts", json.dumps({**describe_data(spec, data, resolved), "command": _command(spec, out, engine)})
+            "facts",
+            json.dumps({**describe_data(spec, data, resolved), "command": _command(spec, out, engine, executor)}),
         )
         store.set_meta("plan", json.dumps([[c.key, c.arch, c.images, c.seed, c.folder_name] for c in cells]))
-        ran = _run_missing(store, cells, executor or _local_executor(spec, jobs), show)
+        ran = _run_missing(store, cells, place, show)
         return StudyOutcome(study_status(out, store), ran)
 
 
@@ -131,9 +134,10 @@ def study_status(folder: Path, store: StudyStore | None = None) -> StudyView:
     return StudyView(folder, store.meta("name") or "", tuple(states), json.loads(store.meta("facts") or "{}"))
 
 
-def _command(spec: StudySpec, out: Path, engine: str | None) -> str:
+def _command(spec: StudySpec, out: Path, engine: str | None, executor: Executor | str | None) -> str:
     """The words that run this very study again, ready for a shell."""
     chosen = ["--engine", engine] if engine else []
+    chosen += ["--executor", executor] if isinstance(executor, str) else []
     return shlex.join(["scaleprior", "study", "run", spec.source, "--out", str(out), *chosen, *spec.overrides])
 
 
@@ -158,17 +162,18 @@ def _resolve_engine(store: StudyStore, name: str) -> str:
     return resolved
 
 
-def _local_executor(spec: StudySpec, jobs: int | None) -> LocalExecutor:
-    import torch
-
-    gpus = torch.cuda.device_count()
-    return LocalExecutor(jobs or gpus or max(1, available_cores() // spec.threads), gpus=gpus)
+def _executor(spec: StudySpec, wanted: Executor | str | None, jobs: int | None) -> Executor:
+    if wanted is not None and not isinstance(wanted, str):
+        return wanted
+    name = wanted or spec.executor.name
+    options = spec.executor.options if name == spec.executor.name else {}  # those are of the executor they stand by
+    return get_executor(name, jobs=jobs, threads=spec.threads, options=options)
 
 
 def _run_missing(
     store: StudyStore, cells: Sequence[Cell], executor: Executor, show: Callable[[StudyView], None] | None
 ) -> int:
-    folders = {store.folder / "cells" / cell.folder_name: cell for cell in cells}
+    folders = {store.folder.absolute() / "cells" / cell.folder_name: cell for cell in cells}  # as others see them
     _take_in_finished(store, folders)
     records = store.records()
     missing = {folder: cell for folder, cell in folders.items() if records[cell.key].state != "done"}

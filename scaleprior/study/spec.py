@@ -19,13 +19,14 @@ from typing import Any
 import yaml
 
 from scaleprior.errors import UserError
+from scaleprior.study.executors.executor import ExecutorChoice
 
 __all__ = ["BackboneSection", "CocoSet", "CorpusSection", "DetectionSection", "StageSection", "StudySpec", "load_spec"]
 
 _SECTIONS = {
     "": {
         "name", "corpus", "detection", "ladder", "scratch", "architectures", "seeds", "noise", "pretrain", "finetune",
-        "engine", "threads", "backbones",
+        "engine", "executor", "threads", "backbones",
     },
     "corpus": {"world", "source", "index", "labels", "label_column", "hierarchy", "split", "name", "salt"},
     "corpus.world": None,  # checked by the world itself, which knows its fields
@@ -36,6 +37,7 @@ _SECTIONS = {
     "noise": {"rate", "kind", "drop"},
     "pretrain": {"config", "overrides"},
     "finetune": {"config", "overrides"},
+    "executor": None,  # its name and its own options, which it knows
     "backbones": None,  # architecture -> list of backbones
     "backbones[]": {"weights", "images", "supervision"},
 }  # fmt: skip
@@ -113,7 +115,8 @@ class StudySpec:
         architectures: name -> overrides of config keys that make it.
         seeds: one cell is run per architecture, fraction and seed.
         noise: ``rate`` of wrong labels in [0, 1), ``kind`` uniform or sibling, ``drop`` of labels in [0, 1).
-        engine: ``auto``, ``torchvision`` or ``detectron2``.
+        engine: ``auto``, ``torchvision``, ``detectron2`` or another that an installed package announces.
+        executor: what runs the cells, and where; it does not change what they compute.
         threads: CPU threads of one cell. Part of what determines a result: sums in another order differ in the
             last bits.
         source, raw, overrides: the file, its content with the overrides in it, and those ``KEY VALUE`` words.
@@ -135,6 +138,7 @@ class StudySpec:
     raw: Mapping[str, Any]
     backbones: Mapping[str, tuple[BackboneSection, ...]] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
+    executor: ExecutorChoice = field(default_factory=ExecutorChoice)
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
@@ -208,6 +212,7 @@ class _Reader:
             pretrain=self._stage("pretrain") if pretrains else None,
             finetune=self._stage("finetune"),
             engine=self._get(self.raw, "engine", str, "auto"),
+            executor=self._executor(),
             threads=self._positive("threads", 1),
             source=str(self.path),
             raw=self.raw,
@@ -323,6 +328,13 @@ class _Reader:
         if type(value) is not int or value < 1:
             raise self._fail(f"{key} is {value!r}", "give a whole number of at least 1")
         return value
+
+    def _executor(self) -> ExecutorChoice:
+        node = self.raw.get("executor", "local")
+        node = {"name": node} if isinstance(node, str) else node
+        if not isinstance(node, dict) or not isinstance(node.get("name"), str):
+            raise self._fail(f"executor is {node!r}", "give its name, or {name: NAME} with its own options")
+        return ExecutorChoice(node["name"], {str(k): v for k, v in node.items() if k != "name"})
 
     def _noise(self) -> Mapping[str, Any]:
         node = {"rate": 0.0, "kind": "uniform", "drop": 0.0, **(self._section("noise") or {})}

@@ -1,4 +1,6 @@
-"""One cell from start to end: pretrain, fine-tune, evaluate. Runs in a process of its own.
+"""One cell from start to end: pretrain, fine-tune, evaluate. Runs in a process of its own::
+
+    python -m scaleprior.study.worker CELL_FOLDER
 
 Each stage is skipped when its final file is there and goes on from its last checkpoint when that is there, so a cell
 can be killed at any moment and started again.
@@ -6,13 +8,16 @@ can be killed at any moment and started again.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import fcntl
 import json
 import logging
 import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +34,32 @@ from scaleprior.pretrain import pretrain
 from scaleprior.progress import ProgressFn
 from scaleprior.study.cells import Cell
 
-__all__ = ["run_cell"]
+__all__ = ["main", "run_cell"]
 
 logger = logging.getLogger(__name__)
 
 _REPORT_SECONDS = 0.3
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one cell; what it prints goes to the folder's ``log.txt``.
+
+    Returns:
+        0 done, 1 failed (the folder has an ``error.json``), 2 for a folder that holds no cell.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m scaleprior.study.worker",
+        description="Run one cell of a study, on any machine that sees its folder and the data under the same paths.",
+    )
+    parser.add_argument("folder", type=Path, metavar="CELL_FOLDER", help="OUT/cells/NAME, which holds a cell.json")
+    folder = parser.parse_args(argv).folder
+    if not (folder / "cell.json").is_file():
+        parser.error(f"{folder} holds no cell.json; `scaleprior study run` writes it")
+    return run_cell(folder)
+
+
 def run_cell(folder: Path) -> int:
-    """Run the cell described in ``folder/cell.json``.
+    """Run the cell described in ``folder/cell.json``; a cell that has its result already is left as it is.
 
     Leaves ``result.json`` (what was measured, what it cost) or ``error.json`` (why not), and ``log.txt``.
 
@@ -45,6 +67,19 @@ def run_cell(folder: Path) -> int:
         0 when the result is there, 1 when the error is.
     """
     _redirect_output(folder / "log.txt")
+    with _alone(folder):
+        return 0 if (folder / "result.json").is_file() else _attempt(folder)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process works on this cell: a batch system may still run it for a runner that was killed."""
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _attempt(folder: Path) -> int:
     (folder / "error.json").unlink(missing_ok=True)
     remove_leftovers(folder)
     try:
@@ -164,3 +199,7 @@ def _redirect_output(path: Path) -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
     )
     logger.info("process %d starts: %s", os.getpid(), json.dumps({"folder": path.parent.name}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,25 +13,12 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-__all__ = ["Executor", "LocalExecutor", "available_cores"]
+__all__ = ["LocalExecutor", "available_cores"]
 
 _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 20.0
-
-
-class Executor(Protocol):
-    """What the runner needs of a place to run cells in; others (a cluster) can be added beside the local one."""
-
-    def run(
-        self, folders: Sequence[Path], *, on_start: Callable[[Path], None], on_poll: Callable[[], None]
-    ) -> Iterator[tuple[Path, int]]:
-        """Run the cell of each folder; yield (folder, exit code) as they end, in any order.
-
-        ``on_start`` is called when a cell begins; ``on_poll`` a few times a second. Closing the iterator stops
-        what runs.
-        """
 
 
 def available_cores() -> int:
@@ -43,20 +30,21 @@ class LocalExecutor:
     """Up to ``jobs`` cells at once.
 
     Args:
-        jobs: cells at a time.
-        gpus: CUDA devices to spread them over; 0 leaves the device to each cell's config.
+        jobs: cells at a time; by default one a GPU, or as many as the cores allow.
+        threads: CPU threads of one cell.
+        gpus: CUDA devices to spread them over, by default all; 0 leaves the device to each cell's config.
     """
 
-    def __init__(self, jobs: int, *, gpus: int = 0) -> None:
-        self.jobs = jobs
-        self.gpus = gpus
+    def __init__(self, *, jobs: int | None = None, threads: int = 1, gpus: int | None = None) -> None:
+        self.gpus = _visible_gpus() if gpus is None else gpus
+        self.jobs = jobs or self.gpus or max(1, available_cores() // threads)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["scaleprior.study.worker"])
 
     def run(
         self, folders: Sequence[Path], *, on_start: Callable[[Path], None], on_poll: Callable[[], None]
     ) -> Iterator[tuple[Path, int]]:
-        """See :class:`Executor`. Exit codes: 0 done, 1 failed with an error file, negative: killed by that signal."""
+        """See ``executor.Executor.run``."""
         waiting = list(folders)
         running: dict[int, tuple[Any, Path]] = {}  # slot -> (process, folder)
         try:
@@ -80,6 +68,12 @@ class LocalExecutor:
         process = self._context.Process(target=_child, args=(str(folder), device), name=folder.name)
         process.start()
         return process
+
+
+def _visible_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _child(folder: str, device: str | None) -> None:

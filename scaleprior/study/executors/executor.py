@@ -1,0 +1,105 @@
+"""Executors by name: what runs the cells of a study, and where. Torch-free until one works.
+
+"local" is built in. Others announce themselves in the entry-point group ``scaleprior.executors``: each entry point is
+an :class:`ExecutorFactory`, such as a class whose constructor takes its arguments. docs/study.md has an example.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from scaleprior.errors import UserError
+
+__all__ = ["EXECUTOR_GROUP", "Executor", "ExecutorChoice", "ExecutorFactory", "get_executor", "known_executors"]
+
+EXECUTOR_GROUP = "scaleprior.executors"
+_BUILTIN = "local"
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Runs cells somewhere.
+
+    A cell is a folder. ``python -m scaleprior.study.worker FOLDER`` runs it, on this machine or on another that sees
+    the folder and the data under the same paths; it leaves ``result.json`` or ``error.json`` there, goes on where an
+    earlier attempt stopped, and never runs twice at a time.
+    """
+
+    def run(
+        self, folders: Sequence[Path], *, on_start: Callable[[Path], None], on_poll: Callable[[], None]
+    ) -> Iterator[tuple[Path, int]]:
+        """Run the cell of each folder; yield (folder, exit code) as they end, in any order.
+
+        Exit codes are those of the worker: 0 done, 1 failed with an error file, negative: killed by that signal.
+        ``on_start`` is called when a cell begins; ``on_poll`` a few times a second. Closing the iterator stops what
+        runs; SIGTERM lets a worker save its state.
+
+        Args:
+            folders: of the cells that have no result yet, the longest first.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ExecutorChoice:
+    """What a spec's ``executor`` says.
+
+    Attributes:
+        options: of that executor alone.
+    """
+
+    name: str = _BUILTIN
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+ExecutorFactory = Callable[..., Executor]
+"""``factory(*, jobs: int | None, threads: int, **options) -> Executor``, with the arguments of :func:`get_executor`."""
+
+
+def known_executors() -> list[str]:
+    """Names of the executors that are there: the built-in one, and those installed packages announce."""
+    return sorted({_BUILTIN, *(point.name for point in _entry_points())})
+
+
+def _entry_points() -> list[metadata.EntryPoint]:
+    return list(metadata.entry_points(group=EXECUTOR_GROUP))
+
+
+def get_executor(
+    name: str = _BUILTIN, *, jobs: int | None = None, threads: int = 1, options: Mapping[str, Any] | None = None
+) -> Executor:
+    """The executor called ``name``.
+
+    Args:
+        jobs: cells at a time; None leaves it to the executor.
+        threads: CPU threads of one cell.
+        options: of this executor, as the spec's ``executor`` section gives them.
+
+    Raises:
+        UserError: no such executor, lists the known ones; an option that it does not have, or that it needs.
+    """
+    factory = _factory(name)
+    options = dict(options or {})
+    signature = inspect.signature(factory)
+    try:
+        signature.bind(jobs=jobs, threads=threads, **options)
+    except TypeError as e:
+        taken = [p for p in signature.parameters if p not in ("jobs", "threads")]
+        raise UserError(f"executor {name}: {e}", hint=f"its options are {', '.join(taken) or 'none'}") from e
+    return factory(jobs=jobs, threads=threads, **options)
+
+
+def _factory(name: str) -> ExecutorFactory:
+    if name == _BUILTIN:
+        from scaleprior.study.executors.local import LocalExecutor
+
+        return LocalExecutor
+    for point in _entry_points():
+        if point.name == name:
+            return point.load()
+    raise UserError(f"no executor is called {name!r}", hint=f"known are {', '.join(known_executors())}")
