@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from scaleprior import __version__
 from scaleprior.errors import ScalePriorError
+from scaleprior.wording import in_flags
 
 __all__ = ["build_parser", "main"]
 
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ScalePriorError as e:
         if debug:
             raise
-        print(f"scaleprior: error: {e}", file=sys.stderr)
+        print(f"scaleprior: error: {in_flags(e)}", file=sys.stderr)
         return e.exit_code
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; Python would complain again while flushing at exit.

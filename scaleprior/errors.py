@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from scaleprior.wording import Wording
+
 __all__ = ["FailureError", "ScalePriorError", "UserError"]
 
 
@@ -9,15 +11,20 @@ class ScalePriorError(Exception):
     """Base of the errors that the command line prints as one line.
 
     Args:
-        message: what is wrong, with the offending value and where it came from.
+        message: what is wrong, with the offending value and where it came from; names parameters by
+            :func:`scaleprior.wording.parameter`, never flags.
         hint: what to do about it; printed behind a semicolon.
+
+    Attributes:
+        wording: message and hint, as Python and as the command line say them.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(f"{message}; {hint}" if hint else message)
-        self.hint = hint
+        self.wording = Wording(f"{message}; {hint}" if hint else message)
+        super().__init__(str(self.wording))
+        self.hint = Wording(hint)
 
 
 class UserError(ScalePriorError, ValueError):

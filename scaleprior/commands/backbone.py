@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from scaleprior.wording import in_flags
+
 __all__ = ["register"]
 
 _SOURCE = "file or folder of weights, or timm:NAME (found in the local caches)"
@@ -125,10 +127,10 @@ def _show(args: argparse.Namespace) -> None:
         card, report = reading.card, reading.report.lines()
     lines = config_lines(card)
     if args.json:
-        print(json.dumps({"card": card.to_dict(), "config": lines, "report": report}, indent=2))
+        print(json.dumps({"card": card.to_dict(), "config": lines, "report": list(map(in_flags, report))}, indent=2))
         return
     for line in report:
-        print(line)
+        print(in_flags(line))
     _print_card(card)
     _print_config(lines)
 
@@ -142,10 +144,11 @@ def _convert(args: argparse.Namespace) -> None:
         raise UserError(f"OUT is {out}", hint="name it *.safetensors; `backbone export` writes other formats")
     card, report = convert_backbone(args.source, out, _options(args))
     if args.json:
-        print(json.dumps({"out": out, "card": card.to_dict(), "report": report.to_dict()}, indent=2))
+        told = {**report.to_dict(), "notes": list(map(in_flags, report.notes))}
+        print(json.dumps({"out": out, "card": card.to_dict(), "report": told}, indent=2))
         return
     for line in report.lines():
-        print(line)
+        print(in_flags(line))
     print(f"wrote {out}: {card.arch.name}, sha256 {card.tensors_sha256}")
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from scaleprior.errors import ScalePriorError
+from scaleprior.wording import in_flags
 
 __all__ = ["exit_code", "tool_parser"]
 
@@ -30,7 +31,7 @@ def exit_code(tool: str, work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except ScalePriorError as e:
-        print(f"{tool}: error: {e}", file=sys.stderr)
+        print(f"{tool}: error: {in_flags(e)}", file=sys.stderr)
         return e.exit_code
     except KeyboardInterrupt:
         print(f"{tool}: interrupted; run again with --resume to go on", file=sys.stderr)

@@ -21,6 +21,7 @@ from fvcore.common.config import CfgNode
 
 from scaleprior.config.arithmetic import ArithmeticLoader
 from scaleprior.errors import UserError
+from scaleprior.wording import parameter
 
 __all__ = ["LoadedConfig", "data_file", "load_config", "parse_overrides"]
 
@@ -189,7 +190,7 @@ def _refuse(cfg: CfgNode, key: str, value: Any, origin: str) -> None:
             return
         raise UserError(
             f"{key}: {value!r} (set in {origin}) needs the detectron2 engine",
-            hint="run with --engine detectron2, or remove the key",
+            hint=f"run with {parameter('engine', 'detectron2')}, or remove the key",
         )
     known = [name for name, _ in _flatten(cfg, "")]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6) or difflib.get_close_matches(

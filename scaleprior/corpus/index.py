@@ -31,6 +31,7 @@ from scaleprior.corpus.staging import staged_folder
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_json
 from scaleprior.progress import ProgressFn
+from scaleprior.wording import parameter
 
 if TYPE_CHECKING:
     from scaleprior.corpus.corpus import Corpus
@@ -189,7 +190,7 @@ class _Skipped:
             raise UserError(
                 f"{self.count} of {seen} images ({self.count / seen:.1%}) cannot be used, accepted are "
                 f"{self._limit:.1%}: {examples}",
-                hint="repair or remove them, or raise --max-skipped",
+                hint=f"repair or remove them, or raise {parameter('max_skipped')}",
             )
 
 

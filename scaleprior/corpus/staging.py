@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scaleprior.errors import FailureError, UserError
+from scaleprior.wording import parameter
 
 __all__ = ["staged_folder"]
 
@@ -63,7 +64,9 @@ def _refuse_existing(path: Path, marker: str, overwrite: bool) -> None:
     if not path.is_dir() or not (path / marker).is_file():
         raise UserError(f"{path} exists and is not a corpus index", hint="choose another output folder")
     if not overwrite:
-        raise UserError(f"{path} already holds an index", hint="choose another folder, or pass --overwrite")
+        raise UserError(
+            f"{path} already holds an index", hint=f"choose another folder, or pass {parameter('overwrite', True)}"
+        )
 
 
 def _swap_in(temporary: Path, path: Path, marker: str, overwrite: bool) -> None:

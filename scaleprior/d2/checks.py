@@ -13,6 +13,7 @@ from detectron2.utils import comm
 
 from scaleprior.backbones.arch import arch_from_cfg, is_timm_config
 from scaleprior.errors import ScalePriorError, UserError
+from scaleprior.wording import parameter
 
 __all__ = ["check_builders", "check_solver", "detectron2_refuses"]
 
@@ -35,7 +36,7 @@ def check_solver(cfg: CfgNode) -> None:
     if on_cpu and comm.get_world_size() > 1:
         raise UserError(
             f"{comm.get_world_size()} processes with MODEL.DEVICE cpu; Detectron2 trains in several on GPUs only",
-            hint="use --num-gpus 1",
+            hint=f"use {parameter('num_gpus', 1)}",
         )
 
 

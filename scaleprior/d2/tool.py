@@ -23,6 +23,7 @@ from scaleprior.d2.trainer import Trainer
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_json
 from scaleprior.training.launching import check_counts, supervise
+from scaleprior.wording import parameter
 
 __all__ = ["run"]
 
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.num_gpus > torch.cuda.device_count():
         raise UserError(
-            f"--num-gpus is {args.num_gpus}, there are {torch.cuda.device_count()} here",
+            f"{parameter('num_gpus')} is {args.num_gpus}, there are {torch.cuda.device_count()} here",
             hint="Detectron2 trains in several processes on GPUs only",
         )
     counts = (args.num_gpus, args.num_machines, args.machine_rank)

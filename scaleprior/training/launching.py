@@ -25,6 +25,7 @@ from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.files import write_text
 from scaleprior.training.signals import Interrupted
+from scaleprior.wording import parameter
 
 __all__ = ["check_counts", "launch", "supervise"]
 
@@ -62,17 +63,20 @@ def launch(
 
 def check_counts(processes: int, machines: int, machine_rank: int, dist_url: str) -> None:
     """Raises UserError for numbers of processes and machines that make no sense, here or under torchrun."""
+    local, hosts = parameter("processes", option="num_gpus"), parameter("machines", option="num_machines")
     if processes < 1 or machines < 1 or not 0 <= machine_rank < machines:
         raise UserError(
             f"{processes} processes on machine {machine_rank} of {machines}",
-            hint="give --num-gpus and --num-machines of at least 1 and a --machine-rank below --num-machines",
+            hint=f"give {local} and {hosts} of at least 1 and a {parameter('machine_rank')} below {hosts}",
         )
     if machines > 1 and dist_url == "auto":
-        raise UserError("--dist-url auto works on one machine only", hint="give tcp://HOST:PORT of machine 0")
+        raise UserError(
+            f"{parameter('dist_url', 'auto')} works on one machine only", hint="give tcp://HOST:PORT of machine 0"
+        )
     if processes * machines > 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError(
             f"{processes * machines} processes are asked for inside a process that torchrun started",
-            hint="under torchrun leave --num-gpus and --num-machines at 1",
+            hint=f"under torchrun leave {local} and {hosts} at 1",
         )
 
 
@@ -98,7 +102,9 @@ def supervise(start: Callable[[Callable[..., None]], object], work: Callable[...
                 raise
             if e.exit_code == -signal.SIGTERM:
                 raise Interrupted("stopped by SIGTERM before training began") from None
-            raise FailureError(str(e), hint="if memory ran out take smaller batches; --resume goes on") from e
+            raise FailureError(
+                str(e), hint=f"if memory ran out take smaller batches; {parameter('resume', True)} goes on"
+            ) from e
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ class _Guarded:
         try:
             self.work(*args)
         except ScalePriorError as e:
-            write_text(Path(self.folder) / str(os.getpid()), f"{e.exit_code} {e}", durable=False)
+            write_text(Path(self.folder) / str(os.getpid()), f"{e.exit_code} {e.wording.marked}", durable=False)
             sys.exit(e.exit_code)
 
 
@@ -143,7 +149,7 @@ def _meeting_point(dist_url: str) -> tuple[str, int]:
     if dist_url != "auto":
         url = urlsplit(dist_url)
         if url.scheme != "tcp" or not url.hostname or not url.port:
-            raise UserError(f"--dist-url is {dist_url!r}", hint="give tcp://HOST:PORT")
+            raise UserError(f"{parameter('dist_url')} is {dist_url!r}", hint="give tcp://HOST:PORT")
         return url.hostname, url.port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -11,6 +11,7 @@ import torch
 from torch import distributed
 
 from scaleprior.errors import UserError
+from scaleprior.wording import parameter
 
 __all__ = ["ProcessGroup", "join_processes"]
 
@@ -64,7 +65,7 @@ def join_processes(device: torch.device) -> Iterator[ProcessGroup]:
         if distributed.get_backend() == "nccl" and device.type == "cpu":
             raise UserError(
                 "MODEL.DEVICE is cpu, but the processes were started for GPUs",
-                hint="take one process, or --runtime plain, which starts them for the CPU",
+                hint=f"take one process, or {parameter('runtime', 'plain')}, which starts them for the CPU",
             )
         yield ProcessGroup(distributed.get_rank(), distributed.get_world_size(), device)
         return

@@ -120,7 +120,7 @@ def test_wrappers(wrap, taken: int, old: bool, state18: dict, tmp_path: Path) ->
     reading = read_backbone(tmp_path / "w.bin")
     assert torch.equal(reading.tensors["stem.conv1.weight"], (state18, average)[taken]["conv1.weight"])
     if taken:
-        assert "took state_dict_ema, not state_dict; --state chooses" in reading.report.notes
+        assert "took state_dict_ema, not state_dict; state chooses" in reading.report.notes
         chosen = read_backbone(tmp_path / "w.bin", ReadOptions(state="state_dict"))
         assert torch.equal(chosen.tensors["stem.conv1.weight"], state18["conv1.weight"])
 
@@ -181,16 +181,14 @@ def test_what_matters_is_never_guessed(narrow: dict, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         read_backbone(tmp_path / "w.pth")
     assert "does not say pixel_mean, pixel_std, channel_order, stride_in_1x1" in str(error.value)
-    assert "--pixel-mean A B C --pixel-std A B C --channel-order RGB|BGR --stride-in-1x1 yes|no" in str(error.value)
-    with pytest.raises(UserError, match=r"does not say stride_in_1x1.*give --stride-in-1x1 yes\|no$"):
+    assert "give pixel_mean pixel_std channel_order stride_in_1x1" in str(error.value)
+    with pytest.raises(UserError, match=r"does not say stride_in_1x1.*give stride_in_1x1$"):
         read_backbone(tmp_path / "w.pth", ReadOptions(**{**FACTS.__dict__, "stride_in_1x1": None}))
 
 
 def test_published_statistics_are_not_read_in_another_order(state18: dict, tmp_path: Path) -> None:
     torch.save(state18, tmp_path / "w.pth")
-    with pytest.raises(
-        UserError, match=r"is RGB \(published .*--channel-order says BGR; give --pixel-mean A B C in that"
-    ):
+    with pytest.raises(UserError, match=r"is RGB \(published .*channel_order says BGR; give pixel_mean in that"):
         read_backbone(tmp_path / "w.pth", ReadOptions(channel_order="BGR"))
 
 
@@ -273,7 +271,7 @@ def test_hugging_face_names_need_pixel_facts(depth: int, kind: str, tmp_path: Pa
 
 def test_group_norm_must_be_said(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet50_gn").state_dict(), tmp_path / "g.pth")
-    with pytest.raises(UserError, match=r"GroupNorm or folded BatchNorm; give --norm GN or --norm FrozenBN"):
+    with pytest.raises(UserError, match=r"GroupNorm or folded BatchNorm; give norm='GN' or norm='FrozenBN'"):
         read_backbone(tmp_path / "g.pth")
     assert read_backbone(tmp_path / "g.pth", ReadOptions(norm="GN")).card.arch == ResNetSpec(norm="GN")
 

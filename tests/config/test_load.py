@@ -38,7 +38,7 @@ def test_defaults_stay_untouched_between_calls() -> None:
 @pytest.mark.parametrize(("words", "seed"), [([], 0), (["SEED", "-1"], 0), (["SEED", "0"], 0), (["SEED", "7"], 7)])
 def test_a_negative_seed_is_0_so_that_a_run_is_repeatable(words: list[str], seed: int) -> None:
     assert get_cfg().SEED == -1  # Detectron2's default
-    assert load_config(None, words).cfg.SEED == seed
+    assert seed == load_config(None, words).cfg.SEED
 
 
 @pytest.mark.parametrize(

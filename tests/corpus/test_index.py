@@ -217,7 +217,7 @@ def test_moved_images_are_found_with_root(tmp_path):
 def test_overwriting_must_be_asked_for_and_spares_other_folders(tmp_path):
     out = tmp_path / "i"
     build_index(plain_rows(["x"]), out, verify=False, **FIXED)
-    with pytest.raises(UserError, match=r"already holds an index.*--overwrite"):
+    with pytest.raises(UserError, match=r"already holds an index.*overwrite=True"):
         build_index(plain_rows(["y"]), out, verify=False, **FIXED)
     assert build_index(plain_rows(["y"]), out, verify=False, overwrite=True, **FIXED).fraction(images=1).keys() == ["y"]
     with pytest.raises(UserError, match="duplicate key"):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scaleprior.errors import UserError
+from scaleprior.wording import parameter
 
 __all__ = ["IMAGENET", "MSRA", "KnownFacts", "ReadOptions", "detector_facts", "folder_facts", "resolve", "timm_facts"]
 
@@ -60,9 +61,9 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         if self.norm not in (None, "GN", "FrozenBN"):
-            raise UserError(f"--norm is {self.norm!r}", hint="take GN or FrozenBN")
+            raise UserError(f"{parameter('norm')} is {self.norm!r}", hint="take GN or FrozenBN")
         if not (math.isfinite(self.norm_eps) and self.norm_eps > 0):
-            raise UserError(f"--norm-eps is {self.norm_eps!r}", hint="give a positive number such as 1e-3")
+            raise UserError(f"{parameter('norm_eps')} is {self.norm_eps!r}", hint="give a positive number such as 1e-3")
 
 
 @dataclass(frozen=True)
@@ -182,10 +183,13 @@ def resolve(options: ReadOptions, known: list[KnownFacts], where: str) -> tuple[
                 facts[field.name], origins[field.name] = getattr(place, field.name), place.origin
                 break
     needed = {
-        "pixel_mean": "--pixel-mean A B C",
-        "pixel_std": "--pixel-std A B C",
-        "channel_order": "--channel-order RGB|BGR",
-        "stride_in_1x1": "--stride-in-1x1 yes|no",
+        name: parameter(name, words=words)
+        for name, words in {
+            "pixel_mean": "A B C",
+            "pixel_std": "A B C",
+            "channel_order": "RGB|BGR",
+            "stride_in_1x1": "yes|no",
+        }.items()
     }
     absent = [name for name in needed if name not in facts]
     if absent:
@@ -197,7 +201,7 @@ def resolve(options: ReadOptions, known: list[KnownFacts], where: str) -> tuple[
         published = next((p.channel_order for p in known if getattr(p, name) is not None), None)
         if origins[name] != "given" and published not in (None, facts["channel_order"]):
             raise UserError(
-                f"{where}: {name} {facts[name]} is {published} ({origins[name]}), --channel-order says "
+                f"{where}: {name} {facts[name]} is {published} ({origins[name]}), {parameter('channel_order')} says "
                 f"{facts['channel_order']}",
                 hint=f"give {needed[name]} in that order, too",
             )

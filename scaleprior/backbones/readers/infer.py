@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from scaleprior.backbones.arch import TIMM_TRUNKS, TimmSpec
 from scaleprior.backbones.spec import BLOCKS_PER_STAGE, ResNetSpec
 from scaleprior.errors import UserError
+from scaleprior.wording import parameter
 
 __all__ = ["infer_resnet", "infer_timm"]
 
@@ -43,7 +44,7 @@ def infer_resnet(shapes: Shapes, *, norm: str, stride_in_1x1: bool, where: str, 
             said = f"{'bottleneck' if bottleneck else 'basic'} blocks {[counts.get(s, 0) for s in range(2, 6)]}"
             raise UserError(
                 f"{where}: {said} in res2 to res5 fit {f'depths {fitting}' if fitting else 'no ResNet of known depth'}",
-                hint="give --depth" if fitting else f"known depths: {sorted(BLOCKS_PER_STAGE)}",
+                hint=f"give {parameter('depth')}" if fitting else f"known depths: {sorted(BLOCKS_PER_STAGE)}",
             )
         depth = fitting[0]
     stem = shapes.get("stem.conv1.weight", (64,))

@@ -34,6 +34,7 @@ from scaleprior.backbones.threads import map_groups
 from scaleprior.backbones.views import Pieces, to_tensor
 from scaleprior.errors import UserError
 from scaleprior.provenance import created_by
+from scaleprior.wording import Wording, parameter
 
 __all__ = ["CARD_IN_PICKLE", "find_backbone", "finite", "read_backbone", "refuse_nonfinite"]
 
@@ -117,7 +118,7 @@ def _state_dict(content: Content, options: ReadOptions, limits: Limits) -> tuple
         tree = tree[options.state]
     while inner := [key for key in _WRAPPERS if isinstance(tree.get(key), Mapping) and tree[key]]:
         if len(inner) > 1:
-            notes.append(f"took {inner[0]}, not {', '.join(inner[1:])}; --state chooses")
+            notes.append(Wording(f"took {inner[0]}, not {', '.join(inner[1:])}; {parameter('state')} chooses"))
         tree = tree[inner[0]]
     tensors = {k: v for k, v in tree.items() if isinstance(v, (Tensor, np.ndarray))}
     limits.check_keys(len(tensors), str(path))
@@ -222,7 +223,7 @@ def _norm(
         return "FrozenBN", True
     raise UserError(
         f"{where}: its norms have no running statistics, so they are GroupNorm or folded BatchNorm",
-        hint="give --norm GN or --norm FrozenBN",
+        hint=f"give {parameter('norm', 'GN')} or {parameter('norm', 'FrozenBN')}",
     )
 
 
@@ -288,7 +289,7 @@ def _hold_against(tensors: dict[str, np.ndarray], arch: Arch, path: Path, option
     if not options.allow_partial:
         raise UserError(
             f"{path} fits {arch.name} only partly: {len(report.matched)} tensors matched, {said}",
-            hint="take complete weights, or --allow-partial to start the rest from fresh weights",
+            hint=f"take complete weights, or {parameter('allow_partial', True)} to start the rest from fresh weights",
         )
     for name in report.unexpected:
         tensors.pop(name, None)
@@ -315,7 +316,8 @@ def refuse_nonfinite(names: Sequence[str], found: Found, options: ReadOptions) -
         raise RefusedFileError(
             "numbers",
             f"{found.path}: {said}",
-            hint="the training diverged or the file is damaged; --allow-nonfinite takes it nevertheless",
+            hint="the training diverged or the file is damaged; "
+            f"{parameter('allow_nonfinite', True)} takes it nevertheless",
         )
     found.report.notes.append(said)
 

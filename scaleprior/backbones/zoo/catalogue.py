@@ -33,6 +33,7 @@ from scaleprior.backbones.zoo.schema import (
 )
 from scaleprior.errors import UserError
 from scaleprior.files import atomic_path, file_sha256, write_text
+from scaleprior.wording import flag, parameter
 
 __all__ = ["SCHEMA", "Catalogue", "add_backbone", "load_catalogue"]
 
@@ -135,11 +136,11 @@ def add_backbone(file: str | Path, name: str) -> Entry:
     from scaleprior.backbones.weights import load_backbone
 
     if not NAME_PATTERN.fullmatch(name):
-        raise UserError(f"--name is {name!r}", hint="use letters, digits, '.', '_' and '-', at most 100")
+        raise UserError(f"{parameter('name')} is {name!r}", hint="use letters, digits, '.', '_' and '-', at most 100")
     home = ZooHome.current()
     with home.lock("zoo.yaml"):
         if name in load_catalogue().entries:
-            raise UserError(f"the zoo already has a backbone {name!r}", hint="choose another --name")
+            raise UserError(f"the zoo already has a backbone {name!r}", hint=f"choose another {parameter('name')}")
         _, card = load_backbone(file)
         sha256 = file_sha256(file)
         target = home.file(sha256, f"{name}.safetensors")
@@ -193,7 +194,7 @@ def _grid_name(depth: int, corpus: str) -> str:
 def _command(depth: int, key: str, corpus: Mapping[str, Any], config: str) -> str:
     """One shell command; CORPUS stands for the user's index folder (``scaleprior corpus build``)."""
     name = _grid_name(depth, key)
-    words = ["scaleprior", "pretrain", "--config-file", config.format(depth=depth), "--out", name]
+    words = ["scaleprior", "pretrain", flag("config_file"), config.format(depth=depth), flag("out"), name]
     words += ["PRETRAIN.CORPUS", "CORPUS"]
     if corpus.get("parent"):
         words += ["MODEL.WEIGHTS", f"{_grid_name(depth, corpus['parent'])}/backbone.safetensors"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from scaleprior.corpus.importers.source import Source
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.errors import UserError
+from scaleprior.wording import parameter
 
 __all__ = ["open_source"]
 
@@ -59,10 +60,11 @@ def open_source(
     if labels is None:
         from scaleprior.corpus.importers.folders import folder_source
 
-        for option, value in (("--split", split), ("--label-column", label_column), ("--file-column", file_column)):
+        for option, value in {"split": split, "label_column": label_column, "file_column": file_column}.items():
             if value is not None:
                 raise UserError(
-                    f"{option} {value!r} needs a table of labels, {path} has none", hint="pass --labels TABLE"
+                    f"{parameter(option)} {value!r} needs a table of labels, {path} has none",
+                    hint=f"pass {parameter('labels', words='TABLE')}",
                 )
         return folder_source(path, label_space, by_suffix=not verified)
     from scaleprior.corpus.importers.tables import LabelTable, file_source

@@ -11,6 +11,7 @@ from scaleprior.corpus.importers.source import Source
 from scaleprior.corpus.index import ImageRow
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.errors import UserError
+from scaleprior.wording import parameter
 
 __all__ = ["folder_source"]
 
@@ -30,7 +31,7 @@ def folder_source(path: Path, label_space: LabelSpace | None, *, by_suffix: bool
     if not classes:
         raise UserError(
             f"{path} has no class folders, no tar files with labels, and no labels.csv",
-            hint="put each class' images in a folder named after it, or pass --labels TABLE",
+            hint=f"put each class' images in a folder named after it, or pass {parameter('labels', words='TABLE')}",
         )
     if label_space is None:
         label_space = LabelSpace.flat(classes)

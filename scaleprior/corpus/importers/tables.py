@@ -15,6 +15,7 @@ from scaleprior.corpus.importers.source import Source
 from scaleprior.corpus.index import ImageRow
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.errors import UserError
+from scaleprior.wording import parameter
 
 __all__ = ["LabelTable", "file_source"]
 
@@ -50,8 +51,8 @@ class LabelTable:
         if not self.path.is_file():
             raise UserError(f"table of labels not found: {path}", hint="check the path")
         self.columns = self._column_names()
-        file_column = self._pick(file_column, _FILE_COLUMNS, "file", "--file-column")
-        label_column = self._pick(label_column, _LABEL_COLUMNS, "label", "--label-column")
+        file_column = self._pick(file_column, _FILE_COLUMNS, "file", "file_column")
+        label_column = self._pick(label_column, _LABEL_COLUMNS, "label", "label_column")
         self.sql = self._query(file_column, label_column, split, split_column)
         if split is not None and self.count() == 0:
             known = [row[0] for row in self._fetch(f"SELECT DISTINCT {_name(split_column)} FROM {self._reader()}")]
@@ -109,7 +110,7 @@ class LabelTable:
         asked = repr(wanted) if wanted is not None else f"of {what}s ({', '.join(usual)})"
         raise UserError(
             f"{self.path} has no column {asked}; its columns are {', '.join(map(repr, self.columns))}",
-            hint=f"choose one with {option}",
+            hint=f"choose one with {parameter(option)}",
         )
 
     def _reader(self) -> str:
@@ -131,7 +132,7 @@ class LabelTable:
         sql = f"SELECT coalesce({cleaned}, '') AS file, {labels} AS labels FROM {self._reader()}"
         if split is None:
             return sql
-        self._pick(split_column, (), "split", "--split-column")
+        self._pick(split_column, (), "split", "split_column")
         return f"{sql} WHERE CAST({_name(split_column)} AS VARCHAR) = {_text(split)}"
 
 

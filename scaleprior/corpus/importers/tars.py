@@ -20,6 +20,7 @@ from scaleprior.corpus.index import ImageRow
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.corpus.shards import tar_members
 from scaleprior.errors import FailureError, UserError
+from scaleprior.wording import parameter
 
 __all__ = ["tar_source"]
 
@@ -78,7 +79,7 @@ def _refuse_missing(connection: Any, table: LabelTable, root: Path) -> None:
         raise UserError(
             f"{table.path} names {count} images that are in no tar of {root}, such as {', '.join(map(repr, names))}"
             f"{inside}",
-            hint="add the tar, correct the names, or select rows with --split",
+            hint=f"add the tar, correct the names, or select rows with {parameter('split')}",
         )
 
 

@@ -208,7 +208,7 @@ def test_adding_refuses_what_it_must(home: Path, backbone: Path, tmp_path: Path)
     for taken in ("mine", "R-50-imagenet-1k"):
         with pytest.raises(UserError, match=f"already has a backbone '{taken}'"):
             add_backbone(backbone, taken)
-    with pytest.raises(UserError, match=r"--name is '\.\./evil'"):
+    with pytest.raises(UserError, match=r"^name is '\.\./evil'"):
         add_backbone(backbone, "../evil")
     (tmp_path / "junk.safetensors").write_bytes(b"junk" * 10)
     with pytest.raises(UserError, match="not a safetensors file"):

@@ -1,0 +1,71 @@
+"""Words about parameters: spelled as in Python to who calls the library, as flags to who types a command.
+
+::
+
+    raise UserError(f"{parameter('norm')} is {norm!r}", hint=f"take {parameter('norm', 'GN')}")
+
+A caller reads ``norm is 'BN'; take norm='GN'``, the terminal shows ``--norm is 'BN'; take --norm GN``: library code
+names its own parameters, and only the command line asks for flags (:func:`in_flags`).
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["Wording", "flag", "in_flags", "parameter"]
+
+# Both spellings travel inside the text, between control characters that no message holds otherwise, until Wording
+# keeps one and remembers the other: f-strings and joins need to know nothing of it.
+_BOTH = re.compile("\x02([^\x1f]*)\x1f([^\x03]*)\x03")
+_ABSENT = object()
+
+
+def flag(name: str) -> str:
+    """``max_skipped`` -> ``--max-skipped``."""
+    return f"--{name.replace('_', '-')}"
+
+
+def parameter(name: str, value: object = _ABSENT, *, words: str = "", option: str = "") -> str:
+    """A parameter for a message of :class:`scaleprior.errors.ScalePriorError` or a :class:`Wording`.
+
+    Args:
+        name: as Python spells it.
+        value: to give it: ``norm='GN'`` and ``--norm GN``; True: ``resume=True`` and ``--resume``.
+        words: what the command line shows behind the flag in place of a value, e.g. ``A B C``.
+        option: what the flag is called where it is not called like the parameter.
+    """
+    python, shell = name, flag(option or name)
+    if value is not _ABSENT:
+        python = f"{name}={value!r}"
+        shell = shell if value is True else f"{shell} {value}"
+    if words:
+        shell = f"{shell} {words}"
+    return f"\x02{python}\x1f{shell}\x03"
+
+
+class Wording(str):
+    """A text in the library's words that also knows the command line's.
+
+    Attributes:
+        marked: what it was made from; hand this on where a text goes to another process or into another message.
+    """
+
+    marked: str
+
+    def __new__(cls, text: str) -> Wording:
+        """``text`` may hold what :func:`parameter` made."""
+        marked = getattr(text, "marked", text)
+        self = super().__new__(cls, _BOTH.sub(r"\1", marked))
+        self.marked = marked
+        return self
+
+    @property
+    def flags(self) -> str:
+        """The same text with flags."""
+        return _BOTH.sub(r"\2", self.marked)
+
+
+def in_flags(message: object) -> str:
+    """An error or a text as the command line shows it."""
+    wording = getattr(message, "wording", message)
+    return wording.flags if isinstance(wording, Wording) else str(wording)

@@ -1,0 +1,75 @@
+"""Messages name parameters in the library and flags on the command line, and the library spells no flag itself."""
+
+from __future__ import annotations
+
+import ast
+import pickle
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from scaleprior.backbones import ReadOptions
+from scaleprior.errors import UserError
+from scaleprior.wording import Wording, flag, in_flags, parameter
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+PACKAGE = Path(__file__).resolve().parents[2] / "scaleprior"
+_FLAG = re.compile(r"(?<![\w-])--[a-z]")
+_COMMAND = re.compile(r"scaleprior [a-z]+ [^`;]*?--[^`;]*")  # a whole command is a whole command in any language
+NOT_YET = {
+    "d2/engine.py", "d2/plan.py", "d2/pretraining.py", "d2/trainer.py", "detect/faster_rcnn/trainer.py",
+    "pretrain/run.py", "pretrain/trainer.py", "study/runner.py", "study/store.py",
+}  # fmt: skip
+
+
+def test_a_parameter_has_two_spellings() -> None:
+    both = {
+        parameter("max_skipped"): ("max_skipped", "--max-skipped"),
+        parameter("norm", "GN"): ("norm='GN'", "--norm GN"),
+        parameter("num_gpus", 1): ("num_gpus=1", "--num-gpus 1"),
+        parameter("resume", True): ("resume=True", "--resume"),
+        parameter("pixel_mean", words="A B C"): ("pixel_mean", "--pixel-mean A B C"),
+        parameter("processes", option="num_gpus"): ("processes", "--num-gpus"),
+    }
+    for marked, (python, shell) in both.items():
+        wording = Wording(f"give {marked}, or {{}} {marked}")
+        assert wording == f"give {python}, or {{}} {python}"
+        assert in_flags(wording) == f"give {shell}, or {{}} {shell}"
+    assert flag("config_file") == "--config-file"
+
+
+def test_an_error_carries_both_also_through_a_pickle_and_from_its_marked_text() -> None:
+    error = UserError(f"{parameter('norm')} is 'BN'", hint=f"take {parameter('norm', 'GN')}")
+    for again in (error, pickle.loads(pickle.dumps(error)), UserError(error.wording.marked)):
+        assert str(again) == "norm is 'BN'; take norm='GN'"
+        assert in_flags(again) == "--norm is 'BN'; take --norm GN"
+        assert again.exit_code == 2
+    assert str(error.hint) == "take norm='GN'"
+    assert in_flags(ValueError("plain")) == "plain"
+
+
+def test_python_reads_parameters_and_the_terminal_flags(cli: Cli) -> None:
+    with pytest.raises(UserError, match=r"^norm is 'BN'; take GN or FrozenBN$"):
+        ReadOptions(norm="BN")
+    run = cli("backbone", "show", "timm:resnet50", "--norm-eps", "-1")
+    assert run.stderr == "scaleprior: error: --norm-eps is -1.0; give a positive number such as 1e-3\n"
+
+
+def strings(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, text) of a file's string constants but its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            yield node.lineno, node.value
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_library_string_names_a_flag(path: Path) -> None:
+    if path.relative_to(PACKAGE).parts[0] in ("cli.py", "commands") or str(path.relative_to(PACKAGE)) in NOT_YET:
+        return
+    spelled = [(line, text) for line, text in strings(path) if _FLAG.search(_COMMAND.sub("", text))]
+    assert not spelled, f"{path}: name the parameter with scaleprior.wording.parameter: {spelled}"
