@@ -135,7 +135,7 @@ def measure_one(source: Path, out: Path) -> None:
     from scaleprior.backbones.spec import ResNetSpec
 
     torch.set_num_threads(1)
-    for module in ("torch_files", "npz_files", "safetensors_files"):
+    for module in ("pickle.torch_files", "npz_files", "safetensors_files"):
         importlib.import_module(f"scaleprior.backbones.readers.{module}")
     canonical_shapes(ResNetSpec(depth=18))  # imports, of torch and timm above all, are not the conversion's
     copied = out.with_suffix(".copy")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
@@ -165,10 +163,7 @@ def read_extra(model: str | Path) -> dict[str, Any] | None:
         raise UserError(f"{model} is a backbone, not a trained detector", hint="fine-tune it first, or train with it")
     if path.suffix != ".pth":
         return None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as e:
-        raise UserError(f"model {model} cannot be read: {' '.join(str(e).split())[:200]}", hint="get it again") from e
+    content = open_container(path).tree
     text = content.get(EXTRA_KEY) if isinstance(content, dict) else None
     return json.loads(text) if isinstance(text, str) else None
 

@@ -144,12 +144,12 @@ def test_pickles_of_every_protocol(protocol: int, narrow: dict, tmp_path: Path) 
 
 def test_python_2_pickles(tmp_path: Path) -> None:
     """As Python 2's cPickle wrote MSRA's files: byte strings for names and for the arrays' content."""
-    from tests.backbones.python2 import python2_pickle
+    from tests.backbones.readers.python2 import python2_pickle
 
     data = python2_pickle({"conv1_w": np.arange(4, dtype=np.float32), "b": np.ones((2, 1), np.float32)})
     assert pickle.loads(data, encoding="latin1")["conv1_w"].tolist() == [0, 1, 2, 3]  # the recipe is right
     (tmp_path / "w.pkl").write_bytes(data)
-    from scaleprior.backbones.readers.pickles import load_pickle
+    from scaleprior.backbones.readers.pickle.load import load_pickle
 
     tree = load_pickle(str(tmp_path / "w.pkl")).content
     assert tree["conv1_w"].tolist() == [0, 1, 2, 3]

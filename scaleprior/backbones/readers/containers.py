@@ -12,7 +12,7 @@ from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
-    from scaleprior.backbones.readers.pickles import Tree
+    from scaleprior.backbones.readers.pickle.load import Tree
 
 __all__ = ["KINDS", "Content", "locate", "open_container", "sniff"]
 
@@ -50,13 +50,13 @@ def _shards(path: Path, limits: Limits) -> Content:
 
 
 def _torch_zip(path: Path, limits: Limits) -> Content:
-    from scaleprior.backbones.readers.torch_files import load_torch_zip
+    from scaleprior.backbones.readers.pickle.torch_files import load_torch_zip
 
     return _of_pickle("torch", load_torch_zip(path, limits=limits), path)
 
 
 def _torch_legacy(path: Path, limits: Limits) -> Content:
-    from scaleprior.backbones.readers.torch_files import load_torch_legacy
+    from scaleprior.backbones.readers.pickle.torch_files import load_torch_legacy
 
     return _of_pickle("torch-legacy", load_torch_legacy(path, limits=limits), path)
 
@@ -68,7 +68,7 @@ def _npz(path: Path, limits: Limits) -> Content:
 
 
 def _pickle(path: Path, limits: Limits) -> Content:
-    from scaleprior.backbones.readers.pickles import load_pickle
+    from scaleprior.backbones.readers.pickle.load import load_pickle
 
     return _of_pickle("pickle", load_pickle(str(path), limits=limits), path)
 
@@ -113,7 +113,8 @@ def sniff(path: Path) -> str:
     Raises:
         RefusedFileError: none that is known here.
     """
-    from scaleprior.backbones.readers.torch_files import LEGACY_MAGIC, open_archive
+    from scaleprior.backbones.readers.archives import open_archive
+    from scaleprior.backbones.readers.pickle.torch_files import LEGACY_MAGIC
 
     with path.open("rb") as file:
         start = file.read(64)

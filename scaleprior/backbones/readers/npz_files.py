@@ -12,8 +12,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from scaleprior.backbones.readers.archives import member_start, open_archive
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError, check_name, check_shape
-from scaleprior.backbones.readers.torch_files import member_start, open_archive
 from scaleprior.backbones.threads import workers
 
 __all__ = ["load_npz"]

@@ -1,6 +1,6 @@
 """Files that mean harm, written by the tests themselves; and, as a program, a reader that reports its memory.
 
-    python -m tests.backbones.malicious FOLDER
+    python -m tests.backbones.readers.malicious FOLDER
 
 prints one JSON object: file -> [reason or "accepted" or another error, growth of peak memory in MiB].
 """

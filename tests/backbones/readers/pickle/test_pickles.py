@@ -19,9 +19,9 @@ import torch
 
 from scaleprior.backbones import RefusedFileError, read_backbone
 from scaleprior.backbones.readers.limits import LIMITS
-from scaleprior.backbones.readers.machine import Machine
-from scaleprior.backbones.readers.pickles import load_pickle
-from scaleprior.backbones.readers.torch_files import load_torch_legacy, load_torch_zip
+from scaleprior.backbones.readers.pickle.load import load_pickle
+from scaleprior.backbones.readers.pickle.machine import Machine
+from scaleprior.backbones.readers.pickle.torch_files import load_torch_legacy, load_torch_zip
 
 
 def run(data: bytes) -> Any:
@@ -176,7 +176,7 @@ class Namespace(argparse.Namespace):
 
 def test_classes_of_other_modules_are_refused(tmp_path: Path) -> None:
     torch.save({"args": Namespace(a=1), "state_dict": {}}, tmp_path / "w.pth")
-    with pytest.raises(RefusedFileError, match=r"it names tests\.backbones\.test_pickles\.Namespace, which is no part"):
+    with pytest.raises(RefusedFileError, match=r"it names tests\.backbones\S+\.Namespace, which is no part"):
         read_backbone(tmp_path / "w.pth")
     torch.save(torch.nn.Conv2d(1, 1, 1), tmp_path / "model.pth")
     with pytest.raises(RefusedFileError, match=r"it names torch\.nn\.modules\.conv\.Conv2d"):

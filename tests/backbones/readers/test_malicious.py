@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from scaleprior.backbones import RefusedFileError, read_backbone
-from tests.backbones.malicious import EXPECTED, write_all
+from tests.backbones.readers.malicious import EXPECTED, write_all
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
     """Reason and growth of peak memory (MiB) by file, measured in a process of its own."""
     folder = tmp_path_factory.mktemp("malicious")
     write_all(folder)
-    command = [sys.executable, "-m", "tests.backbones.malicious", str(folder)]
+    command = [sys.executable, "-m", "tests.backbones.readers.malicious", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, env=environment, check=False)
     assert done.returncode == 0, done.stderr

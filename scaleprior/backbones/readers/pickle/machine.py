@@ -17,7 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from scaleprior.backbones.readers.limits import Limits, RefusedFileError
-from scaleprior.backbones.readers.stand_ins import Inert, KnownName, OrderedMapping, StandIn, check_key, put_entries
+from scaleprior.backbones.readers.pickle.stand_ins import (
+    Inert,
+    KnownName,
+    OrderedMapping,
+    StandIn,
+    check_key,
+    put_entries,
+)
 
 __all__ = ["Machine"]
 

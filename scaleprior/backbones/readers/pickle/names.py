@@ -6,25 +6,21 @@ any array exists, and a torch tensor's against its storage.
 
 from __future__ import annotations
 
-import os
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError, check_shape
-from scaleprior.backbones.readers.machine import Machine
-from scaleprior.backbones.readers.stand_ins import Inert, KnownName, OrderedMapping, StandIn, put_entries
+from scaleprior.backbones.readers.limits import LIMITS, RefusedFileError, check_shape
+from scaleprior.backbones.readers.pickle.stand_ins import Inert, KnownName, OrderedMapping, StandIn, put_entries
 
-__all__ = ["Storage", "TensorRecord", "Tree", "guarded", "load_pickle", "plain", "torch_machine"]
+__all__ = ["PLAIN_NAMES", "STORAGES", "TORCH_NAMES", "ArrayStandIn", "Storage", "TensorRecord", "as_text"]
 
-_BUFFER = 1 << 13  # bytes; small, since it is filled anew behind every long array
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
 _CODES = {f"{kind}{size}" for kind in "iuf" for size in (1, 2, 4, 8)} - {"f1"} | {"b1", "?"} | set("bBhHiIlLqQefd")
-_TORCH_STORAGES = {
+STORAGES = {
     "FloatStorage": ("float32", 4), "HalfStorage": ("float16", 2), "BFloat16Storage": ("bfloat16", 2),
     "DoubleStorage": ("float64", 8), "LongStorage": ("int64", 8), "IntStorage": ("int32", 4),
     "ShortStorage": ("int16", 2), "CharStorage": ("int8", 1), "ByteStorage": ("uint8", 1), "BoolStorage": ("bool", 1),
@@ -67,32 +63,19 @@ class TensorRecord:
     stride: tuple[int, ...]
 
 
-@dataclass
-class Tree:
-    """A file's content in plain types.
-
-    Attributes:
-        content: dicts, lists, numbers, texts, arrays.
-        left_out: "where: class" of the objects that were passed over.
-    """
-
-    content: Any
-    left_out: list[str] = field(default_factory=list)
-
-
 class _DType(StandIn):
     def __init__(self, code: Any = None, *_: Any) -> None:
-        code = _text(code)
+        code = as_text(code)
         if code not in _CODES:
             raise RefusedFileError("code", f"an array of type {str(code)[:20]!r}, which is not of numbers")
         self.dtype = np.dtype(code)
 
     def build(self, state: Any) -> None:
-        if _text(state[1]) == ">":
+        if as_text(state[1]) == ">":
             self.dtype = self.dtype.newbyteorder(">")
 
 
-class _Array(StandIn):
+class ArrayStandIn(StandIn):
     value: np.ndarray | None = None
 
     def build(self, state: Any) -> None:
@@ -108,15 +91,15 @@ def _view(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     size = check_shape(shape, dtype.dtype.itemsize, len(raw), "an array", "pickle", LIMITS)
     if size != len(raw):
         raise RefusedFileError("damaged", f"an array of shape {shape} with {len(raw)} bytes")
-    return np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if _text(order) == "F" else "C")
+    return np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if as_text(order) == "F" else "C")
 
 
-def _reconstruct(*_: Any) -> _Array:
-    return _Array()
+def _reconstruct(*_: Any) -> ArrayStandIn:
+    return ArrayStandIn()
 
 
-def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    array = _Array()
+def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> ArrayStandIn:
+    array = ArrayStandIn()
     array.value = _view(raw, dtype, shape, order)
     return array
 
@@ -126,7 +109,7 @@ def _scalar(dtype: Any, raw: Any = b"") -> Any:
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    if not isinstance(text, str) or _text(encoding) not in ("latin1", "latin-1"):
+    if not isinstance(text, str) or as_text(encoding) not in ("latin1", "latin-1"):
         raise RefusedFileError("code", f"text in the encoding {str(encoding)[:20]!r}")
     return text.encode("latin1")
 
@@ -136,7 +119,7 @@ def _bytes(raw: Any = b"", encoding: Any = "latin1") -> bytes | memoryview:
     return raw if isinstance(raw, (bytes, memoryview)) else _encode(raw, encoding)
 
 
-def _text(value: Any) -> Any:
+def as_text(value: Any) -> Any:
     return value.decode("latin1") if isinstance(value, bytes) else value
 
 
@@ -200,107 +183,7 @@ _TORCH = {
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
     ("torch", "Size"): _torch_size,
-    **{("torch", name): None for name in _TORCH_STORAGES},
+    **{("torch", name): None for name in STORAGES},
 }
-_PLAIN_NAMES, _TORCH_NAMES = _table(_PLAIN), _table(_TORCH)
-
-
-def guarded(where: str, read: Callable[[], Any]) -> Any:
-    """What ``read`` gives; whatever a damaged file makes it raise becomes a refusal that names the file.
-
-    Raises:
-        RefusedFileError
-    """
-    try:
-        return read()
-    except RefusedFileError as e:
-        raise RefusedFileError(e.reason, f"{where}: {str(e).split(' [refused')[0]}", hint=e.hint) from e
-    except (
-        EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, MemoryError,
-        RecursionError, struct.error,
-    ) as e:  # fmt: skip
-        raise RefusedFileError("damaged", f"{where} is not a pickle of weights: {type(e).__name__}: {e}") from e
-
-
-def load_pickle(path: str, *, limits: Limits = LIMITS) -> Tree:
-    """A pickle's content: dicts, lists, numbers, texts and NumPy arrays, long ones mapped and perhaps not aligned.
-
-    Raises:
-        RefusedFileError: it would run code, holds a key twice, asks for more than the limits, or is damaged.
-    """
-
-    def read() -> Tree:
-        with open(path, "rb", buffering=_BUFFER) as file:
-            machine = Machine(file, os.fstat(file.fileno()).st_size, _PLAIN_NAMES, limits)
-            return plain(machine.load(), limits)
-
-    return guarded(path, read)
-
-
-def torch_machine(file: BinaryIO, length: int, stored: Callable[[Storage], int], limits: Limits) -> Machine:
-    """Reads the pickles of a torch file, with a :class:`TensorRecord` in place of every tensor; allocates no tensor.
-
-    Args:
-        stored: bytes that the file can hold for a storage.
-    """
-
-    def storage(pid: Any) -> Storage:
-        if (
-            not isinstance(pid, tuple)
-            or len(pid) < 5
-            or _text(pid[0]) != "storage"
-            or not isinstance(pid[1], KnownName)
-        ):
-            raise RefusedFileError("damaged", f"a storage described as {str(pid)[:60]}")
-        kind, elements = _TORCH_STORAGES.get(pid[1].name.removeprefix("torch.")), pid[4]
-        if kind is None or type(elements) is not int or elements < 0:
-            raise RefusedFileError("damaged", f"a storage of {str(elements)[:20]} numbers")
-        if len(pid) > 5 and pid[5] is not None:
-            raise RefusedFileError("damaged", "a storage within another one, as torch wrote them before 0.4")
-        found = Storage(str(_text(pid[2])), *kind, elements)
-        if elements * found.itemsize > stored(found):
-            raise RefusedFileError("size", f"a storage claims {elements:,} numbers, more than the file holds")
-        return found
-
-    return Machine(file, length, _TORCH_NAMES, limits, storage=storage)
-
-
-def plain(tree: Any, limits: Limits, tensor: Callable[[TensorRecord], Any] | None = None) -> Tree:
-    """The same content in plain types; bounded in depth and in leaves, whatever the pickle shares or nests.
-
-    Args:
-        tensor: what to put in place of a record.
-    """
-    count, left_out = 0, []
-
-    def convert(value: Any, depth: int, where: str) -> Any:
-        nonlocal count
-        count += 1
-        limits.check_keys(count // 8, "pickle")  # optimiser states have several leaves for each tensor
-        if depth > limits.depth:
-            raise RefusedFileError("size", f"containers nested deeper than {limits.depth}")
-        if isinstance(value, dict):
-            made = {_text(k): convert(v, depth + 1, _at(where, k)) for k, v in value.items()}
-            if len(made) != len(value):
-                raise RefusedFileError("duplicate", "a dict with a key as text and as bytes")
-            return made
-        if isinstance(value, (list, tuple)):
-            return [convert(v, depth + 1, where) for v in value]
-        if isinstance(value, TensorRecord) and tensor is not None:
-            return tensor(value)
-        if isinstance(value, Inert):
-            left_out.append(f"{where or 'all of it'}: {value.name}")
-            return None
-        if isinstance(value, _Array):
-            if value.value is None:
-                raise RefusedFileError("damaged", "an array without content")
-            native = value.value.dtype.newbyteorder("=")
-            return value.value if value.value.dtype.isnative else value.value.astype(native)
-        return _text(value) if isinstance(value, bytes) and len(value) <= 4096 else value
-
-    return Tree(convert(tree, 0, ""), left_out)
-
-
-def _at(where: str, key: Any) -> str:
-    key = str(key)[:60]
-    return f"{where}.{key}" if where else key
+PLAIN_NAMES, TORCH_NAMES = _table(_PLAIN), _table(_TORCH)
+"""(module, name) -> what stands for it: in pickles of arrays, and in torch files."""
