@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.published import PUBLISHED
 from scaleprior.errors import UserError
-from scaleprior.laws import FORMS, fit_law
+from scaleprior.laws import fit_law, get_form
 from scaleprior.laws.forms.form import Array, Form
 from scaleprior.laws.solver import solve
 
@@ -167,9 +167,9 @@ def protocol(name: str, tasks: list[Task]) -> dict[str, object]:
     best = min(published, key=published.__getitem__)
     # a form with as many parameters as points leaves no residual to resample
     fewest = min(t.x.size for t in tasks)
-    eligible = [label for label, form in REFITTED.items() if len(FORMS[form].parameters) < fewest]
+    eligible = [label for label, form in REFITTED.items() if len(get_form(form).parameters) < fewest]
     best_refitted = min(eligible, key=published.__getitem__)
-    boot = run_bootstrap(tasks, FORMS[REFITTED[best_refitted]])
+    boot = run_bootstrap(tasks, get_form(REFITTED[best_refitted]))
     covered, mean_width = coverage(ours), width(ours)
     boot_width = width_at(boot, covered)
     print(f"90 % intervals cover {covered:.3f}, mean half width {mean_width:.4f} of ln error")

@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from scaleprior.laws.forms.broken import BrokenPowerLaw
-from scaleprior.laws.forms.form import M3, Array, Form, PowerLawOffset
+from scaleprior.laws.forms.form import Array, Form
+from scaleprior.laws.forms.power import M2, M3
 from scaleprior.laws.forms.sigmoidal import solve_sigmoidal
 from scaleprior.laws.solver import solve
 
@@ -217,7 +218,7 @@ PUBLISHED: dict[str, Method] = {
     "M2": lambda xs, ys: _descent(xs, ys, alpha=False),
     "M3": _m3,
     "M4": lambda xs, ys: _descent(xs, ys, alpha=True),
-    "power law": _each(lambda x, y: _least_squares(PowerLawOffset(), x, y)),
+    "power law": _each(lambda x, y: _least_squares(M2(), x, y)),
     "M3, robust": _each(lambda x, y: _least_squares(M3(), x, y)),
     "BNSL": _each(lambda x, y: _least_squares(BrokenPowerLaw(), x, y, extra=16)),
 }

@@ -26,11 +26,7 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     fit.add_argument(
         "--predict", nargs="+", type=float, metavar="N", default=[], help="images to predict the metric at"
     )
-    fit.add_argument(
-        "--form",
-        default="auto",
-        help="auto (default), or one form: log-linear, M1, power-law, M3, M4, logistic, broken",
-    )
+    fit.add_argument("--form", default="auto", help=_NamingForms("auto (default), or one form: %(forms)s"))
     fit.add_argument("--out", type=Path, help="write a picture (.png, .svg, .pdf) or the laws as .json")
     fit.set_defaults(handler=_fit)
 
@@ -51,6 +47,23 @@ def register(subparsers: argparse._SubParsersAction) -> None:
     forecast.add_argument("--images", nargs="+", type=float, metavar="N", default=[], help="images to forecast at")
     forecast.add_argument("--out", type=Path, help="write the forecast as .json")
     forecast.set_defaults(handler=_forecast)
+
+    forms = actions.add_parser("forms", help="the forms a law may take: names, formulas, sources")
+    forms.set_defaults(handler=_forms)
+
+
+class _NamingForms(str):
+    """A help text with ``%(forms)s``, the names of the known forms.
+
+    They are looked up when the text is printed: every command builds this parser, and none should wait for numpy.
+    """
+
+    __slots__ = ()
+
+    def __mod__(self, values: Any) -> str:
+        from scaleprior.laws import known_forms
+
+        return str(self) % {**values, "forms": ", ".join(known_forms())}
 
 
 def _input_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +146,11 @@ def _left_out_line(table: Table) -> list[str]:
 
 
 def _fit(args: argparse.Namespace) -> None:
+    from scaleprior.laws import get_form
+
     suffix = _out_suffix(args.out, (".png", ".svg", ".pdf", ".json"))
+    if args.form != "auto":
+        get_form(args.form)  # a wrong name is not to be blamed on the file
     table = _read(args)
     laws = _laws(args, table, args.form)
     result: dict[str, Any] = {"laws": {}, "left_out": table.from_scratch}
@@ -158,6 +175,12 @@ def _fit(args: argparse.Namespace) -> None:
         _save_picture(args.out, laws, args.y, max(args.predict, default=0.0))
         lines.append(f"Picture: {args.out}")
     _finish(args, result, lines)
+
+
+def _forms(args: argparse.Namespace) -> None:
+    from scaleprior.laws.forms import forms_table
+
+    print(forms_table())
 
 
 def _predictions(law: Law, images: list[float]) -> list[dict[str, float]]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scaleprior.laws.forms.form import Array, Form
 from scaleprior.laws.solver import solve
@@ -69,7 +70,7 @@ def late_powers(u: Array, w: Array, powers: Sequence[float] = (0.0, 4.0)) -> lis
     return kept
 
 
-def late_weights(u: Array, w: Array, power: float, mask: Array | None = None) -> Array:
+def late_weights(u: Array, w: Array, power: float, mask: NDArray[np.bool_] | None = None) -> Array:
     """w n^power on the points of ``mask`` (all by default), 0 elsewhere, summing to the number of points in it."""
     mask = np.ones(u.size, bool) if mask is None else mask
     late = np.where(mask, w * np.exp(power * (u - u[mask].max())), 0.0)

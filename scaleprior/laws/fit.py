@@ -10,40 +10,35 @@ from numpy.typing import ArrayLike
 
 from scaleprior.errors import UserError
 from scaleprior.laws.candidates import fit_candidates, late_powers
-from scaleprior.laws.forms.broken import BrokenPowerLaw
-from scaleprior.laws.forms.form import M1, M3, Form, LogLinear, PowerLawOffset
-from scaleprior.laws.forms.sigmoidal import M4, LogisticInLog
+from scaleprior.laws.forms.form import Form
+from scaleprior.laws.forms.registry import CALIBRATED, check_form, get_form, known_forms
 from scaleprior.laws.intervals import first_noise, group_variance, looks_smoothed, noise_estimate, refits
 from scaleprior.laws.law import Law
 from scaleprior.laws.observations import Observations, observe
 from scaleprior.laws.select import select
 from scaleprior.laws.words import explain
 
-__all__ = ["FORMS", "fit_law"]
+__all__ = ["fit_law"]
 
-FORMS: dict[str, Form] = {
-    form.name: form for form in (LogLinear(), M1(), PowerLawOffset(), M3(), M4(), LogisticInLog(), BrokenPowerLaw())
-}
-_ALIASES = {"M2": "power-law", "loglinear": "log-linear", "bnsl": "broken", "BNSL": "broken"}
 _RAW_TO_SMOOTHED = 2.0  # raw test values of the benchmark scatter by this factor more than its smoothed training values
 
 
-def _chosen_forms(forms: str | Sequence[str], data: Observations) -> list[Form]:
-    if isinstance(forms, str):
-        if forms == "auto":
-            return [f for f in FORMS.values() if data.bounded or f.name != "logistic"]
-        forms = [forms]
-    names = [_ALIASES.get(name, name) for name in forms]
-    for name in names:
-        if name not in FORMS:
-            raise UserError(f"unknown form {name!r}", hint=f"'auto' or any of {', '.join(FORMS)}")
-        if name == "logistic" and not data.bounded:
+def _chosen_forms(forms: str | Form | Sequence[str | Form], data: Observations) -> list[Form]:
+    if forms == "auto":
+        return [form for form in CALIBRATED if data.bounded or not form.bounded_only]
+    chosen: dict[str, Form] = {}
+    for given in [forms] if isinstance(forms, (str, Form)) else forms:
+        form = get_form(given) if isinstance(given, str) else given
+        check_form(form)
+        if form.bounded_only and not data.bounded:
             raise UserError(
-                "form 'logistic' needs a bounded metric, this is an unbounded loss", hint="use another form"
+                f"form {form.name!r} needs a bounded metric, this is an unbounded loss", hint="use another form"
             )
-    if not names:
-        raise UserError("no forms to fit", hint=f"'auto' or any of {', '.join(FORMS)}")
-    return [FORMS[name] for name in dict.fromkeys(names)]
+        if chosen.setdefault(form.name, form) is not form and type(chosen[form.name]) is not type(form):
+            raise UserError(f"two forms are called {form.name!r}", hint="rename one of them")
+    if not chosen:
+        raise UserError("no forms to fit", hint=f"'auto' or any of {', '.join(known_forms())}")
+    return list(chosen.values())
 
 
 def fit_law(
@@ -53,7 +48,7 @@ def fit_law(
     kind: str = "score",
     weights: ArrayLike | None = None,
     groups: Sequence[Hashable] | None = None,
-    forms: str | Sequence[str] = "auto",
+    forms: str | Form | Sequence[str | Form] = "auto",
     seed: int = 0,
     unit: str = "auto",
     level: float = 0.9,
@@ -66,7 +61,8 @@ def fit_law(
         kind: "score" (more is better, AP) or "error" (less is better).
         weights: relative inverse variances; None for equal.
         groups: what measurements share, usually the seed; None for independent measurements.
-        forms: "auto", one name or several of ``FORMS``.
+        forms: "auto" for the calibrated ones, or one or several of ``known_forms()``; a form itself may stand for its
+            name.
         seed: of the noise in refits; the same seed gives the same law.
         unit: "auto" (all values <= 1 are fractions; above, scores are percent and errors a loss), "fraction",
             "percent" or "loss".
@@ -83,7 +79,7 @@ def fit_law(
     first = first_noise(u, z, w)
     candidates = fit_candidates(chosen, u, z, w, sigma=first, powers=late_powers(u, w))
     selection = select(candidates, first)
-    sigma, dof = noise_estimate([c for c, v in zip(candidates, selection.weights) if v > 0], u, z, w)
+    sigma, dof = noise_estimate(candidates, selection.weights, u, z, w)
     law = Law(
         data=data,
         candidates=tuple(candidates),

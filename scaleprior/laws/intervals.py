@@ -42,16 +42,19 @@ def first_noise(u: Array, z: Array, w: Array) -> float:
     return float(np.sqrt((square + _NOISE_DOF * _prior_noise(z) ** 2) / spent))
 
 
-def noise_estimate(candidates: Sequence[Candidate], u: Array, z: Array, w: Array) -> tuple[float, float]:
-    """(sigma, degrees of freedom) of ln e: from the equally weighted candidate that explains the points best.
+def noise_estimate(
+    candidates: Sequence[Candidate], weights: Array, u: Array, z: Array, w: Array
+) -> tuple[float, float]:
+    """(sigma, degrees of freedom) of ln e: from the candidate that explains the points best, all points weighing alike.
 
-    Not from the combination: where the forms disagree its residuals hold their misfit, which is no noise.
+    Not from the combination: where the forms disagree its residuals hold their misfit, which is no noise. And from
+    candidates in use (``weights`` [C] above 0), unless all of those lean on the late points.
     """
+    alike = [(c, v) for c, v in zip(candidates, weights) if c.power == 0]
     prior = _NOISE_DOF * _prior_noise(z) ** 2
     variances = [
         (float((w * (z - c.log_error(u)) ** 2).sum()) + prior) / (max(z.size - c.theta.size, 0) + _NOISE_DOF)
-        for c in candidates
-        if c.power == 0
+        for c in [c for c, v in alike if v > 0] or [c for c, _ in alike]
     ]
     return float(np.sqrt(min(variances))), max(z.size - 3, 0) + _NOISE_DOF
 
@@ -81,7 +84,8 @@ def refits(candidates: Sequence[Candidate], u: Array, z: Array, w: Array, *, sig
     for candidate in candidates:
         form = candidate.form
         shake = rng.normal(size=(_REPLICATES // 2, candidate.theta.size))
-        shake = np.concatenate([shake, -shake]) * _PRIOR_SHAKE * np.asarray(form.prior_scale)
+        mean, scale = form.prior()
+        shake = np.concatenate([shake, -shake]) * _PRIOR_SHAKE * scale
         theta, _ = solve(
             form,
             np.tile(candidate.theta, (_REPLICATES, 1)),
@@ -90,7 +94,7 @@ def refits(candidates: Sequence[Candidate], u: Array, z: Array, w: Array, *, sig
             late_weights(u, w, candidate.power),
             sigma=sigma,
             iterations=10,
-            prior_mean=np.asarray(form.prior_mean) + shake,
+            prior_mean=mean + shake,
         )
         found.append(theta)
     return found

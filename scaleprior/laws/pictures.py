@@ -73,7 +73,7 @@ def _draw_forms(ax: Axes, law: Law, grid: np.ndarray) -> None:
     """Thin lines of the equally weighted candidates; rejected ones are marked so in the legend."""
     curves = law.form_curves(grid)
     shown = [i for i, c in enumerate(law.candidates) if c.power == 0]
-    for colour, i in zip(_FORM_COLOURS, shown):
+    for colour, i in zip(itertools.cycle(_FORM_COLOURS), shown):
         name = law.candidates[i].form.name
         used = law.selection.weights[i] > 0
         metric = law.data.to_metric(np.exp(curves[i]))

@@ -53,8 +53,9 @@ def solve(
     batch, size = theta.shape
     sigma = np.broadcast_to(np.asarray(sigma, dtype=float).reshape(-1, 1), (batch, 1))
     u, z, w = (np.broadcast_to(np.asarray(a, dtype=float), (batch, np.shape(a)[-1])) for a in (u, z, w))
-    mean = np.broadcast_to(np.asarray(form.prior_mean if prior_mean is None else prior_mean), (batch, size))
-    scale = np.asarray(form.prior_scale) / np.sqrt(max(prior_weight, 1e-12))
+    own_mean, own_scale = form.prior()
+    mean = np.broadcast_to(own_mean if prior_mean is None else np.asarray(prior_mean), (batch, size))
+    scale = own_scale / np.sqrt(max(prior_weight, 1e-12))
     theta = theta.copy()
     damping = np.full(batch, 1e-2)
     log_e = np.log(np.maximum(form.error(theta, u), _TINY))

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scaleprior.laws.select import STRAIGHT
+from scaleprior.laws.candidates import fit_candidates
+from scaleprior.laws.forms.power import LogLinear
+from scaleprior.laws.forms.registry import CALIBRATED
 
 if TYPE_CHECKING:
     from scaleprior.laws.law import Law
@@ -28,11 +30,8 @@ def number(n: float) -> str:
 
 def log_linear_verdict(law: Law) -> str:
     """Whether a straight line in log n describes the data, and over which range it does."""
-    from scaleprior.laws.candidates import fit_candidates  # here: law -> words -> candidates -> law would be a circle
-    from scaleprior.laws.forms.form import LogLinear
-
     data = law.data
-    found = [c for c in law.candidates if c.form.name == "log-linear" and c.power == 0]
+    found = [c for c in law.candidates if isinstance(c.form, LogLinear) and c.power == 0]
     u, z = np.log(data.n / law.n_ref), np.log(data.e)
     line = found[0] if found else fit_candidates([LogLinear()], u, z, data.w, sigma=law.sigma, powers=[0.0])[0]
     miss = np.abs(line.log_error(u) - z)
@@ -68,12 +67,16 @@ def explain(law: Law) -> str:
             f"Equal-weight combination of {', '.join(used)}: "
             "none of them stands out in predicting held-back largest points."
         )
-    missed = [name for name in vetoed if name not in STRAIGHT]
+    bending = {c.form.name for c in law.candidates if c.form.bends}
+    missed = [name for name in vetoed if name in bending]
     if missed:
         sentences.append(f"Left out after missing them badly: {', '.join(missed)}.")
-    straight = [name for name in vetoed if name in STRAIGHT]
+    straight = [name for name in vetoed if name not in bending]
     if straight:
         sentences.append(f"Shown but not used, being limits of those: {', '.join(straight)}.")
+    foreign = [c.form.name for c in law.candidates if c.form not in CALIBRATED and c.form.name in used]
+    if foreign:
+        sentences.append(f"How far intervals hold was not measured with {', '.join(dict.fromkeys(foreign))}.")
     if sizes <= 5:
         sentences.append(
             f"{sizes} fractions prove little: the interval rests on assumed smoothness as much as on the data; "

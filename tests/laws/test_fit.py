@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scaleprior.errors import UserError
-from scaleprior.laws import Estimate, fit_law
+from scaleprior.laws import Estimate, Law, fit_law
 
 LADDER = [100.0, 316.0, 1000.0, 3162.0]
 AP = [2.1, 5.3, 8.8, 11.0]
@@ -97,7 +97,7 @@ def test_three_points_are_wide_and_say_so_two_are_refused() -> None:
     three, four = fit_law(LADDER[:3], AP[:3]), fit_law(LADDER, AP)
     assert "3 fractions prove little" in three.why
 
-    def width(law: object, n: float) -> float:
+    def width(law: Law, n: float) -> float:
         _, low, high = law.predict([n])
         return float(high[0] - low[0])
 
@@ -266,3 +266,11 @@ def test_coverage_by_simulation() -> None:
     # binomial(40, 0.9) is below 32 or so with 2 %
     assert 32 <= inside <= 40
     assert 32 <= gain_inside <= 40
+
+
+def test_forms_that_all_lean_on_the_late_points_still_know_their_noise() -> None:
+    # flat, then a power law: weighted n^4 M1 is exact at the top, with equal weights no straight law is near anywhere
+    n = np.geomspace(1e3, 1e7, 200)
+    law = fit_law(n, 0.5 * np.minimum(1.0, (n / 1e5) ** -0.5), kind="error", forms=["log-linear", "M1"])
+    assert all(c.power > 0 for c, weight in zip(law.candidates, law.selection.weights) if weight > 0)
+    assert np.isfinite(law.predict([1e8])).all()

@@ -1,13 +1,17 @@
-"""Forms: Jacobians against finite differences, limits, hand-derived values, and recovery of known parameters."""
+"""Forms: Jacobians and starts against the base's own, limits, hand-derived values, recovery of known parameters."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from scaleprior.laws import FORMS, fit_law
-from scaleprior.laws.forms.form import PowerLawOffset
+from scaleprior.laws import CALIBRATED, fit_law
+from scaleprior.laws.forms.form import Form
+from scaleprior.laws.forms.power import M2
 from scaleprior.laws.forms.sigmoidal import M4, LogisticInLog, solve_sigmoidal
+from scaleprior.laws.solver import solve
+
+FORMS = {form.name: form for form in CALIBRATED}
 
 # natural parameters of each form, and how closely they must come back from 40 points with 0.2 % noise over 4 decades
 TRUTHS = {
@@ -26,7 +30,7 @@ TRUTHS = {
 def test_jacobian_equals_finite_differences(name: str) -> None:
     form = FORMS[name]
     rng = np.random.default_rng(3)
-    theta = np.array(form.prior_mean) + 0.5 * rng.normal(size=(5, len(form.parameters)))
+    theta = form.prior()[0] + 0.5 * rng.normal(size=(5, len(form.parameters)))
     u = np.linspace(-4, 4, 11)
     analytic = form.jacobian(theta, u)
     assert analytic.shape == (5, 11, len(form.parameters))
@@ -38,13 +42,46 @@ def test_jacobian_equals_finite_differences(name: str) -> None:
         np.testing.assert_allclose(analytic[..., p], numeric, atol=2e-8 * (1 + np.abs(analytic).max()))
 
 
-@pytest.mark.parametrize("name", sorted(set(FORMS) - {"log-linear", "M1"}))
-def test_bending_forms_fall_everywhere(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(FORMS))
+def test_the_jacobian_of_the_base_agrees_with_the_one_written_by_hand(name: str) -> None:
     form = FORMS[name]
-    rng = np.random.default_rng(4)
-    theta = np.array(form.prior_mean) + np.array(form.prior_scale) * rng.normal(size=(40, len(form.parameters)))
+    assert type(form).jacobian is not Form.jacobian
+    rng = np.random.default_rng(3)
+    theta = form.prior()[0] + 0.5 * rng.normal(size=(2, 5, len(form.parameters)))  # a batch of two axes
+    for u in (np.linspace(-4, 4, 11), np.linspace(-4, 4, 22).reshape(2, 1, 11) + np.zeros((2, 5, 1))):
+        by_hand = form.jacobian(theta, u)
+        assert (
+            np.abs(Form.jacobian(form, theta, u) - by_hand)
+            <= 1e-9 * (np.abs(form.error(theta, u))[..., None] + np.abs(by_hand))
+        ).all()
+
+
+@pytest.mark.parametrize("name", sorted(FORMS))
+def test_the_starts_of_the_base_lead_to_the_same_curve(name: str) -> None:
+    form = FORMS[name]
+    u = np.linspace(-4, 4, 30)
+    e = (0.15 + 0.35 * np.exp(-0.3 * u) / 2) * np.exp(0.01 * np.random.default_rng(8).normal(size=u.size))
+    ends = [
+        solve(form, starts, u, np.log(e), np.ones_like(u), iterations=200)
+        for starts in (form.starts(u, e), Form.starts(form, u, e))
+    ]
+    (own, own_cost), (base, base_cost) = ((theta[cost.argmin()], cost.min()) for theta, cost in ends)
+    assert base_cost <= own_cost * 1.01 + 0.05
+    np.testing.assert_allclose(form.error(base, u), form.error(own, u), rtol=0.01)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, form in FORMS.items() if form.monotone))
+def test_monotone_forms_fall_everywhere(name: str) -> None:
+    form = FORMS[name]
+    mean, scale = form.prior()
+    theta = mean + scale * np.random.default_rng(4).normal(size=(40, mean.size))
     e = form.error(theta, np.linspace(-5, 5, 60))
     assert (np.diff(e, axis=-1) <= 1e-9 * np.abs(e[:, 1:])).all()
+
+
+def test_straight_forms_can_rise_and_bending_ones_cannot() -> None:
+    assert [name for name, form in FORMS.items() if not form.bends] == ["log-linear", "M1"]
+    assert all(form.monotone == form.bends for form in CALIBRATED)
 
 
 @pytest.mark.parametrize("name", sorted(TRUTHS))
@@ -100,5 +137,5 @@ def test_sigmoidal_equation_far_out() -> None:
 
 def test_power_law_by_hand() -> None:
     # n = 100 n_ref^0..., e = 0.1 + 0.4 * 100^-0.5 = 0.14
-    e = PowerLawOffset().error(np.array([np.log(0.1), np.log(0.4), np.log(0.5)]), np.array([np.log(100.0)]))
+    e = M2().error(np.array([np.log(0.1), np.log(0.4), np.log(0.5)]), np.array([np.log(100.0)]))
     assert e[0] == pytest.approx(0.14)

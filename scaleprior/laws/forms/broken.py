@@ -18,8 +18,11 @@ class BrokenPowerLaw(Form):
     """
 
     name = "broken"
+    aliases = ("bnsl", "BNSL")
     formula = "e = a + b n^-c0 (1 + (n/d)^(1/f))^(-c1 f)"
+    source = "Caballero et al. 2022, one break"
     parameters = ("ln_a", "ln_b", "ln_c0", "ln_ratio", "ln_d", "ln_f")
+    monotone = True
     prior_mean = (-2.0, -0.5, -1.5, 0.0, 0.0, -0.5)
     prior_scale = (3.0, 4.0, 1.5, 1.0, 3.0, 1.0)
 

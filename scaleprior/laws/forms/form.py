@@ -1,14 +1,10 @@
-"""The functional forms a law may take, each with its formula, domain and analytic Jacobian.
+"""What a functional form is: the error e as a function of ln n and parameters, and all that fitting needs besides.
 
 Every form gives the *error* e (a score s is fitted as e = 1 - s) at u = ln(n / n_ref), natural logarithm of images over
 a reference count. Parameters are unconstrained reals ``theta``; ``describe`` gives them in natural units.
 
 Shapes: theta is [..., P], u is [K] (or broadcasts against theta's batch as [..., K]); errors come back as [..., K] and
 Jacobians de/dtheta as [..., K, P]. Batches are how many starts, hold-outs and replicates are fitted at once.
-
-Sources: M1 to M4 are the estimators of Alabdulmohsin, Neyshabur, Zhai, "Revisiting Neural Scaling Laws in Language and
-Vision" (2022); the sigmoidal forms are in :mod:`scaleprior.laws.forms.sigmoidal`, the form with a
-break in :mod:`scaleprior.laws.forms.broken`.
 """
 
 from __future__ import annotations
@@ -18,21 +14,15 @@ from abc import ABC, abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "M1",
-    "M3",
-    "Array",
-    "Form",
-    "LogLinear",
-    "PowerLawOffset",
-    "bounded_exp",
-    "sigmoid",
-    "slope_and_level",
-    "softplus",
-]
+__all__ = ["Array", "Form", "bounded_exp", "sigmoid", "slope_and_level", "softplus"]
 
 Array = NDArray[np.float64]
 _MAX_EXPONENT = 60.0  # exp(60) is far outside every metric here, and its square still is a finite float
+_LOG = "ln_"  # what the name of a parameter starts with that is the logarithm of a positive number
+_PRIOR_SCALE = 3.0  # of a logarithm: a factor of 20 either way
+_STEP = float(np.cbrt(np.finfo(float).eps))  # where a central difference loses as much to rounding as to curvature
+_DRAWS = 512  # from the prior; the nearest _STARTS to the data are where fitting starts
+_STARTS = 8
 
 
 def softplus(t: Array) -> Array:
@@ -50,40 +40,6 @@ def bounded_exp(t: Array) -> Array:
     return np.exp(np.clip(t, -_MAX_EXPONENT, _MAX_EXPONENT))
 
 
-class Form(ABC):
-    """One family of curves e(u; theta). Stateless; instances are shared.
-
-    Attributes:
-        name: the name users choose it by.
-        formula: in plain text, n in images.
-        parameters: the names of theta's entries.
-        prior_mean, prior_scale: of a weak Gaussian prior on theta; it keeps parameters that few points cannot
-            determine from running away, and vanishes beside real evidence.
-    """
-
-    name: str
-    formula: str
-    parameters: tuple[str, ...]
-    prior_mean: tuple[float, ...]
-    prior_scale: tuple[float, ...]
-
-    @abstractmethod
-    def error(self, theta: Array, u: Array) -> Array:
-        """e at u: [..., K]."""
-
-    @abstractmethod
-    def jacobian(self, theta: Array, u: Array) -> Array:
-        """de/dtheta at u: [..., K, P]."""
-
-    @abstractmethod
-    def starts(self, u: Array, e: Array) -> Array:
-        """Starting points [S, P] for the data (u [K], e [K])."""
-
-    @abstractmethod
-    def describe(self, theta: Array, n_ref: float) -> dict[str, float]:
-        """The parameters theta [P] in natural units, for n in images."""
-
-
 def slope_and_level(u: Array, z: Array) -> tuple[float, float]:
     """Least-squares (slope, intercept) of z against u."""
     centre = u.mean()
@@ -92,132 +48,84 @@ def slope_and_level(u: Array, z: Array) -> tuple[float, float]:
     return slope, float(z.mean() - slope * centre)
 
 
-class LogLinear(Form):
-    """e = a - b log10(n): the gain per factor of ten is b everywhere (the paper's law, for scores s = 1 - e).
+class Form(ABC):
+    """One family of curves e(u; theta). Stateless; instances are shared.
 
-    Linear in its parameters; unbounded, so predictions are cut to the metric's range by the caller.
+    A form of one's own needs ``name``, ``formula``, ``parameters`` and ``error``. The other methods have defaults that
+    work for any smooth curve; the forms here override them for speed and for parameters in images.
+
+    Attributes:
+        name: the name users choose it by, and results carry.
+        aliases: other names it is found by.
+        formula: in plain text, n in images.
+        source: who proposed it.
+        parameters: the names of theta's entries; "ln_x" is the logarithm of a positive x.
+        bends: whether it can leave a straight line (in ln n, or in ln n and ln e). Those that cannot join a
+            combination only where they predict held-back points much better than those that can.
+        monotone: whether e falls, or stays, for every theta; a law of such forms keeps its interval from rising again.
+        bounded_only: whether it is no form for an unbounded loss.
+        prior_mean, prior_scale: of a weak Gaussian prior on theta; it keeps parameters that few points cannot
+            determine from running away, and vanishes beside real evidence. Empty: 0 and 3 for every parameter.
     """
 
-    name = "log-linear"
-    formula = "e = a - b log10(n)"
-    parameters = ("a", "b")
-    prior_mean = (0.0, 0.0)
-    prior_scale = (10.0, 10.0)
+    name: str
+    aliases: tuple[str, ...] = ()
+    formula: str
+    source: str = ""
+    parameters: tuple[str, ...]
+    bends: bool = True
+    monotone: bool = False
+    bounded_only: bool = False
+    prior_mean: tuple[float, ...] = ()
+    prior_scale: tuple[float, ...] = ()
 
+    @abstractmethod
     def error(self, theta: Array, u: Array) -> Array:
-        return theta[..., :1] - theta[..., 1:2] * u / np.log(10.0)
+        """e at u: [..., K]."""
 
     def jacobian(self, theta: Array, u: Array) -> Array:
-        slope = np.broadcast_to(-u / np.log(10.0), np.broadcast_shapes(theta[..., :1].shape, np.shape(u)))
-        return np.stack([np.ones_like(slope), slope], axis=-1)
+        """de/dtheta at u: [..., K, P].
+
+        By default central differences with steps of 6e-6 max(1, |theta|): off by less than 1e-9 of e + |de/dtheta|
+        where e is smooth on the scale of the step (3e-10 on the forms here), for two evaluations of e a parameter.
+        """
+        columns = []
+        for p in range(theta.shape[-1]):
+            above, below = theta.astype(float), theta.astype(float)
+            step = _STEP * np.maximum(1.0, np.abs(theta[..., p]))
+            above[..., p] += step
+            below[..., p] -= step
+            taken = above[..., p] - below[..., p]  # not 2 step: theta + step is rounded
+            columns.append((self.error(above, u) - self.error(below, u)) / taken[..., None])
+        return np.stack(columns, axis=-1)
 
     def starts(self, u: Array, e: Array) -> Array:
-        slope, level = slope_and_level(u, e)
-        return np.array([[level, -slope * np.log(10.0)]])
+        """Starting points [S, P] for the data (u [K], e [K]).
+
+        By default the 8 nearest to the data (in ln e) of 512 fixed draws from the prior, its mean among them.
+        """
+        mean, scale = self.prior()
+        draws = mean + scale * np.random.default_rng(0).normal(size=(_DRAWS, mean.size))
+        draws[0] = mean
+        with np.errstate(all="ignore"):  # a draw may be absurd; it is then not among the nearest
+            missed = ((np.log(self.error(draws, u)) - np.log(e)) ** 2).sum(-1)
+        return draws[np.argsort(np.nan_to_num(missed, nan=np.inf), kind="stable")[:_STARTS]]
 
     def describe(self, theta: Array, n_ref: float) -> dict[str, float]:
-        return {"a": float(theta[0] + theta[1] * np.log10(n_ref)), "b": float(theta[1])}
+        """The parameters theta [P] in natural units, for n in images.
 
+        By default as ``natural`` gives them, with ``n_ref`` beside: they belong to a formula in n / n_ref.
+        """
+        names = (name.removeprefix(_LOG) for name in self.parameters)
+        return {**{name: float(x[0]) for name, x in zip(names, self.natural(theta))}, "n_ref": float(n_ref)}
 
-class M1(Form):
-    """e = beta n^-c (M1). theta = (ln e at n_ref, c); c may be negative, for a metric that gets worse."""
+    def prior(self) -> tuple[Array, Array]:
+        """Mean and scale [P] of the prior on theta."""
+        size = len(self.parameters)
+        mean = np.asarray(self.prior_mean or (0.0,) * size, dtype=float)
+        return mean, np.asarray(self.prior_scale or (_PRIOR_SCALE,) * size, dtype=float)
 
-    name = "M1"
-    formula = "e = beta n^-c"
-    parameters = ("ln_beta", "c")
-    prior_mean = (-0.5, 0.3)
-    prior_scale = (4.0, 2.0)
-
-    def error(self, theta: Array, u: Array) -> Array:
-        return bounded_exp(theta[..., :1] - theta[..., 1:2] * u)
-
-    def jacobian(self, theta: Array, u: Array) -> Array:
-        e = self.error(theta, u)
-        return np.stack([e, -u * e], axis=-1)
-
-    def starts(self, u: Array, e: Array) -> Array:
-        slope, level = slope_and_level(u, np.log(e))
-        return np.array([[level, -slope]])
-
-    def describe(self, theta: Array, n_ref: float) -> dict[str, float]:
-        return {"beta": float(bounded_exp(theta[0] + theta[1] * np.log(n_ref))), "c": float(theta[1])}
-
-
-class PowerLawOffset(Form):
-    """e = e_inf + beta n^-c (M2 of Alabdulmohsin et al.). theta = (ln e_inf, ln(beta n_ref^-c), ln c).
-
-    Domain: e_inf > 0, beta > 0, c > 0: decreasing and convex in n.
-    """
-
-    name = "power-law"
-    formula = "e = e_inf + beta n^-c"
-    parameters = ("ln_e_inf", "ln_beta", "ln_c")
-    prior_mean = (-2.0, -1.0, -1.0)
-    prior_scale = (3.0, 3.0, 1.5)
-
-    def error(self, theta: Array, u: Array) -> Array:
-        return bounded_exp(theta[..., :1]) + bounded_exp(theta[..., 1:2] - bounded_exp(theta[..., 2:3]) * u)
-
-    def jacobian(self, theta: Array, u: Array) -> Array:
-        c = bounded_exp(theta[..., 2:3])
-        power = bounded_exp(theta[..., 1:2] - c * u)
-        floor = np.broadcast_to(bounded_exp(theta[..., :1]), power.shape)
-        return np.stack([floor, power, -c * u * power], axis=-1)
-
-    def starts(self, u: Array, e: Array) -> Array:
-        found = []
-        for share in (0.02, 0.3, 0.6, 0.85):
-            floor = share * e.min()
-            slope, level = slope_and_level(u, np.log(e - floor))
-            found.append([np.log(floor), level, np.log(max(-slope, 0.02))])
-        return np.array(found)
-
-    def describe(self, theta: Array, n_ref: float) -> dict[str, float]:
-        c = float(bounded_exp(theta[2]))
-        return {
-            "e_inf": float(bounded_exp(theta[0])),
-            "beta": float(bounded_exp(theta[1] + c * np.log(n_ref))),
-            "c": c,
-        }
-
-
-class M3(Form):
-    """e = beta (1/n + gamma)^c (M3). theta = (ln(beta n_ref^-c), ln(gamma n_ref), ln c).
-
-    Domain: beta, gamma, c > 0: a power law that turns flat at n = 1/gamma.
-    """
-
-    name = "M3"
-    formula = "e = beta (1/n + gamma)^c"
-    parameters = ("ln_beta", "ln_gamma", "ln_c")
-    prior_mean = (-0.5, -3.0, -1.0)
-    prior_scale = (4.0, 3.0, 1.5)
-
-    def _parts(self, theta: Array, u: Array) -> tuple[Array, Array, Array]:
-        reach = np.logaddexp(
-            -u, np.broadcast_to(theta[..., 1:2], np.broadcast_shapes(theta[..., :1].shape, np.shape(u)))
-        )
-        c = bounded_exp(theta[..., 2:3])
-        return reach, c, bounded_exp(theta[..., :1] + c * reach)
-
-    def error(self, theta: Array, u: Array) -> Array:
-        return self._parts(theta, u)[2]
-
-    def jacobian(self, theta: Array, u: Array) -> Array:
-        reach, c, e = self._parts(theta, u)
-        return np.stack([e, e * c * bounded_exp(theta[..., 1:2] - reach), e * c * reach], axis=-1)
-
-    def starts(self, u: Array, e: Array) -> Array:
-        found = []
-        for gamma in (-u.max() - 3.0, -u.max() - 1.0, -np.median(u)):
-            slope, level = slope_and_level(np.logaddexp(-u, gamma), np.log(e))
-            found.append([level, gamma, np.log(max(slope, 0.02))])
-        return np.array(found)
-
-    def describe(self, theta: Array, n_ref: float) -> dict[str, float]:
-        c = float(bounded_exp(theta[2]))
-        return {
-            "beta": float(bounded_exp(theta[0] + c * np.log(n_ref))),
-            "gamma": float(bounded_exp(theta[1]) / n_ref),
-            "c": c,
-        }
+    def natural(self, theta: Array) -> tuple[Array, ...]:
+        """theta's entries as columns [..., 1], ready to be combined with u; x itself where "ln_x" is fitted."""
+        columns = (theta[..., i : i + 1] for i in range(len(self.parameters)))
+        return tuple(bounded_exp(c) if n.startswith(_LOG) else c for n, c in zip(self.parameters, columns))

@@ -41,7 +41,9 @@ class M4(Form):
 
     name = "M4"
     formula = "(e - e_inf) / (e_0 - e)^alpha = beta n^-c"
+    source = "Alabdulmohsin et al. 2022"
     parameters = ("ln_e_inf", "ln_span", "ln_alpha", "q", "ln_c")
+    monotone = True
     prior_mean = (-2.0, -0.2, -0.5, 0.0, -1.0)
     prior_scale = (3.0, 0.5, 1.0, 4.0, 1.5)
 
@@ -95,7 +97,10 @@ class LogisticInLog(Form):
 
     name = "logistic"
     formula = "1 - e = s_max / (1 + (n / n_half)^-c)"
+    source = "bounded form for AP in [0, 1]"
     parameters = ("logit_s_max", "shift", "ln_c")
+    monotone = True
+    bounded_only = True
     prior_mean = (0.5, 0.0, -1.0)
     prior_scale = (3.0, 4.0, 1.5)
 
