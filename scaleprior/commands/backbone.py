@@ -13,7 +13,7 @@ __all__ = ["register"]
 _SOURCE = "file or folder of weights, or timm:NAME (found in the local caches)"
 
 
-def register(subparsers: Any) -> None:
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the ``backbone`` parser."""
     backbone = subparsers.add_parser("backbone", help="read, convert, check, export and compare backbones")
     actions = backbone.add_subparsers(dest="action", metavar="ACTION", required=True)
@@ -79,9 +79,10 @@ def _out(args: argparse.Namespace) -> str:
 
     if args.target is not None and args.out is not None:
         raise UserError(f"OUT is {args.target} and --out is {args.out}", hint="give one of them")
-    if args.target is None and args.out is None:
+    out = args.out if args.target is None else args.target
+    if out is None:
         raise UserError(f"backbone {args.action} was not told where to write", hint="add OUT after SRC, or --out OUT")
-    return args.out if args.target is None else args.target
+    return out
 
 
 def _read(args: argparse.Namespace, source: str) -> Any:

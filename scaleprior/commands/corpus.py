@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ["register"]
 
 
-def register(subparsers: Any) -> None:
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the ``corpus`` parser."""
     corpus = subparsers.add_parser("corpus", help="index a pretraining collection, look at it, cut fractions")
     actions = corpus.add_subparsers(dest="action", metavar="ACTION", required=True)

@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["print_results", "register"]
 
 
-def register(subparsers: argparse._SubParsersAction) -> None:
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the ``detect`` parser."""
     parser = subparsers.add_parser("detect", help="fine-tune a detector from a backbone, measure its COCO AP")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)

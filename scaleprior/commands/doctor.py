@@ -20,7 +20,7 @@ _LIBRARIES = (
 _DETECTRON2_GUIDE = "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
 
 
-def register(subparsers: argparse._SubParsersAction) -> None:
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the ``doctor`` parser."""
     parser = subparsers.add_parser("doctor", help="versions, GPU, Detectron2, data roots; what will work and what not")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")

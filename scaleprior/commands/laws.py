@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 
-def register(subparsers: argparse._SubParsersAction) -> None:
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the ``laws`` command."""
     parser = subparsers.add_parser("laws", help="fit, compare and forecast with scaling laws from a results.csv")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)

@@ -10,7 +10,7 @@ __all__ = ["register"]
 _SPEC = "studies/quickstart.yaml"
 
 
-def register(subparsers: argparse._SubParsersAction) -> None:
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the ``quickstart`` parser."""
     parser = subparsers.add_parser(
         "quickstart", help="a real experiment in about five minutes: two depths, four fractions, one report"

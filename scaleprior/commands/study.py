@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["register", "run_and_report"]
 
 
-def register(subparsers: argparse._SubParsersAction) -> None:
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the ``study`` parser."""
     parser = subparsers.add_parser("study", help="run a whole study: pretrain, fine-tune, evaluate, fit, report")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)

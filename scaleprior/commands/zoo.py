@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from scaleprior.backbones.zoo.entry import Entry
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 
-def register(subparsers: Any) -> None:
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the ``zoo`` parser."""
     parser = subparsers.add_parser("zoo", help="backbones by name: public ones, the paper's, your own")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)

@@ -35,11 +35,11 @@ class Corpus:
 
     def __init__(self, path: Path, facts: Mapping[str, Any], *, root: str | Path | None = None) -> None:
         self.path = path
-        self.facts = dict(facts)
+        self.facts: dict[str, Any] = dict(facts)
         self.name: str = facts["name"]
         self.fingerprint: str = facts["fingerprint"]
         recorded = path if facts["root"] == "." else Path(facts["root"])
-        self.root = Path(root) if root is not None else recorded
+        self.root: Path = Path(root) if root is not None else recorded
 
     @classmethod
     def open(cls, path: str | Path, *, root: str | Path | None = None) -> Corpus:
@@ -67,9 +67,13 @@ class Corpus:
         """The file that holds the rows."""
         return self.path / "index.parquet" if self.path.is_dir() else self.path
 
-    @cached_property
+    @property
     def label_space(self) -> LabelSpace:
         """What the labels mean."""
+        return self._label_space
+
+    @cached_property
+    def _label_space(self) -> LabelSpace:
         if self.path.is_dir():
             return LabelSpace.load(self.path / "label_space.json")
         return LabelSpace.from_dict(_footer(self.path, LABEL_SPACE_KEY), where=str(self.path))

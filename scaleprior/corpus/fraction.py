@@ -7,6 +7,7 @@ rows; a forked worker shares the parent's rows and opens its own files.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,11 +33,12 @@ class Whole(Protocol):
     """What a fraction needs to know of its corpus; ``Corpus`` says what the names mean."""
 
     path: Path
+    name: str
     facts: dict[str, Any]
     root: Path
     fingerprint: str
 
-    def __init__(self, path: Path, facts: dict[str, Any], *, root: str | Path | None = None) -> None: ...
+    def __init__(self, path: Path, facts: Mapping[str, Any], *, root: str | Path | None = None) -> None: ...
 
     def __len__(self) -> int: ...
 
@@ -134,8 +136,9 @@ class Fraction:
 
         table = self._read_columns("shard", "path", "offset", "size")
         shard = table.column("shard").cast(pa.string())
-        file = pc.if_else(pc.equal(shard, ""), table.column("path"), shard).combine_chunks()
-        return file, table.column("offset").to_numpy(), table.column("size").to_numpy()
+        plain = pc.equal(shard, "")  # pyright: ignore[reportAttributeAccessIssue] (made when pyarrow is imported)
+        file = pc.if_else(plain, table.column("path"), shard)  # pyright: ignore[reportAttributeAccessIssue]
+        return file.combine_chunks(), table.column("offset").to_numpy(), table.column("size").to_numpy()
 
     @cached_property
     def _reader(self) -> ByteReader:

@@ -72,7 +72,7 @@ def image_size(data: bytes) -> tuple[str, int, int]:
     try:
         if data[:2] == b"\xff\xd8":
             height, width = simplejpeg.decode_jpeg_header(data)[:2]
-            return "JPEG", height, width
+            return "JPEG", int(height), int(width)
         if data[:8] == b"\x89PNG\r\n\x1a\n":
             width, height = struct.unpack(">II", data[16:24])
             complete = b"IEND" in data[-64:]

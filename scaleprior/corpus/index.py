@@ -264,7 +264,7 @@ def _sorted_groups(unsorted: Path, folder: Path, memory_limit: str) -> Iterator[
     import duckdb
 
     ordered, spill = folder / "sorted.parquet", folder / "spill"
-    settings = {"memory_limit": memory_limit, "temp_directory": str(spill)}
+    settings: dict[str, Any] = {"memory_limit": memory_limit, "temp_directory": str(spill)}
     # ties of the 64-bit hash, the first expected among about 5 billion keys, are ordered by the key itself
     query = f"SELECT * FROM read_parquet({_quoted(unsorted)}) ORDER BY hash, key"
     try:
@@ -292,7 +292,9 @@ def _quoted(path: Path) -> str:
 
 
 def _refuse_duplicates(keys: pa.Array, previous: pa.Scalar | None) -> None:
-    repeated = keys[1:].filter(pc.equal(keys[1:], keys[:-1])).to_pylist()
+    # pyarrow makes its functions when it is imported, where no checker sees them
+    same = pc.equal(keys[1:], keys[:-1])  # pyright: ignore[reportAttributeAccessIssue]
+    repeated = keys[1:].filter(same).to_pylist()
     if previous is not None and previous.as_py() == keys[0].as_py():
         repeated.insert(0, keys[0].as_py())
     if repeated:
@@ -313,8 +315,8 @@ class _Digest:
         pieces = (
             "".join(key + "\0" for key in keys.to_pylist()).encode("utf-8"),
             np.asarray(table.column("hash").to_numpy(), dtype="<u8").tobytes(),
-            np.asarray(pc.list_value_length(labels).to_numpy(zero_copy_only=False), dtype="<i4").tobytes(),
-            np.asarray(pc.list_flatten(labels).to_numpy(zero_copy_only=False), dtype="<i4").tobytes(),
+            np.asarray(labels.value_lengths().to_numpy(zero_copy_only=False), dtype="<i4").tobytes(),
+            np.asarray(labels.flatten().to_numpy(zero_copy_only=False), dtype="<i4").tobytes(),
             np.asarray(table.column("size").to_numpy(), dtype="<i8").tobytes(),
         )
         for column, piece in zip(self._columns, pieces):

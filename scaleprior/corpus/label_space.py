@@ -64,7 +64,7 @@ class LabelSpace:
             tuple(dict.fromkeys(self._parent(node, parent) for parent in parents)) for node, _, parents in rows
         )
         self._closure, self._closure_offsets = self._close()
-        self.leaves = self._find_leaves(leaves)
+        self.leaves: np.ndarray = self._find_leaves(leaves)
         self.fingerprint: str = hashlib.sha256(
             json.dumps([self.ids, self.names, self.parents, self.leaves.tolist()]).encode("utf-8")
         ).hexdigest()

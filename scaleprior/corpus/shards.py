@@ -42,7 +42,7 @@ def tar_members(path: str | Path) -> Iterator[TarMember]:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 # tarfile keeps every member it has seen; a shard of a billion-image corpus must not fill the memory
-                tar.members = []
+                tar.members = []  # pyright: ignore[reportAttributeAccessIssue] (typeshed lacks it)
                 if member.isreg() and not member.issparse():
                     last = repr(member.name)
                     name = member.name[2:] if member.name.startswith("./") else member.name
@@ -77,7 +77,7 @@ class ByteReader:
     """
 
     def __init__(self, root: str | Path, *, open_files: int = 32) -> None:
-        self.root = str(root)
+        self.root: str = str(root)
         self._limit = open_files
         self._open: OrderedDict[str, _Descriptor] = OrderedDict()
         self._lock = threading.Lock()
@@ -130,7 +130,7 @@ class ShardWriter:
     def __init__(self, folder: str | Path, *, prefix: str = "shard", images_per_shard: int = 10_000) -> None:
         if images_per_shard < 1:
             raise UserError(f"images_per_shard is {images_per_shard}", hint="give at least 1")
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         self._prefix = prefix
         self._limit = images_per_shard
         self._shards = 0

@@ -65,7 +65,7 @@ class _SparseLogistic(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         logits, rows, labels = ctx.saved_tensors
         slopes = torch.sigmoid(logits)
         slopes[rows, labels] = -torch.sigmoid(-logits[rows, labels])

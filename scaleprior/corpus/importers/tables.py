@@ -47,13 +47,13 @@ class LabelTable:
         split: str | None = None,
         split_column: str = "split",
     ) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         if not self.path.is_file():
             raise UserError(f"table of labels not found: {path}", hint="check the path")
-        self.columns = self._column_names()
+        self.columns: list[str] = self._column_names()
         file_column = self._pick(file_column, _FILE_COLUMNS, "file", "file_column")
         label_column = self._pick(label_column, _LABEL_COLUMNS, "label", "label_column")
-        self.sql = self._query(file_column, label_column, split, split_column)
+        self.sql: str = self._query(file_column, label_column, split, split_column)
         if split is not None and self.count() == 0:
             known = [row[0] for row in self._fetch(f"SELECT DISTINCT {_name(split_column)} FROM {self._reader()}")]
             raise UserError(

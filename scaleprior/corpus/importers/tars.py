@@ -38,7 +38,7 @@ def tar_source(root: Path, tars: Sequence[Path], table: LabelTable, label_space:
 
     def rows() -> Iterator[ImageRow]:
         with tempfile.TemporaryDirectory(prefix="scaleprior-") as folder:
-            settings = {"memory_limit": "1GB", "temp_directory": f"{folder}/spill"}
+            settings: dict[str, Any] = {"memory_limit": "1GB", "temp_directory": f"{folder}/spill"}
             with duckdb.connect(f"{folder}/members.duckdb", config=settings) as connection:
                 try:
                     yield from _join(connection, root, tars, table)

@@ -296,8 +296,8 @@ class Renderer:
         np.minimum(np.maximum(field, 20, out=field), 200, out=field)
         # 255 times 200 fits 16 bits, and so does the noise: the spec bounds it
         lit = field.view(np.uint16)
-        lit *= canvas.reshape(size, 4 * size)
-        lit >>= 7
+        np.multiply(lit, canvas.reshape(size, 4 * size), out=lit)
+        np.right_shift(lit, 7, out=lit)
         sigma = np.int16(round(draws.uniform(0.15, 1.0) * spec.noise * 8))
         noisy = lit.view(np.int16)
         noisy += self._noise(draws, size).reshape(size, 4 * size) * sigma >> 8

@@ -138,7 +138,8 @@ class WorldSpec:
         unknown = sorted(set(data) - known)
         if unknown:
             raise UserError(f"unknown world setting {', '.join(map(repr, unknown))}", hint=f"known: {sorted(known)}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in data.items()}
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON and for hashing; ``from_dict`` reads it back."""

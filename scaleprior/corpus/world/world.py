@@ -40,7 +40,7 @@ class World:
     """
 
     def __init__(self, spec: WorldSpec | None = None, seed: int = 0) -> None:
-        self.spec = spec or WorldSpec()
+        self.spec: WorldSpec = spec or WorldSpec()
         self.seed = seed
 
     def __repr__(self) -> str:
