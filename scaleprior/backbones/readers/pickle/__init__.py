@@ -1,14 +1,15 @@
 """A reader of pickles and torch files that can run nothing; README.md beside this says what it takes and refuses."""
 
+from typing import TYPE_CHECKING
+
 from scaleprior._lazy import lazy_exports
 
-__getattr__, __all__ = lazy_exports(
-    __name__,
-    {
-        "LEGACY_MAGIC": "torch_files",
-        "Tree": "load",
-        "load_pickle": "load",
-        "load_torch_legacy": "torch_files",
-        "load_torch_zip": "torch_files",
-    },
-)
+if TYPE_CHECKING:
+    from scaleprior.backbones.readers.pickle.load import Tree as Tree, load_pickle as load_pickle
+    from scaleprior.backbones.readers.pickle.torch_files import (
+        LEGACY_MAGIC as LEGACY_MAGIC,
+        load_torch_legacy as load_torch_legacy,
+        load_torch_zip as load_torch_zip,
+    )
+
+lazy_exports(__name__)
