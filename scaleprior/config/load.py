@@ -20,10 +20,13 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from scaleprior.config.arithmetic import ArithmeticLoader
+from scaleprior.config.dotted import flat_config, get_key
+from scaleprior.config.keys.key import read_value
+from scaleprior.config.keys.table import find_key, nearest
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter
 
-__all__ = ["LoadedConfig", "data_file", "load_config", "parse_overrides"]
+__all__ = ["LoadedConfig", "data_file", "detectron2_defaults", "load_config", "parse_overrides"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +88,7 @@ def load_config(
         UserError: a missing file, a circular base, YAML that does not parse, an unknown key, a key that only the
             detectron2 engine honours (and that would matter), or a value of another type.
     """
-    from scaleprior.config import get_cfg
+    from scaleprior.config.defaults import get_cfg
 
     cfg = get_cfg() if defaults is None else defaults.clone()
     explicit: set[str] = set()
@@ -155,33 +158,30 @@ def _flatten_file(path: Path, children: tuple[Path, ...]) -> Iterator[tuple[str,
         if not base_path.is_absolute():
             base_path = path.parent / base_path
         yield from _flatten_file(base_path, (*children, path.resolve()))
-    for key, value in _flatten(content, ""):
-        yield str(path), key, value
+    for key, value in flat_config(content):
+        yield str(path), key, _parse_value(value)
 
 
-def _flatten(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{key}.")
-        else:
-            yield key, _parse_value(value)
-
-
-def _set(cfg: CfgNode, key: str, value: Any, origin: str) -> None:
-    node: Any = cfg
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        node = node.get(parent) if isinstance(node, CfgNode) else None
+def _set(cfg: CfgNode, name: str, value: Any, origin: str) -> None:
+    parent, _, leaf = name.rpartition(".")
+    try:
+        node: Any = get_key(cfg, parent) if parent else cfg
+    except (KeyError, TypeError):  # no such section, or a section looked for in a value
+        node = {}
     if not isinstance(node, CfgNode) or leaf not in node or isinstance(node[leaf], CfgNode):
-        _refuse(cfg, key, value, origin)
+        _refuse(cfg, name, value, origin)
         return
-    node[leaf] = _coerce(key, value, node[leaf], origin)
+    key = find_key(name)
+    if key is not None:
+        node[leaf] = key.read(value, origin)
+    else:
+        default = node[leaf]
+        node[leaf] = read_value(name, value, type(default), default, origin, f"give a value like {default!r}")
 
 
 def _refuse(cfg: CfgNode, key: str, value: Any, origin: str) -> None:
     """Error for a key that is not ours; Detectron2's key at Detectron2's own default changes nothing and passes."""
-    defaults = _detectron2_defaults()
+    defaults = detectron2_defaults()
     if key in defaults:
         if _plain(value) == defaults[key]:
             return
@@ -192,13 +192,9 @@ def _refuse(cfg: CfgNode, key: str, value: Any, origin: str) -> None:
             f"{key}: {value!r} (set in {origin}) needs the detectron2 engine",
             hint=f"run with {parameter('engine', 'detectron2')}, or remove the key",
         )
-    known = [name for name, _ in _flatten(cfg, "")]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6) or difflib.get_close_matches(
-        key.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in known], n=1
-    )
-    raise UserError(
-        f"unknown config key {key} (set in {origin})", hint=f"did you mean {near[0]}?" if near else "see docs"
-    )
+    near = nearest(key, [name for name, _ in flat_config(cfg)])
+    hint = f"did you mean {near}?" if near else "`scaleprior config` lists them"
+    raise UserError(f"unknown config key {key} (set in {origin})", hint=hint)
 
 
 def _plain(value: Any) -> Any:
@@ -206,20 +202,6 @@ def _plain(value: Any) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _detectron2_defaults() -> dict[str, Any]:
+def detectron2_defaults() -> dict[str, Any]:
     """Detectron2's default config, flattened: recorded facts, so that they are known where it is not installed."""
     return json.loads((Path(__file__).parent / "detectron2_defaults.json").read_text(encoding="utf-8"))
-
-
-def _coerce(key: str, value: Any, default: Any, origin: str) -> Any:
-    """``value`` in the type of ``default``, by yacs' rules plus int -> float, which yacs refuses."""
-    if default is None or value is None or type(value) is type(default):
-        return value
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
-        return type(default)(value)
-    raise UserError(
-        f"{key} is {value!r} (set in {origin}), a {type(value).__name__}; expected {type(default).__name__}",
-        hint=f"give a value like {default!r}",
-    )

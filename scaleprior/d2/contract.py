@@ -18,8 +18,7 @@ from scaleprior.backbones.arch import TimmSpec
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import Mismatch, check_contract
 from scaleprior.config import LoadedConfig
-from scaleprior.detect.faster_rcnn.keys import set_key
-from scaleprior.detect.fingerprint import flat_config
+from scaleprior.config.dotted import flat_config, set_key
 from scaleprior.errors import UserError
 
 __all__ = ["apply_card", "check_contract", "check_model", "require_contract"]

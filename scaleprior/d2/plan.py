@@ -20,11 +20,11 @@ from scaleprior.backbones.convert import convert_backbone
 from scaleprior.backbones.readers.containers import open_container
 from scaleprior.backbones.weights import has_card, read_card
 from scaleprior.config import LoadedConfig, add_scaleprior_config
+from scaleprior.config.dotted import flat_config, get_key, set_key
 from scaleprior.d2.checkpoint import is_detector_state
 from scaleprior.d2.datasets import register_datasets
-from scaleprior.detect.faster_rcnn.keys import get_key, set_key
 from scaleprior.detect.faster_rcnn.model_file import follow_training
-from scaleprior.detect.fingerprint import flat_config, run_fingerprint
+from scaleprior.detect.fingerprint import run_fingerprint
 from scaleprior.errors import FailureError, UserError
 from scaleprior.provenance import created_by
 from scaleprior.training.device import resolve_device

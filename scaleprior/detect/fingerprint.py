@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from scaleprior.config.fingerprint import training_settings
 from scaleprior.files import file_sha256
 
 if TYPE_CHECKING:
@@ -15,22 +16,7 @@ if TYPE_CHECKING:
 
     from scaleprior.backbones.card import Card
 
-__all__ = ["flat_config", "run_fingerprint"]
-
-# Keys that change where and how fast, but not what is computed: a run may be resumed under other values of these.
-_NOT_DETERMINING = (
-    "OUTPUT_DIR",
-    "MODEL.WEIGHTS",
-    "MODEL.DEVICE",
-    "DATALOADER.NUM_WORKERS",
-    "SCALEPRIOR.IMAGE_CACHE_MB",
-    "SCALEPRIOR.DATASETS",
-    "SCALEPRIOR.RESULTS",
-    "SCALEPRIOR.MINIVAL_IDS",  # what it lists is in the annotations' hash
-    "SOLVER.CHECKPOINT_PERIOD",
-    "DATASETS.TEST",
-)
-_NOT_DETERMINING_SECTIONS = ("PRETRAIN.", "TEST.")
+__all__ = ["run_fingerprint"]
 
 
 def run_fingerprint(cfg: CfgNode, card: Card | None, annotations: Iterable[str | Path]) -> str:
@@ -40,22 +26,6 @@ def run_fingerprint(cfg: CfgNode, card: Card | None, annotations: Iterable[str |
         card: of the backbone to start from; None from scratch.
         annotations: the COCO JSON files of ``DATASETS.TRAIN``.
     """
-    settings = {
-        key: value
-        for key, value in flat_config(cfg)
-        if key not in _NOT_DETERMINING and not key.startswith(_NOT_DETERMINING_SECTIONS)
-    }
     backbone = None if card is None else card.tensors_sha256
-    text = json.dumps([settings, backbone, [file_sha256(path) for path in annotations]], sort_keys=True)
+    text = json.dumps([training_settings(cfg), backbone, [file_sha256(path) for path in annotations]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def flat_config(node: CfgNode, prefix: str = "") -> list[tuple[str, Any]]:
-    """Every (dotted key, value) of a config."""
-    items = []
-    for name, value in node.items():
-        if isinstance(value, dict):
-            items += flat_config(value, f"{prefix}{name}.")
-        else:
-            items.append((f"{prefix}{name}", value))
-    return items

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scaleprior.backbones.contract import apply_card
 from scaleprior.config import LoadedConfig, load_config
+from scaleprior.config.dotted import flat_config
+from scaleprior.config.fingerprint import cell_settings
+from scaleprior.corpus import Corpus
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json
@@ -23,12 +25,6 @@ __all__ = ["Cell", "plan_cells"]
 
 # Raise it when the code changes what a cell computes: finished cells of older versions are then not taken for new ones.
 _RECIPE_VERSION = 1
-# Where things lie and how often they are saved does not change what is computed; fingerprints stand for the data.
-_NOT_DETERMINING = (
-    "OUTPUT_DIR", "PRETRAIN.CORPUS", "PRETRAIN.CHECKPOINT_PERIOD", "PRETRAIN.METRICS_PERIOD", "PRETRAIN.TENSORBOARD",
-    "PRETRAIN.LOADER.NUM_WORKERS", "PRETRAIN.LOADER.CACHE_MB", "SOLVER.CHECKPOINT_PERIOD", "SCALEPRIOR.DATASETS",
-    "SCALEPRIOR.RESULTS", "SCALEPRIOR.MINIVAL_IDS", "SCALEPRIOR.IMAGE_CACHE_MB",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,11 +135,11 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
     finetune = StageSection(_found(spec.finetune.config), spec.finetune.overrides + network + own)
     # The contract's "which keys did somebody set" is part of what determines a detector, so it is hashed as well.
     detector = load_config(finetune.config, finetune.overrides, defaults=get_engine(engine).default_config())
-    stages = {"finetune": _resolved(detector)}
+    stages = {"finetune": cell_settings(detector.cfg, detector.explicit, "finetune")}
     learner = None
     if pretrain is not None:
         learner = load_config(pretrain.config, pretrain.overrides)
-        stages["pretrain"] = _resolved(learner)
+        stages["pretrain"] = cell_settings(learner.cfg, learner.explicit, "pretrain")
     _check_stages(f"study spec {spec.source}: architecture {arch}", engine, learner, rung, detector)
     determinants = {
         "version": _RECIPE_VERSION,
@@ -153,6 +149,8 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
         "engine": engine,
         "threads": spec.threads,
     }
+    if learner is not None and (held_out := learner.cfg.PRETRAIN.HELD_OUT).CORPUS and held_out.IMAGES:
+        determinants["held_out"] = Corpus.open(held_out.CORPUS).fingerprint
     if rung is not None:
         determinants["backbone"] = _backbone(rung, detector)
     text = json.dumps(determinants, sort_keys=True, default=str)
@@ -202,20 +200,5 @@ def _backbone(rung: Rung, loaded: LoadedConfig) -> dict[str, Any]:
     """
     cfg = apply_card(loaded, rung.card)
     keys = ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT", "MODEL.BACKBONE.NAME")
-    contract = {k: v for k, v in _flatten(cfg) if k in keys or k.startswith(("MODEL.RESNETS.", "MODEL.TIMM."))}
+    contract = {k: v for k, v in flat_config(cfg) if k in keys or k.startswith(("MODEL.RESNETS.", "MODEL.TIMM."))}
     return {"tensors_sha256": rung.card.tensors_sha256, "contract": contract}
-
-
-def _resolved(loaded: LoadedConfig) -> dict[str, Any]:
-    flat = dict(_flatten(loaded.cfg))
-    for key in _NOT_DETERMINING:
-        flat.pop(key, None)
-    return {"config": flat, "explicit": sorted(loaded.explicit.difference(_NOT_DETERMINING))}
-
-
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> Any:
-    for name, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -12,7 +12,7 @@ from fvcore.common.config import CfgNode
 
 import scaleprior.config
 from scaleprior.config import LoadedConfig, load_config
-from scaleprior.config.detection import add_detection_config
+from scaleprior.config.defaults import add_detection_config
 from scaleprior.errors import UserError
 from tests.detect.conftest import data_overrides, make_coco, tiny_config
 

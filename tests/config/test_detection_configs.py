@@ -13,10 +13,10 @@ from torch import nn
 from scaleprior.backbones import Card, ResNetSpec, check_contract
 from scaleprior.backbones.zoo import load_catalogue
 from scaleprior.config import add_scaleprior_config, data_file, load_config
+from scaleprior.config.dotted import flat_config
 from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.detect.faster_rcnn.model import build_detector
 from scaleprior.detect.faster_rcnn.model_file import model_names
-from scaleprior.detect.fingerprint import flat_config
 
 FOLDER = data_file("configs", "COCO-Detection/Base-Common.yaml").parent
 DEPTHS = (50, 101, 152)

@@ -81,7 +81,7 @@ def test_only_what_the_card_speaks_of_changes(tmp_path: Path) -> None:
     cfg = scaleprior.model_zoo.with_backbone(config, tmp_path / "w.safetensors")
     stock = get_cfg()
     stock.merge_from_file(str(zoo_file(config)))
-    from scaleprior.detect.fingerprint import flat_config
+    from scaleprior.config.dotted import flat_config
 
     before, after = dict(flat_config(stock)), dict(flat_config(cfg))
     changed = {key for key, value in before.items() if after[key] != value}

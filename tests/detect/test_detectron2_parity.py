@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from scaleprior.config import LoadedConfig
-from scaleprior.config.detection import add_detection_config
-from scaleprior.detect.faster_rcnn.keys import get_key, set_key
+from scaleprior.config.defaults import add_detection_config
+from scaleprior.config.dotted import get_key, set_key
 from scaleprior.detect.faster_rcnn.model import Detector, build_detector
 from scaleprior.detect.faster_rcnn.model_file import model_names
 from scaleprior.detect.faster_rcnn.solver import build_optimizer, lr_factor

@@ -274,12 +274,12 @@ def test_head_bias_starts_at_the_prior(small_config: Callable, tmp_path: Path, m
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("PRETRAIN.BATCH_SIZE", "0", r"PRETRAIN.BATCH_SIZE is 0; give a number at least 1"),
+        ("PRETRAIN.BATCH_SIZE", "0", r"PRETRAIN.BATCH_SIZE is 0; give a whole number of at least 1"),
         ("PRETRAIN.BUDGET.UNIT", "hours", r"BUDGET.UNIT is 'hours'; take one of epochs, steps, images"),
         ("PRETRAIN.BUDGET.AMOUNT", "0", r"BUDGET.AMOUNT is 0.0; give a number above 0"),
         ("PRETRAIN.OPTIMIZER.NAME", "adam", r"OPTIMIZER.NAME is 'adam'; take one of sgd, rmsprop, adamw, lamb"),
         ("PRETRAIN.OPTIMIZER.BASE_LR", "float('nan')", r"BASE_LR is .*float"),
-        ("PRETRAIN.NOISE.RATE", "1.5", r"NOISE.RATE is 1.5; give a number at least 0, at most 1"),
+        ("PRETRAIN.NOISE.RATE", "1.5", r"NOISE.RATE is 1.5; give a number from 0 to 1"),
         ("PRETRAIN.INPUT.SCALE", "(0.5, 0.2)", r"INPUT.SCALE is \(0.5, 0.2\)"),
         ("PRETRAIN.INPUT.SIZE", "32", r"RESIZE is 20, smaller than the crops of SIZE 32"),
         ("PRETRAIN.CORPUS", "", r"PRETRAIN.CORPUS is not set"),

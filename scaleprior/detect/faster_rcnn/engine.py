@@ -19,11 +19,12 @@ from scaleprior.backbones.contract import apply_card
 from scaleprior.backbones.weights import read_card
 from scaleprior.backbones.zoo import local_path
 from scaleprior.config import LoadedConfig, get_cfg
+from scaleprior.config.dotted import get_key
 from scaleprior.detect.data.coco import DetectionSet, dataset_paths, load_dataset
 from scaleprior.detect.data.loader import TrainLoader
 from scaleprior.detect.evaluate import coco_ap
 from scaleprior.detect.faster_rcnn import model_file as weights_io
-from scaleprior.detect.faster_rcnn.keys import check_keys, get_key
+from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.detect.faster_rcnn.model import Detector, build_detector
 from scaleprior.detect.faster_rcnn.predict import predict
 from scaleprior.detect.faster_rcnn.trainer import CHECKPOINT, DetectorTrainer

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scaleprior.backbones.contract import is_translation
 from scaleprior.backbones.weights import load_backbone
-from scaleprior.detect.faster_rcnn.keys import get_key, set_key
+from scaleprior.config.dotted import get_key, set_key
 from scaleprior.detect.faster_rcnn.model import Detector
 from scaleprior.detect.faster_rcnn.parameter_names import detectron2_names, trunk_names
 from scaleprior.errors import UserError

@@ -113,7 +113,7 @@ class Predictor(nn.Module):
 
 @dataclass(frozen=True)
 class RoiSettings:
-    """The numbers of ``MODEL.ROI_HEADS``, ``MODEL.ROI_BOX_HEAD`` and ``TEST`` (see ``config/detection.py``)."""
+    """The numbers of ``MODEL.ROI_HEADS``, ``MODEL.ROI_BOX_HEAD`` and ``TEST`` (see ``config/keys/``)."""
 
     in_features: tuple[str, ...]
     classes: int

@@ -60,7 +60,7 @@ class RpnHead(nn.Module):
 
 @dataclass(frozen=True)
 class RpnSettings:
-    """The numbers of ``MODEL.RPN`` (see ``config/detection.py``); pairs are (training, evaluation)."""
+    """The numbers of ``MODEL.RPN`` (see ``config/keys/heads.py``); pairs are (training, evaluation)."""
 
     in_features: tuple[str, ...]
     iou_thresholds: tuple[float, ...]

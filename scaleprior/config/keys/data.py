@@ -1,0 +1,111 @@
+"""Keys of the detection data: sizes and channels of images, data sets, loading, evaluation."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from scaleprior.config.keys.key import (
+    DETECTION,
+    DETECTORS,
+    EVALUATE,
+    EVERYBODY,
+    FINETUNE,
+    PRETRAIN,
+    TORCHVISION,
+    Key,
+)  # fmt: skip
+from scaleprior.config.keys.legal import Anything, Each, at_least, one_of
+
+__all__ = ["KEYS", "OWN"]
+
+_training = partial(Key, engines=DETECTORS, changes=(FINETUNE,))
+_testing = partial(Key, engines=DETECTORS, changes=(EVALUATE,))
+
+KEYS = (
+    _training(
+        "INPUT.MIN_SIZE_TRAIN", (800,),
+        'Length of the shorter image side in training: a list to choose from, or with "range" the (low, high) to draw '
+        "from.",
+        legal=Each(at_least(1), least=1), unit="pixels",
+    ),
+    _training(
+        "INPUT.MIN_SIZE_TRAIN_SAMPLING", "choice", "How a training size is drawn.", legal=one_of("choice", "range")
+    ),
+    _training(
+        "INPUT.MAX_SIZE_TRAIN", 1333, "The longer side never exceeds this.", legal=at_least(1), unit="pixels"
+    ),
+    _testing(
+        "INPUT.MIN_SIZE_TEST", 800, "The shorter side in evaluation; 0 = images as they are.",
+        legal=at_least(0), unit="pixels",
+    ),
+    _testing(
+        "INPUT.MAX_SIZE_TEST", 1333, "The longer side in evaluation never exceeds this.",
+        legal=at_least(1), unit="pixels",
+    ),
+    _training(
+        "INPUT.RANDOM_FLIP", "horizontal", "Mirrored with probability 1/2.",
+        legal=one_of("horizontal", "vertical", "none"),
+    ),
+    Key(
+        "INPUT.FORMAT", "BGR", "The order of the channels the network sees.",
+        engines=EVERYBODY, changes=(PRETRAIN, *DETECTION), legal=one_of("BGR", "RGB"), elsewhere=True,
+    ),
+    _training(
+        "DATASETS.TRAIN", (),
+        "Names of the sets to train on (joined): those of SCALEPRIOR.DATASETS, and coco_2017_train, coco_2017_val, "
+        "coco_2014_train, ... under the folder in $DETECTRON2_DATASETS.",
+        legal=Each(Anything("names of data sets")),
+    ),
+    _testing(
+        "DATASETS.TEST", (), "Names of the sets to evaluate on, each by itself.",
+        legal=Each(Anything("names of data sets")),
+    ),
+    Key(
+        "DATALOADER.NUM_WORKERS", 4,
+        "Threads (with Detectron2: processes) that prepare images ahead of the step; 0 = prepare in the training loop. "
+        "No effect on results.",
+        engines=DETECTORS, changes=(), legal=at_least(0),
+    ),
+    _training(
+        "DATALOADER.ASPECT_RATIO_GROUPING", True,
+        "Batches hold only landscape or only portrait images, which saves padding.",
+    ),
+    _training(
+        "DATALOADER.FILTER_EMPTY_ANNOTATIONS", True, "Leave images without any (non-crowd) box out of training."
+    ),
+    _testing("TEST.DETECTIONS_PER_IMAGE", 100, "Most detections kept per image.", legal=at_least(1)),
+)  # fmt: skip
+
+OWN = (
+    Key(
+        "SCALEPRIOR.DATASETS", [],
+        "Own data sets: a list of [name, path of the COCO JSON, image root]. The root is a folder, a tar or a glob of "
+        "tars.",
+        engines=DETECTORS, changes=DETECTION, by_content=True, legal=Anything("a list of [name, JSON, image root]"),
+    ),
+    Key(
+        "SCALEPRIOR.MINIVAL_IDS", "",
+        "File of COCO 2014's minival image ids (one a line, or a JSON list), for the sets coco_2014_minival_8k and "
+        'coco_2014_valminusminival_8k. "" = $DETECTRON2_DATASETS/coco/annotations/minival_8k_ids.txt.',
+        engines=DETECTORS, changes=DETECTION, by_content=True,
+    ),
+    Key(
+        "SCALEPRIOR.IMAGE_CACHE_MB", 1024,
+        "Decoded images kept in memory, per data set; 0 = none. No effect on results. Detectron2's loader keeps none.",
+        engines=(TORCHVISION,), changes=(), legal=at_least(0), unit="megabytes of 2**20 bytes",
+    ),
+    Key(
+        "SCALEPRIOR.RESULTS", "",
+        'A CSV file that every evaluation appends a row to, for `scaleprior laws fit`; "" = none.',
+        engines=DETECTORS, changes=(),
+    ),
+    Key(
+        "MODEL.TIMM.MODEL", "",
+        "Trunk for MODEL.BACKBONE.NAME build_timm_backbone, build_timm_fpn_backbone and "
+        "build_retinanet_timm_fpn_backbone: resnet18 ... resnet152, or a trunk that MODEL.RESNETS cannot describe "
+        "(BiT's resnetv2_50x1_bit, CLIP's resnet50_clip, ...). MODEL.RESNETS.OUT_FEATURES and NORM and "
+        "MODEL.BACKBONE.FREEZE_AT hold for it, too; the other keys of MODEL.RESNETS have no meaning there. "
+        '"" = none.',
+        engines=DETECTORS, changes=DETECTION,
+    ),
+)  # fmt: skip

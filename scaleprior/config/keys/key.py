@@ -1,0 +1,153 @@
+"""A config key, declared once: what it is called, holds and means, who honours it, and what it changes."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from scaleprior.config.keys.legal import ANY, Each, Legal, Number, OneOf
+from scaleprior.errors import UserError
+
+__all__ = [
+    "DETECTION", "DETECTORS", "DETECTRON2", "EVALUATE", "EVERYBODY", "FINETUNE", "PRETRAIN", "PRETRAINING",
+    "TORCHVISION", "Key", "Stage", "read_value",
+]  # fmt: skip
+
+Stage = Literal["pretrain", "finetune", "evaluate"]
+"""What is computed: a backbone, a detector from it, a detector's AP."""
+
+PRETRAIN: Stage = "pretrain"
+FINETUNE: Stage = "finetune"
+EVALUATE: Stage = "evaluate"
+DETECTION: tuple[Stage, ...] = (FINETUNE, EVALUATE)
+
+TORCHVISION = "torchvision"
+DETECTRON2 = "detectron2"
+PRETRAINING = "pretraining"
+DETECTORS = (TORCHVISION, DETECTRON2)
+EVERYBODY = (TORCHVISION, DETECTRON2, PRETRAINING)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One row of the table of keys.
+
+    Attributes:
+        name: dotted, as in ``KEY VALUE`` words.
+        default: its type is the key's.
+        text: what it means.
+        changes: the stages whose results depend on its value; none = a run may go on, and a finished result stands,
+            under another value.
+        engines: who honours it: engines by their names, and "pretraining".
+        legal: the values that these engines take.
+        unit: of a number, such as "pixels".
+        elsewhere: Detectron2 takes other values of it, too, so what is not ``legal`` needs its engine.
+        by_content: the value says where something lies; what lies there counts in its place, by its fingerprint.
+        since: version of the fingerprints (``config/fingerprint.py``) that always hold it; a key that came later
+            enters a fingerprint only where it is not at its default, so that a new key re-runs nothing.
+    """
+
+    name: str
+    default: Any
+    text: str
+    changes: tuple[Stage, ...]
+    engines: tuple[str, ...]
+    legal: Legal = ANY
+    unit: str = ""
+    elsewhere: bool = False
+    by_content: bool = False
+    since: int = 1
+
+    @property
+    def kind(self) -> type:
+        """The type of values."""
+        return float if self.default is None and isinstance(self.legal, Number) else type(self.default)
+
+    @property
+    def expected(self) -> str:
+        """What to give, in words: "a whole number of at least 1", "one of off, bf16"."""
+        items = _leaves(self.default) if isinstance(self.legal, Each) else [self.default]
+        kind = self.kind if not isinstance(self.legal, Each) else type(items[0]) if items else str
+        unit = f" ({self.unit})" if self.unit else ""
+        none = ", or None" if self.default is None else ""
+        return f"{self.legal.words(kind)}{unit}{none}"
+
+    def check(self, value: Any, engine: str) -> None:
+        """Refuse a value that ``engine`` does not take.
+
+        Raises:
+            UserError: names the key, its value and what is legal.
+        """
+        if (value is None and self.default is None) or self.legal.takes(value):
+            return
+        needs = "; that needs the detectron2 engine" if self.elsewhere and engine == TORCHVISION else ""
+        verb = "take" if isinstance(self.legal, OneOf) else "give"
+        raise UserError(f"{self.name} is {value!r}{needs}", hint=f"{verb} {self.expected}")
+
+    def read(self, value: Any, origin: str) -> Any:
+        """``value`` in the key's type: :func:`read_value`, and ``off`` and ``on``, which YAML takes for booleans.
+
+        Raises:
+            UserError: it is of another type; names the key, its value, where it was set and what is legal.
+        """
+        if isinstance(value, bool) and isinstance(self.legal, OneOf):
+            word = "on" if value else "off"
+            if {"on", "off"} & set(self.legal.values):
+                return word
+        hint = f"{'take' if isinstance(self.legal, OneOf) else 'give'} {self.expected}"
+        if value is None and self.default is not None:
+            raise _wrong_type(self.name, value, origin, self.kind, hint)
+        return read_value(self.name, value, self.kind, self.default, origin, hint)
+
+
+def read_value(name: str, value: Any, kind: type, default: Any, origin: str, hint: str) -> Any:
+    """``value`` as a ``kind``, by yacs' rules and a few more that lose nothing.
+
+    A whole number may stand for a float and a float without fraction for a whole number; a list for a tuple and a
+    tuple for a list; and, in a list of numbers, a text that is a number (YAML 1.1 takes ``1e-3`` for text).
+
+    Raises:
+        UserError: it is something else.
+    """
+    if value is None or kind is type(None):
+        return value
+    if kind in (list, tuple) and isinstance(value, (list, tuple)):
+        numbers = _leaves(default)
+        numeric = bool(numbers) and all(_is_number(v) for v in numbers)
+        return kind(map(_number, value) if numeric else value)
+    if type(value) is kind:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    raise _wrong_type(name, value, origin, kind, hint)
+
+
+def _wrong_type(name: str, value: Any, origin: str, kind: type, hint: str) -> UserError:
+    said = f"{name} is {value!r} (set in {origin}), a {type(value).__name__}"
+    return UserError(f"{said}; expected {kind.__name__}", hint=hint)
+
+
+def _leaves(value: Any) -> list[Any]:
+    if not isinstance(value, (list, tuple)):
+        return [value]
+    return [leaf for item in value for leaf in _leaves(item)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _number(item: Any) -> Any:
+    """A text that is a number as that number, in lists of lists, too; all else as it is."""
+    if isinstance(item, (list, tuple)):
+        return type(item)(map(_number, item))
+    if isinstance(item, str):
+        try:
+            number = ast.literal_eval(item)
+        except (ValueError, SyntaxError):
+            return item
+        return number if _is_number(number) else item
+    return item

@@ -1,0 +1,76 @@
+"""Fingerprints of runs: as they were before there was a table of keys, and moved only by what changes a result."""
+
+from __future__ import annotations
+
+import pytest
+
+from scaleprior.config import Key, add_keys, fingerprint as module, get_cfg, load_config
+from scaleprior.config.fingerprint import recipe_settings, training_settings
+from scaleprior.config.keys import all_keys, find_key, table
+from scaleprior.detect.fingerprint import run_fingerprint
+from scaleprior.pretrain.recipe import config_hash
+
+# Computed before there was a table: a finished or interrupted run of then is still known.
+TRAINING = {
+    "quickstart_FPN": "8bd85be11b889586275f5ffced75cdaf67d9cc57f2db89860783baccb7379de1",
+    "faster_rcnn_R_101_C4_jft30m": "0cb7853177130822166dab114261783d1273e7d9b58d9c4928c37eed3c5a2481",
+}
+RECIPES = {
+    "quickstart": "6b96d70fec883c4d6fd74fe68c6c7e04afdcb2b24b95708ada7b768283b6cc72",
+    "R_50_jft": "ea424cb381a80040a5c2cc1c48a2ed017c90ff3d7f18b516eac1ed7105924249",
+}
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_fine_tuning_runs_keep_their_fingerprints(name: str) -> None:
+    seed = "0" if name == "quickstart_FPN" else "3"
+    cfg = load_config(f"COCO-Detection/{name}.yaml", ["SEED", seed]).cfg
+    assert run_fingerprint(cfg, None, []) == TRAINING[name]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_pretraining_runs_keep_their_fingerprints(name: str) -> None:
+    for words in ([], ["PRETRAIN.LOADER.NUM_WORKERS", "3", "PRETRAIN.HELD_OUT.CORPUS", "x", "OUTPUT_DIR", "y"]):
+        assert config_hash(load_config(f"Pretrain/{name}.yaml", words).cfg, a=1) == RECIPES[name]
+
+
+@pytest.mark.detectron2
+def test_pretraining_is_one_run_under_detectron2s_config_and_ours() -> None:
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from scaleprior.d2.plan import default_config
+
+    cfg = load_config("Pretrain/quickstart.yaml", defaults=default_config()).cfg
+    assert config_hash(cfg, a=1) == RECIPES["quickstart"]
+
+
+def test_what_the_table_calls_neutral_is_in_no_fingerprint_of_a_run() -> None:
+    neutral = {key.name for key in all_keys() if not key.changes or key.by_content}
+    assert {"DATALOADER.NUM_WORKERS", "PRETRAIN.HELD_OUT.CORPUS", "OUTPUT_DIR", "SCALEPRIOR.RESULTS"} <= neutral
+    assert not neutral & set(training_settings(get_cfg()))
+    assert not neutral & set(dict(module.flat_config(recipe_settings(get_cfg()))))
+
+
+def test_history_speaks_of_keys_that_the_table_leaves_out() -> None:
+    """Frozen keys are neutral or count by content; the others listed belong to another stage."""
+    for frozen in module._FROZEN.values():
+        for name in frozen:
+            key = find_key(name)
+            assert key is not None
+            assert not key.changes or key.by_content
+    for names, stage in ((module._OF_EVALUATION, "finetune"), (module._OF_DETECTION, "pretrain")):
+        for name in names:
+            key = find_key(name)
+            assert key is not None
+            assert stage not in key.changes
+
+
+def test_later_keys_enter_only_when_they_are_not_at_their_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "_table", dict(table._table))
+    cfg = get_cfg()
+    before = training_settings(cfg), recipe_settings(cfg)
+    stages = ("pretrain", "finetune")
+    add_keys(cfg, [Key("PRETRAIN.LATER", (1, 2), "Later.", changes=stages, engines=("pretraining",), since=2)])
+    assert (training_settings(cfg), recipe_settings(cfg)) == before
+    cfg.PRETRAIN.LATER = (1, 3)
+    assert training_settings(cfg) == {**before[0], "PRETRAIN.LATER": (1, 3)}
+    assert recipe_settings(cfg)["PRETRAIN"] == {**before[1]["PRETRAIN"], "LATER": [1, 3]}

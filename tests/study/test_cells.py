@@ -1,0 +1,123 @@
+"""Keys of cells: the same as ever for the same study, and moved by nothing that does not change a result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scaleprior.config import Key, add_keys, get_cfg
+from scaleprior.config.fingerprint import cell_settings
+from scaleprior.config.keys import table
+from scaleprior.corpus import Corpus
+from scaleprior.study import load_spec
+from scaleprior.study.cells import plan_cells
+from scaleprior.study.prepare import StudyData, prepare_data
+from scaleprior.study.spec import StudySpec
+from tests.study.conftest import write_spec
+
+# As ScalePrior wrote them into results.csv before there was a table of keys.
+TINY_CELLS = ["f5aeb50dfb226182", "3c4b37d6124c50d8", "e1b4d3c33e70951e", "16d90134ec4ffcfd"]
+QUICKSTART_CELLS = [
+    "8f01d5c0365f399d", "12ceb8c1caac9122", "9c11c106543de3e1", "cd92d8a23bb130cb", "b4c356006714f558",
+    "743381f2f989fe24", "daa0159e2d14c479", "1d9a0f9270462bf6", "19d105a13973f29e", "501d5424d3264d92",
+    "53394cd767a998b1", "692b39318ffd90a7", "371b9151772449d2", "06ce85b7610a0071", "be6b609abc14fd02",
+    "4f384eecfb1d093f", "bf01122830d2f4d3", "c21c103dad8e458a", "dc56802994ce74f4", "aec1eeb5ae499a89",
+]  # fmt: skip
+
+
+def keys(spec: StudySpec, data: StudyData) -> list[str]:
+    return [cell.key for cell in plan_cells(spec, data, "torchvision")]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudySpec, StudyData]:
+    folder = tmp_path_factory.mktemp("cells")
+    spec = load_spec(write_spec(folder))
+    return spec, prepare_data(spec, folder / "out")
+
+
+def with_overrides(spec: StudySpec, stage: str, *words: str) -> StudySpec:
+    section = getattr(spec, stage)
+    return replace(spec, **{stage: replace(section, overrides=(*section.overrides, *words))})
+
+
+def test_cells_of_the_tiny_study_are_those_of_the_first_version(tiny: tuple[StudySpec, StudyData]) -> None:
+    assert keys(*tiny) == TINY_CELLS
+
+
+@pytest.mark.slow
+def test_cells_of_the_quickstart_are_those_of_the_first_version(tmp_path: Path) -> None:
+    spec = load_spec("studies/quickstart.yaml")
+    assert keys(spec, prepare_data(spec, tmp_path)) == QUICKSTART_CELLS
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "value"),
+    [
+        ("finetune", "DATALOADER.NUM_WORKERS", "3"),
+        ("finetune", "SCALEPRIOR.IMAGE_CACHE_MB", "7"),
+        ("finetune", "SOLVER.CHECKPOINT_PERIOD", "7"),
+        ("finetune", "SCALEPRIOR.RESULTS", "r.csv"),
+        ("finetune", "OUTPUT_DIR", "elsewhere"),
+        ("pretrain", "PRETRAIN.LOADER.NUM_WORKERS", "2"),
+        ("pretrain", "PRETRAIN.LOADER.CACHE_MB", "0"),
+        ("pretrain", "PRETRAIN.LOADER.MAX_UNREADABLE", "0.5"),
+        ("pretrain", "PRETRAIN.TENSORBOARD", "True"),
+        ("pretrain", "PRETRAIN.CHECKPOINT_PERIOD", "9"),
+        ("pretrain", "DATALOADER.NUM_WORKERS", "9"),
+    ],
+)
+def test_what_has_no_effect_on_results_re_runs_no_cell(
+    tiny: tuple[StudySpec, StudyData], stage: str, key: str, value: str
+) -> None:
+    spec, data = tiny
+    assert keys(with_overrides(spec, stage, key, value), data) == TINY_CELLS
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "value", "scratch_too"),
+    [
+        ("finetune", "SOLVER.BASE_LR", "0.01", True),
+        ("finetune", "INPUT.MIN_SIZE_TEST", "40", True),
+        ("pretrain", "PRETRAIN.OPTIMIZER.BASE_LR", "0.01", False),
+        ("pretrain", "PRETRAIN.NOISE.SEED", "1", False),
+    ],
+)
+def test_what_changes_results_re_runs_the_cells_it_changes(
+    tiny: tuple[StudySpec, StudyData], stage: str, key: str, value: str, scratch_too: bool
+) -> None:
+    spec, data = tiny
+    changed = [a != b for a, b in zip(keys(with_overrides(spec, stage, key, value), data), TINY_CELLS)]
+    assert changed == [scratch_too, True, True, True]
+
+
+def test_a_held_out_corpus_counts_by_its_content(tiny: tuple[StudySpec, StudyData], tmp_path: Path) -> None:
+    spec, data = tiny
+    assert data.corpus is not None
+    (tmp_path / "link").symlink_to(data.corpus)
+    other = with_overrides(spec, "pretrain", "PRETRAIN.HELD_OUT.CORPUS", str(data.corpus))
+    here = keys(other, data)
+    there = keys(with_overrides(spec, "pretrain", "PRETRAIN.HELD_OUT.CORPUS", str(tmp_path / "link")), data)
+    assert here == there
+    assert [a == b for a, b in zip(here, TINY_CELLS)] == [True, False, False, False]  # from scratch none is held out
+    Corpus.open(data.corpus).fraction(images=40).save(tmp_path / "less")
+    less = keys(with_overrides(spec, "pretrain", "PRETRAIN.HELD_OUT.CORPUS", str(tmp_path / "less")), data)
+    assert [a == b for a, b in zip(here, less)] == [True, False, False, False]
+    unused = ["PRETRAIN.HELD_OUT.CORPUS", "nowhere", "PRETRAIN.HELD_OUT.IMAGES", "0"]
+    assert len(keys(with_overrides(spec, "pretrain", *unused), data)) == 4
+
+
+def test_a_later_key_enters_only_when_it_is_not_at_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "_table", dict(table._table))
+    before = cell_settings(get_cfg(), {"SEED"}, "finetune")
+    cfg = get_cfg()
+    key = Key("SOLVER.LATER_FOR_CELLS", 1.0, "Later.", changes=("finetune",), engines=("torchvision",), since=2)
+    add_keys(cfg, [key])
+    assert cell_settings(cfg, {"SEED"}, "finetune") == before
+    assert cell_settings(cfg, {"SEED", key.name}, "finetune") == before  # set, but to what it is anyway
+    cfg.SOLVER.LATER_FOR_CELLS = 2.0
+    after = cell_settings(cfg, {"SEED", key.name}, "finetune")
+    assert after["config"] == {**before["config"], key.name: 2.0}
+    assert after["explicit"] == sorted([*before["explicit"], key.name])
