@@ -23,6 +23,7 @@ from scaleprior.config.arithmetic import ArithmeticLoader
 from scaleprior.config.dotted import flat_config, get_key
 from scaleprior.config.keys.key import read_value
 from scaleprior.config.keys.table import find_key, nearest
+from scaleprior.config.seed import run_seed
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter
 
@@ -102,7 +103,7 @@ def load_config(
     for key, value in parse_overrides(overrides):
         _set(cfg, key, value, "the command line")
         explicit.add(key)
-    cfg.SEED = max(cfg.SEED, 0)  # the one place that does: whoever reads a resolved config reads a usable seed
+    cfg.SEED = run_seed(cfg)
     cfg.freeze()
     return LoadedConfig(cfg, frozenset(explicit), source)
 

@@ -29,13 +29,14 @@ from scaleprior.detect.results_file import METRICS, append_result
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json, write_text
 from scaleprior.progress import ProgressFn
+from scaleprior.training.run_folder import RUN_FILE, RunFolder
 from scaleprior.training.seeds import seed_everything
 
-__all__ = ["MODEL_FILE", "RUN_FILE", "Detectron2Engine", "claim", "evaluate_sets", "in_our_words", "record"]
+__all__ = ["MODEL_FILE", "Detectron2Engine", "claim", "evaluate_sets", "in_our_words", "record"]
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILE, RUN_FILE = "model_final.pth", "run.json"
+MODEL_FILE = "model_final.pth"
 
 
 class _EngineTrainer(Trainer):
@@ -123,15 +124,11 @@ def claim(plan: Plan, out: Path, *, resume: bool) -> bool:
     Raises:
         UserError: another run is to be resumed, or one that is not ours.
     """
-    path, pointer, model = out / RUN_FILE, out / "last_checkpoint", out / MODEL_FILE
+    folder = RunFolder(out, plan.extra, parts="config, backbone or data")
+    pointer, model = out / "last_checkpoint", out / MODEL_FILE
     if not resume:
         pointer.unlink(missing_ok=True)
-    elif path.is_file():
-        if read_json(path, what="run description").get("fingerprint") != plan.fingerprint:
-            raise UserError(
-                f"{out} holds a run with another config, backbone or data",
-                hint="resume with what it was started with, or choose another output folder",
-            )
+    elif folder.found() is not None:
         # The file may be that of an earlier run in the same folder.
         if model.is_file() and (read_extra(model) or {}).get("fingerprint") == plan.fingerprint:
             return True
@@ -140,7 +137,7 @@ def claim(plan: Plan, out: Path, *, resume: bool) -> bool:
             f"{out} holds a run that ScalePrior did not start ({RUN_FILE} is missing)",
             hint="choose another output folder, or start anew without --resume",
         )
-    write_json(path, plan.extra)
+    folder.write()
     return False
 
 

@@ -18,17 +18,14 @@ from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from scaleprior.config.seed import run_seed
 from scaleprior.errors import UserError
+from scaleprior.training.seeds import step_seed
 
-__all__ = ["BatchSampler", "NamedMapper", "ResumableLoader", "TestLoader", "step_seed"]
+__all__ = ["BatchSampler", "NamedMapper", "ResumableLoader", "TestLoader"]
 
 Place = tuple[int, int, int]
 """(step, place in this process' batch, index of the image)."""
-
-
-def step_seed(seed: int, *numbers: int) -> int:
-    """A 32-bit seed from ``seed`` and numbers such as (rank, step); unlike inputs give unrelated seeds."""
-    return int(np.random.SeedSequence([seed, *numbers]).generate_state(1)[0])
 
 
 class BatchSampler(Sampler[list[Place]]):
@@ -188,8 +185,7 @@ class ResumableLoader:
                 f"DATALOADER.SAMPLER_TRAIN is {name!r}, which Detectron2 does not seed with SEED",
                 hint="take TrainingSampler or RepeatFactorTrainingSampler",
             )
-        # Below 0 Detectron2's samplers still go by the number, so the same order comes again; 0 stands for it here.
-        return cls(**build_detection_train_loader.from_config(cfg), seed=max(cfg.SEED, 0))
+        return cls(**build_detection_train_loader.from_config(cfg), seed=run_seed(cfg))
 
     def go_to(self, step: int) -> None:
         """Start the next iteration at ``step``, counted from 0."""

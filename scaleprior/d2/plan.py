@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,17 @@ from scaleprior.backbones.readers.containers import open_container
 from scaleprior.backbones.weights import has_card, read_card
 from scaleprior.config import LoadedConfig, add_scaleprior_config
 from scaleprior.config.dotted import flat_config, get_key, set_key
+from scaleprior.config.seed import run_seed
 from scaleprior.d2.checkpoint import is_detector_state
 from scaleprior.d2.datasets import register_datasets
-from scaleprior.detect.faster_rcnn.model_file import follow_training
 from scaleprior.detect.fingerprint import run_fingerprint
+from scaleprior.detect.plan import (
+    check_class_count,
+    check_same_classes,
+    follow_training,
+    set_names,
+    warn_of_frozen_stages,
+)
 from scaleprior.errors import FailureError, UserError
 from scaleprior.provenance import created_by
 from scaleprior.training.device import resolve_device
@@ -92,15 +98,12 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
         file, card = _backbone(weights, out)
         cfg = apply_card(loaded, card)
         weights = str(file)
-    elif cfg.MODEL.BACKBONE.FREEZE_AT > 0:
-        logger.warning(
-            "training from random weights with MODEL.BACKBONE.FREEZE_AT %d: frozen stages stay random",
-            cfg.MODEL.BACKBONE.FREEZE_AT,
-        )
+    else:
+        warn_of_frozen_stages(cfg)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = weights, str(out)
-    cfg.SEED = max(cfg.SEED, 0)  # -1 gives every run of Detectron2's one data order and other weights
+    cfg.SEED = run_seed(cfg)  # -1 gives every run of Detectron2's one data order and other weights
     cfg.MODEL.DEVICE = str(resolve_device(cfg.MODEL.DEVICE))
     _register(cfg, "DATASETS.TRAIN")
     names = _set_classes(cfg, loaded, "DATASETS.TRAIN")
@@ -137,12 +140,7 @@ def plan_evaluation(loaded: LoadedConfig, model: str | Path, out: Path) -> Plan:
     _register(cfg, "DATASETS.TEST")
     if extra is not None:
         for name in cfg.DATASETS.TEST:
-            if class_names(name) != tuple(extra["classes"]):
-                raise UserError(
-                    f"data set {name} has the classes {_short(class_names(name))}, the model was trained on "
-                    f"{_short(extra['classes'])}",
-                    hint="evaluate on a set with the same classes",
-                )
+            check_same_classes(f"data set {name}", class_names(name), extra["classes"])
     else:
         _set_classes(cfg, loaded, "DATASETS.TEST")
     cfg.freeze()
@@ -215,8 +213,7 @@ def _backbone(weights: str, out: Path) -> tuple[Path, Card]:
 
 
 def _register(cfg: CfgNode, key: str) -> None:
-    if not get_key(cfg, key):
-        raise UserError(f"{key} is empty", hint=f"give {key} \"('NAME',)\" and define NAME in SCALEPRIOR.DATASETS")
+    set_names(cfg, key)
     if key == "DATASETS.TEST":  # what a detector was trained on need not be here to evaluate it
         cfg = cfg.clone()
         cfg.defrost()
@@ -236,12 +233,8 @@ def _set_classes(cfg: CfgNode, loaded: LoadedConfig, sets: str) -> tuple[str, ..
         if class_names(other) != names:
             raise UserError(f"{first} and {other} in {sets} have different classes", hint="use sets with the same ones")
     for key, architecture in _CLASS_KEYS.items():
-        said = get_key(cfg, key)
-        if key in loaded.explicit and said != len(names) and architecture == cfg.MODEL.META_ARCHITECTURE:
-            raise UserError(
-                f"{key} is {said} ({loaded.source}), but {first} has {len(names)} classes",
-                hint=f"use {key} {len(names)}, or leave it out",
-            )
+        if architecture == cfg.MODEL.META_ARCHITECTURE:
+            check_class_count(loaded, key, len(names), first)
         set_key(cfg, key, len(names))
     return names
 
@@ -254,7 +247,3 @@ def _fixed(cfg: CfgNode) -> dict[str, Any]:
 
 def _is_free(key: str) -> bool:
     return key in _FREE or "TEST" in key.rsplit(".", 1)[-1]
-
-
-def _short(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''} ({len(names)})"

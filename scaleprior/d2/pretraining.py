@@ -20,12 +20,14 @@ from detectron2.utils.events import CommonMetricPrinter, EventStorage, EventWrit
 from detectron2.utils.logger import setup_logger
 
 from scaleprior.config import LoadedConfig, load_config
+from scaleprior.config.seed import run_seed
 from scaleprior.d2.plan import default_config
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.pretrain import evaluate_pretrained, pretrain
-from scaleprior.pretrain.recorder import Recorder, cut_lines
+from scaleprior.pretrain.recorder import Recorder
 from scaleprior.training.device import resolve_device
 from scaleprior.training.launching import check_counts, supervise
+from scaleprior.training.metrics_file import cut_lines
 from scaleprior.training.processes import join_processes
 
 if TYPE_CHECKING:
@@ -125,7 +127,7 @@ class EventRecorder(Recorder):
         """Detectron2's ``default_setup``, then our logger beside its own."""
         cfg = self._loaded.cfg.clone()
         cfg.defrost()
-        cfg.SEED = max(cfg.SEED, 0)  # what pretraining takes; below 0 Detectron2 would note a random seed
+        cfg.SEED = run_seed(cfg)  # what pretraining takes; below 0 Detectron2 would note a random seed
         file = {"config_file": self._loaded.source}  # it opens it, and ours may be given by its name in configs/
         default_setup(cfg, argparse.Namespace(**{**vars(self._args), **file}))
         setup_logger(str(self._out), distributed_rank=processes.rank, name="scaleprior")

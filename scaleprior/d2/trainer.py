@@ -7,7 +7,6 @@ with its images, and SIGTERM that saves.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
@@ -25,13 +24,16 @@ from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 from detectron2.utils import comm
 
+from scaleprior.config.seed import run_seed
 from scaleprior.d2.checkpoint import is_detector_state
 from scaleprior.d2.checks import check_solver
-from scaleprior.d2.loader import NamedMapper, ResumableLoader, TestLoader, step_seed
+from scaleprior.d2.loader import NamedMapper, ResumableLoader, TestLoader
 from scaleprior.d2.plan import EXTRA_KEY
 from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.files import atomic_path, write_text
 from scaleprior.progress import ProgressFn
+from scaleprior.training.metrics_file import cut_lines
+from scaleprior.training.seeds import step_seed
 from scaleprior.training.signals import Interrupted, StopRequest, catch_sigterm
 
 __all__ = ["Trainer"]
@@ -66,7 +68,8 @@ class Trainer(DefaultTrainer):
         super().resume_or_load(resume)
         self.data_loader.go_to(self.start_iter)
         if resume and comm.is_main_process():
-            _forget_lost_steps(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.start_iter)
+            # In place: the writer has the file open. An evaluation may stand behind a later step.
+            cut_lines(Path(self.cfg.OUTPUT_DIR) / "metrics.json", "iteration", self.start_iter - 1, in_place=True)
 
     def train(self) -> Any:
         """Run the steps that are left.
@@ -105,7 +108,7 @@ class Trainer(DefaultTrainer):
                 # 0 is none but the final one; fvcore would divide by it.
                 hook.period = self.cfg.SOLVER.CHECKPOINT_PERIOD or self.cfg.SOLVER.MAX_ITER + 1
         # The stop comes last: what is saved then has seen the whole step, its learning rate included.
-        return [_SeedSteps(max(self.cfg.SEED, 0)), *found, _StopOnRequest()]
+        return [_SeedSteps(run_seed(self.cfg)), *found, _StopOnRequest()]
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> ResumableLoader:
@@ -215,21 +218,3 @@ class _StopOnRequest(HookBase):
             raise Interrupted(
                 f"stopped by SIGTERM after step {done} of {trainer.max_iter}", hint="run again with --resume to go on"
             )
-
-
-def _forget_lost_steps(path: Path, start: int) -> None:
-    """Take out the metrics of steps that the checkpoint does not have: they are run again."""
-    with contextlib.suppress(FileNotFoundError), path.open("r+b") as file:  # in place: the writer has the file open
-        lines = file.readlines()
-        kept = [line for line in lines if _iteration(line) < start]  # an evaluation may stand behind a later step
-        if len(kept) < len(lines):
-            file.seek(0)
-            file.writelines(kept)
-            file.truncate()
-
-
-def _iteration(line: bytes) -> float:
-    try:
-        return json.loads(line)["iteration"]
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
-        return math.inf  # cut off by a kill

@@ -1,17 +1,10 @@
-"""Batches as a pure function of the step: which images, which labels, which crops.
-
-Batch t of a run with N images and B images a step holds positions tB .. tB + B - 1 of an endless stream; position p
-belongs to epoch p // N and is element p % N of that epoch's permutation, itself a hash of (seed, epoch). So the state
-of the loader is the step: a resumed run, and a run with other worker counts, sees the same bytes. (torchdata's
-StatefulDataLoader solves the harder problem of loaders that cannot jump; here it would only add worker snapshots.)
-With W processes, process r takes positions r, r + W, ... of each batch.
-"""
+"""Batches as a pure function of the step: which images (``training.positions``), which labels, which crops."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import cv2
@@ -21,18 +14,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scaleprior.corpus import Corpus, Fraction, corrupt_labels, decode
-from scaleprior.corpus.hashing import mix64
 from scaleprior.errors import FailureError, UserError
 from scaleprior.pretrain.augment import CropAugmentation, uniforms
+from scaleprior.training.positions import BatchPlan
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
     from scaleprior.corpus import LabelSpace
 
-__all__ = ["BatchPlan", "ImageSet", "LabelledBatch", "TrainBatches", "batches", "held_out_set", "training_set"]
-
-_STREAM = 0x0DE  # keeps the order's randomness apart from other uses of the seed
+__all__ = ["ImageSet", "LabelledBatch", "TrainBatches", "batches", "held_out_set", "training_set"]
 
 
 @dataclass(frozen=True)
@@ -51,38 +42,6 @@ class LabelledBatch:
     offsets: Tensor
     rows: Tensor
     unreadable: tuple[tuple[int, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class BatchPlan:
-    """Which images belong to which step; see the module's text.
-
-    Attributes:
-        images: N. batch_size: B, over all processes. seed: of the order.
-        rank, processes: this process and how many there are, which divides B.
-    """
-
-    images: int
-    batch_size: int
-    seed: int
-    rank: int = 0
-    processes: int = 1
-
-    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(rows, epochs) of this process in ``step``: int64 [B / processes] each."""
-        positions = np.arange(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.processes)
-        epochs = positions // self.images
-        rows = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            rows[chosen] = _permutation(self.images, self.seed, int(epoch))[positions[chosen] % self.images]
-        return rows, epochs
-
-
-@lru_cache(maxsize=2)  # a batch may straddle two epochs
-def _permutation(images: int, seed: int, epoch: int) -> np.ndarray:
-    """Of 0..N-1: the order of their hashes, so it never changes with a NumPy version."""
-    return np.argsort(mix64(_STREAM, seed, epoch, np.arange(images, dtype=np.uint64)), kind="stable")
 
 
 class ImageSet:

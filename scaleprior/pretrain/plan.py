@@ -9,6 +9,7 @@ from scaleprior.backbones.contract import check_contract
 from scaleprior.backbones.spec import ResNetSpec
 from scaleprior.backbones.weights import read_card
 from scaleprior.backbones.zoo import local_path
+from scaleprior.config.seed import run_seed
 from scaleprior.errors import UserError
 from scaleprior.pretrain.recipe import check_config
 
@@ -46,7 +47,7 @@ def planned_card(cfg: CfgNode, name: str = "the planned backbone") -> Card:
         pixel_std=tuple(cfg.MODEL.PIXEL_STD),
         channel_order=cfg.INPUT.FORMAT,
         input_size=cfg.PRETRAIN.INPUT.SIZE,
-        seed=max(cfg.SEED, 0),
+        seed=run_seed(cfg),
         source="scaleprior pretrain",
     )
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from scaleprior.config.fingerprint import recipe_settings
 from scaleprior.config.keys.key import PRETRAINING
 from scaleprior.config.keys.table import check_values
+from scaleprior.config.seed import run_seed
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["check_config", "config_hash", "recipe_of"]
+__all__ = ["check_config", "recipe_fingerprint", "recipe_of"]
 
 # Detectron2's keys of MODEL.RESNETS for trunks that we do not train, at the defaults that mean a plain ResNet.
 _NOT_PLAIN = {
@@ -59,10 +60,10 @@ def recipe_of(cfg: CfgNode) -> dict[str, Any]:
 
     One run is the same run, whether Detectron2's config describes it or ours.
     """
-    return {**recipe_settings(cfg), "SEED": max(cfg.SEED, 0)}
+    return {**recipe_settings(cfg), "SEED": run_seed(cfg)}
 
 
-def config_hash(cfg: CfgNode, **facts: Any) -> str:
+def recipe_fingerprint(cfg: CfgNode, **facts: Any) -> str:
     """SHA-256 (hex) of :func:`recipe_of` and of ``facts`` (fingerprints, number of processes)."""
     text = json.dumps({"recipe": recipe_of(cfg), **facts}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

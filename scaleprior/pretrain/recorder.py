@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from scaleprior.errors import UserError
-from scaleprior.files import write_text
+from scaleprior.training.metrics_file import cut_lines
 
 if TYPE_CHECKING:
     from scaleprior.training.processes import ProcessGroup
 
-__all__ = ["METRICS", "Counters", "JsonLines", "Recorder", "cut_lines"]
+__all__ = ["METRICS", "Counters", "JsonLines", "Recorder"]
 
 METRICS = "metrics.jsonl"
 
@@ -114,21 +114,6 @@ class JsonLines(Recorder):
             self._file.close()
         if self._board is not None:
             self._board.close()
-
-
-def cut_lines(path: Path, key: str, last: float) -> None:
-    """Drop the lines of a JSON-lines file whose number ``key`` is above ``last``, so that a resumed run, which comes
-    to those steps again, does not record them twice. A missing file is fine, a line cut short by a kill is dropped."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        write_text(path, "".join(f"{line}\n" for line in lines if _number(line, key) <= last), durable=False)
-
-
-def _number(line: str, key: str) -> float:
-    try:
-        return json.loads(line)[key]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return math.inf
 
 
 def _summary_writer(folder: Path, step: int) -> Any:

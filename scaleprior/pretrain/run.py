@@ -21,22 +21,25 @@ from scaleprior.backbones.names import from_detectron2, to_detectron2
 from scaleprior.backbones.spec import ResNetSpec
 from scaleprior.backbones.weights import load_backbone, save_backbone
 from scaleprior.backbones.zoo import local_path
+from scaleprior.config.seed import run_seed
 from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json, write_text
 from scaleprior.pretrain.augment import CropAugmentation
-from scaleprior.pretrain.batches import BatchPlan, ImageSet, TrainBatches, held_out_set, training_set
+from scaleprior.pretrain.batches import ImageSet, TrainBatches, held_out_set, training_set
 from scaleprior.pretrain.evaluation import evaluate
 from scaleprior.pretrain.model import Pretrainer, build_optimizer, prior_bias
 from scaleprior.pretrain.plan import check_pretraining, parent_card, planned_card
-from scaleprior.pretrain.recipe import config_hash, recipe_of
+from scaleprior.pretrain.recipe import recipe_fingerprint, recipe_of
 from scaleprior.pretrain.recorder import JsonLines, Recorder
 from scaleprior.pretrain.schedule import Schedule, budget_steps
 from scaleprior.pretrain.trainer import CHECKPOINT, PretrainTrainer
 from scaleprior.provenance import created_by
 from scaleprior.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
 from scaleprior.training.device import resolve_device
+from scaleprior.training.positions import BatchPlan
 from scaleprior.training.processes import ProcessGroup, join_processes
+from scaleprior.training.run_folder import RUN_FILE, RunFolder
 from scaleprior.training.seeds import seed_everything
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ __all__ = ["PretrainResult", "evaluate_pretrained", "pretrain"]
 
 logger = logging.getLogger(__name__)
 
-BACKBONE, HEAD, RESULT, IDENTITY = "backbone.safetensors", "head.safetensors", "result.json", "run.json"
+BACKBONE, HEAD, RESULT = "backbone.safetensors", "head.safetensors", "result.json"
 _SCHEMA = 2  # of run.json; with 1 the result was called metrics.json, as Detectron2 calls its JSON lines
 
 
@@ -102,8 +105,8 @@ def pretrain(
                 f"PRETRAIN.BATCH_SIZE {cfg.PRETRAIN.BATCH_SIZE} is no multiple of the {processes.size} processes",
                 hint="change either",
             )
-        identity = _identity(cfg, images, held_out, processes, parent)
-        finished = _claim(out, identity, resume=resume)
+        folder = _folder(out, cfg, images, held_out, processes, parent)
+        finished = _finished(folder, resume=resume)
         processes.wait()  # nobody writes before everybody has looked
         if finished is not None:
             if processes.main:
@@ -114,9 +117,9 @@ def pretrain(
         with contextlib.closing(recorder):
             recorder.prepare(processes)
             if processes.main:
-                write_json(out / IDENTITY, identity)
+                folder.write()
                 write_text(out / "config.yaml", cfg.dump())
-            trainer = _trainer(cfg, spec, images, processes, out, identity["hash"], parent)
+            trainer = _trainer(cfg, spec, images, processes, folder, parent)
             if resume:
                 trainer.resume()
             recorder.open(processes, trainer.counters, trainer.schedule.total)
@@ -153,31 +156,27 @@ def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> dict[str, floa
     return _evaluate(cfg, model, held_out, device)
 
 
-def _identity(
-    cfg: CfgNode, images: ImageSet, held_out: ImageSet | None, processes: ProcessGroup, parent: Card | None
-) -> dict:
+def _folder(
+    out: Path, cfg: CfgNode, images: ImageSet, held_out: ImageSet | None, processes: ProcessGroup, parent: Card | None
+) -> RunFolder:
     facts = {
         "corpus": images.fraction.fingerprint,
         "held_out": None if held_out is None else held_out.fraction.fingerprint,
         "processes": processes.size,
         "parent": None if parent is None else parent.tensors_sha256,
     }
-    return {"schema": _SCHEMA, "hash": config_hash(cfg, **facts), **facts, "created_by": created_by()}
+    identity = {"schema": _SCHEMA, "fingerprint": recipe_fingerprint(cfg, **facts), **facts, "created_by": created_by()}
+    return RunFolder(out, identity, parts="config, corpus or number of processes")
 
 
-def _claim(out: Path, identity: dict[str, Any], *, resume: bool) -> PretrainResult | None:
-    """Check that ``out`` is free, or holds this very run; its result if that is finished."""
-    found = out / IDENTITY
-    if not found.exists():
-        return None
-    if not resume:
+def _finished(folder: RunFolder, *, resume: bool) -> PretrainResult | None:
+    """Check that the folder is free, or holds this very run; its result if that is finished."""
+    out = folder.out
+    if not resume and (out / RUN_FILE).exists():
         raise UserError(f"{out} already holds a pretraining run", hint="add --resume, or choose another --out")
-    before = read_json(found, what="run identity")
-    if before.get("hash") != identity["hash"]:
-        raise UserError(
-            f"{out} holds a run with another config, corpus or number of processes",
-            hint="resume with what it was started with, or choose another --out",
-        )
+    before = folder.found()
+    if before is None:
+        return None
     result = RESULT if before.get("schema") == _SCHEMA else "metrics.json"
     if (out / result).exists() and (out / BACKBONE).exists():
         logger.info("%s is finished", out)
@@ -206,12 +205,11 @@ def _trainer(
     spec: ResNetSpec,
     images: ImageSet,
     processes: ProcessGroup,
-    out: Path,
-    run_hash: str,
+    folder: RunFolder,
     parent: Card | None,
 ) -> PretrainTrainer:
     node = cfg.PRETRAIN
-    seed = max(cfg.SEED, 0)
+    seed = run_seed(cfg)
     seed_everything(seed)
     labels = len(images.label_space)
     model = _model(cfg, spec, labels, bias=prior_bias(node.HEAD.PRIOR or _label_density(images, labels)))
@@ -234,8 +232,7 @@ def _trainer(
         schedule=Schedule.from_cfg(cfg, total=total, images=len(images)),
         dataset=dataset,
         processes=processes,
-        out=out,
-        run_hash=run_hash,
+        folder=folder,
         base_lr=node.OPTIMIZER.BASE_LR,
         checkpoint_period=node.CHECKPOINT_PERIOD,
         max_unreadable=node.LOADER.MAX_UNREADABLE,
@@ -265,7 +262,7 @@ def _finish(
     recorder: Recorder,
 ) -> PretrainResult:
     """Evaluate and write the final files, ``result.json`` last; then the checkpoint has served."""
-    out, counters, images = trainer.out, trainer.counters, trainer.dataset.images
+    out, counters, images = trainer.folder.out, trainer.counters, trainer.dataset.images
     metrics: dict[str, Any] = {
         "loss": counters.loss,
         "steps": counters.step,
@@ -289,7 +286,7 @@ def _finish(
 
 def _card(cfg: CfgNode, spec: ResNetSpec, trainer: PretrainTrainer, parent: Card | None) -> Card:
     images, counters = trainer.dataset.images, trainer.counters
-    corpus, node, seed = images.fraction.corpus, cfg.PRETRAIN, max(cfg.SEED, 0)
+    corpus, node, seed = images.fraction.corpus, cfg.PRETRAIN, run_seed(cfg)
     noise = {"rate": node.NOISE.RATE, "kind": node.NOISE.KIND, "drop": node.NOISE.DROP, "seed": node.NOISE.SEED}
     return replace(
         planned_card(cfg, f"{spec.name}_{corpus.name}-{len(images)}_seed{seed}"),

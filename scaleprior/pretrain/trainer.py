@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from scaleprior.errors import FailureError, UserError
+from scaleprior.errors import FailureError
 from scaleprior.pretrain.batches import LabelledBatch, TrainBatches, batches
 from scaleprior.pretrain.loss import sparse_logistic_loss
 from scaleprior.pretrain.recorder import Counters, Recorder
 from scaleprior.training.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
+from scaleprior.training.run_folder import refuse_other_run
 from scaleprior.training.signals import Interrupted, catch_sigterm
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from scaleprior.pretrain.schedule import Schedule
     from scaleprior.progress import ProgressFn
     from scaleprior.training.processes import ProcessGroup
+    from scaleprior.training.run_folder import RunFolder
 
 __all__ = ["CHECKPOINT", "PretrainTrainer"]
 
@@ -44,7 +46,7 @@ class PretrainTrainer:
 
     Attributes:
         model: on its device. optimizer: over its parameters. schedule: factor on ``base_lr``.
-        dataset: batch of any step. out: folder. run_hash: identity of the run; another's checkpoint is refused.
+        dataset: batch of any step. folder: of the run; another's checkpoint is refused.
         checkpoint_period: in steps; 0 = no periodic checkpoints.
         max_unreadable: share in [0, 1]. workers: loader processes. amp: bfloat16 autocast.
     """
@@ -54,8 +56,7 @@ class PretrainTrainer:
     schedule: Schedule
     dataset: TrainBatches
     processes: ProcessGroup
-    out: Path
-    run_hash: str
+    folder: RunFolder
     base_lr: float
     checkpoint_period: int
     max_unreadable: float
@@ -69,33 +70,33 @@ class PretrainTrainer:
         Raises:
             UserError: the checkpoint is another run's.
         """
-        path = self.out / CHECKPOINT
+        path = self._checkpoint
         if not path.exists():
             return False
         state = load_checkpoint(path)
-        if state.get("run_hash") != self.run_hash:
-            raise UserError(
-                f"{path} belongs to a run with another config, corpus or number of processes",
-                hint="resume with what it was started with, or choose another --out",
-            )
+        refuse_other_run(state, self.folder.fingerprint, str(path), self.folder.parts)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         restore_rng(state["rng"])
         self.counters = Counters(**state["counters"])
-        logger.info("resuming %s after step %d", self.out, self.counters.step)
+        logger.info("resuming %s after step %d", self.folder.out, self.counters.step)
         return True
 
     def save(self) -> None:
         """Write the checkpoint (the main process; others do nothing)."""
         if self.processes.main:
             state = {
-                "run_hash": self.run_hash,
+                "fingerprint": self.folder.fingerprint,
                 "model": self._model_state,
                 "optimizer": self.optimizer.state_dict(),
                 "rng": rng_state(),
                 "counters": asdict(self.counters),
             }
-            save_checkpoint(self.out / CHECKPOINT, state)
+            save_checkpoint(self._checkpoint, state)
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder.out / CHECKPOINT
 
     @cached_property
     def _model_state(self) -> dict[str, Tensor]:

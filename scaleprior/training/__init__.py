@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     )
     from scaleprior.training.device import resolve_device as resolve_device
     from scaleprior.training.launching import launch as launch
+    from scaleprior.training.positions import BatchPlan as BatchPlan
     from scaleprior.training.processes import ProcessGroup as ProcessGroup, join_processes as join_processes
+    from scaleprior.training.run_folder import RunFolder as RunFolder
     from scaleprior.training.seeds import seed_everything as seed_everything
     from scaleprior.training.signals import (
         Interrupted as Interrupted,

@@ -8,7 +8,7 @@ from scaleprior.config import Key, add_keys, fingerprint as module, get_cfg, loa
 from scaleprior.config.fingerprint import recipe_settings, training_settings
 from scaleprior.config.keys import all_keys, find_key, table
 from scaleprior.detect.fingerprint import run_fingerprint
-from scaleprior.pretrain.recipe import config_hash
+from scaleprior.pretrain.recipe import recipe_fingerprint
 
 # Computed before there was a table: a finished or interrupted run of then is still known.
 TRAINING = {
@@ -31,7 +31,7 @@ def test_fine_tuning_runs_keep_their_fingerprints(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_pretraining_runs_keep_their_fingerprints(name: str) -> None:
     for words in ([], ["PRETRAIN.LOADER.NUM_WORKERS", "3", "PRETRAIN.HELD_OUT.CORPUS", "x", "OUTPUT_DIR", "y"]):
-        assert config_hash(load_config(f"Pretrain/{name}.yaml", words).cfg, a=1) == RECIPES[name]
+        assert recipe_fingerprint(load_config(f"Pretrain/{name}.yaml", words).cfg, a=1) == RECIPES[name]
 
 
 @pytest.mark.detectron2
@@ -40,7 +40,7 @@ def test_pretraining_is_one_run_under_detectron2s_config_and_ours() -> None:
     from scaleprior.d2.plan import default_config
 
     cfg = load_config("Pretrain/quickstart.yaml", defaults=default_config()).cfg
-    assert config_hash(cfg, a=1) == RECIPES["quickstart"]
+    assert recipe_fingerprint(cfg, a=1) == RECIPES["quickstart"]
 
 
 def test_what_the_table_calls_neutral_is_in_no_fingerprint_of_a_run() -> None:

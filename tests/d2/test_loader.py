@@ -15,7 +15,7 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 from detectron2.data import build_detection_train_loader
 
 from scaleprior.d2 import register_datasets
-from scaleprior.d2.loader import ResumableLoader, step_seed
+from scaleprior.d2.loader import ResumableLoader
 from scaleprior.errors import UserError
 from tests.d2.conftest import tiny
 from tests.detect.conftest import data_overrides, make_coco
@@ -78,8 +78,3 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
 def test_a_sampler_without_a_seed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="RandomSubsetTrainingSampler"):
         ResumableLoader.from_config(config(tmp_path, "DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler"))
-
-
-def test_seeds_of_neighbouring_steps_differ() -> None:
-    seeds = {step_seed(seed, rank, step) for seed in range(5) for rank in range(3) for step in range(50)}
-    assert len(seeds) == 5 * 3 * 50

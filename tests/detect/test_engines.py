@@ -62,7 +62,14 @@ def test_train_then_eval(tmp_path: Path, coco_overrides: list[str], capsys: pyte
     assert 0 <= trained["AP"] <= 100
     assert trained["images"] == 6
     files = {p.name for p in (tmp_path / "run").iterdir()}
-    assert files == {"config.yaml", "metrics.jsonl", "model.safetensors", "results.json", "detections_tiny.json"}
+    assert files == {
+        "run.json",
+        "config.yaml",
+        "metrics.jsonl",
+        "model.safetensors",
+        "results.json",
+        "detections_tiny.json",
+    }
     _run("eval", *words)
     evaluated = json.loads(capsys.readouterr().out)
     assert evaluated.pop("seconds") > 0

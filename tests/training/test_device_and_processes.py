@@ -1,16 +1,12 @@
-"""Which device a process takes, which group it joins, and what a recorder keeps of the steps before."""
+"""Which device a process takes, and which group it joins."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
 
 import pytest
 import torch
 from torch import distributed
 
 from scaleprior.errors import UserError
-from scaleprior.pretrain.recorder import cut_lines
 from scaleprior.training.device import resolve_device
 from scaleprior.training.processes import join_processes
 
@@ -44,15 +40,3 @@ def test_a_group_for_gpus_is_no_group_for_the_cpu(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(distributed, "get_backend", lambda: "gloo")
     with join_processes(torch.device("cpu")) as processes:
         assert (processes.rank, processes.size) == (1, 2)
-
-
-def test_lines_of_lost_steps_are_cut(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
-    cut_lines(path, "iteration", 3)
-    assert not path.exists()
-    rows = [json.dumps({"iteration": i, "loss": float("nan")}) for i in (1, 3, 5)]
-    path.write_text("\n".join([rows[0], "[]", rows[1], rows[2], '{"iteration": 1']))
-    cut_lines(path, "iteration", 3)
-    assert path.read_text() == f"{rows[0]}\n{rows[1]}\n"
-    cut_lines(path, "iteration", -1)
-    assert path.read_text() == ""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scaleprior.config.seed import run_seed
 from scaleprior.corpus.images import ImageError, decode
 from scaleprior.detect.data.coco import DetectionSet, ImageRecord
 from scaleprior.detect.data.transforms import ResizeAugmentation, flip, resize, resized_shape, to_tensor
@@ -157,7 +158,7 @@ class TrainLoader:
             ResizeAugmentation.from_config(cfg),
             order=cfg.INPUT.FORMAT,
             batch_size=cfg.SOLVER.IMS_PER_BATCH,
-            seed=max(cfg.SEED, 0),
+            seed=run_seed(cfg),
             threads=cfg.DATALOADER.NUM_WORKERS,
             grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,

@@ -10,7 +10,6 @@ import json
 import logging
 import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from scaleprior.backbones.contract import apply_card
 from scaleprior.backbones.weights import read_card
 from scaleprior.backbones.zoo import local_path
 from scaleprior.config import LoadedConfig, get_cfg
-from scaleprior.config.dotted import get_key
+from scaleprior.config.seed import run_seed
 from scaleprior.detect.data.coco import DetectionSet, dataset_paths, load_dataset
 from scaleprior.detect.data.loader import TrainLoader
 from scaleprior.detect.evaluate import coco_ap
@@ -29,12 +28,14 @@ from scaleprior.detect.faster_rcnn.model import Detector, build_detector
 from scaleprior.detect.faster_rcnn.predict import predict
 from scaleprior.detect.faster_rcnn.trainer import CHECKPOINT, DetectorTrainer
 from scaleprior.detect.fingerprint import run_fingerprint
+from scaleprior.detect.plan import check_class_count, check_same_classes, set_names, warn_of_frozen_stages
 from scaleprior.detect.results_file import append_result
 from scaleprior.errors import UserError
 from scaleprior.files import write_json, write_text
 from scaleprior.progress import ProgressFn
 from scaleprior.provenance import created_by
 from scaleprior.training.device import resolve_device
+from scaleprior.training.run_folder import RunFolder
 from scaleprior.training.seeds import seed_everything
 
 if TYPE_CHECKING:
@@ -88,28 +89,30 @@ class TorchvisionEngine:
         loader = TrainLoader.from_config(cfg, sets)
 
         fingerprint = run_fingerprint(cfg, card, [data.source for data in sets])
+        identity = {"fingerprint": fingerprint, "seed": run_seed(cfg), "created_by": created_by()}
+        folder = RunFolder(out, identity, parts="config, backbone or data")
         target = out / MODEL_FILE
-        if resume and target.is_file() and weights_io.read_model_info(target).fingerprint == fingerprint:
-            logger.info("%s is complete", target)
-            return target
-        seed_everything(cfg.SEED)
+        if resume:
+            folder.found()
+            if target.is_file() and weights_io.read_model_info(target).fingerprint == fingerprint:
+                logger.info("%s is complete", target)
+                return target
+        seed_everything(run_seed(cfg))
         model = build_detector(cfg)
         if weights is not None:
             weights_io.start_from_backbone(model, weights)
-        elif cfg.MODEL.BACKBONE.FREEZE_AT > 0:
-            logger.warning(
-                "training from random weights with MODEL.BACKBONE.FREEZE_AT %d: frozen stages stay random",
-                cfg.MODEL.BACKBONE.FREEZE_AT,
-            )
+        else:
+            warn_of_frozen_stages(cfg)
         model.to(resolve_device(cfg.MODEL.DEVICE))
+        folder.write()
         write_text(out / "config.yaml", cfg.dump())
-        DetectorTrainer(cfg, model, loader, out, fingerprint=fingerprint).train(resume=resume, progress=progress)
+        DetectorTrainer(cfg, model, loader, folder).train(resume=resume, progress=progress)
         info = weights_io.ModelInfo(
             class_names=sets[0].class_names,
             category_ids=sets[0].category_ids,
             config=weights_io.fixed_values(cfg),
             card=None if card is None else card.to_dict(),
-            seed=max(cfg.SEED, 0),
+            seed=run_seed(cfg),
             max_iter=cfg.SOLVER.MAX_ITER,
             fingerprint=fingerprint,
             created_by=created_by(),
@@ -132,10 +135,11 @@ class TorchvisionEngine:
         check_keys(cfg)
         sets = _load_sets(cfg, "DATASETS.TEST")
         for data in sets:
-            if (data.category_ids, data.class_names) != (info.category_ids, info.class_names):
+            check_same_classes(data.source, data.class_names, info.class_names)
+            if data.category_ids != info.category_ids:
                 raise UserError(
-                    f"{data.source} has the categories {_short(data.class_names)}, the model was trained on "
-                    f"{_short(info.class_names)}",
+                    f"{data.source} has the category ids {data.category_ids}, the model was trained on "
+                    f"{info.category_ids}",
                     hint="evaluate on a set with the same categories",
                 )
         detector = build_detector(cfg)
@@ -175,10 +179,7 @@ def _evaluate_set(
 
 
 def _load_sets(cfg: CfgNode, key: str) -> list[DetectionSet]:
-    names = get_key(cfg, key)
-    if not names:
-        raise UserError(f"{key} is empty", hint=f"give {key} \"('NAME',)\" and define NAME in SCALEPRIOR.DATASETS")
-    sets = [load_dataset(name, cfg) for name in names]
+    sets = [load_dataset(name, cfg) for name in set_names(cfg, key)]
     for other in sets[1:]:
         if (other.category_ids, other.class_names) != (sets[0].category_ids, sets[0].class_names):
             raise UserError(
@@ -194,13 +195,9 @@ def _with_classes(loaded: LoadedConfig, data: DetectionSet) -> CfgNode:
     Raises:
         UserError: it was set to another number.
     """
-    key, classes = "MODEL.ROI_HEADS.NUM_CLASSES", len(data.class_names)
+    classes = len(data.class_names)
+    check_class_count(loaded, "MODEL.ROI_HEADS.NUM_CLASSES", classes, data.source)
     cfg = loaded.cfg.clone()
-    if key in loaded.explicit and classes != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        raise UserError(
-            f"{key} is {cfg.MODEL.ROI_HEADS.NUM_CLASSES} ({loaded.source}), but {data.source} has {classes} categories",
-            hint=f"use {key} {classes}, or leave it out",
-        )
     cfg.defrost()
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
     cfg.freeze()
@@ -221,7 +218,3 @@ def _is_detector(path: Path) -> bool:
     except UserError:
         return False
     return True
-
-
-def _short(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''} ({len(names)})"

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scaleprior.backbones.contract import is_translation
 from scaleprior.backbones.weights import load_backbone
-from scaleprior.config.dotted import get_key, set_key
+from scaleprior.config.dotted import get_key
 from scaleprior.detect.faster_rcnn.model import Detector
 from scaleprior.detect.faster_rcnn.parameter_names import detectron2_names, trunk_names
+from scaleprior.detect.plan import follow_training
 from scaleprior.errors import UserError
 from scaleprior.files import atomic_path
 
@@ -37,7 +37,6 @@ __all__ = [
     "apply_model_info",
     "fill_backbone",
     "fixed_values",
-    "follow_training",
     "load_model",
     "model_names",
     "read_model_info",
@@ -245,33 +244,3 @@ def fixed_values(cfg: CfgNode) -> dict[str, Any]:
 def apply_model_info(loaded: LoadedConfig, info: ModelInfo) -> CfgNode:
     """A copy of the config in which the keys that nobody set are as the model was trained: :func:`follow_training`."""
     return follow_training(loaded, info.config, fixed_values(loaded.cfg))
-
-
-def follow_training(loaded: LoadedConfig, trained: Mapping[str, Any], current: Mapping[str, Any]) -> CfgNode:
-    """A frozen copy of the config in which the keys that nobody set are as the model was trained.
-
-    So is a ResNet's pyramid whose trunk a card had exchanged for one of timm's when the model was trained.
-
-    Args:
-        trained, current: values in JSON's types of the keys that a model's weights depend on.
-
-    Raises:
-        UserError: a key that was set contradicts the model; prints the override lines.
-    """
-    differing = {key: value for key, value in trained.items() if key in current and current[key] != value}
-    contradicted = [
-        key
-        for key, value in differing.items()
-        if key in loaded.explicit and not is_translation(key, current[key], value)
-    ]
-    if contradicted:
-        lines = " ".join(f"{key} '{differing[key]}'" for key in contradicted)
-        said = ", ".join(f"{key} is {current[key]!r}" for key in contradicted)
-        raise UserError(f"config {loaded.source} contradicts the trained model: {said}", hint=f"use {lines}")
-    cfg = loaded.cfg.clone()
-    cfg.defrost()
-    for key, value in differing.items():
-        default = get_key(cfg, key)
-        set_key(cfg, key, type(default)(value) if isinstance(default, (tuple, list)) else value)
-    cfg.freeze()
-    return cfg

@@ -19,10 +19,12 @@ import torch
 from scaleprior.detect.data.loader import DetectionBatch, TrainLoader
 from scaleprior.detect.faster_rcnn.model import Detector
 from scaleprior.detect.faster_rcnn.solver import build_optimizer, clip_gradients, lr_factor
-from scaleprior.errors import FailureError, UserError
-from scaleprior.files import write_text
+from scaleprior.errors import FailureError
 from scaleprior.progress import ProgressFn
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
+from scaleprior.training.metrics_file import cut_lines
+from scaleprior.training.run_folder import RunFolder, refuse_other_run
+from scaleprior.training.seeds import mixed_seed
 from scaleprior.training.signals import Interrupted, catch_sigterm
 
 if TYPE_CHECKING:
@@ -40,16 +42,14 @@ class DetectorTrainer:
     """Trains ``model`` in place.
 
     Args:
-        out: folder for the checkpoint and the metrics.
-        fingerprint: hash of all that determines the run; a checkpoint of another one is refused.
+        folder: of the run, for the checkpoint and the metrics; a checkpoint of another run is refused.
     """
 
-    def __init__(self, cfg: CfgNode, model: Detector, loader: TrainLoader, out: Path, *, fingerprint: str) -> None:
+    def __init__(self, cfg: CfgNode, model: Detector, loader: TrainLoader, folder: RunFolder) -> None:
         self.cfg = cfg
         self.model = model
         self.loader = loader
-        self.out = out
-        self.fingerprint = fingerprint
+        self.folder = folder
         self.optimizer = build_optimizer(cfg, model)
         self.factor = lr_factor(cfg)
         self.device = model.pixel_mean.device
@@ -70,7 +70,7 @@ class DetectorTrainer:
             Interrupted: SIGTERM came; the state is saved.
             UserError: the checkpoint belongs to another run.
         """
-        checkpoint = self.out / CHECKPOINT
+        checkpoint = self.folder.out / CHECKPOINT
         if resume and checkpoint.is_file():
             self._load(checkpoint)
         total, period = self.cfg.SOLVER.MAX_ITER, self.cfg.SOLVER.CHECKPOINT_PERIOD
@@ -101,7 +101,7 @@ class DetectorTrainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
         # the samplers of proposals draw from torch's global generator
-        torch.manual_seed(_mix(self.loader.seed, self.step))
+        torch.manual_seed(mixed_seed(self.loader.seed, self.step))
         kind = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         with torch.autocast(self.device.type, dtype=kind, enabled=self.cfg.SOLVER.AMP.ENABLED):
             losses = self.model.losses(batch.images, batch.boxes, batch.classes)
@@ -124,7 +124,7 @@ class DetectorTrainer:
 
     def _save(self, path: Path) -> None:
         state: dict[str, Any] = {
-            "fingerprint": self.fingerprint,
+            "fingerprint": self.folder.fingerprint,
             "step": self.step,
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
@@ -134,11 +134,7 @@ class DetectorTrainer:
 
     def _load(self, path: Path) -> None:
         state = load_checkpoint(path)
-        if state.get("fingerprint") != self.fingerprint:
-            raise UserError(
-                f"{path} belongs to a run with another config, backbone or data",
-                hint="resume with what it was started with, or choose another --out",
-            )
+        refuse_other_run(state, self.folder.fingerprint, str(path), self.folder.parts)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -148,22 +144,7 @@ class DetectorTrainer:
     @contextlib.contextmanager
     def _metrics(self) -> Iterator[IO[str]]:
         """metrics.jsonl, open for appending; lines past the step we start from are those of the lost steps."""
-        path = self.out / METRICS
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if self.step and path.is_file() else []
-        write_text(path, "".join(line for line in lines if _step_of(line) <= self.step), durable=False)
+        path = self.folder.out / METRICS
+        cut_lines(path, "step", self.step)
         with path.open("a", encoding="utf-8") as file:
             yield file
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return math.inf  # a line cut off by a kill
-
-
-def _mix(seed: int, step: int) -> int:
-    """A seed for torch from (seed, step), below 2**63; consecutive steps land far apart (SplitMix64's constants)."""
-    value = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**64
-    value ^= value >> 31
-    return (value * 0xD6E8FEB86659FD93 % 2**64) >> 1

@@ -126,7 +126,7 @@ def test_a_finished_run_is_not_repeated_and_another_is_refused(tmp_path: Path, c
     assert model.stat().st_mtime_ns == written
     with pytest.raises(_Stop):
         _train(tmp_path / "x", [*coco_overrides, "SOLVER.CHECKPOINT_PERIOD", "1"], stop_after=2)
-    with pytest.raises(UserError, match="belongs to a run with another config"):
+    with pytest.raises(UserError, match="holds a run with another config"):
         _train(tmp_path / "x", [*coco_overrides, "SOLVER.BASE_LR", "0.02"], resume=True)
 
 

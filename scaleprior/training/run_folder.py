@@ -1,0 +1,71 @@
+"""The folder of one run: ``run.json`` says which run it is, so that only that run is gone on with there.
+
+Every stage that trains begins alike: work out the fingerprint of all that determines the run, hold it against the
+folder, write ``run.json``, train. What marks a run as finished is the stage's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scaleprior.errors import UserError
+from scaleprior.files import read_json, write_json
+
+__all__ = ["RUN_FILE", "RunFolder", "refuse_other_run"]
+
+RUN_FILE = "run.json"
+_OLD_NAMES = ("hash", "run_hash")  # what run.json and checkpoints called the fingerprint at first
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder, and the run that wants to use it.
+
+    Attributes:
+        out: the folder; it need not exist.
+        identity: becomes ``run.json``; its "fingerprint" is the hash of all that determines the run.
+        parts: what a fingerprint covers, for messages, e.g. "config, backbone or data".
+    """
+
+    out: Path
+    identity: Mapping[str, Any]
+    parts: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that determines the run."""
+        return self.identity["fingerprint"]
+
+    def found(self) -> dict[str, Any] | None:
+        """The ``run.json`` of an earlier start of this very run; None where there is none.
+
+        Raises:
+            UserError: it is another run's.
+        """
+        path = self.out / RUN_FILE
+        if not path.is_file():
+            return None
+        before = read_json(path, what="run description")
+        refuse_other_run(before, self.fingerprint, str(self.out), self.parts)
+        return before
+
+    def write(self) -> None:
+        """Write ``run.json``."""
+        write_json(self.out / RUN_FILE, dict(self.identity))
+
+
+def refuse_other_run(found: Mapping[str, Any], fingerprint: str, where: str, parts: str) -> None:
+    """Hold the fingerprint that a folder or a checkpoint carries against that of the run to go on with.
+
+    Raises:
+        UserError: they differ.
+    """
+    carried = next((found[name] for name in ("fingerprint", *_OLD_NAMES) if name in found), None)
+    if carried != fingerprint:
+        raise UserError(
+            f"{where} holds a run with another {parts}",
+            hint="resume with what it was started with, or choose another output folder",
+        )
