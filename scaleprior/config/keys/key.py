@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from scaleprior.config.keys.legal import ANY, Each, Legal, Number, OneOf
@@ -81,9 +81,11 @@ class Key:
         """
         if (value is None and self.default is None) or self.legal.takes(value):
             return
-        needs = "; that needs the detectron2 engine" if self.elsewhere and engine == TORCHVISION else ""
-        verb = "take" if isinstance(self.legal, OneOf) else "give"
-        raise UserError(f"{self.name} is {value!r}{needs}", hint=f"{verb} {self.expected}")
+        # Detectron2 knows more names and takes longer lists, but no other numbers.
+        longer = isinstance(self.legal, Each) and replace(self.legal, lengths=()).takes(value)
+        theirs = self.elsewhere and engine == TORCHVISION and (isinstance(self.legal, OneOf) or longer)
+        needs = "; that needs the detectron2 engine" if theirs else ""
+        raise UserError(f"{self.name} is {value!r}{needs}", hint=self._hint)
 
     def read(self, value: Any, origin: str) -> Any:
         """``value`` in the key's type: :func:`read_value`, and ``off`` and ``on``, which YAML takes for booleans.
@@ -95,17 +97,20 @@ class Key:
             word = "on" if value else "off"
             if {"on", "off"} & set(self.legal.values):
                 return word
-        hint = f"{'take' if isinstance(self.legal, OneOf) else 'give'} {self.expected}"
         if value is None and self.default is not None:
-            raise _wrong_type(self.name, value, origin, self.kind, hint)
-        return read_value(self.name, value, self.kind, self.default, origin, hint)
+            raise _wrong_type(self.name, value, origin, self.kind, self._hint)
+        return read_value(self.name, value, self.kind, self.default, origin, self._hint)
+
+    @property
+    def _hint(self) -> str:
+        return f"{'take' if isinstance(self.legal, OneOf) else 'give'} {self.expected}"
 
 
 def read_value(name: str, value: Any, kind: type, default: Any, origin: str, hint: str) -> Any:
     """``value`` as a ``kind``, by yacs' rules and a few more that lose nothing.
 
     A whole number may stand for a float and a float without fraction for a whole number; a list for a tuple and a
-    tuple for a list; and, in a list of numbers, a text that is a number (YAML 1.1 takes ``1e-3`` for text).
+    tuple for a list; a text that is a number for that number (YAML 1.1 takes ``1e-3`` for text), in lists, too.
 
     Raises:
         UserError: it is something else.
@@ -116,6 +121,8 @@ def read_value(name: str, value: Any, kind: type, default: Any, origin: str, hin
         numbers = _leaves(default)
         numeric = bool(numbers) and all(_is_number(v) for v in numbers)
         return kind(map(_number, value) if numeric else value)
+    if kind in (int, float):
+        value = _number(value)
     if type(value) is kind:
         return value
     if kind is float and type(value) is int:
@@ -126,7 +133,8 @@ def read_value(name: str, value: Any, kind: type, default: Any, origin: str, hin
 
 
 def _wrong_type(name: str, value: Any, origin: str, kind: type, hint: str) -> UserError:
-    said = f"{name} is {value!r} (set in {origin}), a {type(value).__name__}"
+    found = type(value).__name__
+    said = f"{name} is {value!r} (set in {origin}), {'an' if found[0] in 'aeiou' else 'a'} {found}"
     return UserError(f"{said}; expected {kind.__name__}", hint=hint)
 
 

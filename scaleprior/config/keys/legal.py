@@ -56,7 +56,8 @@ class OneOf:
         return value in self.values
 
     def words(self, kind: type) -> str:
-        return f"one of {', '.join(str(v) or repr(v) for v in self.values)}"
+        words = ", ".join(str(v) or repr(v) for v in self.values)
+        return f"one of {words}" if len(self.values) > 1 else words
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ class Each:
 
     def words(self, kind: type) -> str:
         count = " or ".join(_COUNTS[n] for n in self.lengths)
+        if self.least:
+            count = f"{_COUNTS[self.least]} or more"
         if isinstance(self.item, Number):
             whole = "whole " if kind is int and not self.deep else ""
             noun = f"{whole}number{'' if self.lengths == (1,) else 's'}{self.item.limits()}"
@@ -131,10 +134,9 @@ class Each:
             noun = f"names out of {', '.join(map(str, self.item.values))}"
         else:
             noun = self.item.what or "a list"
-        least = f" (at least {_COUNTS[self.least]})" if self.least else ""
         rising = ", none smaller than the one before" if self.rising else ""
         deep = ", in one list or several" if self.deep else ""
-        return f"{count} {noun}".strip() + least + rising + deep
+        return f"{count} {noun}".strip() + rising + deep
 
 
 def one_of(*values: Any) -> OneOf:
