@@ -94,16 +94,11 @@ def run_and_report(
 
 def _status(args: argparse.Namespace) -> int:
     from scaleprior.study.report.terminal import print_status
-    from scaleprior.study.runner import study_status
+    from scaleprior.study.status import study_status
 
     view = study_status(args.folder)
     if args.json:
-        cells = [
-            {"arch": c.arch, "images": c.images, "seed": c.seed, "cell": c.key, "state": c.state, "stage": c.stage,
-             "done": c.done, "total": c.total, "error": c.error, "folder": str(c.folder)}
-            for c in view.cells
-        ]  # fmt: skip
-        print(json.dumps({"name": view.name, "cells": cells}, indent=2))
+        print(json.dumps({"name": view.name, "cells": [status.to_dict() for status in view.cells]}, indent=2))
     else:
         print_status(view)
     return 0
@@ -112,7 +107,7 @@ def _status(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from scaleprior.study.report.page import write_report
     from scaleprior.study.report.terminal import print_summary
-    from scaleprior.study.runner import study_status
+    from scaleprior.study.status import study_status
 
     report = write_report(study_status(args.folder), args.out or args.folder)
     if args.json:

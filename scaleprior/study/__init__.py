@@ -1,4 +1,4 @@
-"""The whole: spec, cells, store, runner, executor and report of a pretraining-data study."""
+"""The whole: spec, cells, folder, runner, executor and report of a pretraining-data study."""
 
 from typing import TYPE_CHECKING
 
@@ -6,9 +6,10 @@ from scaleprior._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from scaleprior.study.cells import Cell as Cell
+    from scaleprior.study.folder import StudyFolder as StudyFolder
     from scaleprior.study.report.page import write_report as write_report
-    from scaleprior.study.runner import run_study as run_study, study_status as study_status
+    from scaleprior.study.runner import run_study as run_study
     from scaleprior.study.spec import StudySpec as StudySpec, load_spec as load_spec
-    from scaleprior.study.store import StudyStore as StudyStore
+    from scaleprior.study.status import CellStatus as CellStatus, StudyView as StudyView, study_status as study_status
 
 lazy_exports(__name__)

@@ -57,19 +57,31 @@ class Cell:
         """A name that people can read, made unique by the key."""
         return f"{self.arch}-{self.images or 'scratch'}-seed{self.seed}-{self.key[:8]}"
 
-    def save(self, folder: Path) -> None:
-        """Write ``cell.json``."""
-        write_json(folder / "cell.json", asdict(self))
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; :meth:`from_dict` reads it back."""
+        return asdict(self)
 
     @classmethod
-    def load(cls, folder: Path) -> Cell:
-        """Read ``cell.json``."""
-        raw = read_json(folder / "cell.json", what="cell description")
+    def from_dict(cls, raw: Mapping[str, Any]) -> Cell:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            KeyError, TypeError: something is missing, or unknown.
+        """
         stages = {
             name: StageSection(raw[name]["config"], tuple(raw[name]["overrides"])) if raw[name] else None
             for name in ("pretrain", "finetune")
         }
         return cls(**{**raw, **stages})
+
+    def save(self, folder: Path) -> None:
+        """Write ``cell.json``."""
+        write_json(folder / "cell.json", self.to_dict())
+
+    @classmethod
+    def load(cls, folder: Path) -> Cell:
+        """Read ``cell.json``."""
+        return cls.from_dict(read_json(folder / "cell.json", what="cell description"))
 
 
 def plan_cells(spec: StudySpec, data: StudyData, engine: str) -> list[Cell]:

@@ -1,4 +1,4 @@
-"""Runs what is missing of a study, keeps its store, and shows where it is."""
+"""Runs what is missing of a study, and shows where it is."""
 
 from __future__ import annotations
 
@@ -6,56 +6,23 @@ import hashlib
 import json
 import logging
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from scaleprior.detect.engines import get_engine
-from scaleprior.errors import FailureError, UserError
-from scaleprior.files import remove_leftovers
-from scaleprior.study.cells import Cell, plan_cells
+from scaleprior.errors import UserError
+from scaleprior.files import read_json, remove_leftovers, write_json
+from scaleprior.study.cells import plan_cells
 from scaleprior.study.executors.executor import Executor, get_executor
+from scaleprior.study.folder import StudyFolder, StudyRecord
 from scaleprior.study.prepare import describe_data, prepare_data
 from scaleprior.study.spec import StudySpec
-from scaleprior.study.store import StudyStore
+from scaleprior.study.status import StudyView, study_view
 
-__all__ = ["CellState", "StudyOutcome", "StudyView", "run_study", "study_status"]
+__all__ = ["StudyOutcome", "run_study"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CellState:
-    """A cell as the store and its folder show it now.
-
-    Attributes:
-        state: ``pending``, ``running``, ``done`` or ``failed``.
-        stage, done, total: where a running (or interrupted) cell is; empty and 0 before its first step.
-    """
-
-    arch: str
-    images: int
-    seed: int
-    key: str
-    folder: Path
-    state: str
-    error: str
-    result: dict[str, Any] | None
-    stage: str = ""
-    done: int = 0
-    total: int = 0
-    numbers: dict[str, float] | None = None
-
-
-@dataclass(frozen=True)
-class StudyView:
-    """A whole study at one moment."""
-
-    folder: Path
-    name: str
-    cells: tuple[CellState, ...]
-    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -98,40 +65,17 @@ def run_study(
     name = engine or spec.engine
     get_engine(name)  # one that is not there should leave no folder behind
     place = _executor(spec, executor, jobs)
-    with StudyStore.create(out, name=spec.name, identity=_identity(spec)) as store, store.lock():
+    folder = StudyFolder(out)
+    with folder.claim(name=spec.name, identity=_identity(spec)) as known:
         remove_leftovers(out, recursive=False)
-        resolved = _resolve_engine(store, name)
+        resolved = _resolve_engine(folder, known, name)
         data = prepare_data(spec, out, progress=prepare_progress)
-        cells = plan_cells(spec, data, resolved)
-        store.add(cells)
-        store.set_meta("spec", json.dumps(spec.raw))
-        store.set_meta("spec_source", spec.source)
-        store.set_meta(
-            "facts",
-            json.dumps({**describe_data(spec, data, resolved), "command": _command(spec, out, engine, executor)}),
-        )
-        store.set_meta("plan", json.dumps([[c.key, c.arch, c.images, c.seed, c.folder_name] for c in cells]))
-        ran = _run_missing(store, cells, place, show)
-        return StudyOutcome(study_status(out, store), ran)
-
-
-def study_status(folder: Path, store: StudyStore | None = None) -> StudyView:
-    """The state of every cell of the study's newest plan.
-
-    Raises:
-        UserError: the folder holds no study.
-    """
-    if store is None:
-        with StudyStore.open(folder) as opened:
-            return study_status(folder, opened)
-    records = store.records()
-    states = []
-    for key, arch, images, seed, folder_name in json.loads(store.meta("plan") or "[]"):
-        record = records[key]
-        place = folder / "cells" / folder_name
-        progress = _progress(place) if record.state in ("running", "pending", "failed") else {}
-        states.append(CellState(arch, images, seed, key, place, record.state, record.error, record.result, **progress))
-    return StudyView(folder, store.meta("name") or "", tuple(states), json.loads(store.meta("facts") or "{}"))
+        cells = tuple(plan_cells(spec, data, resolved))
+        facts = {**describe_data(spec, data, resolved), "command": _command(spec, out, engine, executor)}
+        record = replace(known, engine=resolved, facts=facts, cells=cells)
+        folder.write(record)
+        ran = _run_missing(folder, record, place, show)
+        return StudyOutcome(study_view(folder, record, busy=True), ran)
 
 
 def _command(spec: StudySpec, out: Path, engine: str | None, executor: Executor | str | None) -> str:
@@ -147,18 +91,14 @@ def _identity(spec: StudySpec) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _resolve_engine(store: StudyStore, name: str) -> str:
-    """The engine of this study; fixed by its first run, because engines must not mix in one law."""
-    first = store.meta("engine")
-    if first is not None and name == "auto":
-        name = first
-    resolved = get_engine(name).name
-    if first is not None and resolved != first:
+def _resolve_engine(folder: StudyFolder, known: StudyRecord, name: str) -> str:
+    """The engine of this study; fixed by its first plan, because engines must not mix in one law."""
+    resolved = get_engine(known.engine if known.engine and name == "auto" else name).name
+    if known.engine and resolved != known.engine:
         raise UserError(
-            f"{store.folder} was begun with the {first} engine, now {resolved} is asked for",
+            f"{folder.path} was begun with the {known.engine} engine, now {resolved} is asked for",
             hint="choose another folder with --out, engines do not mix in one study",
         )
-    store.set_meta("engine", resolved)
     return resolved
 
 
@@ -171,61 +111,40 @@ def _executor(spec: StudySpec, wanted: Executor | str | None, jobs: int | None) 
 
 
 def _run_missing(
-    store: StudyStore, cells: Sequence[Cell], executor: Executor, show: Callable[[StudyView], None] | None
+    folder: StudyFolder, record: StudyRecord, executor: Executor, show: Callable[[StudyView], None] | None
 ) -> int:
-    folders = {store.folder.absolute() / "cells" / cell.folder_name: cell for cell in cells}  # as others see them
-    _take_in_finished(store, folders)
-    records = store.records()
-    missing = {folder: cell for folder, cell in folders.items() if records[cell.key].state != "done"}
-    for folder, cell in missing.items():
-        cell.save(folder)
+    """Run the cells that have no result, and return how many those were."""
+    missing = [status for status in study_view(folder, record, busy=False).cells if status.result is None]
+    for status in missing:
+        status.cell.save(status.folder)
+        (status.folder / "running").unlink(missing_ok=True)  # of a runner that was killed
     # Longest first: a long cell that starts last would leave the other processes idle at the end.
-    order = sorted(missing, key=lambda folder: -missing[folder].cost)
-    done: set[Path] = set()
+    order = [status.folder for status in sorted(missing, key=lambda status: -status.cell.cost)]
+
+    def poll() -> None:
+        if show is not None:
+            show(study_view(folder, record, busy=True))
+
     try:
-        for folder, code in executor.run(
-            order,
-            on_start=lambda folder: store.start(folders[folder].key),
-            on_poll=lambda: show(study_status(store.folder, store)) if show else None,
-        ):
-            done.add(folder)
-            _take_in(store, folders[folder], folder, code)
-            if show:  # the last cell's end would be shown by no poll
-                show(study_status(store.folder, store))
+        for place, code in executor.run(order, on_start=_begin, on_poll=poll):
+            _end(place, code)
+            poll()  # the last cell's end would be shown by no other
     finally:
-        for folder, cell in missing.items():
-            if folder not in done and store.records()[cell.key].state == "running":
-                store.reset(cell.key)
+        for place in order:
+            (place / "running").unlink(missing_ok=True)
     return len(missing)
 
 
-def _take_in_finished(store: StudyStore, folders: dict[Path, Cell]) -> None:
-    """After a killed runner: results that are there but not in the store, and cells that were under way."""
-    records = store.records()
-    for folder, cell in folders.items():
-        if records[cell.key].state != "done" and (folder / "result.json").is_file():
-            _take_in(store, cell, folder, 0)
-        elif records[cell.key].state == "running":
-            store.reset(cell.key)
+def _begin(place: Path) -> None:
+    (place / "error.json").unlink(missing_ok=True)
+    (place / "running").touch()
 
 
-def _take_in(store: StudyStore, cell: Cell, folder: Path, code: int) -> None:
-    if (folder / "result.json").is_file():
-        store.finish(cell.key, json.loads((folder / "result.json").read_text()))
-        return
-    if (folder / "error.json").is_file():
-        error = json.loads((folder / "error.json").read_text())["error"]
-    else:
-        cause = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        error = f"its process {cause} without a result (see log.txt)"
-    logger.error("cell %s failed: %s", cell.folder_name, error)
-    store.fail(cell.key, error)
-
-
-def _progress(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "progress.json").read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as e:
-        raise FailureError(f"cannot read {folder / 'progress.json'}: {e}", hint="remove it and run again") from e
+def _end(place: Path, code: int) -> None:
+    """What a cell's process could not say itself, because it was killed, is said for it."""
+    if not (place / "result.json").is_file():
+        if not (place / "error.json").is_file():
+            cause = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            write_json(place / "error.json", {"error": f"its process {cause} without a result (see log.txt)"})
+        logger.error("cell %s failed: %s", place.name, read_json(place / "error.json", what="cell error")["error"])
+    (place / "running").unlink(missing_ok=True)

@@ -44,8 +44,8 @@ def test_every_cell_has_a_row_and_the_report_is_whole(finished: Path) -> None:
 def test_a_backbone_of_the_study_carries_its_card(finished: Path) -> None:
     from scaleprior.backbones import read_card
 
-    (cell,) = (c for c in study_status(finished).cells if c.images == 32)
-    card = read_card(cell.folder / "pretrain" / "backbone.safetensors")
+    (status,) = (c for c in study_status(finished).cells if c.cell.images == 32)
+    card = read_card(status.folder / "pretrain" / "backbone.safetensors")
     assert (card.images, card.seed, card.noise["rate"], card.arch.depth) == (32, 0, 0.2, 50)
 
 
@@ -107,9 +107,14 @@ def test_kill_loses_at_most_the_current_step(tmp_path: Path) -> None:
     deadline = time.monotonic() + 60
     while max(_steps(out).values(), default=0) < 5 and time.monotonic() < deadline:
         time.sleep(0.02)
+    (status,) = study_status(out).cells  # asked from another process, which is this one
+    assert status.state == "running"
+    assert status.progress is not None
+    assert (status.progress.stage, status.progress.total) == ("pretrain", 100000)
     process.kill()
     process.communicate()
     _wait_until_unlocked(out)
+    assert [c.state for c in study_status(out).cells] == ["pending"]
     (reported,) = _steps(out).values()
     (checkpoint,) = out.glob("cells/*/pretrain/checkpoint.safetensors")
     assert load_checkpoint(checkpoint)["counters"]["step"] >= reported - 1 >= 4
@@ -152,7 +157,7 @@ def test_a_failed_cell_is_recorded_the_others_go_on_and_it_is_tried_again(tmp_pa
     spec = write_spec(tmp_path, architectures=architectures, ladder=[16])
     run = run_study_command(spec, tmp_path / "out")
     assert run.returncode == 1
-    states = {(c.arch, c.images): c for c in study_status(tmp_path / "out").cells}
+    states = {(c.cell.arch, c.cell.images): c for c in study_status(tmp_path / "out").cells}
     assert {k: c.state for k, c in states.items()} == {
         ("R-50", 0): "done", ("R-50", 16): "done", ("diverging", 0): "failed", ("diverging", 16): "failed",
     }  # fmt: skip
@@ -202,7 +207,7 @@ def test_rungs_and_seeds_can_be_added_later(finished: Path, tmp_path: Path) -> N
     assert outcome.ran == 1
     # the command that the report shows makes this very study, overrides and all
     assert outcome.view.facts["command"].endswith(f"tiny.yaml --out {out} ladder '[16, 32, 48, 64]'")
-    assert [c.images for c in outcome.view.cells] == [0, 16, 32, 48, 64]
+    assert [c.cell.images for c in outcome.view.cells] == [0, 16, 32, 48, 64]
     assert all(c.state == "done" for c in outcome.view.cells)
 
 
@@ -241,7 +246,7 @@ def test_real_images_in_two_cells(shared_data: Path, tmp_path: Path, monkeypatch
              "finetune.overrides", "{SOLVER.MAX_ITER: 2}"]  # fmt: skip
     outcome = run_study(load_spec("studies/real_images.yaml", short), tmp_path / "out", jobs=2)
     report = write_report(outcome.view, tmp_path / "out")
-    assert [(c.images, c.state) for c in outcome.view.cells] == [(0, "done"), (200, "done")]
+    assert [(c.cell.images, c.state) for c in outcome.view.cells] == [(0, "done"), (200, "done")]
     assert outcome.view.facts["corpus images"] == 17800
     assert outcome.view.facts["detection images"] == "1200 to train, 400 to evaluate"
     assert not report.missing

@@ -16,7 +16,7 @@ from scaleprior.errors import UserError
 from scaleprior.files import atomic_path, write_text
 from scaleprior.study.report.sentences import describe_cell, study_sentences
 from scaleprior.study.report.summary import ArchSummary, images_seen, result_rows, summarise, write_results
-from scaleprior.study.runner import CellState, StudyView
+from scaleprior.study.status import CellStatus, StudyView
 
 __all__ = ["StudyReport", "write_report"]
 
@@ -43,7 +43,7 @@ class StudyReport:
     def table(self) -> list[tuple[str, ...]]:
         """Rows of text: images, then mean AP ± standard deviation over seeds for each architecture; - is missing."""
         rows = []
-        for images in sorted({c.images for c in self.view.cells}):
+        for images in sorted({c.cell.images for c in self.view.cells}):
             row = [f"{images:,}" if images else "0 (scratch)"]
             for summary in self.summaries:
                 points = ((summary.scratch,) if summary.scratch else ()) + summary.points
@@ -102,9 +102,9 @@ def write_report(view: StudyView, out: Path, *, command: str | None = None) -> S
     return report
 
 
-def _missing(cell: CellState) -> str:
-    reason = cell.error or {"pending": "not run yet", "running": "still running"}.get(cell.state, cell.state)
-    return f"{describe_cell(cell)}: {reason}"
+def _missing(status: CellStatus) -> str:
+    reason = status.error or {"pending": "not run yet", "running": "still running"}.get(status.state, status.state)
+    return f"{describe_cell(status.cell)}: {reason}"
 
 
 def _seconds(view: StudyView) -> dict[str, float]:
@@ -136,11 +136,11 @@ def _context(report: StudyReport, command: str) -> dict[str, Any]:
             }
         )  # fmt: skip
     costs = []
-    for cell in (c for c in report.view.cells if c.result):
-        seen = images_seen(cell)
-        seconds = [cell.result["seconds"].get(s, math.nan) for s in _STAGES]
-        cpu = sum(cell.result["cpu_seconds"].values())
-        costs.append({"cell": describe_cell(cell), "seen": seen, "seconds": seconds, "cpu": cpu})
+    for status in (c for c in report.view.cells if c.result):
+        seen = images_seen(status)
+        seconds = [status.result["seconds"].get(s, math.nan) for s in _STAGES]
+        cpu = sum(status.result["cpu_seconds"].values())
+        costs.append({"cell": describe_cell(status.cell), "seen": seen, "seconds": seconds, "cpu": cpu})
     return {
         "report": report,
         "name": report.view.name,

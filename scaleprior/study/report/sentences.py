@@ -6,13 +6,13 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
+from scaleprior.study.cells import Cell
 from scaleprior.study.report.summary import ArchSummary
-from scaleprior.study.runner import CellState
 
 __all__ = ["describe_cell", "pooled_spread", "study_sentences"]
 
 
-def describe_cell(cell: CellState) -> str:
+def describe_cell(cell: Cell) -> str:
     """Architecture, images and seed, for people."""
     images = f"{cell.images:,} images" if cell.images else "from scratch"
     return f"{cell.arch}, {images}, seed {cell.seed}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaleprior.errors import UserError
 from scaleprior.files import write_csv
-from scaleprior.study.runner import CellState, StudyView
+from scaleprior.study.status import CellStatus, StudyView
 
 if TYPE_CHECKING:
     from scaleprior.laws import Law
@@ -74,27 +74,27 @@ class ArchSummary:
 def result_rows(view: StudyView) -> list[dict[str, Any]]:
     """One row a finished cell, by architecture (in the plan's order), images and seed."""
     rows = []
-    for cell in view.cells:
-        if cell.result is None:
+    for status in view.cells:
+        if status.result is None:
             continue
-        detection = cell.result["detection"]
+        cell, detection = status.cell, status.result["detection"]
         row: dict[str, Any] = {"arch": cell.arch, "images": cell.images, "seed": cell.seed}
         for column, metric in _METRICS.items():
             value = detection[metric]
             row[column] = None if value is None else round(float(value), 6)
-        row["engine"] = view.facts["engine"]
+        row["engine"] = view.engine
         row["cell"] = cell.key
-        row["images_seen"] = images_seen(cell)
+        row["images_seen"] = images_seen(status)
         rows.append(row)
     return rows
 
 
-def images_seen(cell: CellState) -> int | None:
+def images_seen(status: CellStatus) -> int | None:
     """Images that the cell's own pretraining saw; None if its backbone was trained elsewhere."""
-    assert cell.result is not None
-    if "pretrain" in cell.result:
-        return cell.result["pretrain"]["images_seen"]
-    return None if cell.images else 0
+    assert status.result is not None
+    if "pretrain" in status.result:
+        return status.result["pretrain"]["images_seen"]
+    return None if status.cell.images else 0
 
 
 def write_results(view: StudyView, path: Path) -> None:
@@ -105,9 +105,9 @@ def write_results(view: StudyView, path: Path) -> None:
 def summarise(view: StudyView) -> list[ArchSummary]:
     """Points and law of each architecture."""
     summaries = []
-    for arch in dict.fromkeys(cell.arch for cell in view.cells):
-        finished = [c for c in view.cells if c.arch == arch and c.result is not None]
-        points = [_point(finished, n) for n in sorted({c.images for c in finished})]
+    for arch in dict.fromkeys(status.cell.arch for status in view.cells):
+        finished = [c for c in view.cells if c.cell.arch == arch and c.result is not None]
+        points = [_point(finished, n) for n in sorted({c.cell.images for c in finished})]
         ladder = tuple(p for p in points if p.images)
         law, why = _law(ladder)
         scratch = points[0] if points and points[0].images == 0 else None
@@ -115,8 +115,10 @@ def summarise(view: StudyView) -> list[ArchSummary]:
     return summaries
 
 
-def _point(cells: Sequence[CellState], images: int) -> Point:
-    chosen = sorted((c.seed, float(c.result["detection"]["AP"])) for c in cells if c.images == images and c.result)
+def _point(cells: Sequence[CellStatus], images: int) -> Point:
+    chosen = sorted(
+        (c.cell.seed, float(c.result["detection"]["AP"])) for c in cells if c.cell.images == images and c.result
+    )
     return Point(images, tuple(s for s, _ in chosen), tuple(ap for _, ap in chosen))
 
 

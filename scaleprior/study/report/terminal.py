@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from scaleprior.study.runner import CellState, StudyView
+from scaleprior.study.cells import Cell
+from scaleprior.study.status import CellStatus, StudyView
 
 if TYPE_CHECKING:
     from scaleprior.study.report.page import StudyReport
@@ -53,18 +54,22 @@ class StudyDisplay:
 
     def cells(self, view: StudyView) -> None:
         """The state of all cells; called a few times a second."""
-        ended = {c.key: c for c in view.cells if c.state in ("done", "failed")}
+        ended = {c.cell.key: c for c in view.cells if c.state in ("done", "failed")}
         failed = sum(c.state == "failed" for c in view.cells)
         self._update("[bold]cells", len(ended), len(view.cells), f"{failed} failed" if failed else "")
-        running = {_title(c): c for c in view.cells if c.state == "running"}
+        running = {_title(c.cell): c for c in view.cells if c.state == "running"}
         for title in [t for t in self._tasks if t not in running and not t.startswith("[bold]")]:
             self._drop(title)
-        for title, cell in running.items():
-            numbers = " ".join(f"{k} {v:.4g}" for k, v in (cell.numbers or {}).items())
-            self._update(title, cell.done, cell.total, f"{cell.stage} {numbers}")
+        for title, status in running.items():
+            if (at := status.progress) is not None:
+                numbers = " ".join(f"{k} {v:.4g}" for k, v in at.numbers.items())
+                self._update(title, at.done, at.total, f"{at.stage} {numbers}")
+            else:
+                self._update(title, 0, 0, "")
         if self._ended is not None and not self._console.is_terminal:
-            for cell in (c for key, c in ended.items() if key not in self._ended):
-                self._console.print(f"{len(ended)}/{len(view.cells)} {_title(cell)}: {cell.state} {_outcome(cell)}")
+            for status in (c for key, c in ended.items() if key not in self._ended):
+                title = f"{len(ended)}/{len(view.cells)} {_title(status.cell)}"
+                self._console.print(f"{title}: {status.state} {_outcome(status)}")
         self._ended = set(ended)
 
     def _update(self, title: str, done: int, total: int, note: str) -> None:
@@ -76,16 +81,16 @@ class StudyDisplay:
         self._progress.remove_task(self._tasks.pop(title))
 
 
-def _title(cell: CellState) -> str:
+def _title(cell: Cell) -> str:
     images = f"{cell.images:,} images" if cell.images else "from scratch"
     return f"{cell.arch} {images} seed {cell.seed}"
 
 
-def _outcome(cell: CellState) -> str:
-    if cell.result is not None:
-        seconds = sum(cell.result["seconds"].values())
-        return f"AP {cell.result['detection']['AP']:.2f} in {seconds:.0f} s"
-    return cell.error
+def _outcome(status: CellStatus) -> str:
+    if status.result is not None:
+        seconds = sum(status.result["seconds"].values())
+        return f"AP {status.result['detection']['AP']:.2f} in {seconds:.0f} s"
+    return status.error
 
 
 def print_status(view: StudyView) -> None:
@@ -93,10 +98,12 @@ def print_status(view: StudyView) -> None:
     table = Table(title=f"study {view.name} in {view.folder}")
     for name, justify in (("cell", "left"), ("state", "left"), ("stage", "left"), ("step", "right"), ("AP", "right")):
         table.add_column(name, justify=justify)
-    for cell in view.cells:
-        step = f"{cell.done}/{cell.total}" if cell.total and cell.state != "done" else ""
-        ap = f"{cell.result['detection']['AP']:.2f}" if cell.result else ""
-        table.add_row(_title(cell), f"[{_STATE_STYLE[cell.state]}]{cell.state}", cell.stage, step, ap)
+    for status in view.cells:
+        at = status.progress
+        step = f"{at.done}/{at.total}" if at is not None and at.total else ""
+        ap = f"{status.result['detection']['AP']:.2f}" if status.result else ""
+        state = f"[{_STATE_STYLE[status.state]}]{status.state}"
+        table.add_row(_title(status.cell), state, at.stage if at is not None else "", step, ap)
     console = Console()
     console.print(table)
     done = sum(c.state == "done" for c in view.cells)
@@ -105,8 +112,8 @@ def print_status(view: StudyView) -> None:
 
 
 def _print_failed(console: Console, view: StudyView) -> None:
-    for cell in (c for c in view.cells if c.state == "failed"):
-        console.print(f"[red]failed:[/red] {_title(cell)}: {cell.error}", soft_wrap=True)
+    for status in (c for c in view.cells if c.state == "failed"):
+        console.print(f"[red]failed:[/red] {_title(status.cell)}: {status.error}", soft_wrap=True)
 
 
 def print_summary(report: StudyReport, *, ran: int | None = None, elapsed: float | None = None) -> None:

@@ -1,0 +1,181 @@
+"""A study's folder, which is all the memory it has::
+
+    study.json          the study: name, identity, engine, facts and the cells of its newest plan
+    .lock               held by the runner at work; the system lets go of it when that process ends, however it ends
+    cells/NAME/
+        cell.json       what the process that runs the cell has to know
+        running         the cell was begun; true while a runner holds the lock, left over otherwise
+        progress.json   how far it is
+        result.json     what it measured: it is done
+        error.json      why its last attempt failed
+
+Every file is written whole under a temporary name and renamed, by one process alone: ``study.json`` and ``running`` by
+the runner, the others by the cell's own process. So a kill of either at any moment leaves a folder that says the truth,
+and a cell whose folder is removed is one that has not been run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scaleprior.errors import FailureError, UserError
+from scaleprior.files import read_json, write_json
+from scaleprior.study.cells import Cell
+
+__all__ = ["StudyFolder", "StudyRecord"]
+
+_FILE, _LOCK, _SCHEMA = "study.json", ".lock", 1
+_EARLIER = "study.sqlite"  # where versions up to 0.1 kept states and results
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """What ``study.json`` says.
+
+    Attributes:
+        identity: hash of what makes two runs the same study.
+        engine: the one that its first plan was made for; "" before that.
+        facts: what the report shows of settings and data, and the ``command`` that runs the study again.
+        cells: of the newest plan, in its order.
+    """
+
+    name: str
+    identity: str
+    engine: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    cells: tuple[Cell, ...] = ()
+
+
+class StudyFolder:
+    """The folder ``path``; reading needs no lock, only :meth:`claim` lets write."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def cell(self, cell: Cell) -> Path:
+        """The folder of one cell; as other processes see it, wherever they work."""
+        return self.path.absolute() / "cells" / cell.folder_name
+
+    def read(self) -> StudyRecord:
+        """Read ``study.json``.
+
+        Raises:
+            UserError: there is none, it is damaged, or of another version.
+        """
+        path = self.path / _FILE
+        if not path.is_file():
+            raise self._absent()
+        raw = read_json(path, what="study description")
+        schema = raw.pop("schema", None) if isinstance(raw, dict) else None
+        if schema != _SCHEMA:
+            raise UserError(f"{path} has schema {schema}, this version reads {_SCHEMA}", hint="use a new --out")
+        try:
+            return StudyRecord(**{**raw, "cells": tuple(Cell.from_dict(cell) for cell in raw["cells"])})
+        except (KeyError, TypeError) as e:
+            raise UserError(f"{path} is damaged: {e}", hint="restore it or choose another --out") from e
+
+    def write(self, record: StudyRecord) -> None:
+        """Replace ``study.json``; under :meth:`claim` only."""
+        raw = {
+            "schema": _SCHEMA,
+            "name": record.name,
+            "identity": record.identity,
+            "engine": record.engine,
+            "facts": dict(record.facts),
+            "cells": [cell.to_dict() for cell in record.cells],
+        }
+        write_json(self.path / _FILE, raw)
+
+    @contextlib.contextmanager
+    def claim(self, *, name: str, identity: str) -> Iterator[StudyRecord]:
+        """Hold the folder for a runner of this study, making it if it is new or empty; yields what it says already.
+
+        Raises:
+            UserError: the folder holds another study, or files that are no study, or another runner is at work.
+        """
+        if not any((self.path / known).is_file() for known in (_FILE, _EARLIER)) and self._foreign():
+            raise UserError(f"{self.path} is not empty and holds no study", hint="choose another folder with --out")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as e:
+            raise FailureError(f"cannot write {self.path}: {e.strerror or e}", hint="choose another --out") from e
+        try:
+            self._lock(handle)
+            record = self._known(name, identity)
+            if record.identity != identity:
+                raise UserError(
+                    f"{self.path} holds another study ({record.name!r}, this one is {name!r}, or its data differ)",
+                    hint="choose another folder with --out",
+                )
+            self.write(record)
+            yield record
+        finally:
+            os.close(handle)
+
+    def busy(self) -> bool:
+        """Whether a runner is at work, of this or of another process."""
+        try:
+            handle = os.open(self.path / _LOCK, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(handle)
+        return False
+
+    def _absent(self) -> UserError:
+        if (self.path / _EARLIER).is_file():
+            command = json.loads(_earlier(self.path).get("facts", "{}")).get("command", "`scaleprior study run`")
+            message = f"{self.path} was written by an earlier version of ScalePrior"
+            return UserError(message, hint=f"run the study once more, which keeps its finished cells: {command}")
+        message = f"no study in {self.path} (no {_FILE})"
+        return UserError(message, hint="give the folder that `study run --out` wrote")
+
+    def _foreign(self) -> bool:
+        return self.path.is_dir() and any(not p.name.startswith(".") for p in self.path.iterdir())
+
+    def _lock(self, handle: int) -> None:
+        for patience in (0.2, 0.0):  # seconds: somebody who asks whether we are busy holds the lock for an instant
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, str(os.getpid()).encode(), 0)
+                return
+            time.sleep(patience)
+        owner = os.pread(handle, 32, 0).decode() or "unknown"
+        raise UserError(f"another run is at work in {self.path} (process {owner})", hint="wait for it, or stop it")
+
+    def _known(self, name: str, identity: str) -> StudyRecord:
+        if (self.path / _FILE).is_file():
+            return self.read()
+        if (self.path / _EARLIER).is_file():  # its finished cells are found in their folders
+            facts = _earlier(self.path)
+            return StudyRecord(facts["name"], facts["identity"], facts.get("engine", ""))
+        return StudyRecord(name, identity)
+
+
+def _earlier(folder: Path) -> dict[str, str]:
+    """Name, identity, engine and more of a study that an earlier version began.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / _EARLIER
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return dict(connection.execute("SELECT key, value FROM meta"))
+    except sqlite3.DatabaseError as e:
+        raise UserError(f"{path} is damaged: {e}", hint="restore it or choose another --out") from e

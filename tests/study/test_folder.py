@@ -1,0 +1,161 @@
+"""A study's folder: identity, locks, states, and folders of earlier versions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from scaleprior.errors import UserError
+from scaleprior.files import write_json
+from scaleprior.study import load_spec, run_study, study_status
+from scaleprior.study.cells import Cell
+from scaleprior.study.folder import StudyFolder, StudyRecord
+from scaleprior.study.spec import StageSection
+from scaleprior.study.status import study_view
+from tests.study.conftest import write_spec
+
+
+def make_cell(key: str) -> Cell:
+    return Cell(key, "R-50", 10, 0, "torchvision", 1, None, StageSection("c.yaml", ("A", "1")))
+
+
+def claimed(path: Path, name: str = "a", identity: str = "1") -> StudyRecord:
+    with StudyFolder(path).claim(name=name, identity=identity) as record:
+        return record
+
+
+def test_a_cell_description_survives_its_file(tmp_path: Path) -> None:
+    original = make_cell("k" * 16)
+    original.save(tmp_path)
+    assert Cell.load(tmp_path) == original
+
+
+def test_a_record_survives_its_file(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    with folder.claim(name="a", identity="1") as record:
+        assert record == StudyRecord("a", "1") == folder.read()
+        record = replace(record, engine="torchvision", facts={"command": "x"}, cells=(make_cell("x"), make_cell("y")))
+        folder.write(record)
+    assert folder.read() == claimed(tmp_path) == record
+
+
+@pytest.mark.parametrize(
+    ("files", "busy", "idle"),
+    [
+        ((), "pending", "pending"),
+        (("progress",), "pending", "pending"),  # interrupted
+        (("running", "progress"), "running", "pending"),  # its runner was killed
+        (("error", "progress"), "failed", "failed"),
+        (("running", "error"), "running", "failed"),  # just begun again
+        (("running", "result", "progress"), "done", "done"),  # killed before it could be told
+        (("result", "error"), "done", "done"),
+    ],
+)
+def test_files_of_a_cell_are_its_state(tmp_path: Path, files: tuple[str, ...], busy: str, idle: str) -> None:
+    contents = {
+        "running": None,
+        "progress": {"stage": "finetune", "done": 1, "total": 3, "numbers": {"loss": 0.5}},
+        "error": {"error": "diverged"},
+        "result": {"detection": {"AP": 1.5}},
+    }
+    folder, cell = StudyFolder(tmp_path), make_cell("x" * 16)
+    for name in files:
+        write_json(folder.cell(cell) / (f"{name}.json" if contents[name] else name), contents[name])
+    record = StudyRecord("a", "1", cells=(cell,))
+    for state, at_work in ((busy, True), (idle, False)):
+        (status,) = study_view(folder, record, busy=at_work).cells
+        assert status.state == state
+        assert status.error == ("diverged" if state == "failed" else "")
+        assert (status.result is not None) == (state == "done")
+        assert (status.progress is not None) == ("progress" in files and state != "done")
+
+
+def test_progress_that_a_loss_of_power_cut_off_is_none(tmp_path: Path) -> None:
+    folder, cell = StudyFolder(tmp_path), make_cell("x" * 16)
+    folder.cell(cell).mkdir(parents=True)
+    (folder.cell(cell) / "progress.json").touch()
+    (status,) = study_view(folder, StudyRecord("a", "1", cells=(cell,)), busy=True).cells
+    assert (status.state, status.progress) == ("pending", None)
+
+
+def test_another_study_is_refused(tmp_path: Path) -> None:
+    claimed(tmp_path)
+    claimed(tmp_path)
+    with pytest.raises(UserError, match=r"holds another study \('a', this one is 'b'"):
+        claimed(tmp_path, "b", "2")
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="not empty and holds no study"):
+        claimed(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_no_study_a_damaged_one_and_one_of_the_future(tmp_path: Path) -> None:
+    for content, message in (
+        (None, "no study in"),
+        ("{", r"study\.json is not JSON: line 1"),
+        ("[]", "has schema None, this version reads 1"),
+        ('{"schema": 9}', "has schema 9, this version reads 1"),
+        ('{"schema": 1, "name": "a", "cells": []}', r"study\.json is damaged: .*identity"),
+        ('{"schema": 1, "name": "a", "identity": "1", "cells": [{}]}', r"study\.json is damaged: 'pretrain'"),
+    ):
+        if content is not None:
+            (tmp_path / "study.json").write_text(content)
+        with pytest.raises(UserError, match=message):
+            StudyFolder(tmp_path).read()
+
+
+def test_one_runner_at_a_time_and_the_lock_dies_with_its_process(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    assert not folder.busy()
+    code = (
+        "import sys; from pathlib import Path; from scaleprior.study.folder import StudyFolder\n"
+        "with StudyFolder(Path(sys.argv[1])).claim(name='a', identity='1'): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        assert folder.busy()
+        with pytest.raises(UserError, match=rf"another run is at work .*process {other.pid}"):
+            claimed(tmp_path)
+        other.kill()
+    assert not folder.busy()
+    claimed(tmp_path)
+
+
+def test_a_folder_of_an_earlier_version_is_read_once(finished: Path, tmp_path: Path) -> None:
+    """Status and report say what to do; a run keeps the finished cells, and refuses another study as ever."""
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    record = json.loads((out / "study.json").read_text())
+    (out / "study.json").unlink()
+    with sqlite3.connect(out / "study.sqlite") as connection:
+        connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        facts = json.dumps(record["facts"])
+        rows = [("schema", "1"), ("facts", facts), *((k, record[k]) for k in ("name", "identity", "engine"))]
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+    connection.close()
+    with pytest.raises(UserError, match=r"was written by an earlier version .*: scaleprior study run .*tiny\.yaml"):
+        study_status(out)
+    with pytest.raises(UserError, match="holds another study"):
+        run_study(load_spec(write_spec(tmp_path, name="other")), out)
+    assert not (out / "study.json").exists()
+    outcome = run_study(load_spec(write_spec(tmp_path)), out)
+    assert outcome.ran == 0
+    assert {c.state for c in study_status(out).cells} == {"done"}
+
+    (out / "study.json").unlink()
+    (out / "study.sqlite").write_bytes(b"not a database, but long enough to be taken for one" * 40)
+    with pytest.raises(UserError, match="is damaged"):
+        study_status(out)
