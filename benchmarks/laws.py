@@ -112,13 +112,23 @@ def run_bootstrap(tasks: list[Task], form: Form) -> Outcome:
     for task in tasks:
         reference = np.log(task.x).mean()
         u, z, u_test = np.log(task.x) - reference, np.log(task.y), np.log(task.x_test) - reference
-        options = {"sigma": 0.02, "prior_weight": 1e-6}
-        theta, cost = solve(form, form.starts(u, task.y), u, z, np.ones_like(u), iterations=200, **options)
+        theta, cost = solve(
+            form, form.starts(u, task.y), u, z, np.ones_like(u), iterations=200, sigma=0.02, prior_weight=1e-6
+        )
         best = theta[cost.argmin()]
         fitted = np.log(form.error(best, u))
         residual = (z - fitted) * np.sqrt(u.size / max(u.size - best.size, 1))
-        copies = fitted + rng.choice(residual, size=(BOOTSTRAP, u.size))
-        thetas, _ = solve(form, np.tile(best, (BOOTSTRAP, 1)), u, copies, np.ones_like(u), iterations=40, **options)
+        copies = fitted + residual[rng.integers(residual.size, size=(BOOTSTRAP, u.size))]
+        thetas, _ = solve(
+            form,
+            np.tile(best, (BOOTSTRAP, 1)),
+            u,
+            copies,
+            np.ones_like(u),
+            iterations=40,
+            sigma=0.02,
+            prior_weight=1e-6,
+        )
         curves = np.log(np.clip(form.error(thetas, u_test), 1e-4, 1.0))
         middle = np.log(np.clip(form.error(best, u_test), 1e-4, 1.0))
         spread = np.sqrt(((curves - middle) ** 2).mean(0) + (residual**2).mean())

@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scaleprior.laws.forms.broken import BrokenPowerLaw
 from scaleprior.laws.forms.form import Array, Form
@@ -106,7 +107,7 @@ class _Descent:
         normal = np.einsum("bki,bk,bkj->bij", design, self.use, design)
         return np.linalg.solve(normal, np.swapaxes(design * self.use[..., None], 1, 2))
 
-    def regress(self, rows: Array) -> None:
+    def regress(self, rows: NDArray[np.intp]) -> None:
         """Least squares for (ln beta, c, alpha); non-negative by trying every set of active coefficients."""
         labels = np.log(self.y[rows] - self.e_inf[rows, None])
         best = np.full(rows.size, np.inf)
@@ -125,7 +126,7 @@ class _Descent:
         if self.with_alpha:
             self.alpha[rows] = found[:, 2]
 
-    def descend(self, rows: Array, *, newton: bool) -> None:
+    def descend(self, rows: NDArray[np.intp], *, newton: bool) -> None:
         """Move e_inf (and e_0) against the gradient of half the mean squared residual, within their bounds."""
         y, use, alpha = self.y[rows], self.use[rows], self.alpha[rows, None]
         fixed = self.log_beta[rows, None] + self.c[rows, None] * self.log_x[rows]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
-    from scaleprior.laws import Law
+    from scaleprior.laws import Estimate, Law
     from scaleprior.laws.table import Table
 
 __all__ = ["register"]
@@ -134,8 +134,8 @@ def _finish(args: argparse.Namespace, result: dict[str, Any], lines: list[str]) 
     print(json.dumps(result, indent=2, allow_nan=False) if args.json else "\n".join(lines))
 
 
-def _interval(estimate: Any, form: str = "{:.2f}") -> str:
-    return f"{form.format(estimate.value)} [{form.format(estimate.low)}, {form.format(estimate.high)}]"
+def _interval(estimate: Estimate, style: str = ".2f") -> str:
+    return f"{estimate.value:{style}} [{estimate.low:{style}}, {estimate.high:{style}}]"
 
 
 def _left_out_line(table: Table) -> list[str]:
@@ -214,8 +214,8 @@ def _compare(args: argparse.Namespace) -> None:
         )
     laws = _laws(args, table)
     found = compare_laws(laws[names[0]], laws[names[1]], at=tuple(args.at), names=(names[0], names[1]))
-    lines = [f"{names[0]} minus {names[1]}", f"  gain per decade   {_interval(found.per_decade, '{:+.2f}')}"]
-    lines += [f"  {args.y} at {n:,.0f} images   {_interval(e, '{:+.2f}')}" for n, e in found.at.items()]
+    lines = [f"{names[0]} minus {names[1]}", f"  gain per decade   {_interval(found.per_decade, '+.2f')}"]
+    lines += [f"  {args.y} at {n:,.0f} images   {_interval(e, '+.2f')}" for n, e in found.at.items()]
     if found.paired:
         lines.append(f"  paired by {found.paired} seeds (correlation of their noise {found.correlation:+.2f})")
     lines += [found.verdict, *_left_out_line(table)]

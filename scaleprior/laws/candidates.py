@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from scaleprior.errors import UserError
 from scaleprior.laws.forms.form import Array, Form
 from scaleprior.laws.solver import solve
 
@@ -89,6 +90,9 @@ def fit_candidates(
 
     Returns:
         One candidate per (form, power), in that order.
+
+    Raises:
+        UserError: a form has no finite values at the points.
     """
     edges = holdout_edges(u)
     inside = np.array([np.ones(u.size, bool), *[u <= edge + 1e-9 for edge in edges]])  # [1 + O, K]
@@ -100,9 +104,14 @@ def fit_candidates(
         starts = form.starts(u, np.exp(z))
         problems, count = len(weights), len(starts)
         theta, cost = solve(form, np.tile(starts, (problems, 1)), u, z, np.repeat(weights, count, 0), sigma=sigma)
-        best = cost.reshape(problems, count).argmin(1)
+        best = np.where(np.isfinite(cost), cost, np.inf).reshape(problems, count).argmin(1)
         theta = theta.reshape(problems, count, -1)[np.arange(problems), best].reshape(len(powers), len(inside), -1)
         predicted = np.log(np.clip(form.error(theta, u), 1e-6, None))  # [W, 1 + O, K]
+        if not np.isfinite(predicted).all():
+            raise UserError(
+                f"form {form.name!r} has no finite error at some of the measured images",
+                hint="its error(theta, u) must be finite for every u, or its starts where it is",
+            )
         square = (predicted - z) ** 2
         for i, power in enumerate(powers):
             held = [np.sqrt(np.average(square[i, o + 1], weights=judged)) for o, judged in enumerate(beyond)]

@@ -84,7 +84,7 @@ def fit_law(
         data=data,
         candidates=tuple(candidates),
         selection=selection,
-        samples=tuple(refits(candidates, u, z, w, sigma=sigma, seed=seed)),
+        refits=tuple(refits(candidates, u, z, w, sigma=sigma, seed=seed)),
         sigma=sigma,
         raw_sigma=sigma,
         dof=dof,

@@ -55,7 +55,7 @@ class Law:
     Attributes:
         data: the measurements.
         candidates, selection: the fitted forms and their weights.
-        samples: [C] of [R, P], each candidate's parameters refitted to noisy copies of the points.
+        refits: [C] of [R, P], each candidate's parameters refitted to noisy copies of the points.
         sigma: noise of ln e of one measurement of weight 1, with ``dof`` degrees of freedom.
         raw_sigma: noise of a new, raw measurement (larger than sigma where the points were smoothed).
         level_variance: variance of ln e common to all measurements of the same groups (few seeds).
@@ -66,7 +66,7 @@ class Law:
     data: Observations
     candidates: tuple[Candidate, ...]
     selection: Selection
-    samples: tuple[Array, ...] = field(repr=False)
+    refits: tuple[Array, ...] = field(repr=False)
     sigma: float
     raw_sigma: float
     dof: float
@@ -143,7 +143,7 @@ class Law:
         refitted = np.array(
             [
                 np.log(np.clip(c.form.error(theta, u), 1e-6, self._ceiling))
-                for c, theta in zip(self.candidates, self.samples)
+                for c, theta in zip(self.candidates, self.refits)
             ]
         )
         mean, moved = self._combine(best, weights), self._combine(refitted, weights)

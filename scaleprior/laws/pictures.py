@@ -51,6 +51,7 @@ def draw_law(
     mean, low, high = law.predict(grid)
     inside, beyond = grid <= last, grid >= last
     ax.set_xscale("log")
+    before = (*ax.get_xlim(), *ax.get_ylim()) if ax.has_data() else (np.inf, 0.0, np.inf, -np.inf)
     ax.fill_between(grid, low, high, color=color, alpha=0.14, linewidth=0, label=f"{law.level:.0%} interval")
     if forms:
         _draw_forms(ax, law, grid)
@@ -59,7 +60,7 @@ def draw_law(
         ax.plot(grid[beyond], mean[beyond], color=color, linewidth=1.8, linestyle=(0, (4, 2)), label="forecast")
     ax.plot(law.data.n, law.data.metric, "o", color=color, markersize=4, markeredgecolor="white", markeredgewidth=0.5)
     values = np.concatenate([law.data.metric, mean, low[inside], high[inside]])
-    _widen(ax, values, first, end)
+    _widen(ax, before, values, first, end)
     ax.set_xlabel("pretraining images")
     ax.set_ylabel(ylabel)
     ax.xaxis.set_major_formatter(lambda value, _: number(value))
@@ -87,16 +88,18 @@ def _draw_forms(ax: Axes, law: Law, grid: np.ndarray) -> None:
         )
 
 
-def _widen(ax: Axes, values: np.ndarray, first: float, end: float) -> None:
-    """Set limits that hold the measurements and the law, wide forecast bands and runaway forms cut off."""
+def _widen(ax: Axes, before: tuple[float, float, float, float], values: np.ndarray, first: float, end: float) -> None:
+    """Set limits that hold the measurements and the law, wide forecast bands and runaway forms cut off.
+
+    Args:
+        before: limits (left, right, bottom, top) that show what was drawn earlier.
+    """
     low, high = float(values.min()), float(values.max())
     span = max(high - low, 1e-9)
-    again = getattr(ax, "_scaleprior_limits", False)
-    old, left = (ax.get_ylim(), ax.get_xlim()) if again else ((np.inf, -np.inf), (np.inf, 0.0))
+    left, right, bottom, top = before
     # room above for the legend; nothing below 0, where neither scores nor errors can be
-    ax.set_ylim(min(old[0], max(low - 0.06 * span, -0.02 * span)), max(old[1], high + 0.30 * span))
-    ax.set_xlim(min(left[0], first / 1.15), max(left[1], end * 1.15))
-    ax._scaleprior_limits = True
+    ax.set_ylim(min(bottom, max(low - 0.06 * span, -0.02 * span)), max(top, high + 0.30 * span))
+    ax.set_xlim(min(left, first / 1.15), max(right, end * 1.15))
 
 
 def save_laws(

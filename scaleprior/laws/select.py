@@ -25,12 +25,12 @@ _VETO = 3.0  # a form this much worse on held-back points than the median bendin
 
 @dataclass(frozen=True)
 class Selection:
-    """The outcome: weights [C] over the candidates (sum 1), and per form its hold-out error and whether it is in."""
+    """The outcome: weights [C] over the candidates (sum 1), per form its hold-out error, and which are in and not."""
 
     weights: Array
     held_back: dict[str, float]
     used: tuple[str, ...]
-    vetoed: tuple[str, ...]
+    left_out: tuple[str, ...]
 
 
 def _judgement(candidate: Candidate, sigma: float) -> float:

@@ -54,7 +54,7 @@ def log_linear_verdict(law: Law) -> str:
 
 def explain(law: Law) -> str:
     """The selection in words: a few sentences."""
-    used, vetoed = law.selection.used, law.selection.vetoed
+    used, left_out = law.selection.used, law.selection.left_out
     sizes = law.data.sizes.size
     held = law.selection.held_back
     sentences = []
@@ -68,10 +68,10 @@ def explain(law: Law) -> str:
             "none of them stands out in predicting held-back largest points."
         )
     bending = {c.form.name for c in law.candidates if c.form.bends}
-    missed = [name for name in vetoed if name in bending]
+    missed = [name for name in left_out if name in bending]
     if missed:
         sentences.append(f"Left out after missing them badly: {', '.join(missed)}.")
-    straight = [name for name in vetoed if name not in bending]
+    straight = [name for name in left_out if name not in bending]
     if straight:
         sentences.append(f"Shown but not used, being limits of those: {', '.join(straight)}.")
     foreign = [c.form.name for c in law.candidates if c.form not in CALIBRATED and c.form.name in used]

@@ -160,6 +160,19 @@ def test_two_laws_share_one_picture(tmp_path: Path) -> None:
     assert (tmp_path / "two.svg").stat().st_size > 5_000
 
 
+def test_what_was_drawn_before_stays_in_view() -> None:
+    from matplotlib.figure import Figure
+
+    ax = Figure().subplots()
+    ax.plot([3.0, 5e6], [55.0, 70.0], "o")
+    draw_law(ax, fit_law([100, 316, 1000, 3162], [2.1, 5.3, 8.8, 11.0]))
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    assert 0 < left < 3.0
+    assert right > 5e6
+    assert low < 2.1
+    assert 70.0 < high < 80.0
+
+
 def test_import_is_light() -> None:
     code = (
         "import sys, scaleprior.laws, scaleprior.commands.laws; "

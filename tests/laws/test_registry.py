@@ -51,7 +51,7 @@ def install(folder: Path, module: str, text: str, entries: str, package: str = "
 
 def bits(law: Law) -> bytes:
     """All numbers that a law gives, as bytes."""
-    arrays = [*law.predict(np.geomspace(N[0] / 3, 30 * N[-1], 50)), law.selection.weights, *law.samples]
+    arrays = [*law.predict(np.geomspace(N[0] / 3, 30 * N[-1], 50)), law.selection.weights, *law.refits]
     return b"".join(np.ascontiguousarray(a).tobytes() for a in arrays) + law.why.encode()
 
 
@@ -175,6 +175,13 @@ def test_an_incomplete_form_is_refused_at_the_door(attributes: dict[str, object]
     with pytest.raises(UserError, match=message):
         fit_law(N, AP, forms=broken())
     assert "mine" not in known_forms()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_a_form_without_values_at_the_data_is_refused() -> None:
+    half = form_class(name="half", error=lambda self, theta, u: np.exp(theta) * np.sqrt(2.0 + u))
+    with pytest.raises(UserError, match="form 'half' has no finite error at some of the measured images"):
+        fit_law(N, AP, forms=half())
 
 
 def test_a_package_announces_a_form_and_its_faults_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
