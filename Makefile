@@ -1,6 +1,7 @@
 # make quickstart   a real, small experiment from start to report
 # make test         the test suite
-# make lint         style
+# make lint         style and types
+# make docs         the site, in site/
 # Each target makes its own environment in .venv; PYTHON chooses the interpreter, VENV the folder.
 # DETECTRON2=<pip requirement, folder of wheels, or checkout> also makes Detectron2 importable, so that the tests marked
 # detectron2 run. A checkout is used as it lies: nothing of it is compiled, which these tests do not need.
@@ -9,13 +10,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= quickstart
+SITE ?= site
 DETECTRON2 ?=
 PYTEST_ARGS ?=
 
 # What Detectron2's Python part imports beyond our own requirements.
 DETECTRON2_NEEDS := black cloudpickle hydra-core 'omegaconf<2.4' packaging pycocotools tabulate tensorboard termcolor tqdm yacs
 
-.PHONY: quickstart test lint format install detectron2 clean
+.PHONY: quickstart test lint docs format install detectron2 clean
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -45,9 +47,17 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# strict: a broken link, a page in no menu or a public name without a docstring fails. Fetches nothing.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir $(SITE)
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

@@ -144,7 +144,8 @@ def compare_laws(
     """Compare two laws of the same metric.
 
     Args:
-        a, b: the laws; fitted with ``groups`` set to seeds, common seeds pair their measurements.
+        a: one law; where both are fitted with ``groups`` set to seeds, common seeds pair their measurements.
+        b: the other.
         at: numbers of images at which to compare the metric; the largest fraction of both by default.
         names: what to call them in the verdict.
 

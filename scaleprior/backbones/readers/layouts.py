@@ -203,6 +203,7 @@ LAYOUTS: tuple[Layout, ...] = (
         _detectron2,
     ),
 )
+"""The layouts of names that are understood, in the order in which they are tried."""
 
 
 def recognise(names: Collection[str], where: str) -> Layout:

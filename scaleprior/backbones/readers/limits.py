@@ -61,6 +61,7 @@ class Limits:
 
 
 LIMITS = Limits()
+"""What is read unless a caller says otherwise."""
 
 
 def check_shape(shape: Sequence[object], itemsize: int, held: int, name: str, where: str, limits: Limits) -> int:

@@ -29,7 +29,7 @@ class Legal(Protocol):
 
 
 @dataclass(frozen=True)
-class Anything:
+class Anything(Legal):
     """Every value of the key's type: texts, switches, and what other code judges.
 
     Args:
@@ -47,7 +47,7 @@ class Anything:
 
 
 @dataclass(frozen=True)
-class OneOf:
+class OneOf(Legal):
     """One of a few values."""
 
     values: tuple[Any, ...]
@@ -61,11 +61,14 @@ class OneOf:
 
 
 @dataclass(frozen=True)
-class Number:
+class Number(Legal):
     """A finite number between two limits.
 
     Args:
-        low, high: the limits, which are numbers of the set unless ``above`` or ``below`` leave them out.
+        low: the lower limit, itself a number of the set unless ``above`` leaves it out.
+        high: the upper limit, unless ``below`` leaves it out.
+        above: only numbers above ``low``.
+        below: only numbers below ``high``.
         also: legal values outside the limits.
     """
 
@@ -95,7 +98,7 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Each:
+class Each(Legal):
     """A list, each of whose items is legal.
 
     Args:
@@ -155,5 +158,10 @@ def above(low: float) -> Number:
 
 
 ANY = Anything()
+"""Every value of the key's type."""
+
 POSITIVE = above(0)
+"""More than 0."""
+
 SHARE = Number(0, 1)
+"""From 0 to 1."""

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 __all__ = ["Array", "Form", "bounded_exp", "sigmoid", "slope_and_level", "softplus"]
 
 Array = NDArray[np.float64]
+"""Numbers of one curve, or of many at once, in float64."""
+
 _MAX_EXPONENT = 60.0  # exp(60) is far outside every metric here, and its square still is a finite float
 _LOG = "ln_"  # what the name of a parameter starts with that is the logarithm of a positive number
 _PRIOR_SCALE = 3.0  # of a logarithm: a factor of 20 either way

@@ -23,10 +23,14 @@ from scaleprior.laws.forms.sigmoidal import M4, LogisticInLog
 __all__ = ["CALIBRATED", "FORM_GROUP", "check_form", "forms_table", "get_form", "known_forms", "register_form"]
 
 FORM_GROUP = "scaleprior.forms"
+"""The entry-point group under which other packages offer forms."""
 
-# What "auto" fits. The veto (select.py), the shares of disagreement and drift (law.py) and the coverage of intervals
-# were measured with these seven together (docs/laws.md): another form here asks for a new calibration.
 CALIBRATED: tuple[Form, ...] = (LogLinear(), M1(), M2(), M3(), M4(), LogisticInLog(), BrokenPowerLaw())
+"""What "auto" fits.
+
+The veto (select.py), the shares of disagreement and drift (law.py) and the coverage of intervals were measured with
+these seven together (docs/laws.md): another form here asks for a new calibration.
+"""
 
 _registered: dict[str, Form] = {}
 _FormOrClass = TypeVar("_FormOrClass", bound="Form | type[Form]")
