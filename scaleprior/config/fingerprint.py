@@ -12,7 +12,7 @@ stays as it was, so that the runs and the cells of then are still found.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scaleprior.config.dotted import flat_config
@@ -36,6 +36,7 @@ class _Frozen:
 # Version 1 of the cells' fingerprints took these for determining. Their values are those of the shipped quickstart.
 _FROZEN: dict[str, dict[str, _Frozen]] = {
     "pretrain": {
+        "MODEL.WEIGHTS": _Frozen(""),
         "DATALOADER.NUM_WORKERS": _Frozen(4),
         "PRETRAIN.HELD_OUT.CORPUS": _Frozen(""),
         "PRETRAIN.LOADER.MAX_UNREADABLE": _Frozen(0.05),
@@ -46,15 +47,17 @@ _FROZEN: dict[str, dict[str, _Frozen]] = {
         "PRETRAIN.LOADER.MAX_UNREADABLE": _Frozen(0.05),
     },
 }
-# ... and holds this path, which never said what lies there.
+# ... and, of the detector, holds this path: what lies there need not be one of our files and has no fingerprint then.
 _BY_PATH = ("MODEL.WEIGHTS",)
 # Version 1 of a training run's fingerprint holds these keys of the evaluation.
 _OF_EVALUATION = (
     "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TEST",
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.NMS_THRESH_TEST",
 )  # fmt: skip
-# Version 1 of a pretraining run's fingerprint holds this key of the detector.
+# Version 1 of a pretraining run's fingerprint holds this key of the detector ...
 _OF_DETECTION = ("MODEL.RESNETS.OUT_FEATURES",)
+# ... and not this one, because only ResNets were pretrained: it enters as a later key does.
+_LATER_IN_RECIPES = ("MODEL.TIMM.MODEL",)
 
 
 def recipe_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,6 +66,8 @@ def recipe_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(flat_config(cfg))
     for key in all_keys():
         of_stage = PRETRAIN in key.changes or key.name in _OF_DETECTION
+        if of_stage and key.name in _LATER_IN_RECIPES:
+            key = replace(key, since=2)
         if of_stage and key.name in values and not _left_out(key, values[key.name]):
             node = recipe
             *parents, leaf = key.name.split(".")

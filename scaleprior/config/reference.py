@@ -27,7 +27,8 @@ Detectron2's default they are refused by name.
 - **Values**: what the readers of the key take. *d2* marks keys of which Detectron2 takes other values, too.
 - **Read by**: *all* are pretraining and both engines.
 - **Changes**: the stages whose results depend on the key. *nothing*: a run may go on under another value, and no cell
-  of a study runs again. *by content*: a path, in whose place the fingerprint of what lies there counts.
+  of a study runs again. *by content*: a path, in whose place the fingerprint of what lies there counts. *as trained*:
+  a trained detector is evaluated under the value it was trained with; another one that somebody sets is refused.
 """
 
 
@@ -35,6 +36,8 @@ def describe(key: Key) -> dict[str, Any]:
     """A row in words: name, type, default, values, read_by, changes and meaning."""
     readers = {EVERYBODY: "all", DETECTORS: "both engines"}.get(key.engines) or ", ".join(key.engines)
     changes = ", ".join(key.changes) or "nothing"
+    if key.by_content or key.fixed:
+        changes += " (by content)" if key.by_content else " (as trained)"
     return {
         "name": key.name,
         "type": key.kind.__name__,
@@ -42,7 +45,7 @@ def describe(key: Key) -> dict[str, Any]:
         "values": key.expected,
         "others_in_detectron2": key.elsewhere,
         "read_by": readers,
-        "changes": f"{changes} (by content)" if key.by_content else changes,
+        "changes": changes,
         "meaning": key.text,
     }
 

@@ -17,7 +17,7 @@ from scaleprior.corpus import Corpus
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json
-from scaleprior.pretrain.plan import check_pretraining
+from scaleprior.pretrain.plan import check_pretraining, parent_card
 from scaleprior.study.prepare import StudyData
 from scaleprior.study.rungs import Rung
 from scaleprior.study.spec import StageSection, StudySpec
@@ -164,6 +164,8 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
     }
     if learner is not None and (held_out := learner.cfg.PRETRAIN.HELD_OUT).CORPUS and held_out.IMAGES:
         determinants["held_out"] = Corpus.open(held_out.CORPUS).fingerprint
+    if learner is not None and (parent := parent_card(learner.cfg)) is not None:
+        determinants["parent"] = parent.tensors_sha256
     if rung is not None:
         determinants["backbone"] = _backbone(rung, detector)
     text = json.dumps(determinants, sort_keys=True, default=str)

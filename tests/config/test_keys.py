@@ -48,6 +48,7 @@ def test_a_row_is_whole(key: Key) -> None:
     assert key.engines
     assert set(key.engines) <= set(EVERYBODY)
     assert not key.by_content or key.changes
+    assert not key.fixed or {"finetune", "evaluate"} <= set(key.changes)
     assert key.default is None or key.legal.takes(key.default)
     assert key.since == 1 or key.since == 2
     if "No effect on results" in key.text:

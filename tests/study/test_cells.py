@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from scaleprior.config import Key, add_keys, get_cfg
+from scaleprior.backbones import build_resnet, save_backbone, to_detectron2
+from scaleprior.config import Key, add_keys, get_cfg, load_config
 from scaleprior.config.fingerprint import cell_settings
 from scaleprior.config.keys import table
 from scaleprior.corpus import Corpus
+from scaleprior.pretrain.plan import planned_card
 from scaleprior.study import load_spec
 from scaleprior.study.cells import plan_cells
 from scaleprior.study.prepare import StudyData, prepare_data
@@ -107,6 +110,21 @@ def test_a_held_out_corpus_counts_by_its_content(tiny: tuple[StudySpec, StudyDat
     assert [a == b for a, b in zip(here, less)] == [True, False, False, False]
     unused = ["PRETRAIN.HELD_OUT.CORPUS", "nowhere", "PRETRAIN.HELD_OUT.IMAGES", "0"]
     assert len(keys(with_overrides(spec, "pretrain", *unused), data)) == 4
+
+
+def test_a_backbone_to_go_on_from_counts_by_its_content(tiny: tuple[StudySpec, StudyData], tmp_path: Path) -> None:
+    spec, data = tiny
+    assert spec.pretrain is not None
+    cfg = load_config(spec.pretrain.config, (*spec.pretrain.overrides, "PRETRAIN.CORPUS", "any")).cfg
+    found = []
+    for seed, name in ((0, "a"), (0, "b"), (1, "c")):
+        torch.manual_seed(seed)
+        card = planned_card(cfg)
+        save_backbone(tmp_path / name, to_detectron2(build_resnet(card.arch).state_dict()), card)
+        found.append(keys(with_overrides(spec, "pretrain", "MODEL.WEIGHTS", str(tmp_path / name)), data))
+    assert found[0] == found[1]
+    for changed in (TINY_CELLS, found[2]):
+        assert [a == b for a, b in zip(found[0], changed)] == [True, False, False, False]
 
 
 def test_a_later_key_enters_only_when_it_is_not_at_its_default(monkeypatch: pytest.MonkeyPatch) -> None:

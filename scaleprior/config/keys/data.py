@@ -49,6 +49,7 @@ KEYS = (
     Key(
         "INPUT.FORMAT", "BGR", "The order of the channels the network sees.",
         engines=EVERYBODY, changes=(PRETRAIN, *DETECTION), legal=one_of("BGR", "RGB"), elsewhere=True,
+        fixed=True,
     ),
     _training(
         "DATASETS.TRAIN", (),
@@ -106,6 +107,6 @@ OWN = (
         "(BiT's resnetv2_50x1_bit, CLIP's resnet50_clip, ...). MODEL.RESNETS.OUT_FEATURES and NORM and "
         "MODEL.BACKBONE.FREEZE_AT hold for it, too; the other keys of MODEL.RESNETS have no meaning there. "
         '"" = none.',
-        engines=DETECTORS, changes=DETECTION,
+        engines=DETECTORS, changes=DETECTION, fixed=True,
     ),
 )  # fmt: skip

@@ -11,6 +11,7 @@ from scaleprior.config.keys.model import NO_NORM_OR
 __all__ = ["KEYS"]
 
 _detector = partial(Key, engines=DETECTORS, changes=DETECTION)
+_of_model = partial(Key, engines=DETECTORS, changes=DETECTION, fixed=True)
 _training = partial(Key, engines=DETECTORS, changes=(FINETUNE,))
 _testing = partial(Key, engines=DETECTORS, changes=(EVALUATE,))
 _SMOOTH = "Where smooth L1 turns from square to linear; 0.0 = plain L1."
@@ -19,7 +20,7 @@ _KEPT_BEFORE = "Best-scored proposals kept before NMS, per feature map and image
 _KEPT_AFTER = "Best-scored proposals kept after NMS, per image, all maps together, in"
 
 _RPN = (
-    _detector(
+    _of_model(
         "MODEL.RPN.IN_FEATURES", ["res4"],
         'Feature maps to propose from: ["res4"] for C4, ["p2", ..., "p6"] for FPN (p6 = p5 subsampled by 2).',
     ),
@@ -33,7 +34,7 @@ _RPN = (
         "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 256, "Anchors sampled per image for the loss.", legal=at_least(1)
     ),
     _training("MODEL.RPN.POSITIVE_FRACTION", 0.5, "Largest share of objects among them.", legal=SHARE),
-    _detector(
+    _of_model(
         "MODEL.RPN.BBOX_REG_WEIGHTS", (1.0, 1.0, 1.0, 1.0), _BOX_WEIGHTS, legal=Each(POSITIVE, lengths=(4,))
     ),
     _training("MODEL.RPN.SMOOTH_L1_BETA", 0.0, _SMOOTH, legal=at_least(0)),
@@ -47,7 +48,7 @@ _RPN = (
         "MODEL.RPN.NMS_THRESH", 0.7,
         "Proposals that overlap a better one of the same map by more than this IoU are dropped.", legal=SHARE,
     ),
-    _detector(
+    _of_model(
         "MODEL.RPN.CONV_DIMS", [-1],
         "Channels of the 3x3 convolutions shared by all maps; -1 = as many as come in.",
         legal=Each(Number(1, also=(-1,)), least=1),
@@ -55,16 +56,16 @@ _RPN = (
 )  # fmt: skip
 
 _HEADS = (
-    _detector(
+    _of_model(
         "MODEL.ROI_HEADS.NAME", "Res5ROIHeads", "Res5ROIHeads for C4, StandardROIHeads for FPN.",
         legal=one_of("Res5ROIHeads", "StandardROIHeads"), elsewhere=True,
     ),
-    _detector(
+    _of_model(
         "MODEL.ROI_HEADS.NUM_CLASSES", 80,
         "Object classes, background not counted. Left alone it follows the data; set, it has to agree with the data.",
         legal=at_least(1),
     ),
-    _detector(
+    _of_model(
         "MODEL.ROI_HEADS.IN_FEATURES", ["res4"],
         'Feature maps to pool from: ["res4"] for C4, ["p2", ..., "p5"] for FPN.',
     ),
@@ -83,39 +84,39 @@ _HEADS = (
         "Detections have at most this IoU with a better detection of their class.", legal=SHARE,
     ),
     _training("MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", True, "Add the true boxes to the proposals in training."),
-    _detector(
+    _of_model(
         "MODEL.ROI_BOX_HEAD.NAME", "", '"" for Res5ROIHeads, "FastRCNNConvFCHead" for StandardROIHeads.',
         legal=one_of("", "FastRCNNConvFCHead"), elsewhere=True,
     ),
-    _detector(
+    _of_model(
         "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", (10.0, 10.0, 5.0, 5.0), _BOX_WEIGHTS,
         legal=Each(POSITIVE, lengths=(4,)),
     ),
     _training("MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA", 0.0, _SMOOTH, legal=at_least(0)),
     _training("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT", 1.0, "Factor of the regression loss within the total."),
-    _detector(
+    _of_model(
         "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 14, "Side of the pooled square.", legal=at_least(1), unit="cells"
     ),
-    _detector(
+    _of_model(
         "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO", 0,
         "Sample points per cell and side; 0 = as many as the cell has feature pixels.", legal=at_least(0),
     ),
-    _detector(
+    _of_model(
         "MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlignV2",
         "ROIAlignV2 has pixel centres at half integers; ROIAlign is the older one, off by half a pixel.",
         legal=one_of("ROIAlignV2", "ROIAlign"), elsewhere=True,
     ),
-    _detector(
+    _of_model(
         "MODEL.ROI_BOX_HEAD.NUM_FC", 0, "Fully connected layers of FastRCNNConvFCHead.", legal=at_least(0)
     ),
-    _detector("MODEL.ROI_BOX_HEAD.FC_DIM", 1024, "Their width.", legal=at_least(1)),
-    _detector("MODEL.ROI_BOX_HEAD.NUM_CONV", 0, "3x3 convolutions before them.", legal=at_least(0)),
-    _detector("MODEL.ROI_BOX_HEAD.CONV_DIM", 256, "Channels of those convolutions.", legal=at_least(1)),
-    _detector(
+    _of_model("MODEL.ROI_BOX_HEAD.FC_DIM", 1024, "Their width.", legal=at_least(1)),
+    _of_model("MODEL.ROI_BOX_HEAD.NUM_CONV", 0, "3x3 convolutions before them.", legal=at_least(0)),
+    _of_model("MODEL.ROI_BOX_HEAD.CONV_DIM", 256, "Channels of those convolutions.", legal=at_least(1)),
+    _of_model(
         "MODEL.ROI_BOX_HEAD.NORM", "", 'Norm behind those convolutions; "" = none, with bias.',
         legal=NO_NORM_OR, elsewhere=True,
     ),
-    _detector("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", False, "One box per proposal instead of one per class.",
+    _of_model("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", False, "One box per proposal instead of one per class.",
               legal=ANY),
 )  # fmt: skip
 

@@ -43,6 +43,7 @@ class Key:
         legal: the values that these engines take.
         unit: of a number, such as "pixels".
         elsewhere: Detectron2 takes other values of it, too, so what is not ``legal`` needs its engine.
+        fixed: a trained detector's weights depend on it: evaluating them under another value would be wrong in silence.
         by_content: the value says where something lies; what lies there counts in its place, by its fingerprint.
         since: version of the fingerprints (``config/fingerprint.py``) that always hold it; a key that came later
             enters a fingerprint only where it is not at its default, so that a new key re-runs nothing.
@@ -56,6 +57,7 @@ class Key:
     legal: Legal = ANY
     unit: str = ""
     elsewhere: bool = False
+    fixed: bool = False
     by_content: bool = False
     since: int = 1
 

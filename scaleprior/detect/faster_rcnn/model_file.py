@@ -18,6 +18,7 @@ from torch import Tensor
 
 from scaleprior.backbones.weights import load_backbone
 from scaleprior.config.dotted import get_key
+from scaleprior.config.keys import DETECTION_KEYS, OWN_KEYS
 from scaleprior.detect.faster_rcnn.model import Detector
 from scaleprior.detect.faster_rcnn.parameter_names import detectron2_names, trunk_names
 from scaleprior.detect.plan import follow_training
@@ -49,23 +50,8 @@ logger = logging.getLogger(__name__)
 _INFO_KEY = "scaleprior.detector"
 _SCHEMA = 2
 
-# What a trained detector's weights depend on: evaluating them under another value of these would be wrong in silence.
-FIXED_KEYS = (
-    "INPUT.FORMAT",
-    "MODEL.PIXEL_MEAN",
-    "MODEL.PIXEL_STD",
-    "MODEL.BACKBONE.NAME",
-    "MODEL.TIMM.MODEL",
-    *(f"MODEL.FPN.{k}" for k in ("IN_FEATURES", "OUT_CHANNELS", "NORM")),
-    *(f"MODEL.RESNETS.{k}" for k in ("DEPTH", "OUT_FEATURES", "NUM_GROUPS", "NORM", "WIDTH_PER_GROUP")),
-    *(f"MODEL.RESNETS.{k}" for k in ("STRIDE_IN_1X1", "RES2_OUT_CHANNELS", "STEM_OUT_CHANNELS")),
-    *(f"MODEL.ANCHOR_GENERATOR.{k}" for k in ("SIZES", "ASPECT_RATIOS", "OFFSET")),
-    *(f"MODEL.RPN.{k}" for k in ("IN_FEATURES", "BBOX_REG_WEIGHTS", "CONV_DIMS")),
-    *(f"MODEL.ROI_HEADS.{k}" for k in ("NAME", "NUM_CLASSES", "IN_FEATURES")),
-    *(f"MODEL.ROI_BOX_HEAD.{k}" for k in ("NAME", "BBOX_REG_WEIGHTS", "POOLER_RESOLUTION", "POOLER_SAMPLING_RATIO")),
-    *(f"MODEL.ROI_BOX_HEAD.{k}" for k in ("POOLER_TYPE", "NUM_FC", "FC_DIM", "NUM_CONV", "CONV_DIM", "NORM")),
-    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
-)
+FIXED_KEYS = tuple(key.name for key in (*DETECTION_KEYS, *OWN_KEYS) if key.fixed)
+"""What a trained detector's weights depend on: evaluating them under another value would be wrong in silence."""
 
 
 @dataclass(frozen=True)
