@@ -211,6 +211,20 @@ def test_rungs_and_seeds_can_be_added_later(finished: Path, tmp_path: Path) -> N
     assert all(c.state == "done" for c in outcome.view.cells)
 
 
+def test_what_has_no_effect_on_results_re_runs_nothing(finished: Path, tmp_path: Path) -> None:
+    """Workers, caches and where things lie may change under a finished study."""
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    neutral = {
+        "pretrain": {"PRETRAIN.LOADER.NUM_WORKERS": 1, "PRETRAIN.LOADER.CACHE_MB": 0, "OUTPUT_DIR": "x"},
+        "finetune": {"DATALOADER.NUM_WORKERS": 2, "SCALEPRIOR.IMAGE_CACHE_MB": 0, "SOLVER.CHECKPOINT_PERIOD": 7},
+    }
+    changes = {k: {**TINY[k], "overrides": {**TINY[k]["overrides"], **new}} for k, new in neutral.items()}
+    outcome = run_study(load_spec(write_spec(tmp_path, **changes)), out, jobs=1)
+    assert outcome.ran == 0
+    assert (out / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+
+
 def test_another_studys_folder_is_refused(finished: Path, tmp_path: Path) -> None:
     for changes in ({"name": "other"}, {"detection": {"world": {"train": 12, "val": 9, "canvas": 48}}}):
         with pytest.raises(UserError, match="holds another study"):
