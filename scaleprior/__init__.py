@@ -16,18 +16,24 @@ if TYPE_CHECKING:
         backbones as backbones,
         config as config,
         corpus as corpus,
-        detect as detect,
         errors as errors,
         laws as laws,
         model_zoo as model_zoo,
-        pretrain as pretrain,
         study as study,
         training as training,
     )
+    from scaleprior._lazy import CallablePackage
 
-    # The verbs and nouns of a user.
+    # The nouns and verbs of a user.
+    from scaleprior.backbones.backbone import convert as convert, load_backbone as load_backbone
     from scaleprior.corpus.corpus import Corpus as Corpus
+    from scaleprior.detect.call import detect as _detect
     from scaleprior.laws.compare import compare_laws as compare_laws
     from scaleprior.laws.fit import fit_law as fit_law
+    from scaleprior.pretrain.call import pretrain as _pretrain
+
+    # Two rooms that are verbs as well.
+    detect = CallablePackage(_detect)
+    pretrain = CallablePackage(_pretrain)
 
 lazy_exports(__name__)

@@ -1,15 +1,79 @@
-"""``scaleprior.model_zoo.with_backbone``: the Detectron2 plugin's function under the name that its users look for."""
+"""``scaleprior.model_zoo``: backbones by name.
+
+``list()``, ``get(name)`` and ``fetch(name)`` speak of the catalogue; ``with_backbone`` puts a backbone under a detector
+of Detectron2's own zoo, and needs Detectron2 when it is called.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import builtins
+import fnmatch
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["with_backbone"]  # noqa: F822 (made by __getattr__)
+from scaleprior.config.dotted import flat_config
+from scaleprior.progress import ProgressFn, watched
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+    from scaleprior.backbones.zoo.entry import Entry
+
+__all__ = ["fetch", "get", "list", "with_backbone"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    from scaleprior.d2 import with_backbone
+def list(pattern: str = "*") -> builtins.list[str]:
+    """Names that match ``pattern`` (``"*jft*"``), as ``scaleprior zoo list`` orders them; each is good for ``get``,
+    and with ``scaleprior://`` in front wherever weights are asked for."""
+    from scaleprior.backbones.zoo import load_catalogue
 
-    return with_backbone
+    return [entry.name for entry in load_catalogue().ordered() if fnmatch.fnmatch(entry.name, pattern)]
+
+
+def get(name: str) -> Entry:
+    """All that is known of a backbone: trunk, corpus, images, supervision, licence, where its weights are.
+
+    Raises:
+        UserError: no such name; lists the nearest.
+    """
+    from scaleprior.backbones.zoo import load_catalogue
+
+    return load_catalogue().find(name.removeprefix("scaleprior://"))
+
+
+def fetch(name: str, *, progress: ProgressFn | bool = False) -> Path:
+    """The canonical file that ``scaleprior://NAME`` stands for, downloaded and converted if the cache lacks it.
+
+    Raises:
+        UserError: no such name, weights that are not public, or offline and not cached. FailureError: no download.
+    """
+    from scaleprior.backbones.zoo import canonical
+
+    name = name.removeprefix("scaleprior://")
+    with watched(progress, f"fetching {name}", unit="bytes") as report:
+        return canonical(name, progress=report)
+
+
+def with_backbone(
+    config: str | Path, weights: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()
+) -> CfgNode:
+    """A config of Detectron2's zoo, or any YAML of yours, around another backbone; needs Detectron2.
+
+    Args:
+        config: a path, or a name of that zoo such as ``"COCO-Detection/retinanet_R_50_FPN_1x.yaml"``.
+        weights: a backbone file with a card, or ``scaleprior://NAME``.
+        overrides: ``{"SOLVER.MAX_ITER": 1000}``, nested mappings, or ``KEY VALUE`` words.
+
+    Returns:
+        Detectron2's ``CfgNode``; see :func:`scaleprior.d2.with_backbone`.
+
+    Raises:
+        UserError: no Detectron2, no such config or backbone, or an override that contradicts the backbone's card.
+    """
+    from scaleprior.d2 import with_backbone as build
+
+    if isinstance(overrides, Mapping):
+        words = ((key, repr(v) if isinstance(v, str) else v) for key, v in flat_config(overrides))
+        overrides = [word for pair in words for word in pair]
+    return build(config, weights, overrides)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["ProgressFn", "progress_bar"]
+__all__ = ["ProgressFn", "progress_bar", "watched"]
 
 ProgressFn = Callable[[int, int, Mapping[str, float]], None]
 """``(done, total, numbers)``: steps done, steps in all, and figures worth showing such as ``{"loss": 0.7}``."""
@@ -40,3 +40,15 @@ def progress_bar(description: str, *, unit: str = "steps") -> Iterator[ProgressF
             )
 
         yield report
+
+
+@contextlib.contextmanager
+def watched(
+    progress: ProgressFn | bool | None, description: str, *, unit: str = "steps"
+) -> Iterator[ProgressFn | None]:
+    """The function to report to, of a ``progress`` argument: True for a :func:`progress_bar`, else what was given."""
+    if progress is True:
+        with progress_bar(description, unit=unit) as report:
+            yield report
+    else:
+        yield progress or None

@@ -6,6 +6,7 @@ from scaleprior._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from scaleprior.backbones.arch import TimmSpec as TimmSpec
+    from scaleprior.backbones.backbone import Backbone as Backbone, load_backbone as load_backbone
     from scaleprior.backbones.card import Card as Card
     from scaleprior.backbones.compare import compare_backbones as compare_backbones
     from scaleprior.backbones.contract import (
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from scaleprior.backbones.spec import ResNetSpec as ResNetSpec
     from scaleprior.backbones.trunk import build_resnet as build_resnet, freeze_at as freeze_at
     from scaleprior.backbones.weights import (
-        load_backbone as load_backbone,
         read_card as read_card,
         save_backbone as save_backbone,
     )

@@ -65,34 +65,24 @@ def _register_build(actions: Any) -> None:
 
 
 def _build(args: argparse.Namespace) -> None:
-    from pathlib import Path
-
-    from scaleprior.corpus import build_index, open_source
+    from scaleprior.corpus import Corpus
     from scaleprior.progress import progress_bar
 
-    source = open_source(
-        args.source,
-        labels=args.labels,
-        hierarchy=args.hierarchy,
-        file_column=args.file_column,
-        label_column=args.label_column,
-        split=args.split,
-        split_column=args.split_column,
-        verified=args.verify,
-    )
     with progress_bar(f"indexing {args.source}", unit="images") as progress:
-        corpus = build_index(
-            source.rows(),
+        corpus = Corpus.build(
+            args.source,
             args.out,
-            overwrite=args.overwrite,
-            label_space=source.label_space,
-            root=source.root,
-            name=args.name or Path(args.out).name,
+            labels=args.labels,
+            hierarchy=args.hierarchy,
+            file_column=args.file_column,
+            label_column=args.label_column,
+            split=args.split,
+            split_column=args.split_column,
+            name=args.name,
             salt=args.salt,
-            source={"kind": source.kind, **source.facts},
             verify=args.verify,
             max_skipped=args.max_skipped,
-            total=source.total,
+            overwrite=args.overwrite,
             progress=progress,
         )
     _show({**_summary(corpus), "index": args.out}, args.json)

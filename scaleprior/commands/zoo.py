@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from scaleprior.backbones.zoo.entry import Entry
+    pass
 
 __all__ = ["register"]
 
@@ -58,17 +58,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     readme.set_defaults(handler=_readme)
 
 
-def _find(name: str) -> Entry:
-    from scaleprior.backbones.zoo import load_catalogue
-
-    return load_catalogue().find(name.removeprefix("scaleprior://"))
-
-
 def _list(args: argparse.Namespace) -> None:
     from scaleprior.backbones.zoo import load_catalogue
     from scaleprior.backbones.zoo.page import human_count
 
-    entries = sorted(load_catalogue(), key=lambda e: (("public", "paper", "own").index(e.kind), e.images or 0, e.depth))
+    entries = load_catalogue().ordered()
     if args.json:
         print(json.dumps([e.to_dict() for e in entries], indent=2))
         return
@@ -86,7 +80,9 @@ def _columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    entry = _find(args.name)
+    from scaleprior import model_zoo
+
+    entry = model_zoo.get(args.name)
     if args.json:
         print(json.dumps(entry.to_dict(), indent=2))
         return

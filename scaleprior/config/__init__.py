@@ -15,5 +15,6 @@ if TYPE_CHECKING:
         load_config as load_config,
         parse_overrides as parse_overrides,
     )
+    from scaleprior.config.sources import open_config as open_config
 
 lazy_exports(__name__)

@@ -10,7 +10,7 @@ import ast
 import difflib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,14 @@ from scaleprior.config.seed import run_seed
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter
 
-__all__ = ["LoadedConfig", "data_file", "detectron2_defaults", "load_config", "parse_overrides"]
+__all__ = [
+    "LoadedConfig",
+    "data_file",
+    "detectron2_defaults",
+    "load_config",
+    "override_config",
+    "parse_overrides",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -100,12 +107,24 @@ def load_config(
         for origin, key, value in _flatten_file(file, ()):
             _set(cfg, key, value, origin)
             explicit.add(key)
-    for key, value in parse_overrides(overrides):
-        _set(cfg, key, value, "the command line")
+    loaded = LoadedConfig(cfg, frozenset(explicit), source)
+    return override_config(loaded, parse_overrides(overrides), origin="the command line")
+
+
+def override_config(loaded: LoadedConfig, pairs: Iterable[tuple[str, Any]], *, origin: str) -> LoadedConfig:
+    """``loaded`` with (dotted key, value) pairs set on top, frozen; ``loaded`` itself stays as it is.
+
+    Raises:
+        UserError: as :func:`load_config`; says that ``origin`` set the key.
+    """
+    cfg, explicit = loaded.cfg.clone(), set(loaded.explicit)
+    cfg.defrost()
+    for key, value in pairs:
+        _set(cfg, key, value, origin)
         explicit.add(key)
     cfg.SEED = run_seed(cfg)
     cfg.freeze()
-    return LoadedConfig(cfg, frozenset(explicit), source)
+    return LoadedConfig(cfg, frozenset(explicit), loaded.source)
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[tuple[str, Any]]:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from scaleprior._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from scaleprior.corpus.corpus import Corpus as Corpus
+    from scaleprior.corpus.corpus import Corpus as Corpus, build_index as build_index
     from scaleprior.corpus.fraction import Fraction as Fraction
     from scaleprior.corpus.hashing import hash64 as hash64
     from scaleprior.corpus.images import ImageError as ImageError, decode as decode
     from scaleprior.corpus.importers import open_source as open_source
-    from scaleprior.corpus.index import ImageRow as ImageRow, build_index as build_index
+    from scaleprior.corpus.index import ImageRow as ImageRow
     from scaleprior.corpus.label_space import LabelSpace as LabelSpace
     from scaleprior.corpus.noise import corrupt_labels as corrupt_labels
     from scaleprior.corpus.shards import (

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaleprior.corpus.fraction import FACTS_KEY, LABEL_SPACE_KEY, Fraction
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.errors import UserError
 from scaleprior.files import read_json
 
-__all__ = ["Corpus"]
+if TYPE_CHECKING:
+    from scaleprior.corpus.index import ImageRow
+    from scaleprior.progress import ProgressFn
+
+__all__ = ["Corpus", "build_index"]
 
 _READABLE_SCHEMA = 1
 
@@ -61,6 +65,68 @@ class Corpus:
                 hint="build the index again",
             )
         return cls(path.absolute(), facts, root=root)
+
+    @classmethod
+    def build(
+        cls,
+        source: str | Path,
+        out: str | Path,
+        *,
+        labels: str | Path | None = None,
+        hierarchy: str | Path | None = None,
+        file_column: str | None = None,
+        label_column: str | None = None,
+        split: str | None = None,
+        split_column: str = "split",
+        name: str | None = None,
+        salt: str = "",
+        verify: bool = True,
+        max_skipped: float = 0.05,
+        overwrite: bool = False,
+        progress: ProgressFn | None = None,
+    ) -> Corpus:
+        """Index a collection of labelled images into the folder ``out``, and open it.
+
+        Args:
+            source: a folder of class folders, or of tars or images with a table of labels, or that table.
+            labels, hierarchy, file_column, label_column, split, split_column: see ``importers.open_source``.
+            name: for people; by default the name of ``out``.
+            salt: of the hash order; another salt gives other fractions.
+            verify: decode every image; those that fail are skipped, counted and listed.
+            max_skipped: largest accepted share of skipped images, in [0, 1].
+            overwrite: replace an existing index once the new one is complete.
+            progress: called with (images done, images in all, {"skipped": ...}).
+
+        Raises:
+            UserError: a source that is not there or does not hold together; too many unreadable images; ``out`` exists.
+            FailureError: disk full or another error of the file system.
+        """
+        from scaleprior.corpus.importers import open_source
+
+        opened = open_source(
+            source,
+            labels=labels,
+            hierarchy=hierarchy,
+            file_column=file_column,
+            label_column=label_column,
+            split=split,
+            split_column=split_column,
+            verified=verify,
+        )
+        return build_index(
+            opened.rows(),
+            out,
+            overwrite=overwrite,
+            label_space=opened.label_space,
+            root=opened.root,
+            name=name or Path(out).name,
+            salt=salt,
+            source={"kind": opened.kind, **opened.facts},
+            verify=verify,
+            max_skipped=max_skipped,
+            total=opened.total,
+            progress=progress,
+        )
 
     @property
     def parquet(self) -> Path:
@@ -115,6 +181,28 @@ class Corpus:
         if images == count:
             return str(whole)
         return hashlib.sha256(f"{whole}:{images}".encode()).hexdigest()
+
+
+def build_index(rows: Iterable[ImageRow], out: str | Path, *, overwrite: bool = False, **options: Any) -> Corpus:
+    """Build the index folder ``out`` from rows; it appears complete or not at all.
+
+    Args:
+        rows: in any order; the result does not depend on it.
+        out: the new folder.
+        overwrite: replace an existing index once the new one is complete.
+        options: those of ``index.write_index``.
+
+    Raises:
+        UserError: as ``write_index``; or ``out`` exists.
+        FailureError: disk full or another error of the file system.
+    """
+    from scaleprior.corpus.index import write_index
+    from scaleprior.corpus.staging import staged_folder
+
+    with staged_folder(out, marker="corpus.json", overwrite=overwrite) as folder:
+        options.setdefault("name", Path(out).name)
+        write_index(rows, folder, **options)
+    return Corpus.open(out)
 
 
 def _footer(path: Path, key: bytes) -> Any:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,16 +27,12 @@ from scaleprior.corpus.hashing import hash64
 from scaleprior.corpus.images import ImageError, check_image
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.corpus.shards import ByteReader
-from scaleprior.corpus.staging import staged_folder
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_json
 from scaleprior.progress import ProgressFn
 from scaleprior.wording import parameter
 
-if TYPE_CHECKING:
-    from scaleprior.corpus.corpus import Corpus
-
-__all__ = ["INDEX_SCHEMA", "SCHEMA_VERSION", "ImageRow", "build_index", "write_index"]
+__all__ = ["INDEX_SCHEMA", "SCHEMA_VERSION", "ImageRow", "write_index"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,27 +72,6 @@ class ImageRow(NamedTuple):
     path: str
     offset: int
     size: int
-
-
-def build_index(rows: Iterable[ImageRow], out: str | Path, *, overwrite: bool = False, **options: Any) -> Corpus:
-    """Build the index folder ``out`` from rows; it appears complete or not at all.
-
-    Args:
-        rows: in any order; the result does not depend on it.
-        out: the new folder.
-        overwrite: replace an existing index once the new one is complete.
-        options: those of ``write_index``.
-
-    Raises:
-        UserError: as ``write_index``; or ``out`` exists.
-        FailureError: disk full or another error of the file system.
-    """
-    from scaleprior.corpus.corpus import Corpus
-
-    with staged_folder(out, marker="corpus.json", overwrite=overwrite) as folder:
-        options.setdefault("name", Path(out).name)
-        write_index(rows, folder, **options)
-    return Corpus.open(out)
 
 
 def write_index(

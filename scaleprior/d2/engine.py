@@ -31,6 +31,7 @@ from scaleprior.files import read_json, write_json, write_text
 from scaleprior.progress import ProgressFn
 from scaleprior.training.run_folder import RUN_FILE, RunFolder
 from scaleprior.training.seeds import seed_everything
+from scaleprior.wording import parameter
 
 __all__ = ["MODEL_FILE", "Detectron2Engine", "claim", "evaluate_sets", "in_our_words", "record"]
 
@@ -135,7 +136,7 @@ def claim(plan: Plan, out: Path, *, resume: bool) -> bool:
     elif pointer.is_file():
         raise UserError(
             f"{out} holds a run that ScalePrior did not start ({RUN_FILE} is missing)",
-            hint="choose another output folder, or start anew without --resume",
+            hint=f"choose another output folder, or start anew without {parameter('resume', True)}",
         )
     folder.write()
     return False

@@ -34,6 +34,7 @@ from scaleprior.detect.plan import (
 from scaleprior.errors import FailureError, UserError
 from scaleprior.provenance import created_by
 from scaleprior.training.device import resolve_device
+from scaleprior.wording import parameter
 
 __all__ = ["EXTRA_KEY", "Plan", "class_names", "default_config", "plan_evaluation", "plan_training", "read_extra"]
 
@@ -202,7 +203,8 @@ def _backbone(weights: str, out: Path) -> tuple[Path, Card]:
     if isinstance(tree, dict) and is_detector_state(tree.get("model", tree)):
         raise UserError(
             f"MODEL.WEIGHTS {weights} is a trained detector, not a backbone",
-            hint="`scaleprior backbone convert` cuts the backbone out; --eval-only evaluates the detector",
+            hint="`scaleprior backbone convert` cuts the backbone out; "
+            f"{parameter('eval_only', True)} evaluates the detector",
         )
     target = out.absolute() / "backbone.safetensors"
     if comm.is_main_process():

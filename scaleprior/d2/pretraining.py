@@ -29,6 +29,7 @@ from scaleprior.training.device import resolve_device
 from scaleprior.training.launching import check_counts, supervise
 from scaleprior.training.metrics_file import cut_lines
 from scaleprior.training.processes import join_processes
+from scaleprior.wording import in_flags, parameter
 
 if TYPE_CHECKING:
     from scaleprior.pretrain.recorder import Counters
@@ -58,9 +59,13 @@ def launch_pretraining(args: argparse.Namespace) -> None:
         detectron2_launch(main, 1, args=(args,))
         return
     if urlsplit(args.dist_url).scheme not in ("tcp", "file") and args.dist_url != "auto":
-        raise UserError(f"--dist-url is {args.dist_url!r}", hint="give tcp://HOST:PORT, file://PATH or auto")
+        raise UserError(
+            f"{parameter('dist_url')} is {args.dist_url!r}", hint="give tcp://HOST:PORT, file://PATH or auto"
+        )
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
-        raise UserError(f"--num-gpus is {args.num_gpus}", hint=f"there are {torch.cuda.device_count()} here")
+        raise UserError(
+            f"{parameter('num_gpus')} is {args.num_gpus}", hint=f"there are {torch.cuda.device_count()} here"
+        )
     counts = (args.num_gpus, args.num_machines, args.machine_rank)
     supervise(lambda guarded: detectron2_launch(guarded, *counts, args.dist_url, args=(args,)), main)
 
@@ -82,7 +87,7 @@ def main(args: argparse.Namespace) -> None:
     except ScalePriorError as e:
         # Before the set-up there are no handlers, and the caller's one line is all there should be.
         if logger.hasHandlers():
-            logger.error("%s", e)
+            logger.error("%s", in_flags(e))  # who reads this log typed a command
         raise
     except Exception:
         logger.exception("Exception during training:")  # log.txt is where Detectron2's users look for it

@@ -35,6 +35,7 @@ from scaleprior.progress import ProgressFn
 from scaleprior.training.metrics_file import cut_lines
 from scaleprior.training.seeds import step_seed
 from scaleprior.training.signals import Interrupted, StopRequest, catch_sigterm
+from scaleprior.wording import parameter
 
 __all__ = ["Trainer"]
 
@@ -88,7 +89,7 @@ class Trainer(DefaultTrainer):
                 said = e.strerror or str(e)
                 raise FailureError(
                     f"step {self.iter}: {said}{f': {e.filename}' if e.filename else ''}",
-                    hint="free space in OUTPUT_DIR and go on with --resume",
+                    hint=f"free space in OUTPUT_DIR and go on with {parameter('resume', True)}",
                 ) from e
             except FloatingPointError as e:
                 names = ", ".join(str(image.get("file_name")) for image in self.data_loader.last)
@@ -164,7 +165,8 @@ class _Checkpointer(DetectionCheckpointer):
         if not self._resuming and is_detector_state(checkpoint["model"]):
             raise UserError(
                 f"MODEL.WEIGHTS {self._trainer.cfg.MODEL.WEIGHTS} is a trained detector, not a backbone",
-                hint="`scaleprior backbone convert` cuts the backbone out; --eval-only evaluates the detector",
+                hint="`scaleprior backbone convert` cuts the backbone out; "
+                f"{parameter('eval_only', True)} evaluates the detector",
             )
         return super()._load_model(checkpoint)
 
@@ -184,7 +186,7 @@ class _Checkpointer(DetectionCheckpointer):
                 raise
             raise FailureError(
                 f"cannot write {target}: {' '.join(str(e).split())[:120]}",
-                hint="the disk may be full: free space and go on with --resume",
+                hint=f"the disk may be full: free space and go on with {parameter('resume', True)}",
             ) from e
         self.tag_last_checkpoint(target.name)
 
@@ -216,5 +218,6 @@ class _StopOnRequest(HookBase):
         if requested and done < trainer.max_iter:
             trainer.checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
             raise Interrupted(
-                f"stopped by SIGTERM after step {done} of {trainer.max_iter}", hint="run again with --resume to go on"
+                f"stopped by SIGTERM after step {done} of {trainer.max_iter}",
+                hint=f"run again with {parameter('resume', True)} to go on",
             )

@@ -1,10 +1,14 @@
-"""What we measure: engines that fine-tune and evaluate detectors, COCO-format data, COCO AP."""
+"""What we measure: engines that fine-tune and evaluate detectors, COCO-format data, COCO AP.
+
+The package can be called: ``scaleprior.detect(...)`` is :func:`scaleprior.detect.call.detect`.
+"""
 
 from typing import TYPE_CHECKING
 
-from scaleprior._lazy import lazy_exports
+from scaleprior._lazy import lazy_exports, make_callable
 
 if TYPE_CHECKING:
+    from scaleprior.detect.call import DetectRun as DetectRun, detect as detect
     from scaleprior.detect.data.coco import DetectionSet as DetectionSet, load_coco as load_coco
     from scaleprior.detect.engines import (
         Engine as Engine,
@@ -17,3 +21,4 @@ if TYPE_CHECKING:
     from scaleprior.detect.faster_rcnn.model_file import LoadReport as LoadReport
 
 lazy_exports(__name__)
+make_callable(__name__)

@@ -1,17 +1,18 @@
-"""How we learn: the multi-label loss, the loader, the trainer, and evaluation on held-out images."""
+"""How we learn: the multi-label loss, the loader, the trainer, and evaluation on held-out images.
+
+The package can be called: ``scaleprior.pretrain(...)`` is :func:`scaleprior.pretrain.call.pretrain`.
+"""
 
 from typing import TYPE_CHECKING
 
-from scaleprior._lazy import lazy_exports
+from scaleprior._lazy import lazy_exports, make_callable
 
 if TYPE_CHECKING:
+    from scaleprior.pretrain.call import pretrain as pretrain
     from scaleprior.pretrain.evaluation import average_precision as average_precision
     from scaleprior.pretrain.loss import sparse_logistic_loss as sparse_logistic_loss
-    from scaleprior.pretrain.run import (
-        PretrainResult as PretrainResult,
-        evaluate_pretrained as evaluate_pretrained,
-        pretrain as pretrain,
-    )
+    from scaleprior.pretrain.run import PretrainResult as PretrainResult, evaluate_pretrained as evaluate_pretrained
     from scaleprior.pretrain.schedule import Schedule as Schedule
 
 lazy_exports(__name__)
+make_callable(__name__)

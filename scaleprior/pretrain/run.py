@@ -41,6 +41,7 @@ from scaleprior.training.positions import BatchPlan
 from scaleprior.training.processes import ProcessGroup, join_processes
 from scaleprior.training.run_folder import RUN_FILE, RunFolder
 from scaleprior.training.seeds import seed_everything
+from scaleprior.wording import parameter
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from scaleprior.config.load import LoadedConfig
     from scaleprior.progress import ProgressFn
 
-__all__ = ["PretrainResult", "evaluate_pretrained", "pretrain"]
+__all__ = ["PretrainResult", "evaluate_pretrained", "run_pretraining"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class PretrainResult:
     images_seen: int
 
 
-def pretrain(
+def run_pretraining(
     loaded: LoadedConfig,
     out: str | Path,
     *,
@@ -173,7 +174,10 @@ def _finished(folder: RunFolder, *, resume: bool) -> PretrainResult | None:
     """Check that the folder is free, or holds this very run; its result if that is finished."""
     out = folder.out
     if not resume and (out / RUN_FILE).exists():
-        raise UserError(f"{out} already holds a pretraining run", hint="add --resume, or choose another --out")
+        raise UserError(
+            f"{out} already holds a pretraining run",
+            hint=f"add {parameter('resume', True)}, or choose another {parameter('out')}",
+        )
     before = folder.found()
     if before is None:
         return None

@@ -24,6 +24,7 @@ from scaleprior.pretrain.recorder import Counters, Recorder
 from scaleprior.training.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
 from scaleprior.training.run_folder import refuse_other_run
 from scaleprior.training.signals import Interrupted, catch_sigterm
+from scaleprior.wording import parameter
 
 if TYPE_CHECKING:
     from scaleprior.pretrain.model import Pretrainer
@@ -136,7 +137,9 @@ class PretrainTrainer:
                     self.save()
                 if stopped and step + 1 < total:
                     self.processes.wait()  # else the first to leave would have the others ended while they save
-                    raise Interrupted(f"stopped by SIGTERM after step {step + 1} of {total}", hint="add --resume")
+                    raise Interrupted(
+                        f"stopped by SIGTERM after step {step + 1} of {total}", hint=f"add {parameter('resume', True)}"
+                    )
 
     def _numbers(self, seconds: float, waited: float, images_before: int) -> dict[str, float]:
         counters = self.counters

@@ -30,6 +30,7 @@ from typing import Any
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import read_json, write_json
 from scaleprior.study.cells import Cell
+from scaleprior.wording import flag, parameter
 
 __all__ = ["StudyFolder", "StudyRecord"]
 
@@ -77,11 +78,13 @@ class StudyFolder:
         raw = read_json(path, what="study description")
         schema = raw.pop("schema", None) if isinstance(raw, dict) else None
         if schema != _SCHEMA:
-            raise UserError(f"{path} has schema {schema}, this version reads {_SCHEMA}", hint="use a new --out")
+            raise UserError(
+                f"{path} has schema {schema}, this version reads {_SCHEMA}", hint=f"use a new {parameter('out')}"
+            )
         try:
             return StudyRecord(**{**raw, "cells": tuple(Cell.from_dict(cell) for cell in raw["cells"])})
         except (KeyError, TypeError) as e:
-            raise UserError(f"{path} is damaged: {e}", hint="restore it or choose another --out") from e
+            raise UserError(f"{path} is damaged: {e}", hint=f"restore it or choose another {parameter('out')}") from e
 
     def write(self, record: StudyRecord) -> None:
         """Replace ``study.json``; under :meth:`claim` only."""
@@ -103,19 +106,23 @@ class StudyFolder:
             UserError: the folder holds another study, or files that are no study, or another runner is at work.
         """
         if not any((self.path / known).is_file() for known in (_FILE, _EARLIER)) and self._foreign():
-            raise UserError(f"{self.path} is not empty and holds no study", hint="choose another folder with --out")
+            raise UserError(
+                f"{self.path} is not empty and holds no study", hint=f"choose another folder with {parameter('out')}"
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as e:
-            raise FailureError(f"cannot write {self.path}: {e.strerror or e}", hint="choose another --out") from e
+            raise FailureError(
+                f"cannot write {self.path}: {e.strerror or e}", hint=f"choose another {parameter('out')}"
+            ) from e
         try:
             self._lock(handle)
             record = self._known(name, identity)
             if record.identity != identity:
                 raise UserError(
                     f"{self.path} holds another study ({record.name!r}, this one is {name!r}, or its data differ)",
-                    hint="choose another folder with --out",
+                    hint=f"choose another folder with {parameter('out')}",
                 )
             self.write(record)
             yield record
@@ -142,7 +149,7 @@ class StudyFolder:
             message = f"{self.path} was written by an earlier version of ScalePrior"
             return UserError(message, hint=f"run the study once more, which keeps its finished cells: {command}")
         message = f"no study in {self.path} (no {_FILE})"
-        return UserError(message, hint="give the folder that `study run --out` wrote")
+        return UserError(message, hint=f"give the folder that `study run {flag('out')}` wrote")
 
     def _foreign(self) -> bool:
         return self.path.is_dir() and any(not p.name.startswith(".") for p in self.path.iterdir())
@@ -178,4 +185,4 @@ def _earlier(folder: Path) -> dict[str, str]:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             return dict(connection.execute("SELECT key, value FROM meta"))
     except sqlite3.DatabaseError as e:
-        raise UserError(f"{path} is damaged: {e}", hint="restore it or choose another --out") from e
+        raise UserError(f"{path} is damaged: {e}", hint=f"restore it or choose another {parameter('out')}") from e

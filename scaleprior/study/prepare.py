@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scaleprior.corpus import Corpus, World, WorldSpec, build_index, open_source
+from scaleprior.corpus import Corpus, World, WorldSpec
 from scaleprior.detect.data.coco import DetectionSet, load_coco
 from scaleprior.errors import UserError
 from scaleprior.files import file_sha256
@@ -140,24 +140,11 @@ def _corpus(spec: StudySpec, world: World | None, out: Path, progress: PreparePr
         )
         return Corpus.open(folder)
     assert section.source is not None
-    options = dict(section.build)
-    name = options.pop("name", section.source.name)
-    salt = options.pop("salt", "")
+    options = {"name": section.source.name, **section.build}
     for key in ("labels", "hierarchy"):
         if key in options:
             options[key] = section.source / options[key]  # an absolute path stays as it is
-    source = open_source(section.source, **options)
-    return build_index(
-        source.rows(),
-        folder,
-        label_space=source.label_space,
-        root=source.root,
-        name=name,
-        salt=salt,
-        source={"kind": source.kind, **source.facts},
-        total=source.total,
-        progress=_named(progress, "indexing the corpus"),
-    )
+    return Corpus.build(section.source, folder, progress=_named(progress, "indexing the corpus"), **options)
 
 
 def _coco_sets(

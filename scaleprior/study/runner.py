@@ -19,6 +19,7 @@ from scaleprior.study.folder import StudyFolder, StudyRecord
 from scaleprior.study.prepare import describe_data, prepare_data
 from scaleprior.study.spec import StudySpec
 from scaleprior.study.status import StudyView, study_view
+from scaleprior.wording import flag, parameter
 
 __all__ = ["StudyOutcome", "run_study"]
 
@@ -61,7 +62,7 @@ def run_study(
         UserError: see :func:`load_spec`, :func:`prepare_data`, :func:`plan_cells`; another study's folder.
     """
     if jobs is not None and jobs < 1:
-        raise UserError(f"--jobs is {jobs}", hint="give a whole number of at least 1")
+        raise UserError(f"{parameter('jobs')} is {jobs}", hint="give a whole number of at least 1")
     name = engine or spec.engine
     get_engine(name)  # one that is not there should leave no folder behind
     place = _executor(spec, executor, jobs)
@@ -80,9 +81,9 @@ def run_study(
 
 def _command(spec: StudySpec, out: Path, engine: str | None, executor: Executor | str | None) -> str:
     """The words that run this very study again, ready for a shell."""
-    chosen = ["--engine", engine] if engine else []
-    chosen += ["--executor", executor] if isinstance(executor, str) else []
-    return shlex.join(["scaleprior", "study", "run", spec.source, "--out", str(out), *chosen, *spec.overrides])
+    chosen = [flag("engine"), engine] if engine else []
+    chosen += [flag("executor"), executor] if isinstance(executor, str) else []
+    return shlex.join(["scaleprior", "study", "run", spec.source, flag("out"), str(out), *chosen, *spec.overrides])
 
 
 def _identity(spec: StudySpec) -> str:
@@ -97,7 +98,7 @@ def _resolve_engine(folder: StudyFolder, known: StudyRecord, name: str) -> str:
     if known.engine and resolved != known.engine:
         raise UserError(
             f"{folder.path} was begun with the {known.engine} engine, now {resolved} is asked for",
-            hint="choose another folder with --out, engines do not mix in one study",
+            hint=f"choose another folder with {parameter('out')}, engines do not mix in one study",
         )
     return resolved
 

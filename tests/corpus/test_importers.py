@@ -225,3 +225,20 @@ def test_missing_empty_and_hopeless_sources(tmp_path):
     class_folders(tmp_path / "classes", {"a": 1})
     with pytest.raises(UserError, match=r"^split 'train' needs a table of labels"):
         open_source(tmp_path / "classes", split="train")
+
+
+def test_a_corpus_is_built_in_one_call(tmp_path: Path) -> None:
+    source = class_folders(tmp_path / "animals", {"cat": 3, "dog": 2})
+    calls: list[tuple[int, int]] = []
+    corpus = Corpus.build(source, tmp_path / "index", progress=lambda done, total, _: calls.append((done, total)))
+    by_hand = open_source(source)
+    expected = build_index(
+        by_hand.rows(), tmp_path / "by_hand", label_space=by_hand.label_space, root=by_hand.root,
+        source={"kind": by_hand.kind, **by_hand.facts},
+    )  # fmt: skip
+    assert corpus.fingerprint == expected.fingerprint
+    assert (corpus.name, len(corpus), calls[-1]) == ("index", 5, (5, 5))
+    assert corpus.facts["source"] == expected.facts["source"]
+    with pytest.raises(UserError, match="already holds an index"):
+        Corpus.build(source, tmp_path / "index")
+    assert len(Corpus.build(source, tmp_path / "index", name="pets", salt="x", overwrite=True).fraction(images=2)) == 2

@@ -72,7 +72,7 @@ def doors(folder: Path) -> dict[str, Any]:
     spec = write_spec(folder)
     return {
         "import": ("python", "import scaleprior.d2"),
-        "model_zoo": ("python", "from scaleprior.model_zoo import with_backbone"),
+        "model_zoo": ("python", "import scaleprior; scaleprior.model_zoo.with_backbone('a.yaml', 'w')"),
         "detect": ("cli", ["detect", "train", "--engine", "detectron2", *config]),
         "eval": ("cli", ["detect", "eval", "--engine", "detectron2", *config]),
         "study": ("cli", ["study", "run", str(spec), "--engine", "detectron2", "--out", str(folder / "study")]),
@@ -110,12 +110,12 @@ def test_absent_does_not_matter_to_those_who_do_not_ask(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(HIDE)
     asked = {
         "auto": ("python", "from scaleprior.detect import get_engine; print(get_engine('auto').name)"),
-        "model_zoo": ("python", "import scaleprior.model_zoo; print(scaleprior.model_zoo.__all__)"),
+        "model_zoo": ("python", "import scaleprior; print(scaleprior.model_zoo.list('*jft-10m'))"),
         "tool": (str(REPO / "tools" / "train_net.py"), ["--config-file", "nothing.yaml"]),
     }
     found = open_doors(asked, tmp_path)
     assert found["auto"] == [0, "torchvision\n"]
-    assert found["model_zoo"] == [0, "['with_backbone']\n"]
+    assert found["model_zoo"] == [0, "['paper-R-50-jft-10m', 'paper-R-101-jft-10m', 'paper-R-152-jft-10m']\n"]
     assert found["tool"][0] == 2
     assert "Detectron2" not in found["tool"][1]
 

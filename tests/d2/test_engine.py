@@ -158,7 +158,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path: Path, coco: list[s
     wait_for_step(process, 6)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 143
-    assert "run again with --resume" in process.stderr.read()
+    assert "run again with resume=True" in process.stderr.read()
     steps: list[int] = []
     model = Detectron2Engine().train(
         tiny("FPN", words), tmp_path / "w.safetensors", out, resume=True, progress=lambda d, t, n: steps.append(d)
@@ -276,7 +276,7 @@ def test_a_full_disk_is_said(tmp_path: Path, coco: list[str], monkeypatch: pytes
         write(state, path)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(FailureError, match=r"cannot write .*model_0000003.pth: .*free space and go on with --resume"):
+    with pytest.raises(FailureError, match=r"cannot write .*_0000003.pth: .*free space and go on with resume=True"):
         Detectron2Engine().train(loaded, tmp_path / "w.safetensors", tmp_path / "run")
     assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000001.pth"
     assert not [path for path in (tmp_path / "run").iterdir() if ".tmp" in path.name]

@@ -68,3 +68,93 @@ def python(code: str) -> str:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=PACKAGE.parent)
     assert run.returncode == 0, run.stderr
     return run.stdout.splitlines()[-1]
+
+
+ORDERS = {
+    "attribute": "import scaleprior as sp",
+    "sub-package first": "import scaleprior.pretrain, scaleprior.detect; import scaleprior as sp",
+    "sub-package later": "import scaleprior as sp; sp.pretrain; import scaleprior.pretrain, scaleprior.detect",
+    "a name from it": "from scaleprior.pretrain import Schedule; from scaleprior.detect import Engine",
+    "a deep module": "import scaleprior.pretrain.schedule, scaleprior.detect.engines",
+    "from import": "from scaleprior import pretrain, detect; import scaleprior as sp; assert sp.pretrain is pretrain",
+    "import as": "import scaleprior.detect as d; import scaleprior as sp; assert sp.detect is d",
+    "another room first": "import scaleprior.study.spec",
+}
+CHECK = """
+import inspect, sys
+import scaleprior as sp, scaleprior.pretrain, scaleprior.detect
+for room, name in ((sp.pretrain, "pretrain"), (sp.detect, "detect")):
+    assert room is sys.modules[f"scaleprior.{name}"] and callable(room)
+    assert inspect.signature(room) == inspect.signature(getattr(room, name))
+    assert "out" in inspect.signature(room).parameters
+    try:
+        room(nonsense=1)
+    except TypeError as e:
+        assert f"{name}() got an unexpected keyword argument 'nonsense'" in str(e), e
+    else:
+        raise AssertionError(f"{name} was not called")
+assert sp.pretrain.Schedule.__module__ == "scaleprior.pretrain.schedule"
+assert not {"torch", "cv2", "pyarrow"} & set(sys.modules), "asking for a signature imports nothing heavy"
+print("done")
+"""
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
+def test_two_rooms_are_verbs_in_every_order_of_imports(order: str) -> None:
+    assert python(f"{order}\n{CHECK}") == "done"
+
+
+USER = """
+import scaleprior as sp
+import scaleprior.pretrain
+reveal_type(sp.Corpus.open("x").fraction(images=3))
+reveal_type(sp.pretrain("a.yaml", out="b", overrides={"SEED": 1}))
+reveal_type(sp.detect("a.yaml", out="b", val=("x", "y")).ap)
+reveal_type(sp.load_backbone("x", norm="GN").trunk())
+reveal_type(sp.convert("x", "y.safetensors").report)
+reveal_type(sp.fit_law([1], [2]))
+reveal_type(sp.model_zoo.list())
+reveal_type(scaleprior.pretrain.PretrainResult)
+sp.pretrain(3.5)
+sp.fitlaw
+sp.load_backbone("x", nor="GN")
+"""
+
+
+@pytest.mark.slow
+def test_a_type_checker_follows_the_face(tmp_path: Path) -> None:
+    pytest.importorskip("pyright")
+    (tmp_path / "user.py").write_text(USER)
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(PACKAGE.parent)]}))
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not run.stdout.startswith("{"):
+        pytest.skip(f"pyright does not run here: {run.stderr[:200]}")
+    said = json.loads(run.stdout)["generalDiagnostics"]
+    types = [d["message"].rsplit('is "', 1)[1].rstrip('"') for d in said if d["severity"] == "information"]
+    assert types == [
+        "Fraction",
+        "PretrainResult",
+        "float",
+        "Trunk",
+        "Report",
+        "Law",
+        "list[str]",
+        "type[PretrainResult]",
+    ]
+    wrong = [d["message"] for d in said if d["severity"] == "error"]
+    assert len(wrong) == 3
+    assert '"config" of type "ConfigSource"' in wrong[0]
+    assert '"fitlaw" is not a known attribute' in wrong[1]
+    assert 'No parameter named "nor"' in wrong[2]
+
+
+def test_completion_offers_the_face() -> None:
+    jedi = pytest.importorskip("jedi")
+    for code, wanted in {
+        "import scaleprior as sp\nsp.": {"Corpus", "pretrain", "detect", "convert", "fit_law", "laws", "model_zoo"},
+        "import scaleprior as sp\nsp.laws.": {"Law", "fit_law", "compare_laws"},
+        "import scaleprior as sp\nsp.Corpus.": {"open", "build", "fraction"},
+    }.items():
+        names = {c.name for c in jedi.Interpreter(code, [{}]).complete()}
+        assert wanted <= names, code

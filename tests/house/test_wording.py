@@ -19,10 +19,6 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 PACKAGE = Path(__file__).resolve().parents[2] / "scaleprior"
 _FLAG = re.compile(r"(?<![\w-])--[a-z]")
 _COMMAND = re.compile(r"scaleprior [a-z]+ [^`;]*?--[^`;]*")  # a whole command is a whole command in any language
-NOT_YET = {
-    "d2/engine.py", "d2/plan.py", "d2/pretraining.py", "d2/trainer.py", "detect/faster_rcnn/trainer.py",
-    "pretrain/run.py", "pretrain/trainer.py", "study/runner.py", "study/store.py",
-}  # fmt: skip
 
 
 def test_a_parameter_has_two_spellings() -> None:
@@ -69,7 +65,7 @@ def strings(path: Path) -> Iterator[tuple[int, str]]:
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_no_library_string_names_a_flag(path: Path) -> None:
-    if path.relative_to(PACKAGE).parts[0] in ("cli.py", "commands") or str(path.relative_to(PACKAGE)) in NOT_YET:
+    if path.relative_to(PACKAGE).parts[0] in ("cli.py", "commands"):
         return
     spelled = [(line, text) for line, text in strings(path) if _FLAG.search(_COMMAND.sub("", text))]
     assert not spelled, f"{path}: name the parameter with scaleprior.wording.parameter: {spelled}"

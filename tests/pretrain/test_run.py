@@ -201,7 +201,7 @@ def test_sigterm_inside_the_process_raises_interrupted(small_config: Callable, t
         if done == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Interrupted, match=r"after step 2 of 4; add --resume") as error:
+    with pytest.raises(Interrupted, match=r"after step 2 of 4; add resume=True") as error:
         pretrain(small_config(), tmp_path / "run", progress=terminate)
     assert error.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is before
@@ -209,7 +209,7 @@ def test_sigterm_inside_the_process_raises_interrupted(small_config: Callable, t
 
 def test_folders_of_other_runs_are_refused(small_config: Callable, tmp_path: Path) -> None:
     pretrain(small_config(), tmp_path / "run")
-    with pytest.raises(UserError, match=r"already holds a pretraining run; add --resume"):
+    with pytest.raises(UserError, match=r"already holds a pretraining run; add resume=True"):
         pretrain(small_config(), tmp_path / "run")
     for change in (("SEED", "1"), ("PRETRAIN.NOISE.RATE", "0.1"), ("PRETRAIN.FRACTION.IMAGES", "30")):
         with pytest.raises(UserError, match=r"holds a run with another config"):

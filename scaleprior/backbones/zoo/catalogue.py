@@ -66,6 +66,10 @@ class Catalogue:
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries.values())
 
+    def ordered(self) -> list[Entry]:
+        """Public ones, the paper's, the user's; by images, then by depth."""
+        return sorted(self, key=lambda e: (("public", "paper", "own").index(e.kind), e.images or 0, e.depth))
+
     def find(self, name: str) -> Entry:
         """The entry called ``name``.
 

@@ -26,7 +26,7 @@ KEYS = (
         "not).",
         engines=EVERYBODY, changes=(PRETRAIN, FINETUNE),
     ),
-    Key("OUTPUT_DIR", "./output", "Where a run writes when no --out is given.", engines=EVERYBODY, changes=()),
+    Key("OUTPUT_DIR", "./output", "Where a run writes unless told otherwise.", engines=EVERYBODY, changes=()),
     Key(
         "MODEL.DEVICE", "auto",
         '"auto" (cuda if there is one, else cpu), "cpu", "cuda", "cuda:1", ... Results differ in their last bits.',

@@ -26,6 +26,7 @@ from scaleprior.training.metrics_file import cut_lines
 from scaleprior.training.run_folder import RunFolder, refuse_other_run
 from scaleprior.training.seeds import mixed_seed
 from scaleprior.training.signals import Interrupted, catch_sigterm
+from scaleprior.wording import parameter
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -91,7 +92,8 @@ class DetectorTrainer:
                 if stop.requested and self.step < total:
                     self._save(checkpoint)
                     raise Interrupted(
-                        f"stopped by SIGTERM after step {self.step} of {total}", hint="run again with --resume to go on"
+                        f"stopped by SIGTERM after step {self.step} of {total}",
+                        hint=f"run again with {parameter('resume', True)} to go on",
                     )
                 if period and self.step % period == 0 and self.step < total:
                     self._save(checkpoint)

@@ -1,0 +1,151 @@
+"""``scaleprior.detect(...)``: fine-tune a detector and measure its COCO AP, from a Python program or a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaleprior.config.sources import ConfigSource, open_config
+from scaleprior.detect.engines import Engine, get_engine
+from scaleprior.errors import UserError
+from scaleprior.progress import ProgressFn, watched
+
+if TYPE_CHECKING:
+    from scaleprior.backbones.backbone import Backbone
+    from scaleprior.config import LoadedConfig
+
+__all__ = ["DetectRun", "detect"]
+
+DataSource = str | tuple[str | Path, str | Path]
+"""A detection set: its name (``coco_2017_val``, or of ``SCALEPRIOR.DATASETS``), or (COCO JSON, folder of images)."""
+
+
+@dataclass(frozen=True)
+class DetectRun:
+    """What :func:`detect` left.
+
+    Attributes:
+        model: the trained detector's file.
+        engine: name of the engine that made and measured it; AP of different engines are not mixed in one law.
+        results: COCO AP by set of ``DATASETS.TEST``; empty if there is none.
+    """
+
+    model: Path
+    engine: str
+    results: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def ap(self) -> float:
+        """AP in [0, 100] on the one set that was evaluated.
+
+        Raises:
+            UserError: there are none or several; ``results`` has them by name.
+        """
+        if len(self.results) != 1:
+            raise UserError(
+                f"{len(self.results)} sets were evaluated: {', '.join(self.results)}", hint="take `results`"
+            )
+        (result,) = self.results.values()
+        return result["AP"]
+
+
+def detect(
+    config: ConfigSource,
+    out: str | Path | None = None,
+    *,
+    weights: str | Path | Backbone | None = None,
+    model: str | Path | None = None,
+    train: DataSource | None = None,
+    val: DataSource | None = None,
+    engine: str = "auto",
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    progress: ProgressFn | bool = False,
+) -> DetectRun:
+    """Fine-tune a detector from a backbone, then measure its COCO AP; with ``model``, measure only.
+
+    ::
+
+        sp.detect("COCO-Detection/faster_rcnn_R_50_FPN_scratch.yaml", out="det", weights="r50/backbone.safetensors",
+                  train=("instances_train.json", "images"), val=("instances_val.json", "images"))
+
+    Args:
+        config: a YAML file, by path or by its name in ``configs/``; a mapping of keys; or a config that is loaded.
+        out: folder of the run; by default the config's ``OUTPUT_DIR``.
+        weights: the backbone: a file of any known kind, ``timm:NAME``, ``scaleprior://NAME``, or one in memory; by
+            default ``MODEL.WEIGHTS``.
+        model: a trained detector to evaluate in place of training one.
+        train, val: sets in place of ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        engine: ``auto``, ``torchvision``, ``detectron2``, or one that another package announces.
+        overrides: other keys, ``{"SOLVER.MAX_ITER": 10}`` or nested.
+        resume: go on with a run of the same config in ``out``; start one if there is none.
+        progress: True for a bar on the terminal; or a function that is called with (done, total, numbers), once a step
+            and then once an image.
+
+    Raises:
+        UserError: config, data or weights are not fit, or contradict each other; nothing is written then.
+        FailureError: the loss is not finite, or the disk is full.
+    """
+    if model is not None and (weights is not None or train is not None or resume):
+        raise UserError("model is a trained detector, which is only evaluated", hint="leave out weights, train, resume")
+    chosen = get_engine(engine)
+    loaded = open_config(config, overrides, defaults=chosen.default_config())
+    loaded = open_config(loaded, _dataset_keys(loaded, train, val))
+    folder = Path(out or loaded.cfg.OUTPUT_DIR)
+    if model is None:
+        with watched(progress, "fine-tuning") as report:
+            trained = chosen.train(loaded, _local(weights, folder), folder, resume=resume, progress=report)
+    else:
+        trained = Path(model)
+    return DetectRun(trained, chosen.name, _evaluate(chosen, loaded, trained, folder, progress))
+
+
+def _evaluate(
+    engine: Engine, loaded: LoadedConfig, model: Path, out: Path, progress: ProgressFn | bool
+) -> dict[str, Mapping[str, Any]]:
+    sets = list(loaded.cfg.DATASETS.TEST)
+    if not sets:
+        return {}
+    with watched(progress, "evaluating", unit="images") as report:
+        results = engine.evaluate(loaded, model, out, progress=report)
+    return {sets[0]: results} if len(sets) == 1 else results
+
+
+def _dataset_keys(loaded: LoadedConfig, train: DataSource | None, val: DataSource | None) -> dict[str, Any]:
+    """``DATASETS`` and ``SCALEPRIOR.DATASETS`` for sets that are given by name or by files."""
+    keys: dict[str, Any] = {}
+    own = [list(entry) for entry in loaded.cfg.SCALEPRIOR.DATASETS]
+    stems = [Path(source[0]).stem for source in (train, val) if source is not None and not isinstance(source, str)]
+    for key, role, source in (("DATASETS.TRAIN", "train", train), ("DATASETS.TEST", "val", val)):
+        if source is None:
+            continue
+        if isinstance(source, str):
+            name = source
+        else:
+            if len(source) != 2:
+                raise UserError(f"{role} is {source!r}", hint="give a set's name, or its JSON and its folder of images")
+            json, images = (str(Path(place).absolute()) for place in source)
+            name = Path(json).stem if len(set(stems)) == len(stems) else f"{Path(json).stem}_{role}"
+            own.append([name, json, images])
+        keys[key] = (name,)
+    return {**keys, "SCALEPRIOR.DATASETS": own} if keys else {}
+
+
+def _local(weights: str | Path | Backbone | None, out: Path) -> Path | None:
+    """A canonical file: the given one, the zoo's, or one written into ``out``."""
+    from scaleprior.backbones.backbone import Backbone, load_backbone
+    from scaleprior.backbones.weights import has_card
+    from scaleprior.backbones.zoo import local_path
+
+    if weights is None:
+        return None
+    if not isinstance(weights, Backbone):
+        path = weights if str(weights).startswith("timm:") else local_path(weights)
+        if isinstance(path, Path) and has_card(path):
+            return path
+        weights = load_backbone(path)
+    target = out / "backbone.safetensors"
+    weights.save(target)
+    return target

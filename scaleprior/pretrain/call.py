@@ -1,0 +1,84 @@
+"""``scaleprior.pretrain(...)``: a pretraining run from a Python program or a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaleprior.config.sources import ConfigSource, open_config
+from scaleprior.errors import UserError
+from scaleprior.progress import ProgressFn, watched
+
+if TYPE_CHECKING:
+    from scaleprior.corpus import Corpus, Fraction
+    from scaleprior.pretrain.recorder import Recorder
+    from scaleprior.pretrain.run import PretrainResult
+
+__all__ = ["pretrain"]
+
+
+def pretrain(
+    config: ConfigSource,
+    out: str | Path | None = None,
+    *,
+    corpus: str | Path | Corpus | Fraction | None = None,
+    images: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    progress: ProgressFn | bool = False,
+    recorder: Recorder | None = None,
+) -> PretrainResult:
+    """Pretrain a backbone on a fraction of a corpus.
+
+    ::
+
+        sp.pretrain("Pretrain/R_50_jft.yaml", out="r50", corpus="my_index", images=100_000, overrides={"SEED": 1})
+
+    Under torchrun every process calls this with the same arguments; process 0 writes.
+
+    Args:
+        config: a YAML file, by path or by its name in ``configs/``; a mapping of keys; or a config that is loaded.
+        out: folder of the run; by default the config's ``OUTPUT_DIR``.
+        corpus: an index folder, or one opened; a fraction also says how many images. Sets ``PRETRAIN.CORPUS``.
+        images: pretraining images, the first in hash order; sets ``PRETRAIN.FRACTION.IMAGES``.
+        overrides: other keys, ``{"SOLVER.MAX_ITER": 10}`` or nested.
+        resume: go on with a run of the same config in ``out``, or return its result if it is finished; with nothing
+            there, start. Without it, a folder that holds a run is refused.
+        progress: True for a bar on the terminal; or a function that is called once a step with (steps done, steps in
+            all, {"loss": ..., "images/s": ...}).
+        recorder: where the numbers of every step go instead of ``metrics.jsonl``.
+
+    Raises:
+        UserError: an illegal value (names the key), a fraction that does not fit, another run's folder.
+        Interrupted: SIGTERM; the state is saved. FailureError: a loss that is not finite, too many unreadable images.
+    """
+    from scaleprior.pretrain.run import run_pretraining
+
+    loaded = open_config(open_config(config, overrides), _corpus_keys(corpus, images))
+    with watched(progress, "pretraining") as report:
+        return run_pretraining(
+            loaded, Path(out or loaded.cfg.OUTPUT_DIR), resume=resume, progress=report, recorder=recorder
+        )
+
+
+def _corpus_keys(corpus: str | Path | Corpus | Fraction | None, images: int | None) -> dict[str, Any]:
+    keys: dict[str, Any] = {}
+    if corpus is not None and not isinstance(corpus, (str, Path)):
+        from scaleprior.corpus import Corpus, Fraction
+
+        if isinstance(corpus, Fraction):
+            if images not in (None, corpus.images):
+                raise UserError(f"images is {images}, corpus is a fraction of {corpus.images}", hint="give one of them")
+            corpus, images = corpus.corpus, corpus.images
+        if corpus.root != Corpus.open(corpus.path).root:
+            raise UserError(
+                f"the images of {corpus.path} were moved to {corpus.root}, which a run would not remember",
+                hint="build the index again where they are",
+            )
+        corpus = corpus.path
+    if corpus is not None:
+        keys["PRETRAIN.CORPUS"] = str(corpus)
+    if images is not None:
+        keys["PRETRAIN.FRACTION.IMAGES"] = images
+    return keys

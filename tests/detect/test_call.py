@@ -1,0 +1,56 @@
+"""``scaleprior.detect(...)``: the command's training and evaluation, from Python's words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import scaleprior as sp
+from scaleprior.backbones import Card, ResNetSpec, build_resnet, save_backbone, to_detectron2
+from scaleprior.config import parse_overrides
+from scaleprior.errors import UserError
+from tests.detect.conftest import TINY_FPN, make_coco
+
+CONFIG = {"_BASE_": "COCO-Detection/Base-RCNN-FPN.yaml", **dict(parse_overrides([*TINY_FPN, "SOLVER.MAX_ITER", "2"]))}
+
+
+def test_train_evaluate_and_evaluate_again(tmp_path: Path) -> None:
+    train, val = make_coco(tmp_path / "train"), make_coco(tmp_path / "val", seed=1)
+    seen: list[int] = []
+    run = sp.detect(
+        CONFIG, tmp_path / "run", train=train, val=val, engine="torchvision",
+        progress=lambda done, total, numbers: seen.append(done),
+    )  # fmt: skip
+    assert run.engine == "torchvision"
+    assert run.model == tmp_path / "run" / "model.safetensors"
+    assert list(run.results) == ["instances_val"]  # both files are called instances.json
+    assert run.ap == run.results["instances_val"]["AP"]
+    assert seen[:2] == [1, 2]
+    again = sp.detect(CONFIG, tmp_path / "again", model=run.model, val=val, engine="torchvision")
+    assert again.ap == run.ap
+    assert {p.name for p in (tmp_path / "again").iterdir()} >= {"results.json"}
+
+
+def test_a_backbone_in_memory_is_what_the_detector_starts_from(tmp_path: Path) -> None:
+    spec = ResNetSpec(res2_out_channels=16, width_per_group=4)
+    torch.manual_seed(0)
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # what the base config says
+    card = Card(name="mine", arch=spec, pixel_mean=mean, pixel_std=std, channel_order="RGB")
+    save_backbone(tmp_path / "w.safetensors", to_detectron2(build_resnet(spec).state_dict()), card)
+    backbone = sp.load_backbone(tmp_path / "w.safetensors")
+    data = make_coco(tmp_path / "data")
+    common = {"train": data, "val": data, "engine": "torchvision"}
+    memory = sp.detect(CONFIG, tmp_path / "memory", weights=backbone, **common)
+    file = sp.detect(CONFIG, tmp_path / "file", weights=tmp_path / "w.safetensors", **common)
+    assert memory.model.read_bytes() == file.model.read_bytes()
+    assert (tmp_path / "memory" / "backbone.safetensors").is_file()
+    assert not (tmp_path / "file" / "backbone.safetensors").exists()
+
+
+def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="model is a trained detector, which is only evaluated"):
+        sp.detect(CONFIG, tmp_path, model="m.safetensors", weights="w.safetensors", engine="torchvision")
+    with pytest.raises(UserError, match=r"val is \('a.json',\); give a set's name"):
+        sp.detect(CONFIG, tmp_path, val=("a.json",), engine="torchvision")  # type: ignore[arg-type]

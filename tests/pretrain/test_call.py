@@ -1,0 +1,47 @@
+"""``scaleprior.pretrain(...)``: the command's run, from Python's words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import scaleprior as sp
+from scaleprior.config import parse_overrides
+from scaleprior.errors import UserError
+from scaleprior.pretrain.run import run_pretraining
+from tests.pretrain.conftest import SMALL
+
+CONFIG = {"_BASE_": "Pretrain/Base-Pretrain.yaml", **dict(parse_overrides(SMALL))}
+
+
+def test_the_call_is_the_run(small_config: Callable, tmp_path: Path, corpus_folder: Path) -> None:
+    words = small_config("PRETRAIN.FRACTION.IMAGES", "40", "SEED", "2")
+    theirs = run_pretraining(words, tmp_path / "words")
+    steps: list[int] = []
+    ours = sp.pretrain(
+        CONFIG,
+        tmp_path / "call",
+        corpus=sp.Corpus.open(corpus_folder).fraction(images=40),
+        overrides={"SEED": 2},
+        progress=lambda done, total, numbers: steps.append(done),
+    )
+    assert ours.backbone.read_bytes() == theirs.backbone.read_bytes()
+    assert steps == [1, 2, 3, 4]
+    assert ours.images_seen == 16
+    with pytest.raises(UserError, match="already holds a pretraining run; add resume=True"):
+        sp.pretrain(CONFIG, tmp_path / "call", corpus=corpus_folder, images=40, overrides={"SEED": 2})
+    again = sp.pretrain(CONFIG, tmp_path / "call", corpus=corpus_folder, images=40, overrides={"SEED": 2}, resume=True)
+    assert again.backbone == ours.backbone
+    _, card = sp.load_backbone(ours.backbone)
+    assert (card.images, card.seed) == (40, 2)
+
+
+def test_what_a_run_would_not_remember_is_refused(corpus_folder: Path, tmp_path: Path) -> None:
+    corpus = sp.Corpus.open(corpus_folder)
+    with pytest.raises(UserError, match="images is 30, corpus is a fraction of 20"):
+        sp.pretrain(CONFIG, tmp_path / "run", corpus=corpus.fraction(images=20), images=30)
+    with pytest.raises(UserError, match=r"were moved to .*elsewhere"):
+        sp.pretrain(CONFIG, tmp_path / "run", corpus=sp.Corpus.open(corpus_folder, root=tmp_path / "elsewhere"))
+    assert not (tmp_path / "run").exists()
