@@ -252,8 +252,8 @@ def run_job(path: Path) -> None:
         progress = lambda done, total, numbers: marks.append(time.process_time())  # noqa: E731
         model = engine.train(loaded, Path(job["weights"]), out, progress=progress)
     steps = [b - a for a, b in itertools.pairwise(marks)]
-    result = engine.evaluate(loaded, model, out)
-    numbers = {key: result[key] for key in ("AP", "AP50", "AP75")}
+    (result,) = engine.evaluate(loaded, model, out).values()
+    numbers = {"AP": result.ap, "AP50": result.ap50, "AP75": result.ap75}
     if steps:
         numbers["step_s"] = statistics.median(steps[_WARM_UP:] or steps)
     (out / "done.json").write_text(json.dumps({**numbers, "model": str(model)}))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scaleprior.detect import DetectionResult
 
 __all__ = ["print_results", "register"]
 
@@ -55,7 +59,7 @@ def _train(args: argparse.Namespace) -> None:
     with progress_bar("fine-tuning") as progress:
         weights = local_path(args.weights) if args.weights else None
         model = engine.train(loaded, weights, out, resume=args.resume, progress=progress)
-    results: dict[str, Any] = {}
+    results: dict[str, DetectionResult] = {}
     if loaded.cfg.DATASETS.TEST:
         with progress_bar("evaluating", unit="images") as progress:
             results = engine.evaluate(loaded, model, out, progress=progress)
@@ -76,17 +80,20 @@ def _evaluate(args: argparse.Namespace) -> None:
     print_results(results, engine.name, model, as_json=args.json)
 
 
-def print_results(results: dict[str, Any], engine: str, model: Path, *, as_json: bool) -> None:
-    """One JSON object, or the model's path and a line of AP per evaluated set."""
+def print_results(results: Mapping[str, DetectionResult], engine: str, model: Path, *, as_json: bool) -> None:
+    """One JSON object (flat for one set, by name of the set for more), or the model's path and a line of AP per set."""
     import json
 
+    from scaleprior.ap_names import AP_NAMES
+    from scaleprior.detect.metrics import results_to_dict
+
     if as_json:
-        print(json.dumps({"engine": engine, "model": str(model), **results}))
+        print(json.dumps({"engine": engine, "model": str(model), **results_to_dict(results)}))
         return
     print(f"model: {model}")
-    for name, result in {"": results}.items() if "AP" in results else results.items():
+    for name, result in results.items():
         figures = ", ".join(
-            f"{key} {'-' if result[key] is None else format(result[key], '.2f')}"
-            for key in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+            f"{AP_NAMES[column]} {'-' if ap is None else format(ap, '.2f')}" for column, ap in result.named().items()
         )
-        print(f"{name + ': ' if name else ''}{figures} (engine {engine}, {result.get('images', '?')} images)")
+        images = "?" if result.images is None else result.images
+        print(f"{name + ': ' if len(results) > 1 else ''}{figures} (engine {engine}, {images} images)")

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from scaleprior.d2.logs import quiet_stdout, run_log
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training, read_extra
 from scaleprior.d2.trainer import Trainer
 from scaleprior.detect.evaluate import coco_ap
-from scaleprior.detect.results_file import METRICS, append_result
+from scaleprior.detect.metrics import DetectionResult, results_to_dict
+from scaleprior.detect.results_file import append_result
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json, write_text
 from scaleprior.progress import ProgressFn
@@ -33,7 +35,7 @@ from scaleprior.training.run_folder import RUN_FILE, RunFolder
 from scaleprior.training.seeds import seed_everything
 from scaleprior.wording import parameter
 
-__all__ = ["MODEL_FILE", "Detectron2Engine", "claim", "evaluate_sets", "in_our_words", "record"]
+__all__ = ["MODEL_FILE", "Detectron2Engine", "claim", "evaluate_sets", "record", "to_result"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +89,7 @@ class Detectron2Engine:
 
     def evaluate(
         self, loaded: LoadedConfig, model: Path, out: Path, *, progress: ProgressFn | None = None
-    ) -> dict[str, Any]:
+    ) -> dict[str, DetectionResult]:
         """Evaluate ``model_final.pth`` on ``DATASETS.TEST``; see ``detect.engines.Engine.evaluate``."""
         out = Path(out)
         with run_log(out), quiet_stdout():
@@ -95,10 +97,10 @@ class Detectron2Engine:
             with detectron2_refuses():
                 detector = Trainer.build_model(plan.cfg)
             load_detector(detector, str(model))
-            result = evaluate_sets(plan.cfg, detector, out, progress)
-            write_json(out / "results.json", {"engine": self.name, "model": str(model), **result})
-            record(plan, result)
-        return result
+            results = evaluate_sets(plan.cfg, detector, out, progress)
+            write_json(out / "results.json", {"engine": self.name, "model": str(model), **results_to_dict(results)})
+            record(plan, results)
+        return results
 
 
 def _train(plan: Plan, out: Path, resume: bool, progress: ProgressFn | None) -> None:
@@ -142,8 +144,10 @@ def claim(plan: Plan, out: Path, *, resume: bool) -> bool:
     return False
 
 
-def evaluate_sets(cfg: CfgNode, model: nn.Module, out: Path, progress: ProgressFn | None = None) -> dict[str, Any]:
-    """AP of ``model`` on every set of ``DATASETS.TEST``, in the words of ``Engine.evaluate``."""
+def evaluate_sets(
+    cfg: CfgNode, model: nn.Module, out: Path, progress: ProgressFn | None = None
+) -> dict[str, DetectionResult]:
+    """AP of ``model`` on every set of ``DATASETS.TEST``, as ``Engine.evaluate`` returns it."""
     results = {}
     for name in cfg.DATASETS.TEST:
         start = time.perf_counter()
@@ -151,35 +155,32 @@ def evaluate_sets(cfg: CfgNode, model: nn.Module, out: Path, progress: ProgressF
         loader = Trainer.build_test_loader(cfg, name)
         evaluator = Trainer.build_evaluator(cfg, name, str(folder))
         found = inference_on_dataset(model, _Counted(loader, progress), evaluator)
-        results[name] = {
-            **in_our_words(found, name),
-            "images": len(loader),
-            "seconds": round(time.perf_counter() - start, 3),
-        }
-    return next(iter(results.values())) if len(results) == 1 else results
+        seconds = round(time.perf_counter() - start, 3)
+        results[name] = replace(to_result(found, name), images=len(loader), seconds=seconds)
+    return results
 
 
-def in_our_words(found: Mapping[str, Any], dataset: str) -> dict[str, Any]:
-    """Detectron2's result of one set as ``Engine.evaluate`` gives it; None where there are no such objects."""
+def to_result(found: Mapping[str, Any], dataset: str) -> DetectionResult:
+    """Detectron2's result of one set as our record; a nan of Detectron2's, where there are no such objects, is None."""
     boxes = found.get("bbox", {})
     if all(math.isnan(value) for value in boxes.values()):
         # Detectron2 evaluates nothing where nothing was detected; COCO's AP is 0 then.
         return coco_ap(read_json(MetadataCatalog.get(dataset).json_file, what=f"annotations of {dataset}"), [])
     clean = {key: None if math.isnan(value) else float(value) for key, value in boxes.items()}
     per_class = {key.removeprefix("AP-"): value for key, value in clean.items() if key.startswith("AP-")}
-    result: dict[str, Any] = {key: clean[key] for key in METRICS.values()}
+    words: dict[str, Any] = {**clean, "per_class": per_class}
     if "segm" in found:
-        result["segm"] = {k: None if math.isnan(v) else float(v) for k, v in found["segm"].items() if "-" not in k}
-    return {**result, "per_class": per_class}
+        words["segm"] = {k: None if math.isnan(v) else float(v) for k, v in found["segm"].items() if "-" not in k}
+    return DetectionResult.from_dict(words, where=f"Detectron2's evaluation of {dataset}")
 
 
-def record(plan: Plan, result: Mapping[str, Any]) -> None:
+def record(plan: Plan, results: Mapping[str, DetectionResult]) -> None:
     """Append to ``SCALEPRIOR.RESULTS``, if there is one."""
     if plan.cfg.SCALEPRIOR.RESULTS:
         extra = plan.extra or {"seed": None, "max_iter": None, "created_by": {}, "fingerprint": plan.cfg.MODEL.WEIGHTS}
         append_result(
             plan.cfg.SCALEPRIOR.RESULTS,
-            result,
+            results,
             cfg=plan.cfg,
             engine=Detectron2Engine.name,
             card=extra.get("card"),

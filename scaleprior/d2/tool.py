@@ -16,10 +16,11 @@ from detectron2.utils.logger import setup_logger
 from scaleprior.config import load_config
 from scaleprior.d2.checkpoint import load_detector
 from scaleprior.d2.checks import detectron2_refuses
-from scaleprior.d2.engine import MODEL_FILE, Detectron2Engine, claim, in_our_words, record
+from scaleprior.d2.engine import MODEL_FILE, Detectron2Engine, claim, record, to_result
 from scaleprior.d2.logs import without_tracebacks
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training
 from scaleprior.d2.trainer import Trainer
+from scaleprior.detect.metrics import results_to_dict
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_json
 from scaleprior.training.launching import check_counts, supervise
@@ -117,8 +118,8 @@ def _report(plan: Plan, found: dict[str, Any], model: str) -> None:
     if not sets:
         print(json.dumps(head))
         return
-    results = {name: in_our_words(found if len(sets) == 1 else found[name], name) for name in sets}
-    result = results[sets[0]] if len(sets) == 1 else results
-    write_json(Path(plan.cfg.OUTPUT_DIR) / "results.json", {**head, **result})
-    record(plan, result)
-    print(json.dumps({**head, "results": plan.cfg.SCALEPRIOR.RESULTS, **result}))
+    results = {name: to_result(found if len(sets) == 1 else found[name], name) for name in sets}
+    words = results_to_dict(results)
+    write_json(Path(plan.cfg.OUTPUT_DIR) / "results.json", {**head, **words})
+    record(plan, results)
+    print(json.dumps({**head, "results": plan.cfg.SCALEPRIOR.RESULTS, **words}))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scaleprior.detect.evaluate import coco_ap as coco_ap
     from scaleprior.detect.faster_rcnn.model import build_detector as build_detector
     from scaleprior.detect.faster_rcnn.model_file import LoadReport as LoadReport
+    from scaleprior.detect.metrics import DetectionResult as DetectionResult
 
 lazy_exports(__name__)
 make_callable(__name__)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from scaleprior.errors import UserError
 from scaleprior.progress import ProgressFn
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
     from scaleprior.config import LoadedConfig
+    from scaleprior.detect.metrics import DetectionResult
 
 __all__ = ["ENGINE_GROUP", "Engine", "get_engine", "known_engines", "resolve_auto"]
 
@@ -73,9 +74,8 @@ class Engine(Protocol):
 
     def evaluate(
         self, loaded: LoadedConfig, model: Path, out: Path, *, progress: ProgressFn | None = None
-    ) -> dict[str, Any]:
-        """COCO AP of ``model`` on ``DATASETS.TEST``: AP, AP50, AP75, APs, APm, APl in [0, 100] (None where there are
-        no such objects) and per_class; by set name where there are several sets."""
+    ) -> dict[str, DetectionResult]:
+        """COCO AP of ``model`` on each set of ``DATASETS.TEST``, by name of the set, in their order."""
         ...
 
 

@@ -11,23 +11,23 @@ from typing import Any
 
 import numpy as np
 
+from scaleprior.ap_names import AP_NAMES
+from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import UserError
 
 __all__ = ["coco_ap"]
 
-_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-_AREAS = {"APs": (0.0, 32.0**2), "APm": (32.0**2, 96.0**2), "APl": (96.0**2, 1e10)}  # pixels, as in pycocotools
+_AREAS = {
+    "ap_small": (0.0, 32.0**2), "ap_medium": (32.0**2, 96.0**2), "ap_large": (96.0**2, 1e10),
+}  # fmt: skip
+"""Pixels, as in pycocotools."""
 
 
-def coco_ap(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def coco_ap(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> DetectionResult:
     """COCO's box AP by faster-coco-eval, whose numbers are pycocotools' own.
 
     Args:
         truth: COCO instances with iscrowd, area and ids (``DetectionSet.truth``).
-
-    Returns:
-        AP (over IoU 0.50:0.95), AP50, AP75, and APs, APm, APl for objects below 32^2, below 96^2 and from 96^2 pixels:
-        in [0, 100], or None where there is no such object; "per_class": {name: AP or None}.
 
     Raises:
         UserError: there is no object at all to find.
@@ -46,13 +46,13 @@ def coco_ap(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -
     evaluator.evaluate()
     evaluator.accumulate()
     evaluator.summarize()
-    result: dict[str, Any] = {name: _percent(value) for name, value in zip(_NAMES, evaluator.stats)}
+    numbers: dict[str, Any] = {name: _percent(value) for name, value in zip(AP_NAMES, evaluator.stats)}
     precision = evaluator.eval["precision"]  # [IoU, recall, class, area, max detections]
-    result["per_class"] = {
+    per_class = {
         category["name"]: _percent(_mean(precision[:, :, number, 0, -1]))
         for number, category in enumerate(truth["categories"])
     }
-    return result
+    return DetectionResult(**numbers, per_class=per_class, images=len(truth["images"]), detections=len(detections))
 
 
 def _mean(precision: np.ndarray) -> float:
@@ -64,11 +64,12 @@ def _percent(value: float) -> float | None:
     return None if value < 0 or np.isnan(value) else float(value) * 100
 
 
-def _nothing_found(truth: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _nothing_found(truth: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> DetectionResult:
     """Without any detection every AP that exists is 0; the evaluators refuse an empty list."""
-    result: dict[str, Any] = {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
-    for name, (low, high) in _AREAS.items():
-        result[name] = 0.0 if any(low <= o["area"] <= high for o in objects) else None
+    sizes: dict[str, Any] = {
+        name: 0.0 if any(low <= o["area"] <= high for o in objects) else None for name, (low, high) in _AREAS.items()
+    }
     present = {o["category_id"] for o in objects}
-    result["per_class"] = {c["name"]: 0.0 if c["id"] in present else None for c in truth["categories"]}
-    return result
+    per_class = {c["name"]: 0.0 if c["id"] in present else None for c in truth["categories"]}
+    numbers = {"ap": 0.0, "ap50": 0.0, "ap75": 0.0, **sizes}
+    return DetectionResult(**numbers, per_class=per_class, images=len(truth["images"]), detections=0)

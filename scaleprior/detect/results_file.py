@@ -8,21 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.ap_names import AP_NAMES
 from scaleprior.backbones.arch import FITTING_NORMS, arch_from_cfg, arch_from_dict, is_timm_config
+from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_csv
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["COLUMNS", "METRICS", "append_result"]
+__all__ = ["COLUMNS", "append_result"]
 
-METRICS = {
-    "ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl",
-}  # fmt: skip
-"""Column -> key of ``Engine.evaluate``'s result; AP in [0, 100]."""
 COLUMNS = (
-    "arch", "images", "seed", *METRICS, "engine", "dataset", "backbone", "tensors_sha256", "detector", "max_iter",
+    "arch", "images", "seed", *AP_NAMES, "engine", "dataset", "backbone", "tensors_sha256", "detector", "max_iter",
     "version", "commit", "run",
 )  # fmt: skip
 _IDENTITY = ("run", "dataset", "engine")
@@ -30,17 +28,17 @@ _IDENTITY = ("run", "dataset", "engine")
 
 def append_result(
     path: str | Path,
-    results: Mapping[str, Any],
+    results: Mapping[str, DetectionResult],
     *,
     cfg: CfgNode,
     engine: str,
     card: Mapping[str, Any] | None,
     run: Mapping[str, Any],
 ) -> None:
-    """Append one row a data set of ``cfg.DATASETS.TEST``; the row of an evaluation that is repeated is replaced.
+    """Append one row a data set; the row of an evaluation that is repeated is replaced.
 
     Args:
-        results: what ``Engine.evaluate`` returned.
+        results: what ``Engine.evaluate`` returned, by name of the set.
         card: the backbone's, as a dict; None from scratch (``images`` is 0 then).
         run: of the training: ``seed``, ``max_iter``, ``version`` and ``commit`` of the program, ``run`` (fingerprint).
             Where there is no ``seed``, nothing is known of the training: ``images`` stays empty, and
@@ -49,14 +47,13 @@ def append_result(
     Raises:
         UserError: the file is there and is not one of these. FailureError: it cannot be written.
     """
-    path, sets = Path(path), list(cfg.DATASETS.TEST)
-    by_set = {sets[0]: results} if len(sets) == 1 else results
+    path = Path(path)
     images = card["images"] if card is not None else "" if run["seed"] is None else 0
     rows = [
         {
             "arch": _arch(cfg, card),
             "images": images,
-            **{column: None if result[key] is None else round(result[key], 6) for column, key in METRICS.items()},
+            **{column: None if ap is None else round(ap, 6) for column, ap in result.named().items()},
             "engine": engine,
             "dataset": name,
             "backbone": "" if card is None else card["name"],
@@ -64,7 +61,7 @@ def append_result(
             "detector": _detector(cfg),
             **run,
         }
-        for name, result in by_set.items()
+        for name, result in results.items()
     ]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

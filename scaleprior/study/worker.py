@@ -115,7 +115,8 @@ def _stages(cell: Cell, folder: Path) -> dict[str, Any]:
     with clock.stage("finetune") as progress:
         model = engine.train(loaded, weights, folder / "finetune", resume=True, progress=progress)
     with clock.stage("evaluate") as progress:
-        result["detection"] = engine.evaluate(loaded, model, folder / "evaluate", progress=progress)
+        (found,) = engine.evaluate(loaded, model, folder / "evaluate", progress=progress).values()
+    result["detection"] = found.to_dict()
     versions = {"scaleprior": scaleprior.__version__, "torch": torch.__version__}
     return {**result, "seconds": clock.wall, "cpu_seconds": clock.cpu, "versions": versions}
 

@@ -67,14 +67,15 @@ def test_train_and_evaluate(kind: str, tmp_path: Path, coco: list[str]) -> None:
     assert lines[-1]["iteration"] == 5
     assert lines[-1]["total_loss"] > 0
 
-    result = engine.evaluate(loaded, model, tmp_path / "run")
-    assert set(result) >= {"AP", "AP50", "AP75", "APs", "APm", "APl", "per_class", "images"}
-    assert 0 <= result["AP"] <= 100
-    assert set(result["per_class"]) == {"block", "square"}
+    (result,) = engine.evaluate(loaded, model, tmp_path / "run").values()
+    assert 0 <= result.ap <= 100
+    assert set(result.per_class) == {"block", "square"}
+    written = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert written == {"engine": "detectron2", "model": str(model), **result.to_dict()}
     (row,) = csv.DictReader((tmp_path / "results.csv").open())
     assert (row["images"], row["seed"], row["engine"]) == ("1000", "4", "detectron2")
     assert row["tensors_sha256"] == card.tensors_sha256
-    assert float(row["ap"]) == pytest.approx(result["AP"], abs=1e-6)
+    assert float(row["ap"]) == pytest.approx(result.ap, abs=1e-6)
     assert read_table(tmp_path / "results.csv").series["R-50-w4"].images == [1000.0]
     engine.evaluate(loaded, model, tmp_path / "run")
     assert len(list(csv.DictReader((tmp_path / "results.csv").open()))) == 1  # repeated, not counted twice
@@ -364,7 +365,8 @@ def test_a_model_of_detectron2s_own_is_evaluated_and_its_past_is_not_made_up(tmp
     assert (row["images"], row["seed"], row["backbone"]) == ("", "", "")
     with pytest.raises(UserError, match="column 'images': the cell is empty"):
         read_table(tmp_path / "results.csv")
-    assert own["AP"] == Detectron2Engine().evaluate(loaded, trained, tmp_path / "run")["AP"]
+    (own_result,), (result,) = own.values(), Detectron2Engine().evaluate(loaded, trained, tmp_path / "run").values()
+    assert own_result.ap == result.ap
     five = tiny("FPN", [*coco, "MODEL.ROI_HEADS.NUM_CLASSES", "5"])
     with pytest.raises(UserError, match=r"NUM_CLASSES is 5 .*has 2 categories"):
         Detectron2Engine().evaluate(five, tmp_path / "own.pkl", tmp_path / "own")

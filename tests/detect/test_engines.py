@@ -16,6 +16,7 @@ import pytest
 
 from scaleprior.commands import detect as command
 from scaleprior.detect import engines
+from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import UserError
 from tests.conftest import REPO
 from tests.detect.conftest import TINY_FPN, data_overrides, make_coco
@@ -78,7 +79,7 @@ def test_train_then_eval(tmp_path: Path, coco_overrides: list[str], capsys: pyte
 
 
 def test_printed_results() -> None:
-    result = {"AP": 1.234, "AP50": 5.0, "AP75": 0.0, "APs": None, "APm": 2.0, "APl": 3.0, "images": 9}
+    result = DetectionResult(1.234, 5.0, 0.0, None, 2.0, 3.0, per_class={}, images=9)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         command.print_results({"a": result, "b": result}, "torchvision", Path("m"), as_json=False)

@@ -51,30 +51,30 @@ def test_equals_pycocotools(seed: int, capsys: pytest.CaptureFixture[str]) -> No
     evaluator = COCOeval(reference, reference.loadRes([dict(d) for d in detections]), "bbox")
     evaluator.evaluate(), evaluator.accumulate(), evaluator.summarize()
     result = coco_ap(truth, detections)
-    actual = [result[name] for name in ("AP", "AP50", "AP75", "APs", "APm", "APl")]
+    actual = list(result.named().values())
     expected = [None if value == -1 else value * 100 for value in evaluator.stats[:6]]
     for mine, theirs in zip(actual, expected):
         assert mine == (None if theirs is None else pytest.approx(theirs, abs=1e-9))
-    assert result["per_class"]["c4"] is None
-    mean = np.mean([value for value in result["per_class"].values() if value is not None])
-    assert mean == pytest.approx(result["AP"], abs=1e-9)
+    assert result.per_class["c4"] is None
+    mean = np.mean([value for value in result.per_class.values() if value is not None])
+    assert mean == pytest.approx(result.ap, abs=1e-9)
 
 
 def test_the_truth_itself_scores_100_and_absent_sizes_none(tmp_path: Path) -> None:
     data = load_coco(*make_coco(tmp_path), name="tiny")
     found = [{**a, "score": 1.0} for a in data.truth["annotations"]]
     result = coco_ap(data.truth, found)
-    assert result["AP"] == pytest.approx(100)
-    assert result["APs"] == pytest.approx(100)
-    assert result["APm"] is None
-    assert result["APl"] is None
+    assert result.ap == pytest.approx(100)
+    assert result.ap_small == pytest.approx(100)
+    assert result.ap_medium is None
+    assert result.ap_large is None
 
 
 def test_no_detection_is_zero_not_a_crash(tmp_path: Path) -> None:
     data = load_coco(*make_coco(tmp_path), name="tiny")
     result = coco_ap(data.truth, [])
-    assert (result["AP"], result["AP50"], result["APs"], result["APm"]) == (0.0, 0.0, 0.0, None)
-    assert result["per_class"] == {"block": 0.0, "square": 0.0}
+    assert (result.ap, result.ap50, result.ap_small, result.ap_medium) == (0.0, 0.0, 0.0, None)
+    assert result.per_class == {"block": 0.0, "square": 0.0}
 
 
 def test_nothing_to_find_is_an_error(tmp_path: Path) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scaleprior.config import get_cfg
+from scaleprior.detect.metrics import DetectionResult
 from scaleprior.detect.results_file import COLUMNS, append_result
 from scaleprior.errors import UserError
 from scaleprior.laws.table import read_table
 
-RESULT = {"AP": 12.3456789, "AP50": 30.0, "AP75": 8.0, "APs": None, "APm": 10.0, "APl": 20.0}
+RESULT = DetectionResult(12.3456789, 30.0, 8.0, None, 10.0, 20.0, per_class={})
 CARD = {"arch": {"depth": 152}, "images": 1000, "name": "b", "tensors_sha256": "ff"}
 
 
@@ -26,7 +28,7 @@ def config(*words: Any) -> Any:
 
 def append(path: Path, run: str, *, cfg: Any = None, card: Any = CARD, seed: int | None = 3) -> None:
     facts = {"seed": seed, "max_iter": 9, "version": "1", "commit": "c", "run": run}
-    append_result(path, RESULT, cfg=cfg or config(), engine="torchvision", card=card, run=facts)
+    append_result(path, {"mine": RESULT}, cfg=cfg or config(), engine="torchvision", card=card, run=facts)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -54,7 +56,7 @@ def test_a_row_an_evaluation_and_laws_read_it(tmp_path: Path) -> None:
 def test_several_sets_are_several_rows(tmp_path: Path) -> None:
     cfg = config("DATASETS.TEST", ("one", "two"))
     facts = {"seed": 0, "max_iter": 9, "version": "1", "commit": "c", "run": "r"}
-    by_set = {"one": RESULT, "two": {**RESULT, "AP": 1.0}}
+    by_set = {"one": RESULT, "two": replace(RESULT, ap=1.0)}
     append_result(tmp_path / "r.csv", by_set, cfg=cfg, engine="x", card=CARD, run=facts)
     assert [(row["dataset"], row["ap"]) for row in rows(tmp_path / "r.csv")] == [("one", "12.345679"), ("two", "1.0")]
 

@@ -132,8 +132,8 @@ def test_one_config_trains_and_evaluates_whatever_trunk_the_card_names(
         ("stages.3.0.conv1_1x1.bn.running_var", True),
     ):
         assert torch.equal(trained[f"backbone.bottom_up.{name}"], given[name]) == same
-    result = engine.evaluate(loaded, model, tmp_path / "run")
-    assert 0 <= result["AP"] <= 100
+    (result,) = engine.evaluate(loaded, model, tmp_path / "run").values()
+    assert 0 <= result.ap <= 100
     assert json.loads((tmp_path / "run" / "results.json").read_text())["engine"] == "torchvision"
     with pytest.raises(UserError, match=rf"MODEL.TIMM.MODEL is '{BIT}'; use MODEL.TIMM.MODEL '{CLIP}'"):
         engine.evaluate(trunk_config(BIT, *coco_overrides, *pixels, *words), model, tmp_path / "run")

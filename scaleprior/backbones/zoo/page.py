@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from scaleprior.ap_names import AP_NAMES
 from scaleprior.backbones.zoo.catalogue import Catalogue
 from scaleprior.backbones.zoo.entry import Entry
-from scaleprior.backbones.zoo.published import METRICS, ResultTable
+from scaleprior.backbones.zoo.published import ResultTable
 
 __all__ = ["human_count", "render_page"]
 
@@ -124,7 +125,7 @@ def _results(tables: Sequence[ResultTable]) -> Iterator[str]:
         yield f"{table.dataset}, {table.detector} ({table.source}); AP in [0, 100], - where not published:"
         yield ""
         rows = [
-            (r["pretraining"], human_count(r["images"]), *(f"{r[m]:.1f}" if m in r else "-" for m in METRICS))
+            (r["pretraining"], human_count(r["images"]), *(f"{r[m]:.1f}" if m in r else "-" for m in AP_NAMES))
             for r in table.rows
         ]
         columns = ("pretraining", "images", "AP", "AP50", "AP75", "APs", "APm", "APl")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scaleprior.ap_names import AP_NAMES
 from scaleprior.backbones.zoo.schema import (
     COUNT,
     NUMBER,
@@ -26,9 +27,8 @@ from scaleprior.backbones.zoo.schema import (
 )
 from scaleprior.errors import UserError
 
-__all__ = ["METRICS", "ResultTable", "load_results", "read_results"]
+__all__ = ["ResultTable", "load_results", "read_results"]
 
-METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 _AP = Kind("a number in [0, 100]", lambda v: NUMBER.fits(v) and 0 <= v <= 100)
 _SEED = Kind("a whole number of at least 0", lambda v: type(v) is int and v >= 0)
 _TABLE_KEYS = {
@@ -39,7 +39,7 @@ _TABLE_KEYS = {
     "detector": TEXT,
     "rows": list_of(SECTION),
 }
-_ROW_KEYS = {"pretraining": TEXT, "images": COUNT, "ap": _AP, **{m: optional(_AP) for m in METRICS[1:]}}
+_ROW_KEYS = {"pretraining": TEXT, "images": COUNT, "ap": _AP, **{m: optional(_AP) for m in AP_NAMES if m != "ap"}}
 _OURS = {"config": TEXT, "seed": _SEED, "engine": TEXT, "commit": TEXT, "dataset_sha256": SHA256}
 
 

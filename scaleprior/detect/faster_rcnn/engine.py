@@ -10,8 +10,9 @@ import json
 import logging
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import apply_card
@@ -28,6 +29,7 @@ from scaleprior.detect.faster_rcnn.model import Detector, build_detector
 from scaleprior.detect.faster_rcnn.predict import predict
 from scaleprior.detect.faster_rcnn.trainer import CHECKPOINT, DetectorTrainer
 from scaleprior.detect.fingerprint import run_fingerprint
+from scaleprior.detect.metrics import DetectionResult, results_to_dict
 from scaleprior.detect.plan import check_class_count, check_same_classes, set_names, warn_of_frozen_stages
 from scaleprior.detect.results_file import append_result
 from scaleprior.errors import UserError
@@ -123,7 +125,7 @@ class TorchvisionEngine:
 
     def evaluate(
         self, loaded: LoadedConfig, model: Path, out: Path, *, progress: ProgressFn | None = None
-    ) -> dict[str, Any]:
+    ) -> dict[str, DetectionResult]:
         """Evaluate a model file on ``DATASETS.TEST``; see ``engines.Engine.evaluate``.
 
         Raises:
@@ -146,23 +148,22 @@ class TorchvisionEngine:
         weights_io.load_model(model, detector)
         detector.to(resolve_device(cfg.MODEL.DEVICE))
         results = {data.name: _evaluate_set(cfg, detector, data, out, progress) for data in sets}
-        result = next(iter(results.values())) if len(results) == 1 else results
-        write_json(out / "results.json", {"engine": self.name, "model": str(model), **result})
+        write_json(out / "results.json", {"engine": self.name, "model": str(model), **results_to_dict(results)})
         if cfg.SCALEPRIOR.RESULTS:
             append_result(
                 cfg.SCALEPRIOR.RESULTS,
-                result,
+                results,
                 cfg=cfg,
                 engine=self.name,
                 card=info.card,
                 run={"seed": info.seed, "max_iter": info.max_iter, **info.created_by, "run": info.fingerprint},
             )
-        return result
+        return results
 
 
 def _evaluate_set(
     cfg: CfgNode, model: Detector, data: DetectionSet, out: Path, progress: ProgressFn | None
-) -> dict[str, Any]:
+) -> DetectionResult:
     start = time.perf_counter()
     detections = predict(
         model,
@@ -174,8 +175,7 @@ def _evaluate_set(
     )
     write_text(out / f"detections_{re.sub(r'[^A-Za-z0-9._-]', '_', data.name)}.json", json.dumps(detections))
     result = coco_ap(data.truth, detections)
-    seconds = time.perf_counter() - start
-    return {**result, "images": len(data), "detections": len(detections), "seconds": round(seconds, 3)}
+    return replace(result, seconds=round(time.perf_counter() - start, 3))
 
 
 def _load_sets(cfg: CfgNode, key: str) -> list[DetectionSet]:

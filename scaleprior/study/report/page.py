@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from scaleprior import __version__
+from scaleprior.ap_names import AP_NAMES
 from scaleprior.errors import UserError
 from scaleprior.files import atomic_path, write_text
 from scaleprior.study.report.sentences import describe_cell, study_sentences
@@ -146,6 +147,7 @@ def _context(report: StudyReport, command: str) -> dict[str, Any]:
         "name": report.view.name,
         "facts": {k: v for k, v in report.view.facts.items() if k != "command"},
         "table": report.table(),
+        "ap_names": AP_NAMES,
         "rows": result_rows(report.view),
         "laws": laws,
         "costs": costs,

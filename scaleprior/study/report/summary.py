@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.ap_names import AP_NAMES
 from scaleprior.errors import UserError
 from scaleprior.files import write_csv
 from scaleprior.study.status import CellStatus, StudyView
@@ -20,10 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "ArchSummary", "Point", "images_seen", "result_rows", "summarise", "write_results"]
 
-_METRICS = {
-    "ap": "AP", "ap50": "AP50", "ap75": "AP75", "ap_small": "APs", "ap_medium": "APm", "ap_large": "APl",
-}  # fmt: skip
-COLUMNS = ("arch", "images", "seed", *_METRICS, "engine", "cell", "images_seen")
+COLUMNS = ("arch", "images", "seed", *AP_NAMES, "engine", "cell", "images_seen")
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def result_rows(view: StudyView) -> list[dict[str, Any]]:
             continue
         cell, detection = status.cell, status.result["detection"]
         row: dict[str, Any] = {"arch": cell.arch, "images": cell.images, "seed": cell.seed}
-        for column, metric in _METRICS.items():
+        for column, metric in AP_NAMES.items():
             value = detection[metric]
             row[column] = None if value is None else round(float(value), 6)
         row["engine"] = view.engine

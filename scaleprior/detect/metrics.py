@@ -1,0 +1,79 @@
+"""What evaluating a detector on one data set found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scaleprior.ap_names import AP_NAMES
+from scaleprior.errors import UserError
+
+__all__ = ["DetectionResult", "results_to_dict"]
+
+_OPTIONAL = {"segm": "masks", "images": "images", "detections": "detections", "seconds": "seconds"}  # JSON -> attribute
+
+
+@dataclass(frozen=True)
+class DetectionResult:
+    """COCO's box AP on one set, in [0, 100].
+
+    Attributes:
+        ap, ap50, ap75: over IoU 0.50:0.95, at 0.50 and at 0.75. They exist wherever there is an object to find.
+        ap_small, ap_medium, ap_large: for objects below 32^2, below 96^2 and from 96^2 pixels; None where none is.
+        per_class: AP by class name; None for a class without objects.
+        masks: the same numbers of masks, by COCO's names, where the detector has them.
+        images: number of them; None where the engine does not say, as with the next two.
+        detections: number of them.
+        seconds: wall time of predicting and evaluating.
+    """
+
+    ap: float
+    ap50: float
+    ap75: float
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    per_class: Mapping[str, float | None]
+    masks: Mapping[str, float | None] | None = None
+    images: int | None = None
+    detections: int | None = None
+    seconds: float | None = None
+
+    def named(self) -> dict[str, float | None]:
+        """The six numbers by column name, in COCO's order."""
+        return {name: getattr(self, name) for name in AP_NAMES}
+
+    def to_dict(self) -> dict[str, Any]:
+        """In the words of ``results.json``: AP, AP50, AP75, APs, APm, APl, per_class, and what else is known."""
+        words: dict[str, Any] = {AP_NAMES[name]: value for name, value in self.named().items()}
+        words["per_class"] = dict(self.per_class)
+        known = {word: getattr(self, name) for word, name in _OPTIONAL.items()}
+        return {**words, **{word: value for word, value in known.items() if value is not None}}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], *, where: str = "result") -> DetectionResult:
+        """Read what :meth:`to_dict` wrote; other keys are left aside.
+
+        Raises:
+            UserError: a number is missing or is none; names ``where`` and the key.
+        """
+        for name, word in AP_NAMES.items():
+            value = raw.get(word, ...)
+            if not (isinstance(value, (int, float)) or (value is None and name not in ("ap", "ap50", "ap75"))):
+                raise UserError(
+                    f"{where}: {word} is {'missing' if value is ... else repr(value)}", hint="evaluate again"
+                )
+        numbers = {name: raw[word] for name, word in AP_NAMES.items()}
+        known = {name: raw[word] for word, name in _OPTIONAL.items() if word in raw}
+        return cls(**numbers, per_class=raw.get("per_class", {}), **known)
+
+
+def results_to_dict(results: Mapping[str, DetectionResult]) -> dict[str, Any]:
+    """What ``Engine.evaluate`` returned, as ``results.json`` and ``--json`` say it: flat for one set, by name for more.
+
+    Scripts read the flat form; this is the one place that makes it.
+    """
+    if len(results) == 1:
+        return next(iter(results.values())).to_dict()
+    return {name: result.to_dict() for name, result in results.items()}

@@ -1,0 +1,54 @@
+"""The record of an evaluation, and its words in files."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from scaleprior.detect.metrics import DetectionResult, results_to_dict
+from scaleprior.errors import UserError
+
+# As results.json has held it since before there was a record.
+WORDS: dict[str, Any] = {
+    "AP": 12.5, "AP50": 30.0, "AP75": 8.0, "APs": None, "APm": 10.0, "APl": 20.0,
+    "per_class": {"cat": 12.5, "dog": None}, "images": 9, "detections": 40, "seconds": 1.5,
+}  # fmt: skip
+
+
+def test_words_of_files_and_back() -> None:
+    result = DetectionResult.from_dict({"engine": "torchvision", "model": "m", **WORDS})
+    assert (result.ap, result.ap_small, result.ap_large, result.images) == (12.5, None, 20.0, 9)
+    assert result.to_dict() == WORDS
+    assert list(result.to_dict()) == list(WORDS)
+    assert json.loads(json.dumps(result.to_dict())) == WORDS
+
+
+def test_what_an_engine_does_not_say_is_left_out() -> None:
+    result = DetectionResult(1.0, 2.0, 0.0, None, None, 3.0, per_class={}, masks={"AP": 4.0, "APs": None})
+    words = result.to_dict()
+    assert list(words) == ["AP", "AP50", "AP75", "APs", "APm", "APl", "per_class", "segm"]
+    assert words["segm"] == {"AP": 4.0, "APs": None}
+    assert DetectionResult.from_dict(words) == result
+
+
+def test_one_set_is_flat_and_several_stand_by_name() -> None:
+    one = DetectionResult.from_dict(WORDS)
+    assert results_to_dict({"a": one}) == WORDS
+    assert results_to_dict({"a": one, "b": one}) == {"a": WORDS, "b": WORDS}
+    assert results_to_dict({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"AP": None}, r"here: AP is None; evaluate again"),
+        ({"APs": "1"}, r"here: APs is '1'"),
+        ({"AP75": ...}, r"here: AP75 is missing"),
+    ],
+)
+def test_a_number_that_is_none_is_refused(change: dict[str, Any], message: str) -> None:
+    words = {k: v for k, v in {**WORDS, **change}.items() if v is not ...}
+    with pytest.raises(UserError, match=message):
+        DetectionResult.from_dict(words, where="here")
