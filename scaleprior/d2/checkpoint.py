@@ -89,7 +89,7 @@ def extend_checkpointer() -> None:
         return incompatible
 
     DetectionCheckpointer._load_file, DetectionCheckpointer._load_model = _load_file, _load_model
-    DetectionCheckpointer._scaleprior = True
+    DetectionCheckpointer._scaleprior = True  # pyright: ignore[reportAttributeAccessIssue] (a mark of ours)
 
 
 def match_trunk(model: nn.Module, tensors: Mapping[str, Tensor], card: Card) -> TrunkMatch:
@@ -172,7 +172,7 @@ def is_detector_state(names: Iterable[str]) -> bool:
 class _Complete(DetectionCheckpointer):
     """Loads a whole detector, and refuses one that leaves a tensor of the model as it was."""
 
-    def _load_model(self, checkpoint: dict[str, Any]) -> None:
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         if CARD_IN_PICKLE in checkpoint:
             raise UserError("these weights are a backbone, not a trained detector", hint="fine-tune it first")
         incompatible = super()._load_model(checkpoint)
@@ -185,6 +185,7 @@ class _Complete(DetectionCheckpointer):
                     f"the weights do not fit the config: {len(names)} {what}, first: {names[0]}",
                     hint="evaluate with the config that the detector was trained with",
                 )
+        return incompatible
 
 
 def load_detector(model: nn.Module, path: str) -> None:

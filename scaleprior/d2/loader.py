@@ -185,7 +185,8 @@ class ResumableLoader:
                 f"DATALOADER.SAMPLER_TRAIN is {name!r}, which Detectron2 does not seed with SEED",
                 hint="take TrainingSampler or RepeatFactorTrainingSampler",
             )
-        return cls(**build_detection_train_loader.from_config(cfg), seed=run_seed(cfg))
+        build: Any = build_detection_train_loader  # its decorator hangs the reader of configs on it
+        return cls(**build.from_config(cfg), seed=run_seed(cfg))
 
     def go_to(self, step: int) -> None:
         """Start the next iteration at ``step``, counted from 0."""

@@ -11,7 +11,7 @@ from scaleprior.backbones.weights import read_card
 from scaleprior.backbones.zoo import local_path
 from scaleprior.config import load_config
 from scaleprior.d2.contract import apply_card
-from scaleprior.d2.plan import default_config
+from scaleprior.d2.plan import default_config, open_copy
 from scaleprior.d2.zoo_files import zoo_file
 from scaleprior.errors import UserError
 
@@ -46,8 +46,9 @@ def with_backbone(config: str | Path, weights: str | Path, overrides: Sequence[s
     loaded = load_config(file, overrides, defaults=default_config())
     from_overrides = load_config(None, overrides, defaults=default_config()).explicit
     card = read_card(local_path(weights))
-    cfg = loaded.cfg.clone()
-    cfg.defrost()
+    cfg = open_copy(loaded.cfg)
+    if "SEED" not in loaded.explicit:
+        cfg.SEED = default_config().SEED  # what a program of Detectron2's makes of it stays its own affair
     apply_card(cfg, card, from_overrides)
     cfg.MODEL.WEIGHTS = str(weights)
     if cfg.MODEL.DEVICE == "auto":

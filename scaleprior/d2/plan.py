@@ -12,6 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from fvcore.common.config import CfgNode as FvcoreNode
 
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import apply_card
@@ -36,7 +37,16 @@ from scaleprior.provenance import created_by
 from scaleprior.training.device import resolve_device
 from scaleprior.wording import parameter
 
-__all__ = ["EXTRA_KEY", "Plan", "class_names", "default_config", "plan_evaluation", "plan_training", "read_extra"]
+__all__ = [
+    "EXTRA_KEY",
+    "Plan",
+    "class_names",
+    "default_config",
+    "open_copy",
+    "plan_evaluation",
+    "plan_training",
+    "read_extra",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +89,14 @@ def default_config() -> CfgNode:
     return cfg
 
 
+def open_copy(cfg: FvcoreNode) -> CfgNode:
+    """A copy that may be changed of a config that was loaded on :func:`default_config`."""
+    copy = cfg.clone()
+    copy.defrost()
+    assert isinstance(copy, CfgNode)
+    return copy
+
+
 def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -> Plan:
     """Apply the backbone's card and count the classes.
 
@@ -101,8 +119,7 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
         weights = str(file)
     else:
         warn_of_frozen_stages(cfg)
-    cfg = cfg.clone()
-    cfg.defrost()
+    cfg = open_copy(cfg)
     cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = weights, str(out)
     cfg.SEED = run_seed(cfg)  # -1 gives every run of Detectron2's one data order and other weights
     cfg.MODEL.DEVICE = str(resolve_device(cfg.MODEL.DEVICE))
@@ -134,8 +151,7 @@ def plan_evaluation(loaded: LoadedConfig, model: str | Path, out: Path) -> Plan:
         cfg = follow_training(loaded, extra["config"], _fixed(cfg))
     else:
         logger.warning("%s was not written by ScalePrior: nothing says which config it was trained with", model)
-    cfg = cfg.clone()
-    cfg.defrost()
+    cfg = open_copy(cfg)
     cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = str(model), str(out)
     cfg.MODEL.DEVICE = str(resolve_device(cfg.MODEL.DEVICE))
     _register(cfg, "DATASETS.TEST")
@@ -241,7 +257,7 @@ def _set_classes(cfg: CfgNode, loaded: LoadedConfig, sets: str) -> tuple[str, ..
     return names
 
 
-def _fixed(cfg: CfgNode) -> dict[str, Any]:
+def _fixed(cfg: FvcoreNode) -> dict[str, Any]:
     """The keys that a detector's weights depend on, with their values in JSON's types."""
     values = {k: v for k, v in flat_config(cfg) if k == "INPUT.FORMAT" or (k.startswith("MODEL.") and not _is_free(k))}
     return json.loads(json.dumps(values))

@@ -118,12 +118,13 @@ class EventRecorder(Recorder):
         args: as the command line gave them; for the log.
     """
 
+    _storage: EventStorage  # of the main process, once it is open
+
     def __init__(self, loaded: LoadedConfig, args: argparse.Namespace) -> None:
         self._loaded = loaded
         self._args = args
         self._out = Path(loaded.cfg.OUTPUT_DIR)
         self._period = loaded.cfg.PRETRAIN.METRICS_PERIOD
-        self._storage: EventStorage | None = None
         self._writers: list[EventWriter] = []
         self._open = contextlib.ExitStack()
         self._dirty = False

@@ -89,7 +89,8 @@ def _train(plan: Plan, *, resume: bool) -> dict[str, Any]:
     trainer.extra = plan.extra
     trainer.resume_or_load(resume)
     trainer.train()
-    return trainer._last_eval_results if plan.cfg.DATASETS.TEST else {}
+    found: Any = trainer  # Detectron2 sets the attribute when it has evaluated
+    return found._last_eval_results if plan.cfg.DATASETS.TEST else {}
 
 
 def _evaluate(plan: Plan, weights: str) -> dict[str, Any]:

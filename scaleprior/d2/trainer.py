@@ -52,6 +52,7 @@ class Trainer(DefaultTrainer):
     """
 
     keep_checkpoints: int | None = None
+    data_loader: ResumableLoader  # Detectron2's property
 
     def __init__(self, cfg: CfgNode) -> None:
         check_solver(cfg)
@@ -119,8 +120,10 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> TestLoader:
         """Detectron2's, whose errors name the image."""
-        mapper = NamedMapper(DatasetMapper(cfg, is_train=False))
-        return TestLoader(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
+        # Both take a config in place of their arguments, which no checker sees.
+        make_mapper: Any = DatasetMapper
+        make_loader: Any = build_detection_test_loader
+        return TestLoader(make_loader(cfg, dataset_name, mapper=NamedMapper(make_mapper(cfg, is_train=False))))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -209,6 +212,7 @@ class _StopOnRequest(HookBase):
 
     def after_step(self) -> None:
         trainer, done = self.trainer, self.trainer.iter + 1
+        assert isinstance(trainer, Trainer)
         if trainer.progress is not None:
             loss = trainer.storage.latest().get("total_loss", (math.nan, 0))[0]
             trainer.progress(done, trainer.max_iter, {"loss": float(loss)})

@@ -74,9 +74,10 @@ def check_shape(shape: Sequence[object], itemsize: int, held: int, name: str, wh
     Raises:
         RefusedFileError: not a shape, beyond the limits, or more than the file stores.
     """
-    if len(shape) > 8 or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape):
+    sides = [n for n in shape if isinstance(n, int) and not isinstance(n, bool) and n >= 0]
+    if len(shape) > 8 or len(sides) < len(shape):
         raise RefusedFileError("damaged", f"{where}: {name} has the impossible shape {str(tuple(shape))[:80]}")
-    elements = math.prod(shape)
+    elements = math.prod(sides)
     if elements > limits.tensor_elements:
         raise RefusedFileError(
             "size", f"{where}: {name} claims {elements:,} numbers, at most {limits.tensor_elements:,} are read"

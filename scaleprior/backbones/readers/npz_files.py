@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Literal
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def load_npz(path: Path, *, limits: Limits = LIMITS) -> dict[str, np.ndarray]:
         return dict(zip(names, pool.map(read, members, names)))
 
 
-def _header(file: BinaryIO, name: str, path: Path) -> tuple[tuple[int, ...], str, np.dtype]:
+def _header(file: IO[bytes], name: str, path: Path) -> tuple[tuple[int, ...], Literal["F", "C"], np.dtype]:
     """(shape, order, type) as the array's own header claims them."""
     try:
         version = np.lib.format.read_magic(file)
@@ -77,7 +77,7 @@ def _stored(data: mmap.mmap, member: zipfile.ZipInfo, name: str, path: Path, lim
     return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
 
-def _unpacked(file: zipfile.ZipExtFile, size: int, name: str, path: Path, limits: Limits) -> np.ndarray:
+def _unpacked(file: IO[bytes], size: int, name: str, path: Path, limits: Limits) -> np.ndarray:
     shape, order, dtype = _header(file, name, path)
     expected = check_shape(shape, dtype.itemsize, size - file.tell(), name, str(path), limits)
     # Filled piece by piece: memory follows the bytes that really come, not those that the headers promise.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ def add_backbone(file: str | Path, name: str) -> Entry:
             shutil.copyfile(file, temporary)
             if file_sha256(temporary) != sha256:
                 raise UserError(f"{file} changed while it was copied", hint="add it when its run has ended")
-        raw = read_yaml(home.catalogue) if home.catalogue.is_file() else {"schema": SCHEMA}
+        raw: dict[str, Any] = read_yaml(home.catalogue) if home.catalogue.is_file() else {"schema": SCHEMA}
         raw["own"] = {**(raw.get("own") or {}), name: {"sha256": sha256, "card": card.to_dict()}}
         entry = own_entry(name, raw["own"][name], where=str(home.catalogue))
         write_text(home.catalogue, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
@@ -183,12 +183,17 @@ def _grid(part: Mapping[str, Any], where: str) -> dict[str, Entry]:
                 depth=depth,
                 licence="not public",
                 source=grid["source"],
-                pixel_mean=tuple(map(float, grid["pixel_mean"])),
-                pixel_std=tuple(map(float, grid["pixel_std"])),
+                pixel_mean=_three(grid["pixel_mean"]),
+                pixel_std=_three(grid["pixel_std"]),
                 command=_command(depth, key, corpus, grid["config"]),
                 **facts,
             )
     return entries
+
+
+def _three(values: Iterable[float]) -> tuple[float, float, float]:
+    first, second, third = map(float, values)
+    return first, second, third
 
 
 def _grid_name(depth: int, corpus: str) -> str:

@@ -6,7 +6,7 @@ So a resumed run continues the order instead of replaying it, whatever the numbe
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -165,7 +165,7 @@ class TrainLoader:
             cache_bytes=cfg.SCALEPRIOR.IMAGE_CACHE_MB * 2**20,
         )
 
-    def batches(self, first_step: int, steps: int) -> Iterator[DetectionBatch]:
+    def batches(self, first_step: int, steps: int) -> Generator[DetectionBatch, None, None]:
         """The batches of steps ``first_step`` to ``steps - 1``."""
         records = [store.data.records[index] for store, index in self.entries]
         landscape = [record.width > record.height for record in records]

@@ -14,7 +14,7 @@ import mmap
 import pickle
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from scaleprior.backbones.readers.limits import Limits, RefusedFileError
 from scaleprior.backbones.readers.pickle.stand_ins import (
@@ -77,12 +77,12 @@ class Machine:
             handler(self)
         raise RefusedFileError("size", f"a pickle of more than {self.limits.pickle_steps:,} instructions")
 
-    def _refuse(self, code: bytes) -> None:
+    def _refuse(self, code: bytes) -> NoReturn:
         if not code:
             raise EOFError("the file ends within a pickle")
         import pickletools  # builds long tables, which only this message needs
 
-        known = pickletools.code2op.get(code.decode("latin1"))
+        known = pickletools.code2op.get(code.decode("latin1"))  # pyright: ignore[reportAttributeAccessIssue]
         if known is None:
             raise RefusedFileError("damaged", f"{code!r} is no instruction of a pickle")
         raise RefusedFileError("code", f"the pickle instruction {known.name}, which no weights need", hint=_HINT_CODE)

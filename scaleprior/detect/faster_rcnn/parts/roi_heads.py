@@ -55,12 +55,11 @@ class BoxHead(nn.Module):
         for number, width in enumerate(conv_dims, start=1):
             conv = nn.Conv2d(channels, width, 3, padding=1, bias=norm is None)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            if norm is None:
+            if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
-            else:
-                conv = nn.Sequential(conv, norm(width))
-            self.add_module(f"conv{number}", conv)
-            self._layers.append(conv)
+            layer = conv if norm is None else nn.Sequential(conv, norm(width))
+            self.add_module(f"conv{number}", layer)
+            self._layers.append(layer)
             channels = width
         size = channels * resolution * resolution
         for number, width in enumerate(fc_dims, start=1):

@@ -45,6 +45,7 @@ class RpnHead(nn.Module):
         self.anchor_deltas = nn.Conv2d(widths[-1], anchors * 4, 1)
         for layer in (*convs, self.objectness_logits, self.anchor_deltas):
             nn.init.normal_(layer.weight, std=0.01)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
