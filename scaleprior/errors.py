@@ -19,21 +19,21 @@ class ScalePriorError(Exception):
         wording: message and hint, as Python and as the command line say them.
     """
 
-    exit_code = 1
+    exit_code: int = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        self.wording = Wording(f"{message}; {hint}" if hint else message)
+        self.wording: Wording = Wording(f"{message}; {hint}" if hint else message)
         super().__init__(str(self.wording))
-        self.hint = Wording(hint)
+        self.hint: Wording = Wording(hint)
 
 
 class UserError(ScalePriorError, ValueError):
     """Bad input: a file, a value or a combination that the user can change."""
 
-    exit_code = 2
+    exit_code: int = 2
 
 
 class FailureError(ScalePriorError, RuntimeError):
     """The input was fine but the work could not be finished (disk full, interrupted, diverged)."""
 
-    exit_code = 1
+    exit_code: int = 1

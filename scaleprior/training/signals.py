@@ -16,7 +16,7 @@ __all__ = ["Interrupted", "StopRequest", "catch_sigterm"]
 class Interrupted(FailureError):
     """The run was asked to stop (SIGTERM), saved its state, and can be resumed."""
 
-    exit_code = 128 + signal.SIGTERM
+    exit_code: int = 128 + signal.SIGTERM
 
 
 @dataclass

@@ -36,8 +36,8 @@ class LocalExecutor:
     """
 
     def __init__(self, *, jobs: int | None = None, threads: int = 1, gpus: int | None = None) -> None:
-        self.gpus = _visible_gpus() if gpus is None else gpus
-        self.jobs = jobs or self.gpus or max(1, available_cores() // threads)
+        self.gpus: int = _visible_gpus() if gpus is None else gpus
+        self.jobs: int = jobs or self.gpus or max(1, available_cores() // threads)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["scaleprior.study.worker"])
 
