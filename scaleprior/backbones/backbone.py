@@ -136,7 +136,7 @@ class Backbone:
         export_backbone(self.tensors, self.card, path, kind=export_format(str(path)))
 
 
-def load_backbone(source: str | Path, **facts: Unpack[Facts]) -> Backbone:
+def load_backbone(source: str | Path, /, **facts: Unpack[Facts]) -> Backbone:
     """Read a backbone into memory.
 
     Args:
@@ -168,7 +168,7 @@ class Conversion:
     report: Report
 
 
-def convert(source: str | Path, out: str | Path, **facts: Unpack[Facts]) -> Conversion:
+def convert(source: str | Path, /, out: str | Path, **facts: Unpack[Facts]) -> Conversion:
     """Write any backbone as a canonical file, without holding it in memory.
 
     Args:

@@ -15,6 +15,7 @@ from scaleprior.progress import ProgressFn, watched
 if TYPE_CHECKING:
     from scaleprior.backbones.backbone import Backbone
     from scaleprior.config import LoadedConfig
+    from scaleprior.detect.metrics import DetectionResult
 
 __all__ = ["DetectRun", "detect"]
 
@@ -34,7 +35,7 @@ class DetectRun:
 
     model: Path
     engine: str
-    results: Mapping[str, Mapping[str, Any]]
+    results: Mapping[str, DetectionResult]
 
     @property
     def ap(self) -> float:
@@ -48,7 +49,7 @@ class DetectRun:
                 f"{len(self.results)} sets were evaluated: {', '.join(self.results)}", hint="take `results`"
             )
         (result,) = self.results.values()
-        return result["AP"]
+        return result.ap
 
 
 def detect(
@@ -104,13 +105,11 @@ def detect(
 
 def _evaluate(
     engine: Engine, loaded: LoadedConfig, model: Path, out: Path, progress: ProgressFn | bool
-) -> dict[str, Mapping[str, Any]]:
-    sets = list(loaded.cfg.DATASETS.TEST)
-    if not sets:
+) -> Mapping[str, DetectionResult]:
+    if not loaded.cfg.DATASETS.TEST:
         return {}
     with watched(progress, "evaluating", unit="images") as report:
-        results = engine.evaluate(loaded, model, out, progress=report)
-    return {sets[0]: results} if len(sets) == 1 else results
+        return engine.evaluate(loaded, model, out, progress=report)
 
 
 def _dataset_keys(loaded: LoadedConfig, train: DataSource | None, val: DataSource | None) -> dict[str, Any]:

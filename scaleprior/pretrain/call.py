@@ -64,21 +64,22 @@ def pretrain(
 
 def _corpus_keys(corpus: str | Path | Corpus | Fraction | None, images: int | None) -> dict[str, Any]:
     keys: dict[str, Any] = {}
-    if corpus is not None and not isinstance(corpus, (str, Path)):
+    if isinstance(corpus, (str, Path)):
+        keys["PRETRAIN.CORPUS"] = str(corpus)
+    elif corpus is not None:
         from scaleprior.corpus import Corpus, Fraction
 
+        whole = corpus.corpus if isinstance(corpus, Fraction) else corpus
         if isinstance(corpus, Fraction):
             if images not in (None, corpus.images):
                 raise UserError(f"images is {images}, corpus is a fraction of {corpus.images}", hint="give one of them")
-            corpus, images = corpus.corpus, corpus.images
-        if corpus.root != Corpus.open(corpus.path).root:
+            images = corpus.images
+        if whole.root != Corpus.open(whole.path).root:
             raise UserError(
-                f"the images of {corpus.path} were moved to {corpus.root}, which a run would not remember",
+                f"the images of {whole.path} were moved to {whole.root}, which a run would not remember",
                 hint="build the index again where they are",
             )
-        corpus = corpus.path
-    if corpus is not None:
-        keys["PRETRAIN.CORPUS"] = str(corpus)
+        keys["PRETRAIN.CORPUS"] = str(whole.path)
     if images is not None:
         keys["PRETRAIN.FRACTION.IMAGES"] = images
     return keys

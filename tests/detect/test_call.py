@@ -26,7 +26,7 @@ def test_train_evaluate_and_evaluate_again(tmp_path: Path) -> None:
     assert run.engine == "torchvision"
     assert run.model == tmp_path / "run" / "model.safetensors"
     assert list(run.results) == ["instances_val"]  # both files are called instances.json
-    assert run.ap == run.results["instances_val"]["AP"]
+    assert run.ap == run.results["instances_val"].ap
     assert seen[:2] == [1, 2]
     again = sp.detect(CONFIG, tmp_path / "again", model=run.model, val=val, engine="torchvision")
     assert again.ap == run.ap
