@@ -98,7 +98,7 @@ def test_padding_is_the_mean_and_strides_divide_the_batch() -> None:
         ("FPN", "MODEL.RPN.IN_FEATURES", "['p2', 'p9']", r"the backbone makes \['p2', 'p3', 'p4', 'p5', 'p6'\]"),
         ("FPN", "MODEL.RPN.POSITIVE_FRACTION", "1.5", "give a number from 0 to 1"),
         ("FPN", "SOLVER.IMS_PER_BATCH", "0", "give a whole number of at least 1"),
-        ("FPN", "INPUT.MIN_SIZE_TRAIN", "()", "give whole numbers of at least 1"),
+        ("FPN", "INPUT.MIN_SIZE_TRAIN", "()", "give one or more whole numbers of at least 1"),
         ("FPN", "MODEL.PIXEL_STD", "[1.0, 0.0, 1.0]", "give three numbers above 0"),
         ("FPN", "MODEL.PIXEL_MEAN", "[1.0]", "give three numbers"),
         ("FPN", "MODEL.BACKBONE.FREEZE_AT", "9", "give a whole number from 0 to 5"),
