@@ -131,8 +131,8 @@ def measure_one(source: Path, out: Path) -> None:
     import torch
 
     from scaleprior.backbones import convert_backbone
-    from scaleprior.backbones.families import canonical_shapes
-    from scaleprior.backbones.spec import ResNetSpec
+    from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
+    from scaleprior.backbones.trunks.trunk import canonical_shapes
 
     torch.set_num_threads(1)
     for module in ("pickle.torch_files", "npz_files", "safetensors_files"):

@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scaleprior.backbones.export import export_backbone
-from scaleprior.backbones.families import build_trunk
-from scaleprior.backbones.readers.facts import IMAGENET, ReadOptions
+from scaleprior.backbones.readers.facts import ReadOptions
 from scaleprior.backbones.readers.read import read_backbone
+from scaleprior.backbones.trunks.published import IMAGENET
+from scaleprior.backbones.trunks.trunk import build_trunk
 from scaleprior.backbones.weights import load_backbone, save_backbone
 from scaleprior.errors import UserError
 

@@ -21,9 +21,9 @@ from torchvision.ops import roi_align
 from benchmarks.exactness import randomise
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import apply_card
-from scaleprior.backbones.names import to_detectron2
-from scaleprior.backbones.readers.facts import IMAGENET
-from scaleprior.backbones.spec import ResNetSpec
+from scaleprior.backbones.trunks.published import IMAGENET
+from scaleprior.backbones.trunks.resnet.names import to_detectron2
+from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
 from scaleprior.backbones.weights import save_backbone
 from scaleprior.config import load_config
 from scaleprior.d2.plan import default_config

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Unpack
 
-    from scaleprior.backbones.families import Trunk
+    from scaleprior.backbones.trunks.trunk import Trunk
 
 __all__ = ["Backbone", "Conversion", "Facts", "convert", "load_backbone"]
 
@@ -35,7 +35,7 @@ class Facts(TypedDict, total=False):
     channel_order: str | None
     stride_in_1x1: bool | None
     norm: str | None
-    norm_eps: float
+    norm_eps: float | None
     depth: int | None
     timm_model: str | None
     state: str | None

@@ -11,15 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from scaleprior.backbones.arch import Arch, TimmSpec, arch_from_dict
-from scaleprior.backbones.spec import ResNetSpec
+from scaleprior.backbones.trunks.family import TrunkSpec
+from scaleprior.backbones.trunks.selection import spec_from_dict
 from scaleprior.errors import UserError
 
 __all__ = ["CARD_KEY", "SCHEMA", "UNKNOWN", "Card"]
 
 SCHEMA = 2
-"""Newest schema read here. Cards of a ``ResNetSpec`` are written as 1, which older versions read, too; those of a
-``TimmSpec`` as 2, which they refuse."""
+"""Newest schema read here. Cards of Detectron2's ResNets are written as 1, which older versions read, too; those that
+name another family as 2, which they refuse."""
 CARD_KEY = "scaleprior.card"
 """Key of the card in the safetensors header's metadata."""
 UNKNOWN = "unknown"
@@ -33,12 +33,12 @@ class Card:
 
     Attributes:
         name: short name of these weights, e.g. "R-50_jft-10m_seed0".
-        arch: the trunk's architecture, including stride placement and norm kind: a ``ResNetSpec``, or a ``TimmSpec``
-            for trunks that Detectron2's ResNet cannot hold.
+        arch: the trunk's architecture, including stride placement and norm kind: a ``ResNetSpec``, or the spec of
+            another family (a ``TimmSpec`` as a rule) for trunks that Detectron2's ResNet cannot hold.
         pixel_mean, pixel_std: three floats on the 0-255 scale in ``channel_order``; the network saw
             ``(pixel - mean) / std``.
         channel_order: "RGB" or "BGR".
-        norm_eps: what the norms add to the variance.
+        norm_eps: what the norms add to the variance; left out, it is what the family's do.
         input_size: side of the training crops in pixels; None = unknown.
         corpus: ``{"name": ..., "fingerprint": ...}`` of the images trained on.
         images: images trained on (the fraction's length); None = unknown.
@@ -55,11 +55,11 @@ class Card:
     """
 
     name: str
-    arch: Arch
+    arch: TrunkSpec
     pixel_mean: tuple[float, float, float]
     pixel_std: tuple[float, float, float]
     channel_order: Literal["RGB", "BGR"]
-    norm_eps: float = 1e-5
+    norm_eps: float = None  # type: ignore[assignment]  # never None afterwards
     input_size: int | None = None
     corpus: Mapping[str, str] = field(default_factory=lambda: {"name": UNKNOWN, "fingerprint": UNKNOWN})
     images: int | None = None
@@ -79,7 +79,10 @@ class Card:
     def __post_init__(self) -> None:
         object.__setattr__(self, "pixel_mean", tuple(self.pixel_mean))
         object.__setattr__(self, "pixel_std", tuple(self.pixel_std))
-        object.__setattr__(self, "schema", 2 if isinstance(self.arch, TimmSpec) else 1)
+        if isinstance(self.arch, TrunkSpec):
+            object.__setattr__(self, "schema", 2 if "family" in self.arch.to_dict() else 1)
+            if self.norm_eps is None:
+                object.__setattr__(self, "norm_eps", self.arch.family.eps)
         for name, problem in _problems(self):
             raise UserError(f"card: {name} is {getattr(self, name)!r}", hint=problem)
 
@@ -127,7 +130,7 @@ class Card:
             if not isinstance(value[name], (list, tuple)):
                 raise UserError(f"{source}: card: {name} is {value[name]!r}", hint="three numbers are needed")
         try:
-            card = cls(**{**value, "arch": arch_from_dict(value["arch"])})
+            card = cls(**{**value, "arch": spec_from_dict(value["arch"])})
         except UserError as e:
             raise UserError(f"{source}: {e}") from e
         for name, said in repeated.items():
@@ -156,8 +159,8 @@ def _problems(card: Card) -> list[tuple[str, str]]:
     """(field, what it should be) for every field with an impossible value."""
     triple = "three finite numbers on the 0-255 scale"
     found = []
-    if not isinstance(card.arch, (ResNetSpec, TimmSpec)):
-        found.append(("arch", "a ResNetSpec or a TimmSpec is needed"))
+    if not isinstance(card.arch, TrunkSpec):
+        found.append(("arch", "a ResNetSpec, a TimmSpec or the spec of another family is needed"))
     for name in ("pixel_mean", "pixel_std"):
         if len(getattr(card, name)) != 3 or not all(map(_number, getattr(card, name))):
             found.append((name, f"{triple} are needed"))

@@ -10,9 +10,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scaleprior.backbones.arch import FITTING_NORMS, TIMM_BUILDERS, TimmSpec, is_timm_config
 from scaleprior.backbones.card import Card
-from scaleprior.backbones.spec import ResNetSpec
+from scaleprior.backbones.trunks.model import fitting_norms
+from scaleprior.backbones.trunks.selection import TIMM_BUILDERS, is_timm_config
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 
     from scaleprior.config.load import LoadedConfig
 
-__all__ = ["Mismatch", "apply_card", "check_contract", "is_translation"]
+__all__ = ["Mismatch", "apply_card", "check_contract", "is_translation", "usual_norm"]
 
 logger = logging.getLogger(__name__)
 
-_DETECTOR_EPS = 1e-5  # of Detectron2's and torchvision's FrozenBN, of GN, and of every trunk in TIMM_TRUNKS
 _BACKBONE = "MODEL.BACKBONE.NAME"
 _TRUNK = "MODEL.TIMM.MODEL"
 
@@ -80,17 +79,14 @@ def check_contract(cfg: CfgNode, card: Card, explicit: Collection[str] = ()) -> 
         "MODEL.PIXEL_STD": list(card.pixel_std),
         "INPUT.FORMAT": card.channel_order,
     }
-    if isinstance(card.arch, TimmSpec):
-        needed |= _timm_keys(cfg, card, card.arch)
+    keys = card.arch.to_cfg_keys()
+    if keys is None:
+        keys = _timm_keys(cfg, card)
     elif is_timm_config(cfg):
-        needed |= _plain_keys(cfg, card, card.arch)
-    else:
-        needed |= card.arch.to_cfg_keys()
-        if card.arch.bottleneck:
-            needed["MODEL.RESNETS.STRIDE_IN_1X1"] = card.stride_in_1x1
-    fitting = FITTING_NORMS[card.norm]
-    if _get(cfg, "MODEL.RESNETS.NORM") not in fitting:
-        needed["MODEL.RESNETS.NORM"] = "FrozenBN" if "FrozenBN" in fitting else fitting[0]
+        keys = _plain_keys(cfg, card)
+    needed |= keys
+    if _get(cfg, "MODEL.RESNETS.NORM") not in fitting_norms(card.norm):
+        needed["MODEL.RESNETS.NORM"] = usual_norm(card)
     return [
         Mismatch(key, found, value, key in explicit and not is_translation(key, found, value))
         for key, value in needed.items()
@@ -98,10 +94,17 @@ def check_contract(cfg: CfgNode, card: Card, explicit: Collection[str] = ()) -> 
     ]
 
 
-def _timm_keys(cfg: CfgNode, card: Card, arch: TimmSpec) -> dict[str, Any]:
+def usual_norm(card: Card) -> str:
+    """The value of MODEL.RESNETS.NORM that detectors take these weights with. BN weights are usually fine-tuned frozen:
+    batches of 2 images a GPU are too small for statistics."""
+    fitting = fitting_norms(card.norm)
+    return "FrozenBN" if "FrozenBN" in fitting else fitting[0]
+
+
+def _timm_keys(cfg: CfgNode, card: Card) -> dict[str, Any]:
     """The keys that describe a trunk which MODEL.RESNETS cannot."""
     builder = cfg.MODEL.BACKBONE.NAME
-    what = f"backbone {card.name} is timm's {arch.model}, which no MODEL.RESNETS config describes"
+    what = f"backbone {card.name} is timm's {card.arch.name}, which no MODEL.RESNETS config describes"
     if not is_timm_config(cfg) and builder not in TIMM_BUILDERS:
         if builder == "build_resnet_backbone":
             what += f"; {_BACKBONE} is {builder}, and C4's head is the res5 of a ResNet"
@@ -113,19 +116,20 @@ def _timm_keys(cfg: CfgNode, card: Card, arch: TimmSpec) -> dict[str, Any]:
             f"{what}; MODEL.ROI_HEADS.NAME is Res5ROIHeads, whose res5 is a ResNet's",
             hint=f"take a config with a feature pyramid (FPN) and {_BACKBONE} build_timm_fpn_backbone",
         )
-    return {_BACKBONE: TIMM_BUILDERS.get(builder, builder), _TRUNK: arch.model}
+    return {_BACKBONE: TIMM_BUILDERS.get(builder, builder), _TRUNK: card.arch.timm_model}
 
 
-def _plain_keys(cfg: CfgNode, card: Card, spec: ResNetSpec) -> dict[str, Any]:
+def _plain_keys(cfg: CfgNode, card: Card) -> dict[str, Any]:
     """The keys that describe a ResNet which is built through MODEL.TIMM.MODEL."""
-    if spec != ResNetSpec(depth=spec.depth, norm=spec.norm):
+    spec = card.arch
+    if spec.timm_model is None:
         resnet = {theirs: ours for ours, theirs in TIMM_BUILDERS.items()}
         raise UserError(
             f"backbone {card.name} is {spec.name} with stride_in_1x1 {spec.stride_in_1x1}; {_BACKBONE} "
             f"{cfg.MODEL.BACKBONE.NAME} builds plain ResNets of standard widths with the stride in the 3x3 only",
             hint=f"use {_BACKBONE} {resnet.get(cfg.MODEL.BACKBONE.NAME, 'build_resnet_backbone')}",
         )
-    keys = {_TRUNK: f"resnet{spec.depth}"}
+    keys: dict[str, Any] = {_TRUNK: spec.timm_model}
     if _has_res5_head(cfg):
         keys["MODEL.RESNETS.STRIDE_IN_1X1"] = False  # of the head, which Detectron2 builds from MODEL.RESNETS
     return keys
@@ -148,10 +152,13 @@ def apply_card(loaded: LoadedConfig, card: Card) -> CfgNode:
             no detector here has.
     """
     # FrozenBN's eps cannot be configured in Detectron2; weights of another eps need their variances rescaled first.
-    if abs(card.norm_eps - _DETECTOR_EPS) > 1e-9:
+    eps = card.arch.family.eps
+    if abs(card.norm_eps - eps) > 1e-9:
         raise UserError(
-            f"backbone {card.name} has norms with eps {card.norm_eps:g}, detectors have {_DETECTOR_EPS:g}",
-            hint="add the difference of the two to every running_var and save with the detectors' eps",
+            f"backbone {card.name} has norms with eps {card.norm_eps:g}, detectors have {eps:g}",
+            hint="add the difference of the two to every running_var and save with the detectors' eps"
+            if "FrozenBN" in fitting_norms(card.norm)
+            else f"{card.norm} keeps no variances that could take up the difference; take weights with that eps",
         )
     mismatches = check_contract(loaded.cfg, card, loaded.explicit)
     contradictions = [m for m in mismatches if m.explicit]

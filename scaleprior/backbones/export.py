@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scaleprior.backbones.arch import TimmSpec
 from scaleprior.backbones.card import Card
 from scaleprior.errors import UserError
 from scaleprior.files import atomic_path
@@ -57,15 +56,11 @@ def export_backbone(tensors: Mapping[str, Tensor], card: Card, path: str | Path,
             f"format {kind!r} for {path}",
             hint=f"take one of {', '.join(FORMATS)}" if wanted is None else f"name it *{wanted}",
         )
-    if isinstance(card.arch, TimmSpec):
-        raise UserError(
-            f"{card.name} is timm's {card.arch.model}, which no ResNet of Detectron2 or torchvision can hold",
-            hint="use the .safetensors itself as MODEL.WEIGHTS, with a feature pyramid (FPN)",
-        )
+    state = card.arch.family.exported(kind, tensors, card.arch, card.name)
     if kind == "detectron2":
-        _detectron2(tensors, card, path)
+        _detectron2(state, card, path)
     else:
-        _torchvision(tensors, card, path)
+        _torchvision(state, path)
 
 
 def _detectron2(tensors: Mapping[str, Tensor], card: Card, path: str | Path) -> None:
@@ -82,18 +77,8 @@ def _detectron2(tensors: Mapping[str, Tensor], card: Card, path: str | Path) -> 
         pickle.dump(content, file, protocol=4)
 
 
-def _torchvision(tensors: Mapping[str, Tensor], card: Card, path: str | Path) -> None:
+def _torchvision(state: dict[str, Tensor], path: str | Path) -> None:
     import torch
 
-    from scaleprior.backbones.names import from_detectron2
-
-    if card.stride_in_1x1 or card.norm == "GN":
-        what = "strides in the 1x1 convolutions" if card.stride_in_1x1 else "GroupNorm"
-        raise UserError(
-            f"{card.name} has {what}, torchvision's ResNet does not", hint="export to Detectron2's .pkl instead"
-        )
-    state = from_detectron2(tensors)
-    counters = [name.replace("running_var", "num_batches_tracked") for name in state if name.endswith("running_var")]
-    state.update({name: torch.tensor(0) for name in counters})
     with atomic_path(path) as temporary:
         torch.save(state, temporary)

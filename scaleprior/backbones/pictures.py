@@ -49,7 +49,7 @@ def feature_maps(tensors: Mapping[str, Tensor], card: Card, image: np.ndarray) -
     """
     import torch
 
-    from scaleprior.backbones.families import build_trunk
+    from scaleprior.backbones.trunks.trunk import build_trunk
 
     height, width = (32 * (n // 32) for n in image.shape[:2])
     if min(height, width) < 64:

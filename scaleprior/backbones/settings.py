@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from scaleprior.backbones.arch import FITTING_NORMS, TimmSpec
 from scaleprior.backbones.card import Card
-from scaleprior.backbones.contract import Mismatch
+from scaleprior.backbones.contract import Mismatch, usual_norm
 
 __all__ = ["config_lines"]
 
@@ -26,11 +25,8 @@ def config_lines(card: Card, weights: str | None = None) -> list[str]:
         "MODEL.PIXEL_STD": list(card.pixel_std),
         "INPUT.FORMAT": card.channel_order,
     }
-    if isinstance(card.arch, TimmSpec):
-        keys |= {"MODEL.BACKBONE.NAME": "build_timm_fpn_backbone", "MODEL.TIMM.MODEL": card.arch.model}
-    else:
-        keys |= {**card.arch.to_cfg_keys(), "MODEL.RESNETS.STRIDE_IN_1X1": card.stride_in_1x1}
-    # BN weights are usually fine-tuned frozen: batches of 2 images a GPU are too small for statistics.
-    fitting = FITTING_NORMS[card.norm]
-    keys["MODEL.RESNETS.NORM"] = "FrozenBN" if "FrozenBN" in fitting else fitting[0]
+    own = card.arch.to_cfg_keys()
+    if own is None:
+        own = {"MODEL.BACKBONE.NAME": "build_timm_fpn_backbone", "MODEL.TIMM.MODEL": card.arch.timm_model}
+    keys |= {**own, "MODEL.RESNETS.NORM": usual_norm(card)}
     return [Mismatch(key, None, value).override for key, value in keys.items()]

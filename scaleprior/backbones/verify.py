@@ -71,7 +71,7 @@ def verify_backbone(tensors: Mapping[str, Tensor], card: Card) -> Verdict:
         "warning": f"{card.name} is a whole {card.arch.name}, but look at the warnings before using it",
         "bad": f"do not use {card.name}: " + "; ".join(f.what for f in findings if f.level == "bad"),
     }[level]
-    return Verdict(level, words, tuple(findings), tuple(config_lines(card)), _statistics(tensors, dead))
+    return Verdict(level, words, tuple(findings), tuple(config_lines(card)), _statistics(tensors, dead, card))
 
 
 def _numbers(tensors: Mapping[str, Tensor]) -> Finding:
@@ -160,30 +160,33 @@ def _card_gaps(card: Card) -> list[Finding]:
     gaps = [Finding("good", f"the card does not know: {', '.join(unknown)}")] if unknown else []
     if fresh := card.recipe.get("fresh_tensors"):
         gaps.append(Finding("warning", f"{len(fresh)} tensors were missing and are fresh", tuple(fresh)))
-    if abs(card.norm_eps - 1e-5) > 1e-9:
-        gaps.append(Finding("bad", f"its norms have eps {card.norm_eps:g}, detectors have 1e-05"))
+    eps = card.arch.family.eps
+    if abs(card.norm_eps - eps) > 1e-9:
+        gaps.append(Finding("bad", f"its norms have eps {card.norm_eps:g}, detectors have {eps:g}"))
     return gaps
 
 
-def _statistics(tensors: Mapping[str, Tensor], dead: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, float]]:
+def _statistics(
+    tensors: Mapping[str, Tensor], dead: Mapping[str, tuple[int, int]], card: Card
+) -> dict[str, dict[str, float]]:
+    """By part of the trunk, from the stem to what is behind the last stage."""
+    part_of = card.arch.family.part_of
     stages: dict[str, dict[str, float]] = {}
     squares: dict[str, list[float]] = {}
     for name, tensor in tensors.items():
-        match = re.match(r"stem|res\d|stages\.\d|norm", name)
-        stage = match[0] if match else "other"
-        row = stages.setdefault(stage, {"tensors": 0, "parameters": 0, "conv_std": 0.0, "dead_channels": 0})
+        row = stages.setdefault(part_of(name), {"tensors": 0, "parameters": 0, "conv_std": 0.0, "dead_channels": 0})
         row["tensors"] += 1
         row["parameters"] += tensor.numel()
         if tensor.ndim == 4:
-            squares.setdefault(stage, []).append(float(tensor.double().square().mean()))
+            squares.setdefault(part_of(name), []).append(float(tensor.double().square().mean()))
     for stage, values in squares.items():
         spread = math.sqrt(sum(values) / len(values))
         stages[stage]["conv_std"] = spread if math.isfinite(spread) else -1.0
     for norm, (count, _) in dead.items():
-        match = re.match(r"stem|res\d|stages\.\d|norm", norm)
-        stages[match[0] if match else "other"]["dead_channels"] += count
-    return dict(sorted(stages.items(), key=lambda item: ("stem", "res", "stage", "norm").index(_order(item[0]))))
+        stages[part_of(norm)]["dead_channels"] += count
+    return dict(sorted(stages.items(), key=lambda item: _order(item[0])))
 
 
-def _order(stage: str) -> str:
-    return next((p for p in ("stem", "res", "stage", "norm") if stage.startswith(p)), "norm")
+def _order(part: str) -> tuple[bool, bool, str]:
+    numbered = part[-1].isdigit()
+    return (part != "stem", not numbered, part)

@@ -1,6 +1,6 @@
 """Canonical backbone files: ``.safetensors`` with Detectron2's parameter names, and the card in the header.
 
-Trunks that Detectron2's ResNet cannot hold (``TimmSpec``) keep timm's names.
+Trunks that Detectron2's ResNet cannot hold keep the names that their family gives them: timm's, as a rule.
 
 A file is 8 bytes (header length, little endian), a JSON header, and raw tensors; nothing in it can execute.
 Names carry no prefix: ``stem.conv1.weight``, ``res2.0.conv1.norm.bias``, ...
@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaleprior.backbones.arch import Arch
 from scaleprior.backbones.card import CARD_KEY, Card
+from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.errors import UserError
 from scaleprior.files import atomic_path
 
@@ -129,8 +129,8 @@ def _read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def _check_against(spec: Arch, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
-    from scaleprior.backbones.families import canonical_shapes
+def _check_against(spec: TrunkSpec, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    from scaleprior.backbones.trunks.trunk import canonical_shapes
 
     expected = canonical_shapes(spec)
     missing, unexpected = sorted(set(expected) - set(shapes)), sorted(set(shapes) - set(expected))

@@ -60,7 +60,7 @@ def _add_facts(parser: argparse.ArgumentParser) -> None:
     facts.add_argument("--channel-order", choices=("RGB", "BGR"))
     facts.add_argument("--stride-in-1x1", choices=("yes", "no"), help="MSRA's ResNets: yes; torchvision's: no")
     facts.add_argument("--norm", choices=("GN", "FrozenBN"), help="of norms without running statistics")
-    facts.add_argument("--norm-eps", type=float, default=1e-5, metavar="E", help="the weights' BN eps (default: 1e-5)")
+    facts.add_argument("--norm-eps", type=float, metavar="E", help="the weights' BN eps (default: 1e-5)")
     facts.add_argument("--depth", type=int, choices=(18, 34, 50, 101, 152), help="where stages are absent")
     facts.add_argument("--timm-model", metavar="NAME", help="take timm's published facts of this model")
     facts.add_argument("--state", metavar="KEY", help="which state dict of a checkpoint (default: the moving average)")

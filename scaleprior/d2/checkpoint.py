@@ -20,8 +20,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
 from scaleprior.backbones.card import Card
-from scaleprior.backbones.families import canonical_shapes
 from scaleprior.backbones.readers.read import CARD_IN_PICKLE
+from scaleprior.backbones.trunks.trunk import canonical_shapes
 from scaleprior.backbones.weights import has_card, load_backbone
 from scaleprior.d2.contract import require_contract
 from scaleprior.errors import ScalePriorError, UserError
@@ -101,18 +101,18 @@ def match_trunk(model: nn.Module, tensors: Mapping[str, Tensor], card: Card) -> 
     Raises:
         UserError: nothing matches; the trunk is not filled completely; shapes differ; a part of a stage is left over.
     """
-    state = model.state_dict()
+    state, part_of = model.state_dict(), card.arch.family.part_of
     filled: dict[str, str] = {}
     prefixes: set[str] = set()
     found = {name: source for name in state if (source := _longest_suffix(name, tensors)) is not None}
     # A trunk is where its stem is; a name such as "norm.weight" (BiT's last) also ends names of other layers. What
     # stands apart from the stem is C4's res5 in the heads, and its names are its own.
-    trunks = {_prefix(name, source) for name, source in found.items() if source.startswith("stem.")}
+    trunks = {_prefix(name, source) for name, source in found.items() if part_of(source) == "stem"}
     for name, source in found.items():
         if _prefix(name, source) in trunks or source.startswith("res"):
             filled[name] = source
             prefixes.add(_prefix(name, source))
-    stages = {_part(name) for name in canonical_shapes(card.arch)}
+    stages = {part_of(name) for name in canonical_shapes(card.arch)}
     hint = "take weights of the architecture that the config describes (MODEL.RESNETS.*, MODEL.TIMM.MODEL)"
     if not filled:
         raise UserError(f"none of the {len(tensors)} tensors of backbone {card.name} fits this model", hint=hint)
@@ -122,7 +122,7 @@ def match_trunk(model: nn.Module, tensors: Mapping[str, Tensor], card: Card) -> 
         if name not in filled
         and not name.endswith(_COUNTER)
         and _OFFSETS not in name
-        and any(name.startswith(p) and _part(name[len(p) :]) in stages for p in prefixes)
+        and any(name.startswith(p) and part_of(name[len(p) :]) in stages for p in prefixes)
     ]
     differing = [
         f"{name} is {tuple(state[name].shape)}, the file's {tuple(tensors[source].shape)}"
@@ -132,8 +132,8 @@ def match_trunk(model: nn.Module, tensors: Mapping[str, Tensor], card: Card) -> 
     used = set(filled.values())
     unused = tuple(name for name in tensors if name not in used)
     # A stage is in use when its convolutions are: BiT's res4 also passes the first norm of the stage behind it.
-    convolved = {_part(name) for name in used if ".conv" in name}
-    torn = [name for name in unused if _part(name) in convolved]
+    convolved = {part_of(name) for name in used if tensors[name].ndim > 1}
+    torn = [name for name in unused if part_of(name) in convolved]
     for what, names in (
         ("tensors of the model's trunk are not in it", unfilled),
         ("tensors have other shapes", differing),
@@ -149,11 +149,6 @@ def match_trunk(model: nn.Module, tensors: Mapping[str, Tensor], card: Card) -> 
 
 def _prefix(name: str, source: str) -> str:
     return name[: len(name) - len(source)]
-
-
-def _part(name: str) -> str:
-    """The stage that a tensor of a trunk belongs to: ``res4``, or timm's ``stages.2``."""
-    return ".".join(name.split(".")[: 2 if name.startswith("stages.") else 1])
 
 
 def _longest_suffix(name: str, tensors: Mapping[str, Tensor]) -> str | None:

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils import comm
 
-from scaleprior.backbones.arch import arch_from_cfg, is_timm_config
+from scaleprior.backbones.trunks.selection import is_timm_config, spec_from_config
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.wording import parameter
 
@@ -54,7 +54,7 @@ def check_builders(cfg: CfgNode) -> None:
             known = ", ".join(sorted(name for name, _ in registry))
             raise UserError(f"{key} is {name!r}, which Detectron2 does not know", hint=f"registered: {known}")
     if is_timm_config(cfg):
-        arch_from_cfg(cfg)
+        spec_from_config(cfg)
 
 
 @contextlib.contextmanager

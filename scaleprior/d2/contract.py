@@ -14,7 +14,6 @@ from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 
 from scaleprior.backbones import contract as backbone_contract
-from scaleprior.backbones.arch import TimmSpec
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import Mismatch, check_contract
 from scaleprior.config import LoadedConfig
@@ -67,7 +66,7 @@ def check_model(model: nn.Module, card: Card) -> list[Mismatch]:
     order = getattr(model, "input_format", None)
     if order is not None and order != card.channel_order:
         found.append(Mismatch("INPUT.FORMAT", order, card.channel_order))
-    if not isinstance(card.arch, TimmSpec) and card.arch.bottleneck:
+    if "MODEL.RESNETS.STRIDE_IN_1X1" in (card.arch.to_cfg_keys() or ()):
         strides = {
             block.conv1.stride[0] > 1
             for block in model.modules()

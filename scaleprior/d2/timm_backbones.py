@@ -1,4 +1,4 @@
-"""timm's trunks as Detectron2 backbones: BiT and CLIP, which MODEL.RESNETS cannot describe, and plain ResNets.
+"""Trunks of MODEL.TIMM.MODEL as Detectron2 backbones: those that MODEL.RESNETS cannot describe, and plain ResNets.
 
 Registered in ``BACKBONE_REGISTRY``: ``build_timm_backbone``, ``build_timm_fpn_backbone`` (Faster R-CNN and its kin) and
 ``build_retinanet_timm_fpn_backbone``. MODEL.TIMM.MODEL names the trunk; MODEL.RESNETS.OUT_FEATURES and NORM and
@@ -16,8 +16,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
-from scaleprior.backbones.arch import TimmSpec, arch_from_timm
-from scaleprior.backbones.families import detection_trunk
+from scaleprior.backbones.trunks.selection import spec_of_model
+from scaleprior.backbones.trunks.trunk import detection_trunk
 from scaleprior.errors import UserError
 
 __all__ = ["TimmBackbone", "build_retinanet_timm_fpn_backbone", "build_timm_backbone", "build_timm_fpn_backbone"]
@@ -33,8 +33,8 @@ class TimmBackbone(Backbone):
         model: MODEL.TIMM.MODEL.
         norm: "FrozenBN", "BN" or "SyncBN"; "GN" for BiT.
         freeze_at: stages that stay fixed: 0 none, 1 the stem, 2 stem and res2, ... 5 all.
-        out_features: maps to hand on, of res2 .. res5. BiT's are those that its next stage sees: normalised, after
-            ReLU.
+        out_features: maps to hand on, of res2 .. res5, as the network itself sees them next: BiT's and ConvNeXt's have
+            passed a norm.
 
     Raises:
         UserError: names the config key whose value does not fit.
@@ -49,8 +49,8 @@ class TimmBackbone(Backbone):
         out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
     ) -> None:
         super().__init__()
-        arch = arch_from_timm(model, norm)
-        self.trunk = trunk = detection_trunk(arch, norm=norm, freeze_stages=freeze_at, out_features=out_features)
+        arch = spec_of_model(model, norm)
+        self.trunk = trunk = detection_trunk(arch, norm=norm, freeze_stages=freeze_at).keep(out_features)
         self._canonical = {f"trunk.body.{ours}": theirs for ours, theirs in trunk.canonical_names().items()}
         self._prefix = ""
         self._out_features = list(out_features)
@@ -62,7 +62,7 @@ class TimmBackbone(Backbone):
     def size_divisibility(self) -> int:
         """Pixels that both sides of a batch have to be a multiple of; 0 = any. CLIP's average pools would drop a rest;
         plain ResNets take any size, as Detectron2's."""
-        return max(self._out_feature_strides.values()) if isinstance(self.trunk.arch, TimmSpec) else 0
+        return max(self._out_feature_strides.values()) if self.trunk.arch.family.pads else 0
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Maps [B, C, H / stride, W / stride] by name from images [B, 3, H, W]."""

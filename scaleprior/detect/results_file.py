@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.ap_names import AP_NAMES
-from scaleprior.backbones.arch import FITTING_NORMS, arch_from_cfg, arch_from_dict, is_timm_config
+from scaleprior.backbones.trunks.resnet.spec import NORMS
+from scaleprior.backbones.trunks.selection import is_timm_config, spec_from_config, spec_from_dict
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_csv
@@ -76,14 +77,14 @@ def append_result(
 
 def _arch(cfg: CfgNode, card: Mapping[str, Any] | None) -> str:
     if card is not None:
-        return arch_from_dict(card["arch"]).name
+        return spec_from_dict(card["arch"]).name
     if "resnet" not in cfg.MODEL.BACKBONE.NAME and not is_timm_config(cfg):
         return cfg.MODEL.BACKBONE.NAME  # a trunk of Detectron2's or of the user's that MODEL.RESNETS says nothing about
     cfg = cfg.clone()
     cfg.defrost()
-    if cfg.MODEL.RESNETS.NORM not in FITTING_NORMS:  # SyncBN and others: the name does not tell norms apart
+    if not is_timm_config(cfg) and cfg.MODEL.RESNETS.NORM not in NORMS:  # SyncBN and others are in no name
         cfg.MODEL.RESNETS.NORM = "BN"
-    return arch_from_cfg(cfg).name
+    return spec_from_config(cfg).name
 
 
 def _detector(cfg: CfgNode) -> str:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from scaleprior.backbones.spec import ResNetSpec
-from scaleprior.backbones.trunk import build_resnet
+from scaleprior.backbones.trunks.family import TrunkSpec
+from scaleprior.backbones.trunks.trunk import build_trunk
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["Pretrainer", "build_optimizer", "prior_bias"]
 
 
 class Pretrainer(nn.Module):
-    """Normalisation, trunk, global average pooling, and one linear layer with a logit per label.
+    """Normalisation, a trunk of any family, pooling over places, and one linear layer with a logit per label.
 
     Args:
         pixel_mean, pixel_std: three floats on the 0-255 scale in the images' channel order.
@@ -32,7 +32,7 @@ class Pretrainer(nn.Module):
 
     def __init__(
         self,
-        spec: ResNetSpec,
+        spec: TrunkSpec,
         labels: int,
         *,
         pixel_mean: Sequence[float],
@@ -41,7 +41,7 @@ class Pretrainer(nn.Module):
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        self.trunk = build_resnet(spec)
+        self.trunk = build_trunk(spec)
         self.head = nn.Linear(spec.out_channels["res5"], labels)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.constant_(self.head.bias, bias)
@@ -55,8 +55,7 @@ class Pretrainer(nn.Module):
         """uint8 [B, S, S, 3] -> logits [B, C]."""
         pixels = ((images - self.pixel_mean) / self.pixel_std).permute(0, 3, 1, 2)
         # The permuted view already lies in memory as channels_last wants it.
-        features = self.trunk(pixels if self.channels_last else pixels.contiguous())
-        return self.head(features.mean(dim=(2, 3)))
+        return self.head(self.trunk.pooled(pixels if self.channels_last else pixels.contiguous()))
 
 
 def prior_bias(prior: float) -> float:

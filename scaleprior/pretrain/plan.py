@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import check_contract
-from scaleprior.backbones.spec import ResNetSpec
+from scaleprior.backbones.trunks.family import TrunkSpec
+from scaleprior.backbones.trunks.selection import spec_from_config
 from scaleprior.backbones.weights import read_card
 from scaleprior.backbones.zoo import local_path
 from scaleprior.config.seed import run_seed
@@ -42,7 +43,7 @@ def planned_card(cfg: CfgNode, name: str = "the planned backbone") -> Card:
     check_config(cfg)
     return Card(
         name=name,
-        arch=ResNetSpec.from_cfg(cfg),
+        arch=_spec(cfg),
         pixel_mean=tuple(cfg.MODEL.PIXEL_MEAN),
         pixel_std=tuple(cfg.MODEL.PIXEL_STD),
         channel_order=cfg.INPUT.FORMAT,
@@ -50,6 +51,21 @@ def planned_card(cfg: CfgNode, name: str = "the planned backbone") -> Card:
         seed=run_seed(cfg),
         source="scaleprior pretrain",
     )
+
+
+def _spec(cfg: CfgNode) -> TrunkSpec:
+    """The trunk of the config, as detection chooses it.
+
+    Raises:
+        UserError: no such trunk, or one that crops of this size leave no place of.
+    """
+    spec, size = spec_from_config(cfg), cfg.PRETRAIN.INPUT.SIZE
+    if size < spec.family.least_side:
+        raise UserError(
+            f"PRETRAIN.INPUT.SIZE is {size}; {spec.name} leaves nothing of so few pixels",
+            hint=f"set PRETRAIN.INPUT.SIZE and RESIZE to {spec.family.least_side} or more",
+        )
+    return spec
 
 
 def parent_card(cfg: CfgNode) -> Card | None:

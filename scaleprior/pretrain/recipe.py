@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.backbones.trunks.selection import is_timm_config
 from scaleprior.config.fingerprint import recipe_settings
 from scaleprior.config.keys.key import PRETRAINING
 from scaleprior.config.keys.table import check_values
@@ -35,10 +36,10 @@ def check_config(cfg: CfgNode) -> None:
             f"PRETRAIN.INPUT.RESIZE is {node.INPUT.RESIZE}, smaller than the crops of SIZE {node.INPUT.SIZE}",
             hint="set RESIZE to SIZE or more",
         )
-    if cfg.MODEL.RESNETS.NORM not in ("BN", "GN"):
+    if cfg.MODEL.RESNETS.NORM in ("FrozenBN", "SyncBN"):  # whether another fits, the trunk's family says
         raise UserError(
-            f"MODEL.RESNETS.NORM is {cfg.MODEL.RESNETS.NORM!r}: pretraining needs a norm that learns",
-            hint="set MODEL.RESNETS.NORM to BN or GN, as configs/Pretrain/Base-Pretrain.yaml does",
+            f"MODEL.RESNETS.NORM is {cfg.MODEL.RESNETS.NORM!r}: pretraining needs a norm that learns, in each process",
+            hint="set MODEL.RESNETS.NORM to BN, GN or LN, whichever the trunk has",
         )
     for name, plain in _NOT_PLAIN.items():
         value = cfg.MODEL.RESNETS.get(name, plain)
@@ -60,7 +61,10 @@ def recipe_of(cfg: CfgNode) -> dict[str, Any]:
 
     One run is the same run, whether Detectron2's config describes it or ours.
     """
-    return {**recipe_settings(cfg), "SEED": run_seed(cfg)}
+    recipe = {**recipe_settings(cfg), "SEED": run_seed(cfg)}
+    if is_timm_config(cfg):  # elsewhere nobody reads it
+        recipe["MODEL"]["TIMM"] = {"MODEL": cfg.MODEL.TIMM.MODEL}
+    return recipe
 
 
 def recipe_fingerprint(cfg: CfgNode, **facts: Any) -> str:

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 
 from scaleprior.backbones.card import Card
-from scaleprior.backbones.names import from_detectron2, to_detectron2
-from scaleprior.backbones.spec import ResNetSpec
+from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.weights import load_backbone, save_backbone
 from scaleprior.backbones.zoo import local_path
 from scaleprior.config.seed import run_seed
@@ -152,7 +151,7 @@ def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> dict[str, floa
         )
     device = resolve_device(cfg.MODEL.DEVICE)
     model = _model(cfg, spec, len(corpus.label_space), bias=0.0).to(device)
-    model.trunk.load_state_dict(from_detectron2(state), strict=False)
+    model.trunk.load(state)
     model.head.load_state_dict(head["head"])
     return _evaluate(cfg, model, held_out, device)
 
@@ -193,7 +192,7 @@ def _finished_result(out: Path, name: str) -> PretrainResult:
     return PretrainResult(out / BACKBONE, metrics, metrics["seconds"], metrics["images_seen"])
 
 
-def _model(cfg: CfgNode, spec: ResNetSpec, labels: int, *, bias: float) -> Pretrainer:
+def _model(cfg: CfgNode, spec: TrunkSpec, labels: int, *, bias: float) -> Pretrainer:
     return Pretrainer(
         spec,
         labels,
@@ -206,7 +205,7 @@ def _model(cfg: CfgNode, spec: ResNetSpec, labels: int, *, bias: float) -> Pretr
 
 def _trainer(
     cfg: CfgNode,
-    spec: ResNetSpec,
+    spec: TrunkSpec,
     images: ImageSet,
     processes: ProcessGroup,
     folder: RunFolder,
@@ -218,7 +217,7 @@ def _trainer(
     labels = len(images.label_space)
     model = _model(cfg, spec, labels, bias=prior_bias(node.HEAD.PRIOR or _label_density(images, labels)))
     if parent is not None:
-        model.trunk.load_state_dict(from_detectron2(load_backbone(local_path(cfg.MODEL.WEIGHTS))[0]), strict=False)
+        model.trunk.load(load_backbone(local_path(cfg.MODEL.WEIGHTS))[0])
     model.to(processes.device)
     total = budget_steps(node.BUDGET.AMOUNT, node.BUDGET.UNIT, images=len(images), batch_size=node.BATCH_SIZE)
     cache = node.LOADER.CACHE_MB * 2**20 if not node.LOADER.NUM_WORKERS else 0
@@ -259,7 +258,7 @@ def _evaluate(cfg: CfgNode, model: Pretrainer, held_out: ImageSet, device: torch
 
 def _finish(
     cfg: CfgNode,
-    spec: ResNetSpec,
+    spec: TrunkSpec,
     trainer: PretrainTrainer,
     held_out: ImageSet | None,
     parent: Card | None,
@@ -281,14 +280,14 @@ def _finish(
     labels = images.label_space
     remove_checkpoint(out / HEAD)
     save_checkpoint(out / HEAD, {"label_space": labels.fingerprint, "head": trainer.model.head.state_dict()})
-    save_backbone(out / BACKBONE, to_detectron2(trainer.model.trunk.state_dict()), _card(cfg, spec, trainer, parent))
+    save_backbone(out / BACKBONE, trainer.model.trunk.canonical_state(), _card(cfg, spec, trainer, parent))
     recorder.finish(metrics)
     write_json(out / RESULT, metrics)
     remove_checkpoint(out / CHECKPOINT)
     return PretrainResult(out / BACKBONE, metrics, counters.seconds, counters.images_seen)
 
 
-def _card(cfg: CfgNode, spec: ResNetSpec, trainer: PretrainTrainer, parent: Card | None) -> Card:
+def _card(cfg: CfgNode, spec: TrunkSpec, trainer: PretrainTrainer, parent: Card | None) -> Card:
     images, counters = trainer.dataset.images, trainer.counters
     corpus, node, seed = images.fraction.corpus, cfg.PRETRAIN, run_seed(cfg)
     noise = {"rate": node.NOISE.RATE, "kind": node.NOISE.KIND, "drop": node.NOISE.DROP, "seed": node.NOISE.SEED}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scaleprior.backbones import ResNetSpec, build_resnet, freeze_at, to_detectron2
-from tests.backbones.test_trunk import randomise_norms
+from tests.backbones.trunks.test_trunk import randomise_norms
 
 pytestmark = pytest.mark.detectron2
 

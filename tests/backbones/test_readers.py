@@ -28,10 +28,10 @@ from scaleprior.backbones import (
     tensors_sha256,
     to_detectron2,
 )
-from scaleprior.backbones.arch import TIMM_TRUNKS
 from scaleprior.backbones.readers.containers import sniff
-from scaleprior.backbones.readers.facts import IMAGENET
 from scaleprior.backbones.readers.timm_names import find_timm
+from scaleprior.backbones.trunks.family import known_models
+from scaleprior.backbones.trunks.published import IMAGENET
 from scaleprior.errors import UserError
 from scaleprior.provenance import created_by
 
@@ -68,9 +68,10 @@ def test_published_defaults_are_those_of_torchvision_and_timm() -> None:
         assert ours == tuple(round(255 * v, 6) for v in theirs) == tuple(round(255 * v, 6) for v in timms)
 
 
-@pytest.mark.parametrize("model", TIMM_TRUNKS)
+@pytest.mark.parametrize("model", known_models(named=True))
 def test_timm_trunks_are_what_timm_says(model: str) -> None:
-    facts, spec = TIMM_TRUNKS[model], TimmSpec(model)
+    spec = TimmSpec(model)
+    facts = spec.facts
     with torch.device("meta"):
         theirs = timm.create_model(model)
         trunk = build_trunk(spec)
@@ -237,7 +238,9 @@ def test_deep_stems_and_strangers_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"deep stem \(timm's c, d, s or t variants\), which Detectron2's stem cannot"):
         read_backbone(tmp_path / "d.pth")
     torch.save({"blocks.0.attn.qkv.weight": torch.zeros(2)}, tmp_path / "vit.pth")
-    with pytest.raises(UserError, match=r"none of a known family \(first: blocks.0.attn.qkv.weight\); known: clip"):
+    with pytest.raises(
+        UserError, match=r"none of a known family \(first: blocks.0.attn.qkv.weight\); known: torchvision"
+    ):
         read_backbone(tmp_path / "vit.pth")
     with pytest.raises(UserError, match=r"weights not found"):
         read_backbone(tmp_path / "gone.pth")

@@ -10,7 +10,7 @@ import torch
 
 from scaleprior.backbones import Card, ResNetSpec, build_resnet, save_backbone, to_detectron2
 from scaleprior.config import LoadedConfig, load_config
-from tests.backbones.test_trunk import randomise_norms
+from tests.backbones.trunks.test_trunk import randomise_norms
 from tests.detect.conftest import TINY, TINY_FPN, data_overrides, make_coco
 
 HALF = (127.5, 127.5, 127.5)

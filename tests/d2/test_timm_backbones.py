@@ -21,8 +21,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from scaleprior.backbones import Card, ResNetSpec, TimmSpec, apply_card, build_trunk, save_backbone
-from scaleprior.backbones.names import to_detectron2
-from scaleprior.backbones.trunk import freeze_norms
+from scaleprior.backbones.trunks.freezing import freeze_norms
+from scaleprior.backbones.trunks.resnet.names import to_detectron2
 from scaleprior.config import LoadedConfig, add_scaleprior_config
 from scaleprior.d2.timm_backbones import TimmBackbone
 from scaleprior.detect.faster_rcnn.model import build_detector
@@ -30,8 +30,8 @@ from scaleprior.detect.faster_rcnn.model_file import model_names
 from scaleprior.errors import UserError
 from tests.detect.conftest import tiny_config
 
-BIT, CLIP = "resnetv2_50x1_bit", "resnet50_clip"
-NORMS = {BIT: "GN", CLIP: "FrozenBN", "resnet50": "FrozenBN"}
+BIT, CLIP, CONVNEXT = "resnetv2_50x1_bit", "resnet50_clip", "convnext_tiny"
+NORMS = {BIT: "GN", CLIP: "FrozenBN", CONVNEXT: "LN", "resnet50": "FrozenBN"}
 MAPS = ["res2", "res3", "res4", "res5"]
 
 
@@ -173,7 +173,7 @@ def batch() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("retinanet", [False, True], ids=["faster-rcnn", "retinanet"])
-@pytest.mark.parametrize("model", [BIT, CLIP, "resnet50"])
+@pytest.mark.parametrize("model", [BIT, CLIP, CONVNEXT, "resnet50"])
 def test_a_detector_trains_end_to_end(model: str, retinanet: bool) -> None:
     torch.manual_seed(0)
     detector = build_model(config(model, retinanet=retinanet)).train()  # FREEZE_AT is 2, Detectron2's default
@@ -209,7 +209,7 @@ def test_a_detector_trains_end_to_end(model: str, retinanet: bool) -> None:
     assert len(detector(inputs)) == 2
 
 
-@pytest.mark.parametrize("model", [BIT, CLIP, "resnet50"])
+@pytest.mark.parametrize("model", [BIT, CLIP, CONVNEXT, "resnet50"])
 def test_both_engines_make_the_same_pyramid_of_the_same_weights(model: str) -> None:
     words = ("MODEL.BACKBONE.NAME", "build_timm_fpn_backbone", "MODEL.TIMM.MODEL", model)
     ours = build_detector(tiny_config("FPN", [*words, "MODEL.RESNETS.NORM", NORMS[model]]).cfg).eval()
@@ -227,7 +227,7 @@ def test_both_engines_make_the_same_pyramid_of_the_same_weights(model: str) -> N
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-4 * float(expected[name].abs().max()))
 
 
-@pytest.mark.parametrize("model", [BIT, CLIP])
+@pytest.mark.parametrize("model", [BIT, CLIP, CONVNEXT])
 def test_a_backbone_file_goes_through_detectron2s_checkpointer_and_back(model: str, tmp_path: Path) -> None:
     trunk = build_trunk(TimmSpec(model))
     state = randomise(trunk.body)

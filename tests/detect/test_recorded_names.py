@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from scaleprior.backbones import ResNetSpec
-from scaleprior.backbones.trunk import names_and_shapes
+from scaleprior.backbones.trunks.resnet.names import names_and_shapes
 from scaleprior.config import load_config
 from scaleprior.detect.faster_rcnn.model import build_detector
 from scaleprior.detect.faster_rcnn.model_file import model_names

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torchvision.ops import FrozenBatchNorm2d
 
-from scaleprior.backbones import Card, TimmSpec, build_trunk, load_backbone, save_backbone
-from scaleprior.backbones.families import detection_trunk
-from scaleprior.backbones.trunk import freeze_norms
+from scaleprior.backbones import Card, TimmSpec, build_trunk, save_backbone
+from scaleprior.backbones.trunks.freezing import freeze_norms
+from scaleprior.backbones.trunks.trunk import detection_trunk
+from scaleprior.backbones.weights import load_backbone
 from scaleprior.config import LoadedConfig
 from scaleprior.detect import get_engine
 from scaleprior.detect.faster_rcnn.model import Detector, build_detector
@@ -22,8 +23,9 @@ from scaleprior.detect.faster_rcnn.parts.backbone import fuse_frozen_norms
 from scaleprior.errors import UserError
 from tests.detect.conftest import tiny_config
 
-BIT, CLIP = "resnetv2_50x1_bit", "resnet50_clip"
-NORM = {BIT: "GN", CLIP: "FrozenBN", "resnet18": "BN"}
+BIT, CLIP, CONVNEXT = "resnetv2_50x1_bit", "resnet50_clip", "convnext_tiny"
+TRUNKS = (BIT, CLIP, CONVNEXT)
+NORM = {BIT: "GN", CLIP: "FrozenBN", CONVNEXT: "LN", "resnet18": "BN"}
 PIXELS = (100.0, 110.0, 120.0)
 
 
@@ -36,7 +38,7 @@ def trunk_config(model: str, *overrides: str) -> LoadedConfig:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A canonical file of each kind, with fresh weights and norms whose numbers can be told apart."""
     folder, found = tmp_path_factory.mktemp("trunks"), {}
-    for model in (BIT, CLIP):
+    for model in TRUNKS:
         torch.manual_seed(3)
         state = build_trunk(TimmSpec(model)).body.state_dict()
         state = {k: v + 0.1 * torch.rand_like(v) if v.ndim == 1 else v for k, v in state.items() if v.ndim}
@@ -51,7 +53,7 @@ def _step(detector: Detector) -> dict[str, torch.Tensor]:
     return detector.losses([image], [torch.tensor([[8.0, 8, 40, 50]])], [torch.tensor([1])])
 
 
-@pytest.mark.parametrize("model", [BIT, CLIP])
+@pytest.mark.parametrize("model", TRUNKS)
 def test_every_tensor_of_the_file_lands_under_its_timm_name_and_makes_the_trunks_maps(
     model: str, files: dict[str, Path]
 ) -> None:
@@ -88,7 +90,7 @@ def test_clips_fused_norms_compute_the_same_and_so_do_their_gradients() -> None:
         torch.testing.assert_close(b.grad, a.grad, msg=name)
 
 
-@pytest.mark.parametrize("model", [BIT, CLIP])
+@pytest.mark.parametrize("model", TRUNKS)
 def test_gradients_reach_the_unfrozen_stages_only(model: str) -> None:
     detector = build_detector(trunk_config(model, "MODEL.BACKBONE.FREEZE_AT", "3").cfg).train()
     losses = _step(detector)
@@ -114,28 +116,32 @@ def test_a_plain_resnet_through_timm_is_the_same_detector() -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize(
+    ("trunk", "norm", "kept", "learned"),
+    [
+        (CLIP, "FrozenBN", "stages.0.0.conv1_1x1.conv.weight", "stages.1.0.conv1_1x1.conv.weight"),
+        (CONVNEXT, "LN", "stages.0.blocks.0.conv_dw.weight", "stages.1.blocks.0.conv_dw.weight"),
+    ],
+)
 def test_one_config_trains_and_evaluates_whatever_trunk_the_card_names(
-    files: dict[str, Path], tmp_path: Path, coco_overrides: list[str]
+    trunk: str, norm: str, kept: str, learned: str, files: dict[str, Path], tmp_path: Path, coco_overrides: list[str]
 ) -> None:
-    """The YAML says build_resnet_fpn_backbone, for training and for evaluation; the file is CLIP's."""
-    words = ["MODEL.RESNETS.NORM", "FrozenBN", "MODEL.BACKBONE.FREEZE_AT", "2", "SOLVER.MAX_ITER", "2"]
+    """The YAML says build_resnet_fpn_backbone, for training and for evaluation; the file is another trunk's."""
+    words = ["MODEL.RESNETS.NORM", norm, "MODEL.BACKBONE.FREEZE_AT", "2", "SOLVER.MAX_ITER", "2"]
     pixels = [x for key in ("MEAN", "STD") for x in (f"MODEL.PIXEL_{key}", str(list(PIXELS)))]
     loaded = tiny_config("FPN", [*coco_overrides, *words, *pixels])
     assert loaded.cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone"
     engine = get_engine("torchvision")
-    model = engine.train(loaded, files[CLIP], tmp_path / "run")
-    trained, given = load_file(model), load_backbone(files[CLIP])[0]
-    for name, same in (
-        ("stem.conv1.conv.weight", True),
-        ("stages.0.0.conv1_1x1.conv.weight", True),
-        ("stages.1.0.conv1_1x1.conv.weight", False),
-        ("stages.3.0.conv1_1x1.bn.running_var", True),
-    ):
+    model = engine.train(loaded, files[trunk], tmp_path / "run")
+    trained, given = load_file(model), load_backbone(files[trunk])[0]
+    for name, same in ((kept, True), (learned, False)):
         assert torch.equal(trained[f"backbone.bottom_up.{name}"], given[name]) == same
+    fixed = [n for n in given if n.startswith("stem.") or n.endswith("running_var")]
+    assert all(torch.equal(trained[f"backbone.bottom_up.{name}"], given[name]) for name in fixed)
     (result,) = engine.evaluate(loaded, model, tmp_path / "run").values()
     assert 0 <= result.ap <= 100
     assert json.loads((tmp_path / "run" / "results.json").read_text())["engine"] == "torchvision"
-    with pytest.raises(UserError, match=rf"MODEL.TIMM.MODEL is '{BIT}'; use MODEL.TIMM.MODEL '{CLIP}'"):
+    with pytest.raises(UserError, match=rf"MODEL.TIMM.MODEL is '{BIT}'; use MODEL.TIMM.MODEL '{trunk}'"):
         engine.evaluate(trunk_config(BIT, *coco_overrides, *pixels, *words), model, tmp_path / "run")
 
 
@@ -160,7 +166,7 @@ def test_contradictions_are_refused_before_anything_is_written(
         (BIT, "MODEL.RESNETS.NORM", "FrozenBN", "it takes GN"),
         (CLIP, "MODEL.RESNETS.NORM", "GN", "it takes BN, FrozenBN"),
         (CLIP, "MODEL.RESNETS.OUT_FEATURES", "['res2', 'res3']", "contain IN_FEATURES"),
-        (CLIP, "MODEL.BACKBONE.FREEZE_AT", "6", "integer from 0 to 5"),
+        (CLIP, "MODEL.BACKBONE.FREEZE_AT", "6", "whole number from 0 to 5"),
     ],
 )
 def test_values_that_cannot_be_honoured_are_refused_by_name(model: str, key: str, value: str, message: str) -> None:
@@ -176,7 +182,7 @@ def test_a_pyramid_on_some_stages_builds_no_others() -> None:
     detector = build_detector(loaded.cfg).train()
     sum(_step(detector).values()).backward()
     assert [n for n, p in detector.named_parameters() if p.grad is None] == []
-    full = detection_trunk(TimmSpec(BIT), norm="GN", freeze_stages=0, out_features=["res5"]).body.state_dict()
+    full = detection_trunk(TimmSpec(BIT), norm="GN", freeze_stages=0).body.state_dict()
     report = fill_backbone(detector, full, "file")
     assert {name.split(".blocks")[0] for name in report.unexpected} >= {"stages.2", "stages.3"}
     assert "backbone.bottom_up.stages.2.blocks.0.norm1.weight" in report.matched

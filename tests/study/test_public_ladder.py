@@ -23,7 +23,7 @@ from scaleprior.backbones import (
     save_backbone,
     to_detectron2,
 )
-from scaleprior.backbones.arch import arch_from_cfg
+from scaleprior.backbones.trunks.selection import spec_from_config
 from scaleprior.backbones.zoo import add_backbone, load_catalogue
 from scaleprior.config import load_config
 from scaleprior.corpus import World, WorldSpec
@@ -105,8 +105,8 @@ def test_the_shipped_study_names_backbones_of_the_zoo(monkeypatch: pytest.Monkey
             arch = ResNetSpec(depth=entry.depth, norm="BN") if plain else TimmSpec(entry.timm.split(".")[0])
             cfg = apply_card(loaded, Card(entry.name, arch, entry.pixel_mean, entry.pixel_std, "RGB"))
             check_keys(cfg)
-            assert arch_from_cfg(cfg) == (arch if not plain else ResNetSpec(depth=50, norm="FrozenBN"))
-            assert arch_from_cfg(loaded.cfg) == arch_from_cfg(cfg)  # also without a card, as a cell from scratch
+            assert spec_from_config(cfg) == (arch if not plain else ResNetSpec(depth=50, norm="FrozenBN"))
+            assert spec_from_config(loaded.cfg) == spec_from_config(cfg)  # also without a card, as a cell from scratch
     assert images == {
         "R-50": [1_281_167, 90_000_000, 940_000_000],
         "CLIP-R50": [12_000_000, 15_000_000, 400_000_000],

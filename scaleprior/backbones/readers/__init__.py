@@ -7,7 +7,6 @@ from scaleprior._lazy import lazy_exports
 if TYPE_CHECKING:
     from scaleprior.backbones.readers.containers import KINDS as KINDS
     from scaleprior.backbones.readers.facts import ReadOptions as ReadOptions
-    from scaleprior.backbones.readers.layouts import LAYOUTS as LAYOUTS
     from scaleprior.backbones.readers.limits import (
         LIMITS as LIMITS,
         Limits as Limits,

@@ -14,12 +14,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from scaleprior.backbones.trunks.published import KnownFacts, Triple
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter
 
-__all__ = ["IMAGENET", "MSRA", "KnownFacts", "ReadOptions", "detector_facts", "folder_facts", "resolve", "timm_facts"]
-
-Triple = tuple  # of three floats, 0-255 scale, in the order of channel_order
+__all__ = ["ReadOptions", "detector_facts", "folder_facts", "resolve", "timm_facts"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,8 @@ class ReadOptions:
         channel_order: "RGB" or "BGR".
         stride_in_1x1: stages downsample in the first 1x1 convolution.
         norm: kind of norms that have no running statistics: "GN" or "FrozenBN".
-        norm_eps: what the weights' BN added to the variance, if not 1e-5; folded into the running variances.
+        norm_eps: what the weights' BN added to the variance, if not what the trunk's norms add (1e-5); folded into the
+            running variances.
         depth: of a ResNet some of whose stages are absent.
         timm_model: timm's name (with or without tag) whose published facts hold, e.g. "resnet50.a1_in1k".
         state: which of a checkpoint's state dicts (default: the moving average if there is one).
@@ -47,7 +47,7 @@ class ReadOptions:
     channel_order: str | None = None
     stride_in_1x1: bool | None = None
     norm: str | None = None
-    norm_eps: float = 1e-5
+    norm_eps: float | None = None
     depth: int | None = None
     timm_model: str | None = None
     state: str | None = None
@@ -62,38 +62,8 @@ class ReadOptions:
     def __post_init__(self) -> None:
         if self.norm not in (None, "GN", "FrozenBN"):
             raise UserError(f"{parameter('norm')} is {self.norm!r}", hint="take GN or FrozenBN")
-        if not (math.isfinite(self.norm_eps) and self.norm_eps > 0):
+        if self.norm_eps is not None and not (math.isfinite(self.norm_eps) and self.norm_eps > 0):
             raise UserError(f"{parameter('norm_eps')} is {self.norm_eps!r}", hint="give a positive number such as 1e-3")
-
-
-@dataclass(frozen=True)
-class KnownFacts:
-    """Facts from one place; None = it does not say.
-
-    Attributes:
-        origin: the place, in words for the report.
-    """
-
-    origin: str
-    pixel_mean: Triple | None = None
-    pixel_std: Triple | None = None
-    channel_order: str | None = None
-    stride_in_1x1: bool | None = None
-    input_size: int | None = None
-    licence: str | None = None
-    source: str | None = None
-    name: str | None = None
-
-
-_IMAGENET_MEAN, _IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-IMAGENET = KnownFacts(
-    "published by torchvision and timm for this architecture", _IMAGENET_MEAN, _IMAGENET_STD, "RGB", False
-)
-"""torchvision's weights' transforms and timm's default_cfg of the plain ResNets; their stride is in the 3x3."""
-MSRA = KnownFacts(
-    "published by Detectron2 for MSRA's Caffe2 weights", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0), "BGR", True
-)
-"""Detectron2's MODEL_ZOO.md, "ImageNet Pretrained Models": BGR, std folded into conv1, stride in the 1x1."""
 
 
 def timm_facts(cfg: Mapping[str, Any], origin: str) -> KnownFacts:

@@ -11,26 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scaleprior.backbones.arch import Arch, TimmSpec
 from scaleprior.backbones.card import CARD_KEY, UNKNOWN, Card
-from scaleprior.backbones.families import build_trunk, canonical_shapes
-from scaleprior.backbones.names import to_detectron2
 from scaleprior.backbones.readers.containers import Content, locate, open_container
-from scaleprior.backbones.readers.facts import (
-    IMAGENET,
-    MSRA,
-    KnownFacts,
-    ReadOptions,
-    detector_facts,
-    folder_facts,
-    resolve,
-    timm_facts,
-)
-from scaleprior.backbones.readers.infer import infer_resnet, infer_timm
-from scaleprior.backbones.readers.layouts import Dropped, Layout, recognise
+from scaleprior.backbones.readers.facts import ReadOptions, detector_facts, folder_facts, resolve, timm_facts
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError, check_name
+from scaleprior.backbones.readers.recognise import recognise
 from scaleprior.backbones.readers.report import Found, Reading, Report, some
 from scaleprior.backbones.threads import map_groups
+from scaleprior.backbones.trunks.family import Clues, TrunkFamily, TrunkSpec
+from scaleprior.backbones.trunks.layout import Dropped, Layout
+from scaleprior.backbones.trunks.published import KnownFacts
+from scaleprior.backbones.trunks.trunk import build_trunk, canonical_shapes
 from scaleprior.backbones.views import Pieces, to_tensor
 from scaleprior.errors import UserError
 from scaleprior.provenance import created_by
@@ -40,7 +31,6 @@ __all__ = ["CARD_IN_PICKLE", "find_backbone", "finite", "read_backbone", "refuse
 
 CARD_IN_PICKLE = "scaleprior_card"
 """Key of the card's JSON in a ``.pkl`` exported here; Detectron2 passes over it."""
-_EPS = 1e-5  # of every detector's norms
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model", "model_state", "blobs", "params")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -87,10 +77,10 @@ def find_backbone(source: str | Path, options: ReadOptions, *, limits: Limits = 
     # Only what _carried_card and _known ask for is kept of the rest.
     texts = {k: v for k, v in content.tree.items() if isinstance(v, str)} if content.kind == "pickle" else {}
     content = replace(content, tree=texts)
-    layout = recognise(state, str(path))
+    family, layout = recognise(state, str(path))
     report = Report(content.kind, layout.name, notes=notes)
     tensors = _rename(state, layout, report, str(path))
-    return _complete(tensors, layout, content, path, options, report)
+    return _complete(tensors, family, layout, content, path, options, report)
 
 
 def _canonical(path: Path, options: ReadOptions) -> Found:
@@ -145,7 +135,7 @@ def _rename(state: dict[str, Any], layout: Layout, report: Report, where: str) -
             report.unexpected.append(name)
         else:
             view = _view(value, name, where, report)
-            tensors[target] = view.transpose(3, 2, 0, 1) if layout.hwio and view.ndim == 4 else view
+            tensors[target] = layout.reshape(target, view) if layout.reshape else view
     return tensors
 
 
@@ -168,31 +158,28 @@ def _view(value: Any, name: str, where: str, report: Report) -> np.ndarray:
 
 
 def _complete(
-    tensors: dict[str, np.ndarray], layout: Layout, content: Content, path: Path, options: ReadOptions, report: Report
+    tensors: dict[str, np.ndarray],
+    family: TrunkFamily,
+    layout: Layout,
+    content: Content,
+    path: Path,
+    options: ReadOptions,
+    report: Report,
 ) -> Found:
-    """Find out the architecture and the facts, fill MSRA's statistics, hold all of it against what must be there."""
+    """Find out the architecture and the facts, add what the layout leaves out, hold all of it against what must be."""
     carried = _carried_card(content)
-    norm, affine_only = _norm(tensors, layout, options, carried, str(path))
-    known = _known(layout, content, options, carried, affine_only)
-    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-    arch: Arch
-    if layout.family == "resnet":
-        facts, report.facts = resolve(options, known, str(path))
-        basic = not any(name.endswith(".conv3.weight") for name in shapes)
-        stride = bool(facts["stride_in_1x1"]) and not basic
-        arch = infer_resnet(shapes, norm=norm, stride_in_1x1=stride, where=str(path), depth=options.depth)
-    else:
-        arch = infer_timm(shapes, suffix=f"_{layout.family}", where=str(path))
-        place = f"published for timm's {arch.model}"
-        known.append(KnownFacts(place, arch.facts.pixel_mean, arch.facts.pixel_std, "RGB", False))
-        facts, report.facts = resolve(options, known, str(path))
-    if affine_only and norm == "FrozenBN":
-        _add_identity_statistics(tensors, report)
+    author = content.tree.get("__author__") if content.kind == "pickle" else None
+    clues = Clues(str(path), layout, options.norm, options.depth, carried.arch if carried else None, author)
+    arch = family.infer({name: tuple(t.shape) for name, t in tensors.items()}, clues)
+    known = _known(content, options, carried)
+    if published := family.published(arch, clues):
+        known.append(published)
+    facts, report.facts = resolve(options, known, str(path))
+    arch = family.refine(arch, stride_in_1x1=bool(facts["stride_in_1x1"]))
+    if note := family.complete(tensors, arch):
+        report.notes.append(note)
     _hold_against(tensors, arch, path, options, report)
-    if options.norm_eps != _EPS and norm == "BN":
-        for name in [n for n in tensors if n.endswith("running_var")]:
-            tensors[name] = np.asarray(tensors[name], np.float32) + np.float32(options.norm_eps - _EPS)
-        report.notes.append(f"running variances hold the difference of eps {options.norm_eps:g} and {_EPS:g}")
+    _fold_eps(tensors, arch, path, options, report)
     if "detector" in report.dropped:
         report.notes.append("the file is a whole detector; its backbone was cut out")
     card = carried or _card(arch, facts, path, options)
@@ -204,33 +191,35 @@ def _complete(
     return Found(path, tensors, card, report)
 
 
+def _fold_eps(
+    tensors: dict[str, np.ndarray], arch: TrunkSpec, path: Path, options: ReadOptions, report: Report
+) -> None:
+    """Put the difference between the weights' eps and the detectors' into the running variances.
+
+    Raises:
+        UserError: norms that keep no variances.
+    """
+    eps = arch.family.eps
+    if options.norm_eps is None or options.norm_eps == eps:
+        return
+    if arch.norm != "BN":
+        raise UserError(
+            f"{path}: {parameter('norm_eps')} is {options.norm_eps:g}; {arch.name} has {arch.norm}, which cannot take "
+            "it up",
+            hint=f"only weights with eps {eps:g} give the same numbers there",
+        )
+    for name in [n for n in tensors if n.endswith("running_var")]:
+        tensors[name] = np.asarray(tensors[name], np.float32) + np.float32(options.norm_eps - eps)
+    report.notes.append(f"running variances hold the difference of eps {options.norm_eps:g} and {eps:g}")
+
+
 def _carried_card(content: Content) -> Card | None:
     text = content.tree.get(CARD_IN_PICKLE) if content.kind == "pickle" else None
     return Card.from_json(text, source=str(content.path)) if isinstance(text, str) else None
 
 
-def _norm(
-    tensors: Mapping[str, np.ndarray], layout: Layout, options: ReadOptions, carried: Card | None, where: str
-) -> tuple[str, bool]:
-    """(kind of norm, whether there are gains and biases only)."""
-    if layout.family != "resnet":
-        return ("GN" if layout.family == "bit" else "BN"), False
-    if any(name.endswith("running_var") for name in tensors):
-        return (carried.norm if carried else "BN"), False
-    if options.norm or carried:
-        return options.norm or carried.norm, True
-    if layout.name == "caffe2":
-        return "FrozenBN", True
-    raise UserError(
-        f"{where}: its norms have no running statistics, so they are GroupNorm or folded BatchNorm",
-        hint=f"give {parameter('norm', 'GN')} or {parameter('norm', 'FrozenBN')}",
-    )
-
-
-def _known(
-    layout: Layout, content: Content, options: ReadOptions, carried: Card | None, affine_only: bool
-) -> list[KnownFacts]:
-    """Everything that says something, best first."""
+def _known(content: Content, options: ReadOptions, carried: Card | None) -> list[KnownFacts]:
+    """Everything that travels with the tensors or that the user names, best first."""
     known = []
     if carried is not None:
         known.append(
@@ -244,29 +233,12 @@ def _known(
     for found in (detector_facts(content.metadata, str(content.path)), folder_facts(content.path)):
         if found is not None:
             known.append(found)
-    author = content.tree.get("__author__") if content.kind == "pickle" else None
-    if layout.name == "torchvision/timm" or (layout.name == "detectron2" and author == "torchvision"):
-        known.append(IMAGENET)
-    elif layout.name == "caffe2" and affine_only and options.norm != "GN":
-        known.append(MSRA)
     return known
 
 
-def _add_identity_statistics(tensors: dict[str, np.ndarray], report: Report) -> None:
-    """Mean 0 and variance 1, the very bits that Detectron2's own loader puts into FrozenBN for such files.
-
-    With FrozenBN's eps this scales each gain by 1 / sqrt(1 + 1e-5); Caffe2's affine layer had no eps. The effect on
-    features of random networks is 2.5e-5 (R-50) to 4.6e-5 (R-152) relative, and every AP published for these weights
-    with Detectron2 contains it.
-    """
-    for name in [n for n in tensors if n.endswith(".norm.bias")]:
-        stem = name.removesuffix("bias")
-        tensors[f"{stem}running_mean"] = np.zeros(tensors[name].shape, np.float32)
-        tensors[f"{stem}running_var"] = np.ones(tensors[name].shape, np.float32)
-    report.notes.append("norms are affine only (FrozenBN); they got mean 0 and variance 1, as Detectron2 loads them")
-
-
-def _hold_against(tensors: dict[str, np.ndarray], arch: Arch, path: Path, options: ReadOptions, report: Report) -> None:
+def _hold_against(
+    tensors: dict[str, np.ndarray], arch: TrunkSpec, path: Path, options: ReadOptions, report: Report
+) -> None:
     """Compare with the architecture; in a partial reading replace what does not fit by fresh weights.
 
     Raises:
@@ -296,8 +268,7 @@ def _hold_against(tensors: dict[str, np.ndarray], arch: Arch, path: Path, option
     if report.missing or differing:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            fresh = build_trunk(arch).body.state_dict()
-        fresh = fresh if isinstance(arch, TimmSpec) else to_detectron2(fresh)
+            fresh = build_trunk(arch).canonical_state()
         tensors.update({name: fresh[name].numpy() for name in [*report.missing, *differing]})
         report.missing = sorted([*report.missing, *differing])
         report.notes.append(f"{len(report.missing)} tensors are fresh, not trained")
@@ -327,7 +298,7 @@ def finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
-def _card(arch: Arch, facts: Mapping[str, Any], path: Path, options: ReadOptions) -> Card:
+def _card(arch: TrunkSpec, facts: Mapping[str, Any], path: Path, options: ReadOptions) -> Card:
     return Card(
         name=str(facts.get("name") or path.stem),
         arch=arch,

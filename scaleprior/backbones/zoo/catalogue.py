@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from scaleprior.backbones.spec import BLOCKS_PER_STAGE
+from scaleprior.backbones.trunks.resnet.spec import BLOCKS_PER_STAGE
 from scaleprior.backbones.zoo.cache import ZooHome
 from scaleprior.backbones.zoo.entry import Entry, own_entry, public_entry
 from scaleprior.backbones.zoo.schema import (

@@ -9,17 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from scaleprior.backbones.arch import Arch, TimmSpec
 from scaleprior.backbones.card import UNKNOWN, Card
 from scaleprior.backbones.settings import config_lines
-from scaleprior.backbones.spec import ResNetSpec
+from scaleprior.backbones.trunks.family import families, get_family
 from scaleprior.backbones.zoo.schema import COUNT, SECTION, SHA256, TEXT, TRIPLE, URL, check_entry, one_of, optional
 from scaleprior.errors import UserError
 
 __all__ = ["Entry", "own_entry", "public_entry", "supervision_of"]
 
 _PUBLIC_KEYS = {
-    "trunk": one_of("resnet", "bit", "clip"),
+    "trunk": TEXT,
     "depth": COUNT,
     "width": optional(COUNT),
     "timm": optional(TEXT),
@@ -48,8 +47,7 @@ class Entry:
     Attributes:
         name: what follows ``scaleprior://``.
         kind: ``paper``, ``public`` or ``own``.
-        trunk: ``resnet`` (Detectron2's ResNet), ``bit`` (pre-activation, GroupNorm, weight standardisation) or
-            ``clip`` (three-layer stem, attention pooling).
+        trunk: a family of trunks: ``resnet`` (Detectron2's ResNet), ``bit``, ``clip``, ``convnext``, ...
         depth, width: layers; width 2 doubles the channels.
         corpus, images, labels: what it learned from; None = unknown, or no label set (image and text pairs).
         images_note: what ``images`` counts, where that is not plain.
@@ -93,11 +91,7 @@ class Entry:
         """Name of the architecture: R-50, BiT-R50x1, CLIP-R50; of an own backbone, its card's."""
         if self.card is not None:
             return self.card.arch.name
-        return {
-            "resnet": f"R-{self.depth}",
-            "bit": f"BiT-R{self.depth}x{self.width}",
-            "clip": f"CLIP-R{self.depth}",
-        }[self.trunk]
+        return get_family(self.trunk).label(self.depth, self.width)
 
     @property
     def signal(self) -> str:
@@ -112,16 +106,12 @@ class Entry:
         return {"paper": "not public", "public": "public", "own": "own"}[self.kind]
 
     def detection_lines(self) -> list[str]:
-        """``KEY VALUE`` words that a detector needs with these weights; empty for a BiT or CLIP by address, whose trunk
-        only its file tells."""
+        """``KEY VALUE`` words that a detector needs with these weights; empty for a trunk by address that only its file
+        tells."""
         if self.card is not None:
             return config_lines(self.card)
-        if self.trunk == "resnet":
-            # Every ResNet in the catalogue has its stride in the 3x3 convolution, as torchvision has it.
-            arch: Arch = ResNetSpec(depth=self.depth, norm="BN")
-        elif self.timm:
-            arch = TimmSpec(self.timm.split(".")[0])  # MODEL.TAG
-        else:
+        arch = get_family(self.trunk).spec_of_entry(self.depth, self.timm)
+        if arch is None:
             return []
         # All of them take RGB.
         return config_lines(Card(self.name, arch, self.pixel_mean, self.pixel_std, "RGB"))
@@ -149,7 +139,7 @@ def public_entry(name: str, value: Any, *, where: str) -> Entry:
     Raises:
         UserError: a missing, unknown or impossible key; names file, entry and key.
     """
-    checked = check_entry(name, value, _PUBLIC_KEYS, where=where)
+    checked = check_entry(name, value, {**_PUBLIC_KEYS, "trunk": one_of(*families())}, where=where)
     if ("timm" in checked) == ("url" in checked):
         raise UserError(f"{where}: entry {name}: needs one of the keys timm and url", hint="say where its weights are")
     for key in ("pixel_mean", "pixel_std"):
@@ -161,16 +151,11 @@ def own_entry(name: str, value: Any, *, where: str) -> Entry:
     """An entry of the user's: the file's hash and its card."""
     checked = check_entry(name, value, _OWN_KEYS, where=where)
     card = Card.from_dict(checked["card"], source=f"{where}: entry {name}")
-    if isinstance(card.arch, TimmSpec):
-        # bottlenecks of three convolutions, a stem and a classifier
-        trunk, depth = card.arch.model.rsplit("_", 1)[-1], 3 * sum(card.arch.facts.blocks) + 2
-    else:
-        trunk, depth = "resnet", card.arch.depth
     return Entry(
         name=name,
         kind="own",
-        trunk=trunk,
-        depth=depth,
+        trunk=card.arch.family.name,
+        depth=card.arch.depth,
         corpus=card.corpus.get("name", UNKNOWN),
         images=card.images,
         labels=card.labels,

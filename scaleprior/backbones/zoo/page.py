@@ -94,7 +94,7 @@ def _ladder(entries: Sequence[Entry]) -> Iterator[str]:
     for e in ordered:
         yield f"- `{e.name}`: {e.images_note + '. ' if e.images_note else ''}Source: {e.source}."
     yield ""
-    yield "BiT and CLIP trunks are not Detectron2's ResNet: in both engines they stand under feature pyramids only, see"
+    yield "Other trunks are not Detectron2's ResNet: in both engines they stand under feature pyramids only, see"
     yield "[docs/detect.md](../docs/detect.md). `configs/studies/public_ladder.yaml` climbs the R-50 rungs and the"
     yield "CLIP-R50 rungs, each as a curve of its own."
     yield ""

@@ -49,7 +49,8 @@ KEYS = (
     ),
     _of_model(
         "MODEL.BACKBONE.NAME", "build_resnet_backbone",
-        "The ResNet alone (C4), with a pyramid (FPN), or a pyramid on the trunk of MODEL.TIMM.MODEL.",
+        "The ResNet alone (C4), with a pyramid (FPN), or a pyramid on the trunk of MODEL.TIMM.MODEL. Pretraining has "
+        "no pyramid and asks it only whose trunk is meant.",
         legal=one_of("build_resnet_backbone", "build_resnet_fpn_backbone", "build_timm_fpn_backbone"), elsewhere=True,
     ),
     Key(
@@ -78,8 +79,9 @@ KEYS = (
     ),
     _of_trunk("MODEL.RESNETS.NUM_GROUPS", 1, "1 = ResNet, above 1 = ResNeXt.", legal=at_least(1)),
     _of_trunk(
-        "MODEL.RESNETS.NORM", "FrozenBN", "Norm of the trunk. Pretraining needs one that learns: BN or GN.",
-        legal=one_of("FrozenBN", "BN", "GN"), elsewhere=True,
+        "MODEL.RESNETS.NORM", "FrozenBN", "Norm of the trunk, which its family must have. Pretraining needs one that "
+        "learns: BN, GN or LN.",
+        legal=one_of("FrozenBN", "BN", "GN", "LN"), elsewhere=True,
     ),
     _of_trunk(
         "MODEL.RESNETS.WIDTH_PER_GROUP", 64, "Bottleneck width of res2 per group; doubles with every stage.",

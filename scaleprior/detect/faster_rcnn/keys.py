@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scaleprior.backbones.arch import arch_from_cfg, is_timm_config
+from scaleprior.backbones.trunks.selection import spec_from_config
 from scaleprior.config.dotted import get_key
 from scaleprior.config.keys.key import TORCHVISION
 from scaleprior.config.keys.table import check_values
@@ -55,8 +55,7 @@ def _check_architecture(cfg: CfgNode) -> None:
                 hint="Res5ROIHeads has bottleneck blocks: take depth 50, 101 or 152, or an FPN config",
             )
         return
-    if is_timm_config(cfg):
-        arch_from_cfg(cfg)
+    spec_from_config(cfg)
     _require(cfg, "MODEL.ROI_HEADS.NAME", "StandardROIHeads")
     _require(cfg, "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead")
     stages = ["res2", "res3", "res4", "res5"]

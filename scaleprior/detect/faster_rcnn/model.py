@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from scaleprior.backbones.arch import Arch, TimmSpec, arch_from_cfg
-from scaleprior.backbones.families import detection_trunk
-from scaleprior.backbones.trunk import build_resnet, freeze_at
+from scaleprior.backbones.trunks.family import TrunkSpec
+from scaleprior.backbones.trunks.selection import spec_from_config
+from scaleprior.backbones.trunks.trunk import detection_trunk
 from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.detect.faster_rcnn.parts.anchors import AnchorGrid
 from scaleprior.detect.faster_rcnn.parts.backbone import (
     PyramidBackbone,
-    ResNetFeatures,
     TrunkFeatures,
     fuse_frozen_norms,
     norm_layer,
@@ -110,7 +109,7 @@ def build_detector(cfg: CfgNode) -> Detector:
         UserError: a value that the torchvision engine cannot honour; names the key.
     """
     check_keys(cfg)
-    arch = arch_from_cfg(cfg)
+    arch = spec_from_config(cfg)
     pyramid = cfg.MODEL.BACKBONE.NAME != "build_resnet_backbone"
     bottom_up, res5 = _build_trunk(cfg, arch, pyramid=pyramid)
     if pyramid:
@@ -143,18 +142,13 @@ def build_detector(cfg: CfgNode) -> Detector:
     return detector.to(memory_format=torch.channels_last)
 
 
-def _build_trunk(cfg: CfgNode, arch: Arch, *, pyramid: bool) -> tuple[ResNetFeatures | TrunkFeatures, nn.Module | None]:
-    """The trunk with its frozen stages, and a ResNet's res5, which C4 has in its head and never freezes."""
+def _build_trunk(cfg: CfgNode, arch: TrunkSpec, *, pyramid: bool) -> tuple[TrunkFeatures, nn.Module | None]:
+    """The trunk with its frozen stages, and the res5 that C4 has in its head and never freezes."""
     frozen, out_features = cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.RESNETS.OUT_FEATURES
-    if isinstance(arch, TimmSpec):
-        norm = cfg.MODEL.RESNETS.NORM
-        trunk = detection_trunk(arch, norm=norm, freeze_stages=frozen, out_features=out_features)
-        fuse_frozen_norms(trunk)
-        return TrunkFeatures(trunk, out_features), None
-    resnet = freeze_at(build_resnet(arch), frozen if pyramid else min(frozen, 4))
-    fuse_frozen_norms(resnet)
-    res5 = resnet.layer4
-    return ResNetFeatures(resnet, out_features), res5
+    trunk = detection_trunk(arch, norm=cfg.MODEL.RESNETS.NORM, freeze_stages=frozen if pyramid else min(frozen, 4))
+    fuse_frozen_norms(trunk)
+    res5 = None if pyramid else trunk.stage("res5")
+    return TrunkFeatures(trunk.keep(out_features), out_features), res5
 
 
 def _stride(name: str) -> int:
@@ -177,7 +171,7 @@ def _build_rpn(cfg: CfgNode, channels: int) -> Rpn:
     return Rpn(RpnHead(channels, anchors.per_cell[0], cfg.MODEL.RPN.CONV_DIMS), anchors, RpnSettings.from_config(cfg))
 
 
-def _build_roi_heads(cfg: CfgNode, channels: int, arch: Arch, res5: nn.Module | None) -> RoiHeads:
+def _build_roi_heads(cfg: CfgNode, channels: int, arch: TrunkSpec, res5: nn.Module | None) -> RoiHeads:
     box = cfg.MODEL.ROI_BOX_HEAD
     pooler = RoiPooler(
         box.POOLER_RESOLUTION,

@@ -101,8 +101,10 @@ class ModelInfo:
 
 def model_names(model: Detector) -> dict[str, str]:
     """Our names of the model's tensors -> Detectron2's."""
-    in_features = getattr(model.backbone, "in_features", ("res2",))
-    return detectron2_names(model.state_dict(), int(in_features[0][3:]))
+    backbone = model.backbone
+    features = getattr(backbone, "bottom_up", backbone)
+    in_features = getattr(backbone, "in_features", ("res2",))
+    return detectron2_names(model.state_dict(), features.trunk.canonical_names(), int(in_features[0][3:]))
 
 
 def start_from_backbone(model: Detector, path: Path) -> tuple[LoadReport, Card]:

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from scaleprior.backbones.names import to_detectron2
+from scaleprior.backbones.trunks.resnet.names import to_detectron2
 
 __all__ = ["detectron2_names", "trunk_names"]
 
 _PYRAMID = re.compile(r"backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.([01])\.(\w+)")
 _TRUNK = re.compile(r"backbone\.(?:bottom_up\.(.+)|(?!fpn_)(.+))|roi_heads\.(res5\..+)")
 _HEAD_CONV = re.compile(r"roi_heads\.box_head\.(conv\d+)\.([01])\.(\w+)")
-_TIMM = "backbone.bottom_up.trunk.body."
+_BODIES = {"backbone.bottom_up.trunk.body.": "backbone.bottom_up.", "backbone.trunk.body.": "backbone."}
 _RES5 = "roi_heads.box_head.res5."
 
 
-def detectron2_names(names: Iterable[str], first_level: int = 2) -> dict[str, str]:
+def detectron2_names(names: Iterable[str], trunk: Mapping[str, str], first_level: int = 2) -> dict[str, str]:
     """Our name -> Detectron2's, for the entries of a ``Detector``'s state dict.
 
     ``num_batches_tracked``, which says how often a BN was trained and is of no use afterwards, is left out.
 
     Args:
+        trunk: the trunk's own names of its tensors -> canonical ones (``Trunk.canonical_names``).
         first_level: N of the first of ``MODEL.FPN.IN_FEATURES`` (resN).
     """
-    return {name: _rename(name, first_level) for name in names if not name.endswith(".num_batches_tracked")}
+    return {name: _rename(name, trunk, first_level) for name in names if not name.endswith(".num_batches_tracked")}
 
 
 def trunk_names(names: Iterable[str]) -> dict[str, str]:
@@ -40,13 +41,10 @@ def trunk_names(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _rename(name: str, first_level: int) -> str:
-    if name.startswith(_TIMM):  # timm's trunks keep timm's names
-        return f"backbone.bottom_up.{name[len(_TIMM) :]}"
-    for prefix, theirs in (("backbone.bottom_up.trunk.", "backbone.bottom_up."), ("backbone.trunk.", "backbone.")):
+def _rename(name: str, trunk: Mapping[str, str], first_level: int) -> str:
+    for prefix, theirs in _BODIES.items():
         if name.startswith(prefix):
-            (renamed,) = to_detectron2({name[len(prefix) :]: None})
-            return theirs + renamed
+            return theirs + trunk[name[len(prefix) :]]
     if name.startswith(_RES5):
         (renamed,) = to_detectron2({f"layer4.{name[len(_RES5) :]}": None})
         return f"roi_heads.{renamed}"

@@ -39,6 +39,8 @@ def test_the_entries_that_were_promised() -> None:
         ("BiT-R101x1", "resnetv2_101x1_bit.goog_in21k"): 14_200_000,
         ("BiT-R152x2", "resnetv2_152x2_bit.goog_in21k"): 14_200_000,
         ("R-50", "resnet50.fb_ssl_yfcc100m_ft_in1k"): 90_000_000,
+        ("ConvNeXt-T", "convnext_tiny.fb_in1k"): 1_281_167,
+        ("ConvNeXt-T", "convnext_tiny.fb_in22k"): 14_200_000,
         ("CLIP-R50", "resnet50_clip.cc12m"): 12_000_000,
         ("CLIP-R50", "resnet50_clip.yfcc15m"): 15_000_000,
         ("CLIP-R50", "resnet50_clip.openai"): 400_000_000,
@@ -105,7 +107,7 @@ def test_detection_keys_are_keys_of_the_config(entry: Entry) -> None:
     else:
         assert entry.timm.split(".")[0] == cfg.MODEL.TIMM.MODEL
         assert cfg.MODEL.BACKBONE.NAME == "build_timm_fpn_backbone"
-    norm = "GN" if entry.trunk == "bit" else "FrozenBN"
+    norm = {"bit": "GN", "convnext": "LN"}.get(entry.trunk, "FrozenBN")
     assert norm == cfg.MODEL.RESNETS.NORM
 
 
@@ -130,7 +132,7 @@ GOOD: dict[str, Any] = {
         ({"images": 0}, "entry x: key images is 0; give a whole number of at least 1"),
         ({"images": True}, "key images is True"),
         ({"image": 5}, "entry x: unknown key 'image'; known: trunk, "),
-        ({"trunk": "vit"}, "key trunk is 'vit'; give one of resnet, bit, clip"),
+        ({"trunk": "vit"}, "key trunk is 'vit'; give one of resnet, bit, clip, convnext"),
         ({"url": "file:///etc/passwd"}, "key url is .*; give an http"),
         ({"sha256": "abc"}, "key sha256 is 'abc'; give 64 hexadecimal digits"),
         ({"pixel_mean": [1, 2]}, r"key pixel_mean is \[1, 2\]; give three numbers"),
@@ -238,9 +240,8 @@ def test_supervision_is_not_guessed_from_the_corpus() -> None:
 
 
 def test_a_trunk_of_timm_can_be_added(home: Path, tmp_path: Path) -> None:
-    from scaleprior.backbones import Card, save_backbone
-    from scaleprior.backbones.arch import TimmSpec
-    from scaleprior.backbones.families import build_trunk
+    from scaleprior.backbones import Card, TimmSpec, save_backbone
+    from scaleprior.backbones.trunks.trunk import build_trunk
 
     arch = TimmSpec("resnet50_clip")
     state = build_trunk(arch).body.state_dict()

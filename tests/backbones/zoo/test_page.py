@@ -83,7 +83,7 @@ def test_the_commands(cli: Cli, home: Path, backbone: Path, tmp_path: Path) -> N
     table = cli("zoo", "list").stdout
     assert table.splitlines()[0].split() == ["NAME", "TRUNK", "IMAGES", "SUPERVISION", "LICENCE", "WEIGHTS"]
     assert "R-50-ig-940m-swsl" in table
-    assert len(json.loads(cli("zoo", "list", "--json").stdout)) == 29
+    assert len(json.loads(cli("zoo", "list", "--json").stdout)) == 31
     added = cli("zoo", "add", backbone, "--name", "mine")
     assert added.stdout.startswith("registered: scaleprior://mine (R-50-w8, SHA-256 ")
     again = cli("zoo", "add", backbone, "--name", "mine")

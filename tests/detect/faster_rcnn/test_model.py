@@ -7,8 +7,9 @@ import copy
 import pytest
 import torch
 
-from scaleprior.backbones.spec import ResNetSpec
-from scaleprior.backbones.trunk import build_resnet, freeze_norms
+from scaleprior.backbones.trunks.freezing import freeze_norms
+from scaleprior.backbones.trunks.resnet.build import build_resnet
+from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
 from scaleprior.detect.faster_rcnn.model import build_detector
 from scaleprior.detect.faster_rcnn.parts.backbone import fuse_frozen_norms
 from scaleprior.errors import UserError
@@ -63,8 +64,8 @@ def test_an_image_without_objects_has_finite_losses() -> None:
 def test_freeze_at(kind: str, frozen: int) -> None:
     cfg = tiny_config(kind, ["MODEL.BACKBONE.FREEZE_AT", str(frozen), "MODEL.RESNETS.NORM", "BN"]).cfg
     learning = {n for n, p in build_detector(cfg).named_parameters() if p.requires_grad}
-    stem = any(n.endswith("trunk.conv1.weight") for n in learning)
-    res2, res3 = (any(f"trunk.layer{i}." in n for n in learning) for i in (1, 2))
+    stem = any(n.endswith("trunk.body.conv1.weight") for n in learning)
+    res2, res3 = (any(f"trunk.body.layer{i}." in n for n in learning) for i in (1, 2))
     assert (stem, res2, res3) == ((False, False, True) if frozen == 2 else (frozen == 0,) * 3)
     if kind == "C4":  # res5 of the head is never frozen
         assert any("box_head.res5" in n for n in learning)

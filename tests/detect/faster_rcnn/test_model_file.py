@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from scaleprior.backbones.card import Card
-from scaleprior.backbones.names import to_detectron2
-from scaleprior.backbones.spec import ResNetSpec
-from scaleprior.backbones.trunk import build_resnet
+from scaleprior.backbones.trunks.resnet.build import build_resnet
+from scaleprior.backbones.trunks.resnet.names import to_detectron2
+from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
 from scaleprior.backbones.weights import save_backbone
 from scaleprior.detect import get_engine
 from scaleprior.detect.faster_rcnn.model import Detector, build_detector

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from scaleprior.backbones.families import Trunk
-from scaleprior.backbones.trunk import FrozenBatchNormAct
+from scaleprior.backbones.trunks.freezing import FrozenBatchNormAct
+from scaleprior.backbones.trunks.trunk import Trunk
 from scaleprior.errors import UserError
 
-__all__ = ["PyramidBackbone", "ResNetFeatures", "TrunkFeatures", "fuse_frozen_norms", "norm_layer"]
+__all__ = ["PyramidBackbone", "TrunkFeatures", "fuse_frozen_norms", "norm_layer"]
 
 
 def norm_layer(name: str, key: str) -> Callable[[int], nn.Module] | None:
@@ -32,39 +32,11 @@ def norm_layer(name: str, key: str) -> Callable[[int], nn.Module] | None:
     return makers[name]
 
 
-class ResNetFeatures(nn.Module):
-    """The trunk's stages as named maps.
-
-    Args:
-        trunk: a timm ResNet (``backbones.build_resnet``), frozen as wanted.
-        out_features: among "res2" to "res5"; deeper stages are dropped from the trunk.
-    """
-
-    def __init__(self, trunk: nn.Module, out_features: Sequence[str]) -> None:
-        super().__init__()
-        self.trunk = trunk
-        self.out_features = tuple(out_features)
-        self.depth = max(int(name[3:]) for name in out_features)
-        for stage in range(self.depth + 1, 6):
-            setattr(trunk, f"layer{stage - 1}", nn.Identity())
-
-    def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """Maps [N, C, H / 2**i, W / 2**i] by name from images [N, 3, H, W]."""
-        trunk = self.trunk
-        x = trunk.maxpool(trunk.act1(trunk.bn1(trunk.conv1(x))))
-        maps = OrderedDict()
-        for stage in range(2, self.depth + 1):
-            x = getattr(trunk, f"layer{stage - 1}")(x)
-            if f"res{stage}" in self.out_features:
-                maps[f"res{stage}"] = x
-        return maps
-
-
 class TrunkFeatures(nn.Module):
-    """The maps of a trunk that ``MODEL.TIMM.MODEL`` names.
+    """The maps of a trunk, by name.
 
     Args:
-        trunk: from ``backbones.families.detection_trunk``.
+        trunk: from ``detection_trunk``, without the stages that nobody needs.
         out_features: among "res2" to "res5".
     """
 
@@ -74,7 +46,7 @@ class TrunkFeatures(nn.Module):
         self.out_features = tuple(out_features)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """Maps [N, C, H / 2**i, W / 2**i] by name from images [N, 3, H, W]; BiT's as its next stage sees them."""
+        """Maps [N, C, H / 2**i, W / 2**i] by name from images [N, 3, H, W], as the network itself sees them next."""
         maps = self.trunk.features(x, normalised=True)
         return OrderedDict((name, maps[name]) for name in maps if name in self.out_features)
 
@@ -139,7 +111,7 @@ class PyramidBackbone(nn.Module):
 
     def __init__(
         self,
-        bottom_up: ResNetFeatures | TrunkFeatures,
+        bottom_up: TrunkFeatures,
         in_features: Sequence[str],
         channels: Sequence[int],
         out_channels: int,

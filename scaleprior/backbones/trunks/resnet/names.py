@@ -16,9 +16,10 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar
 
+from scaleprior.backbones.trunks.resnet.spec import BLOCKS_PER_STAGE, ResNetSpec
 from scaleprior.errors import UserError
 
-__all__ = ["from_detectron2", "to_detectron2"]
+__all__ = ["from_detectron2", "names_and_shapes", "to_detectron2"]
 
 T = TypeVar("T")
 
@@ -77,3 +78,32 @@ def from_detectron2(state: Mapping[str, T]) -> dict[str, T]:
                 part = f"{block}.{match['part'].replace('conv', 'bn') if match['norm'] else match['part']}"
         renamed[f"{part}.{match['tensor']}"] = value
     return renamed
+
+
+def names_and_shapes(spec: ResNetSpec) -> dict[str, tuple[int, ...]]:
+    """Detectron2's names and shapes of the trunk's tensors, without building any of it."""
+    tensors = ("weight", "bias") if spec.norm == "GN" else ("weight", "bias", "running_mean", "running_var")
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def layer(name: str, outputs: int, inputs: int, side: int) -> None:
+        shapes[f"{name}.weight"] = (outputs, inputs, side, side)
+        shapes.update({f"{name}.norm.{tensor}": (outputs,) for tensor in tensors})
+
+    layer("stem.conv1", spec.stem_out_channels, 3, 7)
+    inputs = spec.stem_out_channels
+    for stage, blocks in enumerate(BLOCKS_PER_STAGE[spec.depth], start=2):
+        outputs = spec.out_channels[f"res{stage}"]
+        width = spec.num_groups * spec.width_per_group * 2 ** (stage - 2)
+        for block in (f"res{stage}.{number}" for number in range(blocks)):
+            # Without a shortcut the input must fit the output in channels and in places (res3 to res5 halve them).
+            if inputs != outputs:
+                layer(f"{block}.shortcut", outputs, inputs, 1)
+            if spec.bottleneck:
+                layer(f"{block}.conv1", width, inputs, 1)
+                layer(f"{block}.conv2", width, width // spec.num_groups, 3)
+                layer(f"{block}.conv3", outputs, width, 1)
+            else:
+                layer(f"{block}.conv1", outputs, inputs, 3)
+                layer(f"{block}.conv2", outputs, outputs, 3)
+            inputs = outputs
+    return shapes

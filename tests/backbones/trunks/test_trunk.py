@@ -21,13 +21,15 @@ from scaleprior.backbones import (
     from_detectron2,
     to_detectron2,
 )
-from scaleprior.backbones.arch import TIMM_TRUNKS, arch_from_timm
-from scaleprior.backbones.families import detection_trunk
-from scaleprior.backbones.trunk import freeze_norms, names_and_shapes
+from scaleprior.backbones.trunks.family import known_models
+from scaleprior.backbones.trunks.freezing import freeze_norms
+from scaleprior.backbones.trunks.resnet.names import names_and_shapes
+from scaleprior.backbones.trunks.selection import spec_of_model
+from scaleprior.backbones.trunks.trunk import detection_trunk
 from scaleprior.errors import UserError
 
 # Written from Detectron2 02b5c4e's build_resnet_backbone; blocks of a stage that are alike share an entry.
-RECORDED = json.loads((Path(__file__).parent / "detectron2_resnets.json").read_text())
+RECORDED = json.loads((Path(__file__).parents[1] / "detectron2_resnets.json").read_text())
 NARROW = ResNetSpec(res2_out_channels=32, width_per_group=8)
 SPECS = {
     "R-18": ResNetSpec(depth=18),
@@ -265,7 +267,7 @@ def test_freezing_timm_trunks_refuses_other_numbers() -> None:
     ],
 )
 def test_norms_of_a_detectors_trunk(norm: str, kinds: set[str]) -> None:
-    trunk = detection_trunk(arch_from_timm("resnet50_clip", norm), norm=norm, freeze_stages=2, out_features=["res4"])
+    trunk = detection_trunk(spec_of_model("resnet50_clip", norm), norm=norm, freeze_stages=2).keep(["res4"])
     assert {type(m).__name__ for m in trunk.modules() if hasattr(m, "running_var")} == kinds
     assert {type(m).__name__ for m in trunk.body.stages[0].modules() if hasattr(m, "running_var")} == {
         "FrozenBatchNormAct"
@@ -274,17 +276,18 @@ def test_norms_of_a_detectors_trunk(norm: str, kinds: set[str]) -> None:
 
 
 def test_the_trunk_that_a_config_names() -> None:
-    assert arch_from_timm("resnet34", "SyncBN") == ResNetSpec(depth=34, norm="BN")
-    assert arch_from_timm("resnet101", "GN") == ResNetSpec(depth=101, norm="GN")
-    assert [arch_from_timm(name, f.norm) for name, f in TIMM_TRUNKS.items()] == [TimmSpec(name) for name in TIMM_TRUNKS]
+    assert spec_of_model("resnet34", "SyncBN") == ResNetSpec(depth=34, norm="BN")
+    assert spec_of_model("resnet101", "GN") == ResNetSpec(depth=101, norm="GN")
+    named = known_models(named=True)
+    assert [spec_of_model(name, f.norm) for name, f in named.items()] == [TimmSpec(name) for name in named]
     with pytest.raises(UserError, match=r"MODEL.TIMM.MODEL is 'resnet51'; known: resnet18, .*resnet50x64_clip"):
-        arch_from_timm("resnet51", "BN")
+        spec_of_model("resnet51", "BN")
     with pytest.raises(UserError, match=r"MODEL.TIMM.MODEL is not set; known: resnet18"):
-        arch_from_timm("", "BN")
+        spec_of_model("", "BN")
     with pytest.raises(UserError, match=r"NORM is 'FrozenBN' with MODEL.TIMM.MODEL 'resnetv2_50x1_bit'; it takes GN"):
-        arch_from_timm("resnetv2_50x1_bit", "FrozenBN")
+        spec_of_model("resnetv2_50x1_bit", "FrozenBN")
     with pytest.raises(UserError, match=r"NORM is 'GN' with .*'resnet50_clip'; it takes BN, FrozenBN, SyncBN"):
-        arch_from_timm("resnet50_clip", "GN")
+        spec_of_model("resnet50_clip", "GN")
 
 
 def test_canonical_names_are_those_of_backbone_files() -> None:

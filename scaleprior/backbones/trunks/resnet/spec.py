@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.backbones.trunks.family import TrunkFamily, get_family
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
@@ -96,6 +97,16 @@ class ResNetSpec:
         return self.depth >= 50
 
     @property
+    def family(self) -> TrunkFamily:
+        """The ResNets'."""
+        return get_family("resnet")
+
+    @property
+    def timm_model(self) -> str | None:
+        """timm's name of a plain ResNet: stride in the 3x3 convolution, standard widths; None of others."""
+        return f"resnet{self.depth}" if self == ResNetSpec(depth=self.depth, norm=self.norm) else None
+
+    @property
     def out_channels(self) -> dict[str, int]:
         """Channels of the feature maps: ``{"stem": 64, "res2": 256, ..., "res5": 2048}``."""
         return {
@@ -145,6 +156,7 @@ class ResNetSpec:
             "MODEL.RESNETS.RES2_OUT_CHANNELS": self.res2_out_channels,
             "MODEL.RESNETS.NUM_GROUPS": self.num_groups,
             **({"MODEL.RESNETS.WIDTH_PER_GROUP": self.width_per_group} if self.bottleneck else {}),
+            **({"MODEL.RESNETS.STRIDE_IN_1X1": self.stride_in_1x1} if self.bottleneck else {}),
         }
 
     def to_dict(self) -> dict[str, Any]:

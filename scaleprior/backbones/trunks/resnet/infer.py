@@ -1,26 +1,39 @@
-"""Which ResNet the tensors' names and shapes say it is. Nothing about a name of a file is believed.
-
-What shapes cannot tell (stride placement, and whether affine norms without statistics are GroupNorm) is an argument.
-"""
+"""Which ResNet the tensors' names and shapes say it is. Nothing about a name of a file is believed."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
-from scaleprior.backbones.arch import TIMM_TRUNKS, TimmSpec
-from scaleprior.backbones.spec import BLOCKS_PER_STAGE, ResNetSpec
+from scaleprior.backbones.trunks.family import Clues, Shapes
+from scaleprior.backbones.trunks.resnet.spec import BLOCKS_PER_STAGE, ResNetSpec
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter
 
-__all__ = ["infer_resnet", "infer_timm"]
+__all__ = ["infer_norm", "infer_resnet"]
 
-Shapes = Mapping[str, tuple[int, ...]]
 _BLOCK = re.compile(r"res([2-5])\.(\d+)\.")
 
 
-def infer_resnet(shapes: Shapes, *, norm: str, stride_in_1x1: bool, where: str, depth: int | None = None) -> ResNetSpec:
-    """The spec that fits tensors in Detectron2's names.
+def infer_norm(shapes: Shapes, clues: Clues) -> str:
+    """The kind of the norms: "BN" by their running statistics; without those somebody has to say it.
+
+    Raises:
+        UserError: nobody does.
+    """
+    if any(name.endswith("running_var") for name in shapes):
+        return clues.carried.norm if clues.carried else "BN"
+    if clues.norm or clues.carried:
+        return clues.norm or clues.carried.norm
+    if clues.layout.name == "caffe2":
+        return "FrozenBN"
+    raise UserError(
+        f"{clues.where}: its norms have no running statistics, so they are GroupNorm or folded BatchNorm",
+        hint=f"give {parameter('norm', 'GN')} or {parameter('norm', 'FrozenBN')}",
+    )
+
+
+def infer_resnet(shapes: Shapes, *, norm: str, where: str, depth: int | None = None) -> ResNetSpec:
+    """The spec that fits tensors in Detectron2's names, but for the place of its strides, which shapes cannot tell.
 
     Args:
         depth: given by the user; needed where some stages are absent.
@@ -63,7 +76,6 @@ def infer_resnet(shapes: Shapes, *, norm: str, stride_in_1x1: bool, where: str, 
         res2_out_channels=last[0],
         num_groups=groups,
         width_per_group=middle[0] // groups,
-        stride_in_1x1=stride_in_1x1,
     )
 
 
@@ -76,24 +88,3 @@ def _first(shapes: Shapes, part: str) -> tuple[int, ...] | None:
                 scale = 2 ** (stage - 2)
                 return (shape[0] // scale, shape[1] // scale, *shape[2:])
     return None
-
-
-def infer_timm(shapes: Shapes, *, suffix: str, where: str) -> TimmSpec:
-    """The trunk of timm that fits tensors in timm's names.
-
-    Args:
-        suffix: "_bit" or "_clip", as the names say.
-
-    Raises:
-        UserError: no known trunk has these blocks and widths.
-    """
-    counts = [0, 0, 0, 0]
-    for name in shapes:
-        if match := re.match(r"stages\.([0-3])\.(?:blocks\.)?(\d+)\.", name):
-            counts[int(match[1])] = max(counts[int(match[1])], int(match[2]) + 1)
-    stem = shapes.get("stem.conv.weight" if suffix == "_bit" else "stem.conv3.conv.weight", (0,))[0]
-    for model, facts in TIMM_TRUNKS.items():
-        if model.endswith(suffix) and facts.blocks == tuple(counts) and facts.stem_channels == stem:
-            return TimmSpec(model)
-    known = ", ".join(model for model in TIMM_TRUNKS if model.endswith(suffix))
-    raise UserError(f"{where}: blocks {counts} and a stem of {stem} fit no known trunk", hint=f"known: {known}")

@@ -1,0 +1,85 @@
+"""CLIP's ResNets (Radford et al. 2021): a stem of three convolutions and blurred strides; no attention pooling."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from scaleprior.backbones.trunks.family import TrunkFamily
+from scaleprior.backbones.trunks.layout import COUNTER, PROJECTION, TENSORS, Dropped, Layout
+from scaleprior.backbones.trunks.model import Model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["CLIP"]
+
+
+def _timm_clip(name: str) -> str | Dropped | None:
+    name = name.removeprefix("visual.trunk.")
+    if name.endswith("num_batches_tracked"):
+        return COUNTER
+    if name.startswith("head."):
+        return PROJECTION
+    part = r"stem\.conv[123]|stages\.[0-3]\.\d+\.(?:conv1_1x1|conv2_kxk|conv3_1x1|shortcut\.conv)"
+    if re.fullmatch(rf"(?:{part})\.(?:conv\.weight|bn\.(?:{TENSORS}))", name):
+        return name
+    return _text_tower(name)
+
+
+def _openai_clip(name: str) -> str | Dropped | None:
+    if name.endswith("num_batches_tracked"):
+        return COUNTER
+    bare = name.removeprefix("visual.")
+    if bare.startswith("attnpool."):
+        return PROJECTION
+    if match := re.fullmatch(rf"(conv|bn)([123])\.({TENSORS})", bare):
+        return f"stem.conv{match[2]}.{match[1]}.{match[3]}"
+    if match := re.fullmatch(rf"layer([1-4])\.(\d+)\.(conv|bn)([123])\.({TENSORS})", bare):
+        part = ("conv1_1x1", "conv2_kxk", "conv3_1x1")[int(match[4]) - 1]
+        return f"stages.{int(match[1]) - 1}.{match[2]}.{part}.{match[3]}.{match[5]}"
+    # "-1" is the average pooling, which has no tensors
+    if match := re.fullmatch(rf"layer([1-4])\.(\d+)\.downsample\.([01])\.({TENSORS})", bare):
+        kind = ("conv", "bn")[int(match[3])]
+        return f"stages.{int(match[1]) - 1}.{match[2]}.shortcut.conv.{kind}.{match[4]}"
+    return _text_tower(name)
+
+
+def _text_tower(name: str) -> Dropped | None:
+    towers = r"(?:text\.|transformer\.|token_embedding|positional_embedding|ln_final|text_projection|logit_)"
+    extras = ("input_resolution", "context_length", "vocab_size")
+    return PROJECTION if re.match(towers, name) or name in extras else None
+
+
+def _model(blocks: tuple[int, int, int, int], width: int) -> Model:
+    channels = tuple(width * 2**stage for stage in range(2, 6))
+    mean, std = (122.7709383, 116.7460125, 104.09373615), (68.5005327, 66.6321579, 70.32316305)
+    return Model(blocks, width, channels, 3 * sum(blocks) + 2, mean, std)
+
+
+class CLIP(TrunkFamily):
+    """See the module."""
+
+    name = "clip"
+    norm = "BN"
+    least_side = 32  # the average pools of its stages leave nothing of fewer pixels
+    models: ClassVar = {
+        "resnet50_clip": _model((3, 4, 6, 3), 64),
+        "resnet101_clip": _model((3, 4, 23, 3), 64),
+        "resnet50x4_clip": _model((4, 6, 10, 6), 80),
+        "resnet50x16_clip": _model((6, 8, 18, 8), 96),
+        "resnet50x64_clip": _model((3, 15, 36, 10), 128),
+    }
+    layouts = (
+        Layout("clip (OpenAI names)", (r"(visual\.)?conv3\.weight$", r"(visual\.)?layer1\.0\.conv1"), _openai_clip),
+        Layout("clip (timm names)", (r"(visual\.trunk\.)?stages\.0\.0\.conv1_1x1\.conv\.weight",), _timm_clip),
+    )
+
+    def label(self, depth: int, width: int) -> str:
+        return f"CLIP-R{depth}"
+
+    def build(self, spec: Any) -> nn.Module:
+        import timm
+
+        # CLIP's plain models end in attention over a fixed number of places; "_gap" is the same trunk without it.
+        return timm.create_model(f"{spec.model}_gap", pretrained=False, num_classes=0)

@@ -1,0 +1,80 @@
+"""Which trunk a config or a card means. Torch-free.
+
+MODEL.BACKBONE.NAME decides: the ``build_timm_...`` builders take the trunk of MODEL.TIMM.MODEL, others that of
+MODEL.RESNETS. Detection and pretraining read the same keys, so one line of overrides names a trunk for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from scaleprior.backbones.trunks.family import TimmSpec, TrunkSpec, get_family, known_models
+from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
+from scaleprior.errors import UserError
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+__all__ = ["TIMM_BUILDERS", "is_timm_config", "spec_from_config", "spec_from_dict", "spec_of_model"]
+
+TIMM_BUILDERS = {
+    "build_resnet_fpn_backbone": "build_timm_fpn_backbone",
+    "build_retinanet_resnet_fpn_backbone": "build_retinanet_timm_fpn_backbone",
+}
+"""MODEL.BACKBONE.NAME of a ResNet's pyramid -> that of the same pyramid on the trunk of MODEL.TIMM.MODEL."""
+
+
+def is_timm_config(cfg: CfgNode) -> bool:
+    """Whether MODEL.BACKBONE.NAME builds the trunk of MODEL.TIMM.MODEL rather than that of MODEL.RESNETS."""
+    return cfg.MODEL.BACKBONE.NAME in ("build_timm_backbone", *TIMM_BUILDERS.values())
+
+
+def spec_of_model(model: str, norm: str) -> TrunkSpec:
+    """The trunk that MODEL.TIMM.MODEL names, with norm layers that MODEL.RESNETS.NORM can make of its own.
+
+    Args:
+        model: "resnet18" .. "resnet152", or a model of another family.
+        norm: "FrozenBN", "BN", "SyncBN", "GN" or "LN".
+
+    Raises:
+        UserError: an unknown name, or a norm that does not fit the trunk; names the key.
+    """
+    models = known_models()
+    if model not in models:
+        raise UserError(
+            f"MODEL.TIMM.MODEL is {model!r}" if model else "MODEL.TIMM.MODEL is not set",
+            hint=f"known: {', '.join(models)}",
+        )
+    return models[model].spec_of_model(model, norm)
+
+
+def spec_from_config(cfg: CfgNode) -> TrunkSpec:
+    """The trunk that a config describes: MODEL.RESNETS, or MODEL.TIMM.MODEL if the backbone's name says so.
+
+    Raises:
+        UserError: a value that no trunk has; names the key.
+    """
+    if is_timm_config(cfg):
+        return spec_of_model(cfg.MODEL.TIMM.MODEL, cfg.MODEL.RESNETS.NORM)
+    return ResNetSpec.from_cfg(cfg)
+
+
+def spec_from_dict(value: Mapping[str, Any]) -> TrunkSpec:
+    """The trunk that a card's ``arch`` object describes; without a ``family`` it is Detectron2's ResNet.
+
+    Raises:
+        UserError: a family or fields that this version does not know.
+    """
+    family = value.get("family", "resnet")
+    if family == "timm" and set(value) == {"family", "model"}:
+        return TimmSpec(value["model"])
+    try:
+        return get_family(family).spec_from_dict(value)
+    except UserError as e:
+        if family == "resnet":
+            raise
+        raise UserError(
+            f"architecture {dict(value)!r} is not known to this version of scaleprior",
+            hint="update scaleprior, or install the package that adds such trunks",
+        ) from e
