@@ -137,7 +137,9 @@ def _context(report: StudyReport, command: str) -> dict[str, Any]:
             }
         )  # fmt: skip
     costs = []
-    for status in (c for c in report.view.cells if c.result):
+    for status in report.view.cells:
+        if not status.result:
+            continue
         seen = images_seen(status)
         seconds = [status.result["seconds"].get(s, math.nan) for s in _STAGES]
         cpu = sum(status.result["cpu_seconds"].values())

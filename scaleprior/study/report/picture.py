@@ -55,20 +55,20 @@ def _draw_arch(ax: Axes, summary: ArchSummary, colour: str) -> None:
 
 def _draw_gains(ax: Axes, summaries: Sequence[ArchSummary]) -> None:
     """Gain per tenfold images with its 90 % interval, one bar an architecture: does a deeper trunk gain more?"""
-    fitted = [s for s in summaries if s.law is not None]
-    if not fitted:
+    laws = [(s.arch, s.law) for s in summaries if s.law is not None]
+    if not laws:
         ax.set_axis_off()
         ax.text(0.5, 0.5, "too few fractions\nfor a law", ha="center", va="center", transform=ax.transAxes)
         return
-    for place, (summary, colour) in enumerate(zip(fitted, itertools.cycle(_COLOURS))):
-        gain = summary.law.per_decade
+    for place, ((_, law), colour) in enumerate(zip(laws, itertools.cycle(_COLOURS))):
+        gain = law.per_decade
         ax.bar(place, gain.value, width=0.55, color=colour, alpha=0.25)
         ax.errorbar(
             place, gain.value, [[gain.value - gain.low], [gain.high - gain.value]], fmt="o", color=colour, capsize=4
         )
     ax.axhline(0, color="#5b6b7c", linewidth=0.8)
-    ax.set_xticks(range(len(fitted)), [s.arch for s in fitted])
-    ax.set_xlim(-0.6, len(fitted) - 0.4)
+    ax.set_xticks(range(len(laws)), [arch for arch, _ in laws])
+    ax.set_xlim(-0.6, len(laws) - 0.4)
     ax.set_title("AP per tenfold images", loc="left", fontsize="medium")
     ax.grid(True, axis="y", color="#d0d0d0", linewidth=0.5)
     ax.spines[["top", "right"]].set_visible(False)

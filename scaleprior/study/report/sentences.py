@@ -70,6 +70,6 @@ def _law(summary: ArchSummary) -> Iterator[str]:
 def _capacity(summaries: Sequence[ArchSummary]) -> Iterator[str]:
     from scaleprior.laws import compare_laws
 
-    fitted = [s for s in summaries if s.law is not None]
-    for first, second in itertools.pairwise(fitted):
-        yield compare_laws(second.law, first.law, names=(second.arch, first.arch)).verdict
+    laws = [(s.arch, s.law) for s in summaries if s.law is not None]
+    for (name, law), (other_name, other) in itertools.pairwise(laws):
+        yield compare_laws(other, law, names=(other_name, name)).verdict

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -96,8 +97,8 @@ def _outcome(status: CellStatus) -> str:
 def print_status(view: StudyView) -> None:
     """A table of all cells, and what failed."""
     table = Table(title=f"study {view.name} in {view.folder}")
-    for name, justify in (("cell", "left"), ("state", "left"), ("stage", "left"), ("step", "right"), ("AP", "right")):
-        table.add_column(name, justify=justify)
+    for name in ("cell", "state", "stage", "step", "AP"):
+        table.add_column(name, justify="right" if name in ("step", "AP") else "left")
     for status in view.cells:
         at = status.progress
         step = f"{at.done}/{at.total}" if at is not None and at.total else ""
@@ -145,7 +146,7 @@ def print_summary(report: StudyReport, *, ran: int | None = None, elapsed: float
 
 
 def _print_parts(console: Console, report: StudyReport) -> None:
-    parts: dict[str, Any] = report.seconds
+    parts: Mapping[str, float] = report.seconds
     if parts:
         text = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in parts.items())
         console.print(f"CPU seconds, all cells: {text}", soft_wrap=True, highlight=False)
