@@ -34,6 +34,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 TRUNK_GROUP = "scaleprior.trunks"
+"""Entry points of installed packages that add families."""
 _HERE = __name__.rpartition(".")[0]
 _BUILTIN = {"resnet": "resnet.family:ResNets", "bit": "bit:BiT", "clip": "clip:CLIP", "convnext": "convnext:ConvNeXt"}
 _REGISTERED: dict[str, TrunkFamily] = {}
@@ -43,32 +44,42 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @runtime_checkable
 class TrunkSpec(Protocol):
-    """Which trunk: all that fixes names and shapes of its parameters. Frozen, hashable, equal to its like.
-
-    Attributes:
-        family: who answers for it.
-        name: short, for tables and files.
-        norm: kind of norm it is trained with.
-        depth: layers with weights on the longest path, as ResNets are counted; for tables.
-        stride_in_1x1: stages downsample in the first 1x1 convolution, which only bottleneck ResNets can.
-        out_channels: of the maps; a ResNet's stem is in it, too.
-        timm_model: value of MODEL.TIMM.MODEL that names it; None = none does.
-    """
+    """Which trunk: all that fixes names and shapes of its parameters. Frozen, hashable, equal to its like."""
 
     @property
-    def family(self) -> TrunkFamily: ...
+    def family(self) -> TrunkFamily:
+        """Who answers for it."""
+        ...
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Short, for tables and files."""
+        ...
+
     @property
-    def norm(self) -> str: ...
+    def norm(self) -> str:
+        """Kind of norm it is trained with."""
+        ...
+
     @property
-    def depth(self) -> int: ...
+    def depth(self) -> int:
+        """Layers with weights on the longest path, as ResNets are counted; for tables."""
+        ...
+
     @property
-    def stride_in_1x1(self) -> bool: ...
+    def stride_in_1x1(self) -> bool:
+        """Stages downsample in the first 1x1 convolution, which only bottleneck ResNets can."""
+        ...
+
     @property
-    def out_channels(self) -> dict[str, int]: ...
+    def out_channels(self) -> dict[str, int]:
+        """Channels of the maps; a ResNet's stem is in it, too."""
+        ...
+
     @property
-    def timm_model(self) -> str | None: ...
+    def timm_model(self) -> str | None:
+        """Value of MODEL.TIMM.MODEL that names it; None = none does."""
+        ...
 
     def to_cfg_keys(self) -> dict[str, Any] | None:
         """The keys of MODEL.RESNETS that describe it, without the norm; None = none do."""

@@ -24,6 +24,7 @@ BLOCKS_PER_STAGE: dict[int, tuple[int, int, int, int]] = {
 """Residual blocks in res2..res5 by depth (He et al. 2016, Table 1)."""
 
 NORMS = ("BN", "FrozenBN", "GN")
+"""Values of MODEL.RESNETS.NORM that a ResNet takes here."""
 _GROUPS_OF_GN = 32
 
 
