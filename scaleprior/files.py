@@ -14,9 +14,12 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaleprior.errors import FailureError, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "atomic_path",
@@ -26,6 +29,7 @@ __all__ = [
     "write_bytes",
     "write_csv",
     "write_json",
+    "write_tensors",
     "write_text",
 ]
 
@@ -70,8 +74,9 @@ def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
 
 def remove_leftovers(folder: str | Path, *, recursive: bool = True) -> None:
     """Remove the temporary files of writers that were killed; only where no other process is writing now."""
-    for left in Path(folder).glob("**/.*.tmp" if recursive else ".*.tmp"):
-        left.unlink(missing_ok=True)
+    for name in (".*.tmp", ".tmp??????"):  # ours, and safetensors'
+        for left in Path(folder).glob(f"**/{name}" if recursive else name):
+            left.unlink(missing_ok=True)
 
 
 def _flush_to_disk(path: Path) -> None:
@@ -105,6 +110,23 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Sequence[Mapping[s
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically.
+
+    Args:
+        tensors: on the CPU, without gaps, none over the memory of another.
+        metadata: texts in its header.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, metadata=dict(metadata))
+        except SafetensorError as e:  # how it reports what the file system says
+            raise FailureError(f"cannot write {path}: {e}", hint="free space and run again") from e
 
 
 def read_json(path: str | Path, *, what: str = "JSON file") -> Any:

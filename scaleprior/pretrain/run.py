@@ -34,7 +34,7 @@ from scaleprior.pretrain.recorder import JsonLines, Recorder
 from scaleprior.pretrain.schedule import Schedule, budget_steps
 from scaleprior.pretrain.trainer import CHECKPOINT, PretrainTrainer
 from scaleprior.provenance import created_by
-from scaleprior.training.checkpoint import load_checkpoint, remove_checkpoint, save_checkpoint
+from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.device import resolve_device
 from scaleprior.training.positions import BatchPlan
 from scaleprior.training.processes import ProcessGroup, join_processes
@@ -110,7 +110,7 @@ def run_pretraining(
         processes.wait()  # nobody writes before everybody has looked
         if finished is not None:
             if processes.main:
-                remove_checkpoint(out / CHECKPOINT)  # left by a run killed between its last two lines
+                (out / CHECKPOINT).unlink(missing_ok=True)  # left by a run killed between its last two lines
             return finished
         node = cfg.PRETRAIN
         recorder = recorder or JsonLines(out, period=node.METRICS_PERIOD, tensorboard=node.TENSORBOARD)
@@ -278,12 +278,11 @@ def _finish(
     if held_out is not None:
         metrics["held_out"] = _evaluate(cfg, trainer.model, held_out, trainer.processes.device)
     labels = images.label_space
-    remove_checkpoint(out / HEAD)
     save_checkpoint(out / HEAD, {"label_space": labels.fingerprint, "head": trainer.model.head.state_dict()})
     save_backbone(out / BACKBONE, trainer.model.trunk.canonical_state(), _card(cfg, spec, trainer, parent))
     recorder.finish(metrics)
     write_json(out / RESULT, metrics)
-    remove_checkpoint(out / CHECKPOINT)
+    (out / CHECKPOINT).unlink(missing_ok=True)
     return PretrainResult(out / BACKBONE, metrics, counters.seconds, counters.images_seen)
 
 

@@ -7,7 +7,6 @@ from scaleprior._lazy import lazy_exports
 if TYPE_CHECKING:
     from scaleprior.training.checkpoint import (
         load_checkpoint as load_checkpoint,
-        remove_checkpoint as remove_checkpoint,
         save_checkpoint as save_checkpoint,
     )
     from scaleprior.training.device import resolve_device as resolve_device

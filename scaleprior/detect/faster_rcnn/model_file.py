@@ -23,7 +23,7 @@ from scaleprior.detect.faster_rcnn.model import Detector
 from scaleprior.detect.faster_rcnn.parameter_names import detectron2_names, trunk_names
 from scaleprior.detect.plan import follow_training
 from scaleprior.errors import UserError
-from scaleprior.files import atomic_path
+from scaleprior.files import write_tensors
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -161,13 +161,9 @@ def fill_backbone(model: Detector, tensors: Mapping[str, Tensor], source: str) -
 
 def save_model(path: Path, model: Detector, info: ModelInfo) -> None:
     """Write a trained detector atomically."""
-    from safetensors.torch import save_file
-
     state = model.state_dict()
     tensors = {theirs: state[ours].detach().cpu().contiguous() for ours, theirs in model_names(model).items()}
-    metadata = {_INFO_KEY: json.dumps({"schema": _SCHEMA, **info.__dict__})}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    write_tensors(path, tensors, {_INFO_KEY: json.dumps({"schema": _SCHEMA, **info.__dict__})})
 
 
 def read_model_info(path: Path) -> ModelInfo:
