@@ -113,12 +113,13 @@ def write_csv(path: str | Path, columns: Sequence[str], rows: Sequence[Mapping[s
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically.
+    """Write a safetensors file atomically; the same bytes for the same content.
 
     Args:
         tensors: on the CPU, without gaps, none over the memory of another.
-        metadata: texts in its header.
+        metadata: one text in its header, under its key. (safetensors writes several in an order of its own each time.)
     """
+    assert len(metadata) <= 1, "the order of several texts would differ from file to file"
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from scaleprior.backbones.weights import (
         read_card as read_card,
         save_backbone as save_backbone,
+        tensors_sha256 as tensors_sha256,
     )
-    from scaleprior.backbones.writing import tensors_sha256 as tensors_sha256
 
 lazy_exports(__name__)

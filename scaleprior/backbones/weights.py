@@ -9,23 +9,25 @@ Names carry no prefix: ``stem.conv1.weight``, ``res2.0.conv1.norm.bias``, ...
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaleprior.backbones.card import CARD_KEY, Card
+from scaleprior.backbones.readers.limits import RefusedFileError
+from scaleprior.backbones.readers.safetensors_files import read_header
 from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.errors import UserError
-from scaleprior.files import atomic_path
+from scaleprior.files import write_tensors
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
-__all__ = ["has_card", "load_backbone", "read_card", "save_backbone"]
+__all__ = ["has_card", "load_backbone", "read_card", "save_backbone", "tensors_sha256"]
 
-_MAX_HEADER = 16 << 20  # bytes; R-152's is 0.1 MB
+_SCHEME = b"scaleprior tensors 2\0"  # what the hash of hashes begins with
 
 
 def save_backbone(path: str | Path, state_d2: Mapping[str, Tensor], card: Card) -> Card:
@@ -41,21 +43,25 @@ def save_backbone(path: str | Path, state_d2: Mapping[str, Tensor], card: Card) 
         UserError: names or shapes are not those of ``card.arch``.
         FailureError: the disk is full, the folder read-only.
     """
-    from scaleprior.backbones.writing import write_tensors
-
     _check_against(card.arch, {n: tuple(t.shape) for n, t in state_d2.items()}, str(path))
-    with atomic_path(path) as temporary:
-        card, _ = write_tensors(temporary, state_d2, card)
+    tensors: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in state_d2.items():
+        tensor = tensor.detach().cpu().contiguous()
+        # Two names of one tensor become two tensors: safetensors has no way to say that they are one.
+        tensors[name] = tensor.clone() if tensor.data_ptr() in places else tensor
+        places.add(tensor.data_ptr())
+    card = replace(card, tensors_sha256=tensors_sha256(tensors))
+    write_tensors(path, tensors, {CARD_KEY: card.to_json()})
     return card
 
 
 def has_card(path: str | Path) -> bool:
     """Whether this is a backbone file with a card; reads the header only. A file that is not there has none."""
     try:
-        metadata = _read_header(Path(path)).get("__metadata__")
+        return CARD_KEY in _metadata(Path(path))
     except UserError:
         return False
-    return isinstance(metadata, dict) and isinstance(metadata.get(CARD_KEY), str)
 
 
 def read_card(path: str | Path) -> Card:
@@ -64,10 +70,8 @@ def read_card(path: str | Path) -> Card:
     Raises:
         UserError: no such file, not a safetensors file, or one without a card.
     """
-    header = _read_header(Path(path))
-    metadata = header.get("__metadata__")
-    text = metadata.get(CARD_KEY) if isinstance(metadata, dict) else None
-    if not isinstance(text, str):
+    text = _metadata(Path(path)).get(CARD_KEY)
+    if text is None:
         raise UserError(f"{path} has no ScalePrior card", hint="give a backbone file that scaleprior wrote")
     return Card.from_json(text, source=str(path))
 
@@ -82,8 +86,6 @@ def load_backbone(path: str | Path) -> tuple[dict[str, Tensor], Card]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from scaleprior.backbones.writing import tensors_sha256
-
     card = read_card(path)
     try:
         tensors = load_file(path)
@@ -96,37 +98,47 @@ def load_backbone(path: str | Path) -> tuple[dict[str, Tensor], Card]:
     return tensors, card
 
 
-def _one_run_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """How cards were filled at first: one hash over the bytes of all tensors; their files stay readable."""
-    from scaleprior.backbones.views import Pieces
-
-    digest, pieces = hashlib.sha256(), Pieces()
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over name, type, shape and SHA-256 of the bytes of every tensor, in the order of names."""
+    digest = hashlib.sha256(_SCHEME)
     for name in sorted(tensors):
-        digest.update(f"{name}\0{tensors[name].dtype}\0{tuple(tensors[name].shape)}\0".encode())
-        for piece in pieces.of(tensors[name]):
-            digest.update(piece)
+        digest.update(_caption(name, tensors[name]) + hashlib.sha256(_raw(tensors[name])).digest())
     return digest.hexdigest()
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def _one_run_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """How cards were filled at first: one hash over the bytes of all tensors; their files stay readable."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(_caption(name, tensors[name]))
+        digest.update(_raw(tensors[name]))
+    return digest.hexdigest()
+
+
+def _caption(name: str, tensor: Tensor) -> bytes:
+    return f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode()
+
+
+def _raw(tensor: Tensor) -> np.ndarray:
+    """The tensor's bytes in row-major order, uint8 [N]; no copy if it lies on the CPU without gaps."""
+    import torch
+
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Texts in a file's header."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            prefix = file.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-            # The length is the file's own claim; it is believed only within the file and a fixed limit.
-            if not 2 <= length <= min(size - 8, _MAX_HEADER):
-                raise UserError(f"{path} is not a safetensors file", hint="give a .safetensors backbone")
-            header = json.loads(file.read(length))
+        texts = read_header(path).get("__metadata__", {})
     except FileNotFoundError as e:
         raise UserError(f"weights not found: {path}", hint="check the path") from e
     except OSError as e:
         raise UserError(f"weights {path} cannot be read: {e.strerror or e}", hint="check the file") from e
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
-        raise UserError(f"{path} is not a safetensors file", hint="give a .safetensors backbone") from e
-    if not isinstance(header, dict):
-        raise UserError(f"{path} is not a safetensors file", hint="give a .safetensors backbone")
-    return header
+    except RefusedFileError as e:
+        raise UserError(
+            f"{path} is not a safetensors file, or a damaged one ({e.reason})", hint="give a .safetensors backbone"
+        ) from e
+    return {k: v for k, v in texts.items() if isinstance(v, str)} if isinstance(texts, dict) else {}
 
 
 def _check_against(spec: TrunkSpec, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:

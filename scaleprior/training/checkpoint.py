@@ -1,11 +1,12 @@
 """Checkpoints of a run in progress: durable, checked, and readable without executing anything.
 
 A checkpoint is a safetensors file with one long tensor for each type of numbers, and in the header's metadata, under
-``scaleprior.state``, the nested state as JSON: in place of each tensor its type, where it begins there, and its shape.
+``scaleprior.checkpoint``, a hash of all the rest and the nested state as JSON: in place of each tensor its type, where
+it begins there, and its shape.
 Joining the tensors costs less than handing 1,400 of them to safetensors, which does 20 us of work in Python for each.
 
-The file under its final name is always complete and on the disk: it is written beside it, flushed and renamed. A hash
-in the metadata tells a damaged file from a good one.
+The file under its final name is always complete and on the disk: it is written beside it, flushed and renamed.
+The hash tells a damaged file from a good one. Equal states make equal files.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from scaleprior.files import write_tensors
 
 __all__ = ["load_checkpoint", "restore_rng", "rng_state", "save_checkpoint"]
 
-_STATE_KEY, _HASH_KEY = "scaleprior.state", "scaleprior.sha256"
+_KEY = "scaleprior.checkpoint"
+_OLD_KEY = "scaleprior.state"  # of the files in which each tensor lay under its number; they have no hash
+_HASH = 64  # characters, before the JSON
 
 
 def save_checkpoint(path: str | Path, state: dict[Any, Any]) -> None:
@@ -51,7 +54,7 @@ def save_checkpoint(path: str | Path, state: dict[Any, Any]) -> None:
 
     text = json.dumps(_encode(state, put))
     joined = {kind: torch.cat(tensors) for kind, tensors in parts.items()}
-    write_tensors(path, joined, {_STATE_KEY: text, _HASH_KEY: _sha256(text, joined)})
+    write_tensors(path, joined, {_KEY: _sha256(text, joined) + text})
 
 
 def load_checkpoint(path: str | Path) -> dict[Any, Any]:
@@ -68,11 +71,13 @@ def load_checkpoint(path: str | Path) -> dict[Any, Any]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        if _STATE_KEY not in metadata:
+        text = metadata.get(_OLD_KEY)
+        if _KEY in metadata:
+            digest, text = metadata[_KEY][:_HASH], metadata[_KEY][_HASH:]
+            if digest != _sha256(text, stored):
+                raise ValueError("its content differs from the hash in it")
+        if text is None:
             raise UserError(f"{path} is not a checkpoint of scaleprior", hint="give the file that a run wrote")
-        text = metadata[_STATE_KEY]
-        if _HASH_KEY in metadata and metadata[_HASH_KEY] != _sha256(text, stored):
-            raise ValueError("its content differs from the hash in it")
         return _decode(json.loads(text), stored)
     except (SafetensorError, OSError, KeyError, ValueError) as e:
         raise UserError(f"checkpoint {path} cannot be read: {e}", hint="it is damaged; start the run anew") from e
@@ -105,7 +110,7 @@ def _decode(node: Any, stored: Mapping[str, Tensor]) -> Any:
         return node
     kind, content = node
     if kind == "tensor":
-        if isinstance(content, int):  # how files were written at first, each tensor under its number
+        if isinstance(content, int):  # a file under the old key
             return stored[str(content)]
         kind, start, shape = content
         # A copy: aligned as torch aligns its own, and without the rest of the file behind it.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scaleprior.errors import UserError
-from scaleprior.files import read_json, write_json
+from scaleprior.files import read_json, remove_leftovers, write_json
 
 __all__ = ["RUN_FILE", "RunFolder", "refuse_other_run"]
 
@@ -53,7 +53,8 @@ class RunFolder:
         return before
 
     def write(self) -> None:
-        """Write ``run.json``."""
+        """Write ``run.json``, and remove what a killed start of the run was about to write."""
+        remove_leftovers(self.out, recursive=False)
         write_json(self.out / RUN_FILE, dict(self.identity))
 
 

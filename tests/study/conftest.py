@@ -31,6 +31,7 @@ TINY: dict[str, Any] = {
             "PRETRAIN.HELD_OUT.IMAGES": 8,
             "PRETRAIN.INPUT.SIZE": 24,
             "PRETRAIN.INPUT.RESIZE": 24,
+            "PRETRAIN.CHECKPOINT_PERIOD": 1,
         },
     },
     "finetune": {
@@ -38,6 +39,7 @@ TINY: dict[str, Any] = {
         "overrides": {
             "SOLVER.MAX_ITER": 3,
             "SOLVER.WARMUP_ITERS": 1,
+            "SOLVER.CHECKPOINT_PERIOD": 1,
             "SOLVER.IMS_PER_BATCH": 2,
             "INPUT.MIN_SIZE_TRAIN": [48],
             "INPUT.MAX_SIZE_TRAIN": 48,

@@ -39,6 +39,12 @@ def test_round_trip_of_every_kind(tmp_path: Path) -> None:
     assert plain["float32"].tolist() == state["turned"].reshape(-1).tolist()
 
 
+def test_equal_states_make_equal_files(tmp_path: Path) -> None:
+    for name in "abcdef":
+        save_checkpoint(tmp_path / name, {"x": torch.arange(3.0), "y": torch.arange(3), "z": torch.ones(2).half()})
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
 def test_later_states_replace_earlier_ones_larger_or_smaller(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     for size in (5, 50, 1, 20, 0):
@@ -133,7 +139,7 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
             found = load_checkpoint(path)
         except UserError:
             continue
-        # What no hash can cover: the hash's own key, without which the file is one of the first format, and padding.
+        # Padding in the header, and letters of its own words whose case does not matter.
         assert (found["step"], found["name"]) == (7, "a run"), at
         assert torch.equal(found["x"], state["x"]), at
         assert torch.equal(found["y"], state["y"]), at

@@ -24,6 +24,14 @@ def test_a_run_finds_itself_and_refuses_another(tmp_path: Path) -> None:
         folder(tmp_path / "new", "b").found()
 
 
+def test_what_a_killed_start_was_writing_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".checkpoint.safetensors.abc.tmp").write_bytes(b"x")  # ours
+    (tmp_path / ".tmpe63XKw").write_bytes(b"x")  # as safetensors names it
+    (tmp_path / "metrics.jsonl").write_text("kept")
+    folder(tmp_path, "a").write()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", RUN_FILE]
+
+
 @pytest.mark.parametrize("name", ["hash", "run_hash"])
 def test_folders_and_checkpoints_of_before_are_gone_on_with(tmp_path: Path, name: str) -> None:
     (tmp_path / RUN_FILE).write_text(json.dumps({name: "a", "schema": 2}))

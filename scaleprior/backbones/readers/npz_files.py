@@ -6,7 +6,6 @@ import io
 import mmap
 import zipfile
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Literal
 
@@ -14,7 +13,6 @@ import numpy as np
 
 from scaleprior.backbones.readers.archives import member_start, open_archive
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError, check_name, check_shape
-from scaleprior.backbones.threads import workers
 
 __all__ = ["load_npz"]
 
@@ -43,8 +41,7 @@ def load_npz(path: Path, *, limits: Limits = LIMITS) -> dict[str, np.ndarray]:
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as e:
             raise RefusedFileError("damaged", f"{path}: {name} is damaged: {e}") from e
 
-    with ThreadPoolExecutor(workers()) as pool:
-        return dict(zip(names, pool.map(read, members, names)))
+    return {name: read(member, name) for member, name in zip(members, names)}
 
 
 def _header(file: IO[bytes], name: str, path: Path) -> tuple[tuple[int, ...], Literal["F", "C"], np.dtype]:

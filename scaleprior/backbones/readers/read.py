@@ -17,12 +17,10 @@ from scaleprior.backbones.readers.facts import ReadOptions, detector_facts, fold
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError, check_name
 from scaleprior.backbones.readers.recognise import recognise
 from scaleprior.backbones.readers.report import Found, Reading, Report, some
-from scaleprior.backbones.threads import map_groups
 from scaleprior.backbones.trunks.family import Clues, TrunkFamily, TrunkSpec
 from scaleprior.backbones.trunks.layout import Dropped, Layout
 from scaleprior.backbones.trunks.published import KnownFacts
 from scaleprior.backbones.trunks.trunk import build_trunk, canonical_shapes
-from scaleprior.backbones.views import Pieces, to_tensor
 from scaleprior.errors import UserError
 from scaleprior.provenance import created_by
 from scaleprior.wording import Wording, parameter
@@ -44,17 +42,17 @@ def read_backbone(source: str | Path, options: ReadOptions | None = None, *, lim
     """
     options = options or ReadOptions()
     found = find_backbone(source, options, limits=limits)
-
-    views = {name: values for name, values in found.tensors.items() if isinstance(values, np.ndarray)}
-
-    def settle(names: list[str], pieces: Pieces) -> dict[str, tuple[Tensor, bool]]:
-        tensors = {name: to_tensor(views[name], pieces) for name in names}
-        return {name: (tensor, finite(tensor)) for name, tensor in tensors.items()}
-
-    settled = map_groups(settle, {name: view.nbytes for name, view in views.items()}, Pieces)
-    refuse_nonfinite(sorted(name for name, (_, fine) in settled.items() if not fine), found, options)
-    tensors = {name: settled[name][0] if name in settled else values for name, values in found.tensors.items()}
+    tensors = {name: _to_tensor(values) for name, values in found.tensors.items()}
+    refuse_nonfinite(sorted(name for name, tensor in tensors.items() if not finite(tensor)), found, options)
     return Reading(tensors, found.card, found.report)
+
+
+def _to_tensor(values: np.ndarray | Tensor) -> Tensor:
+    """float32: over the mapped file where its numbers lie in it as torch needs them, else a copy; writable."""
+    if isinstance(values, Tensor):
+        return values
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and is found as such
+        return torch.from_numpy(np.require(values, np.float32, ["C", "A", "W"]))
 
 
 def find_backbone(source: str | Path, options: ReadOptions, *, limits: Limits = LIMITS) -> Found:
@@ -90,9 +88,7 @@ def _canonical(path: Path, options: ReadOptions) -> Found:
     tensors, card = load_backbone(path)
     report = Report("safetensors", "scaleprior", matched=sorted(tensors), facts={"card": "in the file"})
     given = {"name": options.name, "licence": options.licence, "source": options.source, "images": options.images}
-    found = Found(path, tensors, replace(card, **{k: v for k, v in given.items() if v is not None}), report)
-    refuse_nonfinite(sorted(name for name, tensor in tensors.items() if not finite(tensor)), found, options)
-    return found
+    return Found(path, tensors, replace(card, **{k: v for k, v in given.items() if v is not None}), report)
 
 
 def _state_dict(content: Content, options: ReadOptions, limits: Limits) -> tuple[dict[str, Any], list[str]]:

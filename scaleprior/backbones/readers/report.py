@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.backbones.card import Card
-from scaleprior.backbones.views import Numbers
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 __all__ = ["Found", "Reading", "Report", "some"]
@@ -74,7 +74,7 @@ class Found:
     """A backbone in a file: views whose numbers nobody has looked at yet (tensors, if the file is one of ours)."""
 
     path: Path
-    tensors: dict[str, Numbers]
+    tensors: dict[str, np.ndarray | Tensor]
     card: Card
     report: Report
 

@@ -11,7 +11,9 @@ from scaleprior.backbones.zoo.cache import Record, ZooHome, is_intact
 from scaleprior.backbones.zoo.catalogue import load_catalogue
 from scaleprior.backbones.zoo.download import download
 from scaleprior.backbones.zoo.entry import Entry
+from scaleprior.backbones.zoo.hub import HubFile, stated_sha256
 from scaleprior.errors import FailureError, UserError
+from scaleprior.files import file_sha256
 from scaleprior.progress import ProgressFn
 
 __all__ = ["PREFIX", "canonical", "fetch", "is_uri", "local_path", "locate"]
@@ -105,19 +107,30 @@ def fetch(name: str, *, refresh: bool = False, progress: ProgressFn | None = Non
             if is_intact(path, record.sha256) and entry.sha256 in (None, record.sha256):
                 return path
             logger.warning("%s is missing or damaged, or the catalogue names another file: downloading again", path)
-        if os.environ.get("SCALEPRIOR_OFFLINE", "").lower() not in _OFF:
-            raise UserError(
-                f"{name} is not in the cache {home.root} and SCALEPRIOR_OFFLINE is set",
-                hint=f"run `scaleprior zoo fetch {name}` with a network, or copy that folder from where it was run",
-            )
-        return _download(entry, home, record, progress)
+        where = locate(entry)
+        if isinstance(where, HubFile):
+            return _from_hub(entry, where, home, record, refresh=refresh, progress=progress)
+        if _offline():
+            raise _absent(entry, home)
+        return _download(entry, where, home, record, progress)
 
 
-def locate(entry: Entry) -> str:
-    """Address of a public entry's file.
+def _offline() -> bool:
+    return any(os.environ.get(name, "").lower() not in _OFF for name in ("SCALEPRIOR_OFFLINE", "HF_HUB_OFFLINE"))
 
-    For an entry by its timm name this is where timm itself would look: the Hugging Face hub (``HF_ENDPOINT`` names a
-    mirror) if timm knows a place there, else timm's direct address.
+
+def _absent(entry: Entry, home: ZooHome) -> UserError:
+    return UserError(
+        f"{entry.name} is not in the cache {home.root} and SCALEPRIOR_OFFLINE or HF_HUB_OFFLINE is set",
+        hint=f"run `scaleprior zoo fetch {entry.name}` with a network, or copy that folder (and for what it links to, "
+        "the hub's cache) from where it was run",
+    )
+
+
+def locate(entry: Entry) -> HubFile | str:
+    """Where a public entry's file is: on the Hugging Face hub, or at an address.
+
+    For an entry by its timm name this is where timm itself would look.
 
     Raises:
         FailureError: the installed timm has no weights of that name.
@@ -134,10 +147,9 @@ def locate(entry: Entry) -> str:
         raise FailureError(f"the installed timm has no weights called {entry.timm}", hint="update timm")
     if cfg.hf_hub_id is None:
         return cfg.url
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     repository, _, revision = cfg.hf_hub_id.partition("@")
     # timm's own preference: the safetensors file, unless it names another one
-    return f"{endpoint}/{repository}/resolve/{revision or 'main'}/{cfg.hf_hub_filename or 'model.safetensors'}"
+    return HubFile(repository, cfg.hf_hub_filename or "model.safetensors", revision or "main")
 
 
 def _own(entry: Entry, home: ZooHome) -> Path:
@@ -151,14 +163,42 @@ def _own(entry: Entry, home: ZooHome) -> Path:
     return path
 
 
-def _download(entry: Entry, home: ZooHome, record: Record | None, progress: ProgressFn | None) -> Path:
-    url = locate(entry)
+def _from_hub(
+    entry: Entry, where: HubFile, home: ZooHome, record: Record | None, *, refresh: bool, progress: ProgressFn | None
+) -> Path:
+    """A link to the file in the hub's cache, which timm may have brought there before."""
+    path = where.cached()
+    # What is there already was just found to be damaged or another one, if an earlier download was of it.
+    again = refresh or (path is not None and (record is not None or not _as_stated(path)))
+    if _offline() and (path is None or again):
+        raise _absent(entry, home)
+    if path is None or again:
+        path = where.download(again=again, progress=progress)
+    sha256 = file_sha256(path)
+    expected = _expected(entry, where.url, record) or stated_sha256(path)
+    if expected not in (None, sha256):
+        raise FailureError(
+            f"{where.url} has SHA-256 {sha256}, expected {expected}; it is not used",
+            hint="try again; if it stays so, the file was replaced by another one",
+        )
+    target = home.file(sha256, entry.name + path.suffix)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        target.symlink_to(path.resolve())
+    except OSError as e:
+        raise FailureError(f"cannot write {target}: {e.strerror or e}", hint="free space and run again") from e
+    return _remember(entry, where.url, home, target, sha256)
+
+
+def _as_stated(path: Path) -> bool:
+    return stated_sha256(path) in (None, file_sha256(path))
+
+
+def _download(entry: Entry, url: str, home: ZooHome, record: Record | None, progress: ProgressFn | None) -> Path:
     part = home.partial(entry.name)
-    # Without a published hash, the first download's is kept: a file that changes later is noticed.
-    expected = entry.sha256 or (record.sha256 if record is not None and record.url == url else None)
-    sha256 = download(url, part, sha256=expected, progress=progress)
-    file = entry.name + PurePosixPath(urlsplit(url).path).suffix
-    target = home.file(sha256, file)
+    sha256 = download(url, part, sha256=_expected(entry, url, record), progress=progress)
+    target = home.file(sha256, entry.name + PurePosixPath(urlsplit(url).path).suffix)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with part.open("rb") as handle:
@@ -166,6 +206,15 @@ def _download(entry: Entry, home: ZooHome, record: Record | None, progress: Prog
         os.replace(part, target)
     except OSError as e:
         raise FailureError(f"cannot write {target}: {e.strerror or e}", hint="free space and run again") from e
-    home.write_record(entry.name, Record(url=url, sha256=sha256, file=file))
+    return _remember(entry, url, home, target, sha256)
+
+
+def _expected(entry: Entry, url: str, record: Record | None) -> str | None:
+    """The published hash; without one, the first download's is kept, so a file that changes later is noticed."""
+    return entry.sha256 or (record.sha256 if record is not None and record.url == url else None)
+
+
+def _remember(entry: Entry, url: str, home: ZooHome, target: Path, sha256: str) -> Path:
+    home.write_record(entry.name, Record(url=url, sha256=sha256, file=target.name))
     logger.info("%s: %s, SHA-256 %s", entry.name, target, sha256)
     return target

@@ -20,7 +20,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty zoo folder, named by the environment."""
     folder = tmp_path / "home"
     monkeypatch.setenv("SCALEPRIOR_HOME", str(folder))
-    monkeypatch.delenv("SCALEPRIOR_OFFLINE", raising=False)
+    for name in ("SCALEPRIOR_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub")
+    )  # read from the environment once
     return folder
 
 
@@ -30,7 +34,7 @@ class Server:
 
     Attributes:
         files: path -> bytes.
-        redirects: path -> (path, X-Linked-Etag).
+        hub: path -> (path, X-Linked-Etag): a file of a hub, which redirects to its storage and states the hash.
         drop_after: the connection is cut after this many bytes of a body, once for each number in the list.
         statuses: answered once each, in place of the file, before anything else.
         ranges, etags: whether the server knows them.
@@ -40,7 +44,7 @@ class Server:
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
-    redirects: dict[str, tuple[str, str]] = field(default_factory=dict)
+    hub: dict[str, tuple[str, str]] = field(default_factory=dict)
     drop_after: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     ranges: bool = True
@@ -56,16 +60,24 @@ def etag(data: bytes) -> str:
 
 def _handler(state: Server) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            if self.path not in state.hub:
+                self.send_error(404)
+                return
+            target, linked = state.hub[self.path]
+            self.send_response(302)
+            # Another host: the library follows redirects on the hub itself before it looks for the hash.
+            self.send_header("Location", state.url.replace("127.0.0.1", "localhost") + target)
+            self.send_header("X-Linked-Etag", linked)
+            self.send_header("X-Linked-Size", str(len(state.files[target])))
+            self.send_header("X-Repo-Commit", "c" * 40)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
         def do_GET(self) -> None:
             state.requests.append((self.path, self.headers.get("Range", "")))
             if state.statuses:
                 self.send_error(state.statuses.pop(0))
-            elif self.path in state.redirects:
-                target, linked = state.redirects[self.path]
-                self.send_response(302)
-                self.send_header("Location", state.url + target)
-                self.send_header("X-Linked-Etag", linked)
-                self.end_headers()
             elif self.path in state.files:
                 self._send(state.files[self.path])
             else:
@@ -107,7 +119,7 @@ def _handler(state: Server) -> type[http.server.BaseHTTPRequestHandler]:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server on 127.0.0.1; downloads do not pause between attempts."""
     monkeypatch.setattr("scaleprior.backbones.zoo.download._FIRST_PAUSE", 0.001)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
     state = Server()
     httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(state))
     state.url = f"http://127.0.0.1:{httpd.server_address[1]}"

@@ -12,6 +12,7 @@ import mmap
 import zipfile
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
@@ -19,9 +20,14 @@ from scaleprior.backbones.readers.archives import member_start, open_archive
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError
 from scaleprior.backbones.readers.pickle.load import Tree, guarded, plain, torch_machine
 from scaleprior.backbones.readers.pickle.names import Storage, TensorRecord
-from scaleprior.backbones.views import Numbers
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["LEGACY_MAGIC", "load_torch_legacy", "load_torch_zip"]
+
+Numbers = Union[np.ndarray, "Tensor"]
+"""A tensor; or an array, where its numbers are not aligned in the file."""
 
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The pickled magic number that files older than torch 1.6 begin with, after the protocol's two bytes."""
