@@ -101,7 +101,6 @@ def describe_data(spec: StudySpec, data: StudyData, engine: str) -> dict[str, An
         "detection fingerprint": data.detection_fingerprint[:16],
         **pretraining,
         "seeds": ", ".join(map(str, spec.seeds)),
-        "near-duplicates": "not searched for",
         **recipe,
         "fine-tuning recipe": " ".join((spec.finetune.config, *spec.finetune.overrides)),
         "engine": engine,
