@@ -136,7 +136,8 @@ def _metadata(path: Path) -> dict[str, str]:
         raise UserError(f"weights {path} cannot be read: {e.strerror or e}", hint="check the file") from e
     except RefusedFileError as e:
         raise UserError(
-            f"{path} is not a safetensors file, or a damaged one ({e.reason})", hint="give a .safetensors backbone"
+            f"weights {path} cannot be read: not a safetensors file, or a damaged one ({e.reason})",
+            hint="give a .safetensors backbone",
         ) from e
     return {k: v for k, v in texts.items() if isinstance(v, str)} if isinstance(texts, dict) else {}
 
