@@ -6,10 +6,10 @@
 
 Peers, measured in the same processes, turn about: for conversion, reading the source's bytes and writing as many to the
 same folder with a flush to the disk, as the conversion does (it also takes the SHA-256 of every tensor, which no copy
-needs); for memory, the size of the source file, of which formats whose numbers are not aligned need a second copy. The fastest of each counts, as others may use the machine and its disk.
-BiT's R-152x2 is four times as large and turns every convolution: it is shown, and has no target of its own. Sources and
-cards come from a warm page cache, and a copy that is not counted comes before both. The ratio to a copy has no target: a
-backbone is converted once.
+needs); for memory, the size of the source file, of which formats with unaligned numbers need a second copy. The fastest
+of each counts, as others may use the machine and its disk. The ratio to a copy has no target: a backbone is converted
+once. BiT's R-152x2 is four times as large and turns every convolution. Sources and cards come from a warm page cache,
+and a copy that is not counted comes before both.
 """
 
 from __future__ import annotations
