@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from scaleprior.laws.compare import compare_laws as compare_laws
     from scaleprior.laws.fit import fit_law as fit_law
     from scaleprior.pretrain.call import pretrain as _pretrain
+    from scaleprior.study.study import Study as Study
 
     # Two rooms that are verbs as well.
     detect = CallablePackage(_detect)

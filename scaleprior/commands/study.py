@@ -66,7 +66,7 @@ def run_and_report(
     Returns:
         0 if every cell is done, 1 if some failed.
     """
-    from scaleprior.study.report.page import write_report
+    from scaleprior.study.report.page import build_report
     from scaleprior.study.report.terminal import StudyDisplay, print_summary
     from scaleprior.study.runner import run_study
 
@@ -84,11 +84,12 @@ def run_and_report(
     if not any(cell.state == "done" for cell in outcome.view.cells):
         errors = "; ".join(sorted({cell.error for cell in outcome.view.cells}))
         raise FailureError(f"every cell of {out} failed: {errors}", hint="repair the cause and run again")
-    report = write_report(outcome.view, out, command=command)
+    report = build_report(outcome.view, command=command)
+    page = report.write(out)
     if as_json:
-        print(json.dumps({**report.to_dict(), "ran": outcome.ran}, indent=2))
+        print(json.dumps({**report.to_dict(), "report": str(page), "ran": outcome.ran}, indent=2))
     else:
-        print_summary(report, ran=outcome.ran, elapsed=time.monotonic() - started)
+        print_summary(report, page, ran=outcome.ran, elapsed=time.monotonic() - started)
     return 1 if report.missing else 0
 
 
@@ -105,13 +106,14 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from scaleprior.study.report.page import write_report
+    from scaleprior.study.report.page import build_report
     from scaleprior.study.report.terminal import print_summary
     from scaleprior.study.status import study_status
 
-    report = write_report(study_status(args.folder), args.out or args.folder)
+    report = build_report(study_status(args.folder))
+    page = report.write(args.out or args.folder)
     if args.json:
-        print(json.dumps(report.to_dict(), indent=2))
+        print(json.dumps({**report.to_dict(), "report": str(page)}, indent=2))
     else:
-        print_summary(report)
+        print_summary(report, page)
     return 0

@@ -7,9 +7,10 @@ from scaleprior._lazy import lazy_exports
 if TYPE_CHECKING:
     from scaleprior.study.cells import Cell as Cell
     from scaleprior.study.folder import StudyFolder as StudyFolder
-    from scaleprior.study.report.page import write_report as write_report
+    from scaleprior.study.report.page import StudyReport as StudyReport, build_report as build_report
     from scaleprior.study.runner import run_study as run_study
     from scaleprior.study.spec import StudySpec as StudySpec, load_spec as load_spec
     from scaleprior.study.status import CellStatus as CellStatus, StudyView as StudyView, study_status as study_status
+    from scaleprior.study.study import Study as Study
 
 lazy_exports(__name__)

@@ -20,7 +20,8 @@ from scaleprior.files import read_json, write_json
 from scaleprior.pretrain.plan import check_pretraining, parent_card
 from scaleprior.study.prepare import StudyData
 from scaleprior.study.rungs import Rung
-from scaleprior.study.spec import StageSection, StudySpec
+from scaleprior.study.sections import StageSection
+from scaleprior.study.spec import StudySpec
 
 __all__ = ["Cell", "plan_cells"]
 

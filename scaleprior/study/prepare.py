@@ -14,7 +14,8 @@ from scaleprior.errors import UserError
 from scaleprior.files import file_sha256
 from scaleprior.progress import ProgressFn
 from scaleprior.study.rungs import Rung, describe_rungs, find_rungs
-from scaleprior.study.spec import CocoSet, StudySpec
+from scaleprior.study.sections import CocoSet
+from scaleprior.study.spec import StudySpec
 
 __all__ = ["PrepareProgress", "StudyData", "describe_data", "prepare_data"]
 

@@ -17,7 +17,8 @@ from scaleprior.backbones.zoo import is_uri, load_catalogue, local_path
 from scaleprior.backbones.zoo.entry import supervision_of
 from scaleprior.errors import UserError
 from scaleprior.progress import ProgressFn
-from scaleprior.study.spec import BackboneSection, StudySpec
+from scaleprior.study.sections import BackboneSection
+from scaleprior.study.spec import StudySpec
 
 __all__ = ["Rung", "describe_rungs", "find_rungs"]
 

@@ -81,6 +81,11 @@ def run_study(
 
 def _command(spec: StudySpec, out: Path, engine: str | None, executor: Executor | str | None) -> str:
     """The words that run this very study again, ready for a shell."""
+    if spec.path is None:
+        arguments = {"engine": engine, "executor": executor if isinstance(executor, str) else None}
+        given = "".join(f", {name}={value!r}" for name, value in arguments.items() if value)
+        study = f"sp.Study({dict(spec.raw)!r}, folder={str(spec.folder)!r})"
+        return shlex.join(["python", "-c", f"import scaleprior as sp; {study}.run({str(out)!r}{given})"])
     chosen = [flag("engine"), engine] if engine else []
     chosen += [flag("executor"), executor] if isinstance(executor, str) else []
     return shlex.join(["scaleprior", "study", "run", spec.source, flag("out"), str(out), *chosen, *spec.overrides])

@@ -113,6 +113,8 @@ reveal_type(sp.detect("a.yaml", out="b", val=("x", "y")).ap)
 reveal_type(sp.load_backbone("x", norm="GN").trunk())
 reveal_type(sp.convert("x", "y.safetensors").report)
 reveal_type(sp.fit_law([1], [2]))
+reveal_type(sp.Study(name="x").run("y").laws())
+reveal_type(sp.Study.open("y").results("arrow"))
 reveal_type(sp.model_zoo.list())
 reveal_type(scaleprior.pretrain.PretrainResult)
 sp.pretrain(3.5)
@@ -139,6 +141,8 @@ def test_a_type_checker_follows_the_face(tmp_path: Path) -> None:
         "Trunk",
         "Report",
         "Law",
+        "dict[str, Law]",
+        "Table",
         "list[str]",
         "type[PretrainResult]",
     ]
@@ -152,7 +156,15 @@ def test_a_type_checker_follows_the_face(tmp_path: Path) -> None:
 def test_completion_offers_the_face() -> None:
     jedi = pytest.importorskip("jedi")
     for code, wanted in {
-        "import scaleprior as sp\nsp.": {"Corpus", "pretrain", "detect", "convert", "fit_law", "laws", "model_zoo"},
+        "import scaleprior as sp\nsp.": {
+            "Corpus",
+            "Study",
+            "pretrain",
+            "detect",
+            "fit_law",
+            "laws",
+            "model_zoo",
+        },
         "import scaleprior as sp\nsp.laws.": {"Law", "fit_law", "compare_laws"},
         "import scaleprior as sp\nsp.Corpus.": {"open", "build", "fraction"},
     }.items():

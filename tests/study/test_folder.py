@@ -17,7 +17,7 @@ from scaleprior.files import write_json
 from scaleprior.study import load_spec, run_study, study_status
 from scaleprior.study.cells import Cell
 from scaleprior.study.folder import StudyFolder, StudyRecord
-from scaleprior.study.spec import StageSection
+from scaleprior.study.sections import StageSection
 from scaleprior.study.status import study_view
 from tests.study.conftest import write_spec
 

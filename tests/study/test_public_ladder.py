@@ -29,9 +29,10 @@ from scaleprior.config import load_config
 from scaleprior.corpus import World, WorldSpec
 from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.errors import UserError
-from scaleprior.study import load_spec, run_study, write_report
+from scaleprior.study import load_spec, run_study
 from scaleprior.study.cells import plan_cells
 from scaleprior.study.prepare import prepare_data
+from scaleprior.study.report.page import build_report
 from tests.study.conftest import TINY, run_study_command
 
 IMAGES = (1_000, 10_000, 100_000, 1_000_000)
@@ -172,7 +173,7 @@ def test_it_runs_to_the_end_with_local_files(ladder: Path, tmp_path: Path, monke
     rungs = [{"weights": f"moved/b{n}.safetensors"} for n in IMAGES]
     again = run_study(load_spec(spec_file(tmp_path, ladder, backbones={"R-50": rungs})), out)
     assert again.ran == 0
-    assert write_report(again.view, tmp_path / "report").missing == ()
+    assert build_report(again.view).missing == ()
 
 
 def plan(path: Path, out: Path) -> list[Any]:

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from scaleprior.errors import UserError
-from scaleprior.study import load_spec, run_study, study_status, write_report
+from scaleprior.study import load_spec, run_study, study_status
+from scaleprior.study.report.page import build_report
 from tests.study.conftest import TINY, run_study_command, start_study, write_spec
 
 
@@ -249,7 +250,7 @@ def test_bad_specs_fail_before_anything_trains(tmp_path: Path, overrides: list[s
 
 def test_a_report_without_results_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no study in"):
-        write_report(study_status(tmp_path), tmp_path)
+        build_report(study_status(tmp_path))
 
 
 def test_real_images_in_two_cells(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +260,8 @@ def test_real_images_in_two_cells(shared_data: Path, tmp_path: Path, monkeypatch
     short = ["ladder", "[200]", "pretrain.overrides", "{PRETRAIN.BUDGET.UNIT: steps, PRETRAIN.BUDGET.AMOUNT: 3.0}",
              "finetune.overrides", "{SOLVER.MAX_ITER: 2}"]  # fmt: skip
     outcome = run_study(load_spec("studies/real_images.yaml", short), tmp_path / "out", jobs=2)
-    report = write_report(outcome.view, tmp_path / "out")
+    report = build_report(outcome.view)
+    report.write(tmp_path / "out")
     assert [(c.cell.images, c.state) for c in outcome.view.cells] == [(0, "done"), (200, "done")]
     assert outcome.view.facts["corpus images"] == 17800
     assert outcome.view.facts["detection images"] == "1200 to train, 400 to evaluate"

@@ -6,10 +6,12 @@ process, a random state and a fate of its own: one that crashes takes no other w
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -66,8 +68,26 @@ class LocalExecutor:
     def _start(self, folder: Path, slot: int) -> Any:
         device = str(slot % self.gpus) if self.gpus else None
         process = self._context.Process(target=_child, args=(str(folder), device), name=folder.name)
-        process.start()
+        with _program_left_out():
+            process.start()
         return process
+
+
+@contextlib.contextmanager
+def _program_left_out() -> Iterator[None]:
+    """Else a new process imports the file of the program that started us, for functions that may live there.
+
+    A cell needs nothing of it, and a script without ``if __name__ == "__main__":`` would begin its study anew in each.
+    """
+    main = sys.modules["__main__"]
+    kept = {name: getattr(main, name, None) for name in ("__file__", "__spec__")}
+    try:
+        for name in kept:
+            setattr(main, name, None)
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(main, name, value)
 
 
 def _visible_gpus() -> int:

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
 from scaleprior import __version__
 from scaleprior.ap_names import AP_NAMES
 from scaleprior.errors import UserError
-from scaleprior.files import atomic_path, write_text
+from scaleprior.files import write_bytes, write_text
 from scaleprior.study.report.sentences import describe_cell, study_sentences
 from scaleprior.study.report.summary import ArchSummary, images_seen, result_rows, summarise, write_results
 from scaleprior.study.status import CellStatus, StudyView
 
-__all__ = ["StudyReport", "write_report"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["StudyReport", "build_report"]
 
 _STAGES = ("pretrain", "finetune", "evaluate")
 
 
 @dataclass(frozen=True)
 class StudyReport:
-    """A written report.
+    """What a study says, in memory; a notebook shows it as it is, :meth:`write` makes the files.
 
     Attributes:
+        summaries: points and law of each architecture.
         sentences: what the numbers say, in words.
         missing: cells without a result, each with its reason.
         seconds: CPU seconds by stage, summed over cells.
+        command: what makes the study again.
     """
 
     view: StudyView
@@ -39,7 +45,7 @@ class StudyReport:
     sentences: tuple[str, ...]
     missing: tuple[str, ...]
     seconds: Mapping[str, float]
-    html: Path
+    command: str
 
     def table(self) -> list[tuple[str, ...]]:
         """Rows of text: images, then mean AP ± standard deviation over seeds for each architecture; - is missing."""
@@ -57,7 +63,7 @@ class StudyReport:
         return rows
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything a script may want: rows, laws, sentences, missing cells, seconds, paths."""
+        """Everything a script may want: rows, laws, sentences, missing cells, seconds."""
         return {
             "name": self.view.name,
             "results": result_rows(self.view),
@@ -65,12 +71,48 @@ class StudyReport:
             "sentences": list(self.sentences),
             "missing": list(self.missing),
             "seconds": dict(self.seconds),
-            "report": str(self.html),
         }
 
+    def figure(self) -> Figure:
+        """AP against images with a law per architecture, and what each gains per decade."""
+        from scaleprior.study.report.picture import draw_study
 
-def write_report(view: StudyView, out: Path, *, command: str | None = None) -> StudyReport:
-    """Write the four files of the report into ``out``.
+        return draw_study(self.summaries, title=self.view.name)
+
+    def picture(self, *, dpi: int = 160) -> bytes:
+        """The figure as PNG."""
+        content = io.BytesIO()
+        self.figure().savefig(content, format="png", dpi=dpi)
+        return content.getvalue()
+
+    def markdown(self) -> str:
+        """The page as Markdown; its picture is ``curve.png`` beside it."""
+        return _render("report.md.jinja", _context(self))
+
+    def html(self, picture: bytes | None = None) -> str:
+        """The page as one self-contained HTML document.
+
+        Args:
+            picture: PNG to show; by default :meth:`picture`.
+        """
+        return _render("report.html.jinja", {**_context(self), "curve": _text(picture or self.picture())})
+
+    def _repr_html_(self) -> str:
+        return _render("notebook.html.jinja", {**_context(self), "curve": _text(self.picture(dpi=80))})
+
+    def write(self, folder: str | Path) -> Path:
+        """Write ``results.csv``, ``curve.png``, ``report.md`` and ``report.html``; returns the last one's path."""
+        folder = Path(folder)
+        write_results(self.view, folder / "results.csv")
+        picture = self.picture()
+        write_bytes(folder / "curve.png", picture)
+        write_text(folder / "report.md", self.markdown())
+        write_text(folder / "report.html", self.html(picture))
+        return folder / "report.html"
+
+
+def build_report(view: StudyView, *, command: str | None = None) -> StudyReport:
+    """Put together what the finished cells of a study say.
 
     Args:
         command: the command that made the study, for the page; by default the one that would make it again.
@@ -85,22 +127,14 @@ def write_report(view: StudyView, out: Path, *, command: str | None = None) -> S
             f"no cell of {view.folder} is done, there is nothing to report" + (f": {reasons[0]}" if reasons else ""),
             hint="run the study, or see `scaleprior study status`",
         )
-    report = StudyReport(
+    return StudyReport(
         view=view,
         summaries=summaries,
         sentences=tuple(study_sentences(summaries)),
         missing=tuple(_missing(c) for c in view.cells if c.state != "done"),
         seconds=_seconds(view),
-        html=out / "report.html",
+        command=command or view.facts["command"],
     )
-    write_results(view, out / "results.csv")
-    curve = out / "curve.png"
-    _draw(report, curve)
-    context = _context(report, command or view.facts["command"])
-    write_text(out / "report.md", _render("report.md.jinja", context))
-    image = base64.b64encode(curve.read_bytes()).decode("ascii")
-    write_text(report.html, _render("report.html.jinja", {**context, "curve": image}))
-    return report
 
 
 def _missing(status: CellStatus) -> str:
@@ -113,15 +147,11 @@ def _seconds(view: StudyView) -> dict[str, float]:
     return {stage: sum(s.get(stage, 0.0) for s in spent) for stage in _STAGES if any(stage in s for s in spent)}
 
 
-def _draw(report: StudyReport, path: Path) -> None:
-    from scaleprior.study.report.picture import draw_study
-
-    figure = draw_study(report.summaries, title=report.view.name)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=160)
+def _text(picture: bytes) -> str:
+    return base64.b64encode(picture).decode("ascii")
 
 
-def _context(report: StudyReport, command: str) -> dict[str, Any]:
+def _context(report: StudyReport) -> dict[str, Any]:
     laws = []
     for s in report.summaries:
         if s.law is None:
@@ -154,7 +184,7 @@ def _context(report: StudyReport, command: str) -> dict[str, Any]:
         "laws": laws,
         "costs": costs,
         "stages": _STAGES,
-        "command": command,
+        "command": report.command,
         "version": __version__,
         "versions": next(c.result["versions"] for c in report.view.cells if c.result),
     }

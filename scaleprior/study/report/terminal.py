@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -117,10 +118,11 @@ def _print_failed(console: Console, view: StudyView) -> None:
         console.print(f"[red]failed:[/red] {_title(status.cell)}: {status.error}", soft_wrap=True)
 
 
-def print_summary(report: StudyReport, *, ran: int | None = None, elapsed: float | None = None) -> None:
+def print_summary(report: StudyReport, page: Path, *, ran: int | None = None, elapsed: float | None = None) -> None:
     """The table of AP by architecture and images, the laws in words, what it cost, and where the report is.
 
     Args:
+        page: where the report was written.
         ran: cells that this call ran; 0 is said.
         elapsed: wall seconds that this call took.
     """
@@ -142,7 +144,7 @@ def print_summary(report: StudyReport, *, ran: int | None = None, elapsed: float
     _print_parts(console, report)
     if elapsed is not None and ran:
         console.print(f"{ran} cells ran in {elapsed:.0f} s", highlight=False)
-    console.print(f"report: {report.html}", soft_wrap=True, highlight=False)
+    console.print(f"report: {page}", soft_wrap=True, highlight=False)
 
 
 def _print_parts(console: Console, report: StudyReport) -> None:

@@ -1,0 +1,205 @@
+"""``scaleprior.Study``: a whole study from a Python program or a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from scaleprior.errors import FailureError, UserError
+from scaleprior.study.spec import StudySpec, load_spec
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+
+    from scaleprior.laws import Law
+    from scaleprior.study.executors.executor import Executor
+    from scaleprior.study.report.page import StudyReport
+    from scaleprior.study.status import StudyView
+
+__all__ = ["Study"]
+
+
+class Study:
+    """What to run, and the folder where it is run.
+
+    ::
+
+        study = sp.Study("studies/quickstart.yaml", overrides={"seeds": [0]}).run("quickstart", progress=True)
+        study.results()    # a row a finished cell
+        study.report()     # shown by a notebook; .write(folder) makes the files
+
+    Args:
+        spec: a YAML file, by path or by its name in ``configs/``, or a mapping of the sections that such a file has.
+        overrides: dotted keys of the spec that are replaced: ``{"seeds": [0, 1], "finetune.overrides": {...}}``.
+        folder: what relative paths in a mapping are relative to (default: where you are); a file's are to its own.
+        sections: in place of a mapping: ``Study(name="mine", corpus={...}, ladder=[...], ...)``.
+
+    Raises:
+        UserError: names the section and key that is missing, unknown or of a wrong type.
+    """
+
+    def __init__(
+        self,
+        spec: str | Path | Mapping[str, Any] | StudySpec | None = None,
+        *,
+        overrides: Mapping[str, Any] | None = None,
+        folder: str | Path = ".",
+        **sections: Any,
+    ) -> None:
+        if (spec is None) == (not sections):
+            raise UserError("a study needs either a spec or its sections", hint="give one of them")
+        self._out: Path | None = None
+        self._spec: StudySpec | None
+        if isinstance(spec, StudySpec):
+            if overrides:
+                raise UserError("overrides go with a file or a mapping", hint="give them where the spec is made")
+            self._spec = spec
+        elif isinstance(spec, (str, Path)):
+            self._spec = load_spec(spec, overrides or {})
+        else:
+            self._spec = StudySpec.from_dict(spec or sections, folder=folder, overrides=overrides)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Study:
+        """A study that was run, to look at; only one made from its spec can be run on.
+
+        Raises:
+            UserError: the folder holds no study.
+        """
+        from scaleprior.study.status import study_status
+
+        study = cls.__new__(cls)
+        study._spec, study._out = None, Path(folder)
+        study_status(study._out)
+        return study
+
+    def __repr__(self) -> str:
+        name = self._spec.name if self._spec is not None else self.status().name
+        return f"Study({name!r}, {'not run yet' if self._out is None else f'in {self._out}'})"
+
+    @property
+    def spec(self) -> StudySpec:
+        """What is run.
+
+        Raises:
+            UserError: the study was opened from its folder, which does not hold the spec.
+        """
+        if self._spec is None:
+            raise UserError(f"{self._out} was opened to look at", hint="make the Study from its spec to run it on")
+        return self._spec
+
+    @property
+    def folder(self) -> Path:
+        """Where it is run.
+
+        Raises:
+            UserError: it was not run yet.
+        """
+        if self._out is None:
+            raise UserError(f"study {self.spec.name!r} has no folder yet", hint="call run(out), or Study.open(folder)")
+        return self._out
+
+    def run(
+        self,
+        out: str | Path | None = None,
+        *,
+        jobs: int | None = None,
+        engine: str | None = None,
+        executor: Executor | str | None = None,
+        progress: Callable[[StudyView], None] | bool = False,
+    ) -> Study:
+        """Run what is missing; call it again after an interruption or with a longer ladder, and it goes on.
+
+        Cells run in processes of their own, which do not import your program.
+
+        Args:
+            out: the study's folder; by default where it ran before, or the spec's name.
+            jobs: cells at a time; by default as many as the executor takes.
+            engine, executor: override the spec's.
+            progress: True for bars on the terminal; or a function that is called a few times a second with the view.
+
+        Returns:
+            Itself. Cells that failed are in :meth:`status`, and the report names them.
+
+        Raises:
+            UserError: the spec or its data do not hold together, or ``out`` holds another study.
+            FailureError: every cell failed.
+        """
+        from scaleprior.study.runner import run_study
+
+        folder = Path(out) if out is not None else self._out or Path(self.spec.name)
+        options = {"jobs": jobs, "engine": engine, "executor": executor}
+        if progress is True:
+            from scaleprior.study.report.terminal import StudyDisplay
+
+            with StudyDisplay() as display:
+                outcome = run_study(self.spec, folder, **options, show=display.cells, prepare_progress=display.prepare)
+        else:
+            outcome = run_study(self.spec, folder, **options, show=progress or None)
+        self._out = folder
+        if not any(cell.state == "done" for cell in outcome.view.cells):
+            errors = "; ".join(sorted({cell.error for cell in outcome.view.cells}))
+            raise FailureError(f"every cell of {folder} failed: {errors}", hint="repair the cause and run again")
+        return self
+
+    def status(self) -> StudyView:
+        """Where every cell is; also while another process runs the study."""
+        from scaleprior.study.status import study_status
+
+        return study_status(self.folder)
+
+    @overload
+    def results(self, as_: Literal["arrow"]) -> pyarrow.Table: ...
+
+    @overload
+    def results(self, as_: Literal["pandas"]) -> pandas.DataFrame: ...
+
+    @overload
+    def results(self, as_: Literal["auto"] = "auto") -> Any: ...
+
+    def results(self, as_: str = "auto") -> Any:
+        """A row a finished cell: the columns of ``results.csv``, AP in [0, 100].
+
+        Args:
+            as_: ``"pandas"`` (which ScalePrior does not install) or ``"arrow"``; ``"auto"``: pandas where it is there.
+
+        Raises:
+            UserError: another word, or pandas is not installed.
+        """
+        import pyarrow
+
+        from scaleprior.study.report.summary import COLUMNS, result_rows
+
+        if as_ not in ("auto", "pandas", "arrow"):
+            raise UserError(f"as_ is {as_!r}", hint="take 'auto', 'pandas' or 'arrow'")
+        rows = result_rows(self.status())
+        table = pyarrow.table({column: [row[column] for row in rows] for column in COLUMNS})
+        if as_ == "arrow":
+            return table
+        try:
+            import pandas  # noqa: F401 (only asked whether it is there)
+        except ImportError as e:
+            if as_ == "auto":
+                return table
+            raise UserError("as_ is 'pandas', which is not installed", hint="install it, or take 'arrow'") from e
+        return table.to_pandas()
+
+    def laws(self) -> dict[str, Law]:
+        """The law of each architecture that has fractions enough for one; the report says why others have none."""
+        return {summary.arch: summary.law for summary in self.report().summaries if summary.law is not None}
+
+    def report(self) -> StudyReport:
+        """What the finished cells say: sentences, table, laws, figure.
+
+        Raises:
+            UserError: no cell is done yet.
+        """
+        from scaleprior.study.report.page import build_report
+
+        return build_report(self.status())
+
+    def _repr_html_(self) -> str | None:
+        done = self._out is not None and any(cell.state == "done" for cell in self.status().cells)
+        return self.report()._repr_html_() if done else None

@@ -1,0 +1,142 @@
+"""``scaleprior.Study``: a study from a dict, run from a program, its results and report as objects."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import scaleprior as sp
+from scaleprior.errors import UserError
+from scaleprior.study.runner import _command
+from scaleprior.study.spec import StudySpec, load_spec
+from tests.study.conftest import REPO, TINY, write_spec
+
+
+def test_a_mapping_a_file_and_keywords_are_one_spec(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**TINY, "seeds": [0, 1]}, sort_keys=False))
+    file = load_spec(tmp_path / "tiny.yaml")
+    (tmp_path / "one_seed.yaml").write_text(yaml.safe_dump(TINY, sort_keys=False))
+    nested = copy.deepcopy(TINY)
+    nested["architectures"] = {"R-50": {"MODEL": {"RESNETS": {"DEPTH": np.int64(50)}}}}
+    ways = (
+        sp.Study({**TINY, "seeds": (0, 1)}),
+        sp.Study(**TINY, overrides={"seeds": list(np.arange(2))}),
+        sp.Study(nested, overrides={"seeds": (0, 1), "noise.rate": 0.2}),
+        sp.Study(tmp_path / "one_seed.yaml", overrides={"seeds": [0, 1]}),
+        sp.Study(file),
+    )
+    where = {"source": file.source, "folder": file.folder, "path": file.path, "overrides": ()}
+    for study in ways:
+        spec = replace(study.spec, **where)
+        assert replace(spec, raw={}) == replace(file, raw={})
+        assert (spec.raw["corpus"], spec.raw["detection"]) == (file.raw["corpus"], file.raw["detection"])  # identity
+
+
+def test_paths_are_relative_to_the_folder_that_is_given(tmp_path: Path) -> None:
+    section: dict[str, Any] = {**TINY, "corpus": {"source": Path("images")}}
+    section["detection"] = {part: {"json": f"{part}.json", "images": part} for part in ("train", "val")}
+    spec = StudySpec.from_dict(section, folder=tmp_path)
+    assert spec.corpus is not None
+    assert spec.corpus.source == tmp_path / "images"
+    assert spec.detection.val is not None
+    assert spec.detection.val.json == tmp_path / "val.json"
+
+
+def test_errors_name_the_study_and_the_section() -> None:
+    with pytest.raises(UserError, match=r"study spec 'tiny': unknown key 'laddr'; did you mean 'ladder'\?"):
+        sp.Study({**TINY, "laddr": [1]})
+    with pytest.raises(UserError, match=r"override noise.rate.x: rate is not a section"):
+        sp.Study(TINY, overrides={"noise.rate.x": 1})
+    with pytest.raises(UserError, match="either a spec or its sections"):
+        sp.Study()
+    with pytest.raises(UserError, match=r"study 'tiny' has no folder yet; call run\(out\), or Study.open"):
+        sp.Study(TINY).status()
+    with pytest.raises(UserError, match=r"no study in .*nowhere"):
+        sp.Study.open("nowhere")
+    with pytest.raises(UserError, match=r"^jobs is 0; give a whole number"):
+        sp.Study(TINY).run("nowhere", jobs=0)
+
+
+def test_a_finished_study_is_objects(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = sp.Study.open(finished)
+    assert repr(study) == f"Study('tiny', in {finished})"
+    with pytest.raises(UserError, match="was opened to look at"):
+        study.run()
+    with (finished / "results.csv").open() as file:
+        expected = list(csv.DictReader(file))
+    table = study.results("arrow")
+    assert table.column_names == list(expected[0])
+    assert [str(n) for n in table.column("images").to_pylist()] == [row["images"] for row in expected]
+    assert table.column("ap").to_pylist() == [float(row["ap"]) for row in expected]
+    assert set(study.laws()) <= {"R-50"}
+    with pytest.raises(UserError, match="as_ is 'polars'"):
+        study.results("polars")  # type: ignore[call-overload]
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert study.results().equals(table)
+    with pytest.raises(UserError, match="as_ is 'pandas', which is not installed"):
+        study.results("pandas")
+    assert [cell.state for cell in study.status().cells] == ["done"] * len(expected)
+
+
+def test_a_report_is_an_object_before_it_is_a_file(finished: Path, tmp_path: Path) -> None:
+    report = sp.Study.open(finished).report()
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    page, shown = report.html(), report._repr_html_()
+    assert report.markdown() == (finished / "report.md").read_text()
+    assert page.startswith("<!doctype html>")
+    for text in (page, shown):
+        assert "data:image/png;base64," in text
+        assert all(sentence.split("<")[0][:20] in text for sentence in report.sentences)
+    assert "<style" not in shown
+    assert len(shown) < 200_000
+    assert report.figure().axes
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    assert report.write(tmp_path / "again") == tmp_path / "again" / "report.html"
+    assert (tmp_path / "again" / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+    assert {p.name for p in (tmp_path / "again").iterdir()} == {"results.csv", "curve.png", "report.md", "report.html"}
+
+
+def test_the_command_of_a_study_without_a_file_makes_it_again(tmp_path: Path) -> None:
+    spec = StudySpec.from_dict(TINY, folder=tmp_path)
+    program, option, code = shlex.split(_command(spec, tmp_path / "out", "torchvision", None))
+    assert (program, option) == ("python", "-c")
+    made = eval(code.split("; ", 1)[1].rsplit(".run(", 1)[0], {"sp": sp})
+    assert made.spec == spec
+    assert code.endswith(f".run({str(tmp_path / 'out')!r}, engine='torchvision')")
+
+
+PROGRAM = """
+import sys
+import scaleprior as sp
+print("the program runs", flush=True)
+tiny = {tiny!r}
+study = sp.Study({{**tiny, "ladder": [16], "scratch": False}}).run(sys.argv[1], jobs=1)
+print(study.results("arrow").num_rows, "rows")
+study.run()
+"""
+
+
+@pytest.mark.slow
+def test_a_program_without_a_guard_runs_a_study_once(tmp_path: Path) -> None:
+    """Processes of cells do not import it; and the results are the command's, byte for byte."""
+    (tmp_path / "program.py").write_text(PROGRAM.format(tiny=TINY))
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "program.py", "out"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == ["the program runs", "1 rows"]
+    sp.Study.open(tmp_path / "out").report().write(tmp_path / "ours")
+    spec = write_spec(tmp_path, ladder=[16], scratch=False)
+    sp.Study(spec).run(tmp_path / "file", jobs=1).report().write(tmp_path / "theirs")
+    assert (tmp_path / "ours" / "results.csv").read_bytes() == (tmp_path / "theirs" / "results.csv").read_bytes()
