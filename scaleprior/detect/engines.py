@@ -6,11 +6,11 @@ is a callable without arguments that returns an :class:`Engine`. Detectron2's co
 
 from __future__ import annotations
 
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from scaleprior import plugins
 from scaleprior.errors import UserError
 from scaleprior.progress import ProgressFn
 
@@ -81,11 +81,7 @@ class Engine(Protocol):
 
 def known_engines() -> list[str]:
     """Names of the engines that are there: the built-in one, and those installed packages announce."""
-    return sorted({_BUILTIN, *(point.name for point in _entry_points())})
-
-
-def _entry_points() -> list[metadata.EntryPoint]:
-    return list(metadata.entry_points(group=ENGINE_GROUP))
+    return sorted({_BUILTIN, *(point.name for point in plugins.announced(ENGINE_GROUP))})
 
 
 def resolve_auto() -> str:
@@ -110,7 +106,7 @@ def get_engine(name: str = "auto") -> Engine:
         raise UserError(
             "engine detectron2 needs Detectron2, which is not installed", hint=f"install it by {_DETECTRON2_GUIDE}"
         )
-    for point in _entry_points():
-        if point.name == name:
-            return point.load()()
-    raise UserError(f"no engine is called {name!r}", hint=f"known are auto, {', '.join(known_engines())}")
+    engine = plugins.find(ENGINE_GROUP, name, "engine")
+    if engine is None:
+        raise plugins.unknown("engine", name, ["auto", *known_engines()])
+    return engine()

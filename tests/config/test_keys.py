@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from scaleprior import plugins
 from scaleprior.config import Key, add_keys, get_cfg, load_config
 from scaleprior.config.dotted import flat_config, get_key, set_key
 from scaleprior.config.keys import (
@@ -232,7 +233,7 @@ def my_engine(own_table: None, monkeypatch: pytest.MonkeyPatch) -> MyEngine:
         def load(self) -> Any:
             return MyEngine
 
-    monkeypatch.setattr(engines, "_entry_points", lambda: [Point()])
+    monkeypatch.setattr(plugins, "announced", lambda group: [Point()])
     return engines.get_engine("mine")  # type: ignore[return-value]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from scaleprior import plugins
 from scaleprior.commands import detect as command
 from scaleprior.detect import engines
 from scaleprior.detect.metrics import DetectionResult
@@ -30,7 +31,7 @@ def _run(*words: str) -> None:
 
 
 def test_unknown_engines_list_the_known() -> None:
-    with pytest.raises(UserError, match=r"no engine is called 'keras'; known are auto, .*torchvision"):
+    with pytest.raises(UserError, match=r"unknown engine 'keras'; known are auto, .*torchvision"):
         engines.get_engine("keras")
 
 
@@ -48,7 +49,7 @@ def test_others_come_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
         def load(self) -> Any:
             return lambda: "an engine"
 
-    monkeypatch.setattr(engines, "_entry_points", lambda: [Point()])
+    monkeypatch.setattr(plugins, "announced", lambda group: [Point()])
     assert engines.get_engine("mine") == "an engine"
     assert engines.known_engines() == ["mine", "torchvision"]
     assert isinstance(engines.get_engine("torchvision"), engines.Engine)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "scaleprior"
-FLOOR = {"_lazy", "ap_names", "errors", "files", "progress", "provenance", "wording", "config"}
+FLOOR = {"_lazy", "plugins", "ap_names", "errors", "files", "progress", "provenance", "wording", "config"}
 ORDER = ["corpus", "backbones", "training"]
 SIDE_BY_SIDE = ["pretrain", "detect"]  # neither imports the other
 ALLOWED = {

@@ -56,7 +56,7 @@ def test_an_executor_from_outside_runs_the_study_to_the_same_bytes(
 
 def test_names_are_listed_and_unknown_ones_list_the_known(installed: Path, cli: Callable[..., Any]) -> None:
     assert known_executors() == ["commands", "local"]
-    with pytest.raises(UserError, match=r"no executor is called 'slurm'; known are commands, local"):
+    with pytest.raises(UserError, match=r"unknown executor 'slurm'; known are commands, local"):
         get_executor("slurm")
     assert "commands, local" in cli("doctor", PYTHONPATH=os.environ["PYTHONPATH"]).stdout
 
@@ -65,7 +65,7 @@ def test_unknown_names_are_exit_code_2_and_leave_no_folder(tmp_path: Path) -> No
     for flag, known in (("--executor", "local"), ("--engine", "auto, .*torchvision")):
         run = run_study_command(write_spec(tmp_path), tmp_path / "out", flag, "none")
         assert run.returncode == 2
-        assert re.search(rf"is called 'none'; known are {known}", run.stderr)
+        assert re.search(rf"'none'; known are {known}", run.stderr)
         assert not (tmp_path / "out").exists()
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
+from scaleprior import plugins
 from scaleprior.backbones.trunks.layout import Layout
 from scaleprior.backbones.trunks.model import MAPS, Model, fitting_norms
 from scaleprior.backbones.trunks.published import KnownFacts
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 TRUNK_GROUP = "scaleprior.trunks"
 """Entry points of installed packages that add families."""
+_WHAT = "family of trunks"
 _HERE = __name__.rpartition(".")[0]
 _BUILTIN = {"resnet": "resnet.family:ResNets", "bit": "bit:BiT", "clip": "clip:CLIP", "convnext": "convnext:ConvNeXt"}
 _REGISTERED: dict[str, TrunkFamily] = {}
@@ -345,13 +347,14 @@ def register_family(family: TrunkFamily) -> TrunkFamily:
 @functools.cache
 def _found() -> dict[str, TrunkFamily]:
     """The built-in families and those of installed packages, by name."""
-    found = {name: _load(metadata.EntryPoint(name, f"{_HERE}.{at}", TRUNK_GROUP)) for name, at in _BUILTIN.items()}
-    for point in metadata.entry_points(group=TRUNK_GROUP):
+    built_in = (metadata.EntryPoint(name, f"{_HERE}.{at}", TRUNK_GROUP) for name, at in _BUILTIN.items())
+    found: dict[str, TrunkFamily] = {point.name: plugins.load(point, _WHAT)() for point in built_in}
+    for point in plugins.announced(TRUNK_GROUP):
         try:
-            family = _load(point)
+            family = plugins.load(point, _WHAT)()
         except Exception as e:
             # Somebody else's package is broken: that must not cost anybody the trunks that are whole.
-            logger.warning("trunks of %s (%s) are left out: %s: %s", point.name, point.value, type(e).__name__, e)
+            logger.warning("left out: %s", e)
             continue
         taken = {model for other in found.values() for model in other.models}
         if family.name in found or taken.intersection(family.models):
@@ -359,10 +362,6 @@ def _found() -> dict[str, TrunkFamily]:
             continue
         found[family.name] = family
     return found
-
-
-def _load(point: metadata.EntryPoint) -> TrunkFamily:
-    return point.load()()
 
 
 def families() -> dict[str, TrunkFamily]:
@@ -373,7 +372,7 @@ def families() -> dict[str, TrunkFamily]:
 def get_family(name: str) -> TrunkFamily:
     """Raises UserError for a family that nobody here announces."""
     if name not in families():
-        raise UserError(f"no family of trunks is called {name!r}", hint=f"known are {', '.join(families())}")
+        raise plugins.unknown(_WHAT, name, list(families()))
     return families()[name]
 
 

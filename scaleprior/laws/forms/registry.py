@@ -8,12 +8,11 @@ Knowing a form does not fit it: "auto" stands for :data:`CALIBRATED`, whatever e
 
 from __future__ import annotations
 
-import difflib
-from importlib import metadata
 from typing import TypeVar
 
 import numpy as np
 
+from scaleprior import plugins
 from scaleprior.errors import UserError
 from scaleprior.laws.forms.broken import BrokenPowerLaw
 from scaleprior.laws.forms.form import Form
@@ -39,7 +38,7 @@ _FormOrClass = TypeVar("_FormOrClass", bound="Form | type[Form]")
 def known_forms() -> list[str]:
     """Names of the forms that ``fit_law`` accepts: the calibrated ones in their order, then all others by name."""
     calibrated = [form.name for form in CALIBRATED]
-    others = {*_registered, *(point.name for point in _entry_points())} - set(calibrated)
+    others = {*_registered, *(point.name for point in plugins.announced(FORM_GROUP))} - set(calibrated)
     return [*calibrated, *sorted(others)]
 
 
@@ -52,18 +51,17 @@ def get_form(name: str) -> Form:
     for form in (*CALIBRATED, *_registered.values()):
         if name in _names(form):
             return form
-    announced = [point for point in _entry_points() if point.name == name]
-    if len(announced) > 1:
+    make = plugins.find(FORM_GROUP, name, "form")
+    if make is None:
+        raise plugins.unknown("form", name, ["auto", *known_forms()])
+    form = make()
+    check_form(form)
+    if name not in _names(form):
         raise UserError(
-            f"form {name!r} is announced by {' and '.join(map(_package, announced))}", hint="uninstall one of them"
+            f"a package announces form {name!r}, but it is called {form.name!r}",
+            hint="give its entry point the form's name",
         )
-    if announced:
-        return _load(announced[0])
-    known = ["auto", *known_forms()]
-    lowered = {n.lower(): n for n in known}
-    near = difflib.get_close_matches(name.lower(), lowered, n=1)
-    suggestion = f"did you mean {lowered[near[0]]!r}? " if near else ""
-    raise UserError(f"unknown form {name!r}", hint=f"{suggestion}known are {', '.join(known)}")
+    return form
 
 
 def register_form(form: _FormOrClass) -> _FormOrClass:
@@ -76,7 +74,7 @@ def register_form(form: _FormOrClass) -> _FormOrClass:
     """
     made = form() if isinstance(form, type) else form
     check_form(made)
-    owners = {"auto": "fit_law", **{point.name: point.value for point in _entry_points()}}
+    owners = {"auto": "fit_law", **{point.name: point.value for point in plugins.announced(FORM_GROUP)}}
     for other in (*CALIBRATED, *_registered.values()):
         owners.update(dict.fromkeys(_names(other), _origin(other)))
     for name in _names(made):
@@ -137,29 +135,3 @@ def _names(form: Form) -> tuple[str, ...]:
 def _origin(form: Form) -> str:
     """Where a form's class stands, written as in an entry point."""
     return f"{type(form).__module__}:{type(form).__qualname__}"
-
-
-def _entry_points() -> list[metadata.EntryPoint]:
-    return list(metadata.entry_points(group=FORM_GROUP))
-
-
-def _package(point: metadata.EntryPoint) -> str:
-    return f"package {point.dist.name}" if point.dist else point.value
-
-
-def _load(point: metadata.EntryPoint) -> Form:
-    """The form behind an entry point, checked."""
-    try:
-        form = point.load()()
-    except Exception as e:  # a stranger's module may raise anything
-        raise UserError(
-            f"form {point.name!r} of {_package(point)} ({point.value}) does not load: {type(e).__name__}: {e}",
-            hint="repair or uninstall that package",
-        ) from e
-    check_form(form)
-    if point.name not in _names(form):
-        raise UserError(
-            f"{_package(point)} announces form {point.name!r}, but it is called {form.name!r}",
-            hint="give its entry point the form's name",
-        )
-    return form

@@ -9,10 +9,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from scaleprior import plugins
 from scaleprior.errors import UserError
 
 __all__ = ["EXECUTOR_GROUP", "Executor", "ExecutorChoice", "ExecutorFactory", "get_executor", "known_executors"]
@@ -63,11 +63,7 @@ ExecutorFactory = Callable[..., Executor]
 
 def known_executors() -> list[str]:
     """Names of the executors that are there: the built-in one, and those installed packages announce."""
-    return sorted({_BUILTIN, *(point.name for point in _entry_points())})
-
-
-def _entry_points() -> list[metadata.EntryPoint]:
-    return list(metadata.entry_points(group=EXECUTOR_GROUP))
+    return sorted({_BUILTIN, *(point.name for point in plugins.announced(EXECUTOR_GROUP))})
 
 
 def get_executor(
@@ -99,7 +95,7 @@ def _factory(name: str) -> ExecutorFactory:
         from scaleprior.study.executors.local import LocalExecutor
 
         return LocalExecutor
-    for point in _entry_points():
-        if point.name == name:
-            return point.load()
-    raise UserError(f"no executor is called {name!r}", hint=f"known are {', '.join(known_executors())}")
+    factory = plugins.find(EXECUTOR_GROUP, name, "executor")
+    if factory is None:
+        raise plugins.unknown("executor", name, known_executors())
+    return factory

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from scaleprior import plugins
 from scaleprior.backbones import TimmSpec, read_card, register_family
 from scaleprior.backbones.trunks import family as registry, known_models
 from scaleprior.backbones.trunks.clip import CLIP
@@ -113,11 +114,12 @@ def test_a_broken_package_costs_nobody_else_their_trunks(
         metadata.EntryPoint("again", "scaleprior.backbones.trunks.clip:CLIP", registry.TRUNK_GROUP),
         metadata.EntryPoint("plain", "tests.backbones.trunks.plain_family:Plain", registry.TRUNK_GROUP),
     ]
-    monkeypatch.setattr(registry.metadata, "entry_points", lambda group: points)
+    monkeypatch.setattr(plugins, "announced", lambda group: points)
     registry._found.cache_clear()
     with caplog.at_level(logging.WARNING):
         models = known_models()
     assert list(models)[-1] == "plain_tiny"
     assert next(iter(models)) == "resnet18"
-    assert "trunks of broken (no_such_module:Family) are left out: ModuleNotFoundError" in caplog.text
+    assert "left out: family of trunks 'broken' of no_such_module:Family (no_such_module:Family)" in caplog.text
+    assert "does not load: ModuleNotFoundError" in caplog.text
     assert "trunks of again (scaleprior.backbones.trunks.clip:CLIP) are left out: their names are taken" in caplog.text
