@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from scaleprior.backbones.contract import apply_card
 from scaleprior.config import LoadedConfig, load_config
 from scaleprior.config.dotted import flat_config
 from scaleprior.config.fingerprint import cell_settings
+from scaleprior.config.load import override_config
 from scaleprior.corpus import Corpus
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
@@ -23,21 +24,48 @@ from scaleprior.study.rungs import Rung
 from scaleprior.study.sections import StageSection
 from scaleprior.study.spec import StudySpec
 
-__all__ = ["Cell", "plan_cells"]
+__all__ = ["CELL_FILE", "Cell", "CellData", "Noise", "plan_cells"]
+
+CELL_FILE = "cell.json"
 
 # Raise it when the code changes what a cell computes: finished cells of older versions are then not taken for new ones.
 _RECIPE_VERSION = 1
 
 
 @dataclass(frozen=True)
+class CellData:
+    """Where a cell's data lie, by full paths.
+
+    Attributes:
+        corpus: index folder; "" for a cell that does not pretrain.
+        train, val: (name, JSON, image root) of the detection sets, as ``SCALEPRIOR.DATASETS`` takes them.
+    """
+
+    corpus: str
+    train: tuple[str, str, str]
+    val: tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How the labels of pretraining are spoilt: the shares, in [0, 1), of wrong and of dropped ones, and the kind."""
+
+    rate: float
+    kind: str
+    drop: float
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One cell, as its process reads it from ``cell.json``.
+    """One cell, as it is planned and as its process reads it from ``cell.json``.
 
     Attributes:
         key: 16 hexadecimal digits of the SHA-256 over all that determines the result.
         images: pretraining images; 0 is from scratch.
         engine: a resolved engine name, never ``auto``.
-        pretrain: config and overrides of the pretraining stage; None from scratch and with weights.
+        pretrain, finetune: config and the spec's overrides of each stage; :meth:`pretrain_config` and
+            :meth:`finetune_config` set what is the cell's own on top. No ``pretrain`` from scratch and with weights.
+        noise: None where there is no ``pretrain``.
         weights, weights_sha256: a backbone that exists already, and the hash of its tensors; "" otherwise.
         cost: rough relative cost, to start the longest cells first.
     """
@@ -50,6 +78,8 @@ class Cell:
     threads: int
     pretrain: StageSection | None
     finetune: StageSection
+    data: CellData
+    noise: Noise | None = None
     weights: str = ""
     weights_sha256: str = ""
     cost: float = field(compare=False, default=0.0)
@@ -58,6 +88,42 @@ class Cell:
     def folder_name(self) -> str:
         """A name that people can read, made unique by the key."""
         return f"{self.arch}-{self.images or 'scratch'}-seed{self.seed}-{self.key[:8]}"
+
+    def pretrain_config(self) -> LoadedConfig | None:
+        """The config of the pretraining stage; None where there is none.
+
+        Raises:
+            UserError: see :func:`scaleprior.config.load_config`.
+        """
+        if self.pretrain is None:
+            return None
+        assert self.noise is not None
+        own = {
+            "PRETRAIN.CORPUS": self.data.corpus,
+            "PRETRAIN.FRACTION.IMAGES": self.images,
+            "PRETRAIN.NOISE.RATE": self.noise.rate,
+            "PRETRAIN.NOISE.KIND": self.noise.kind,
+            "PRETRAIN.NOISE.DROP": self.noise.drop,
+            "SEED": self.seed,
+        }
+        loaded = load_config(self.pretrain.config, self.pretrain.overrides)
+        return override_config(loaded, own.items(), origin="the study")
+
+    def finetune_config(self) -> LoadedConfig:
+        """The config of fine-tuning and evaluation.
+
+        Raises:
+            UserError: see :func:`scaleprior.config.load_config`.
+        """
+        own = {
+            "SCALEPRIOR.DATASETS": [list(self.data.train), list(self.data.val)],
+            "DATASETS.TRAIN": (self.data.train[0],),
+            "DATASETS.TEST": (self.data.val[0],),
+            "SEED": self.seed,
+        }
+        defaults = get_engine(self.engine).default_config()
+        loaded = load_config(self.finetune.config, self.finetune.overrides, defaults=defaults)
+        return override_config(loaded, own.items(), origin="the study")
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; :meth:`from_dict` reads it back."""
@@ -70,20 +136,38 @@ class Cell:
         Raises:
             KeyError, TypeError: something is missing, or unknown.
         """
-        stages = {
-            name: StageSection(raw[name]["config"], tuple(raw[name]["overrides"])) if raw[name] else None
-            for name in ("pretrain", "finetune")
+        data, noise = raw["data"], raw["noise"]
+        records = {
+            "pretrain": _stage(raw["pretrain"]),
+            "finetune": _stage(raw["finetune"]),
+            "data": CellData(data["corpus"], tuple(data["train"]), tuple(data["val"])),
+            "noise": None if noise is None else Noise(**noise),
         }
-        return cls(**{**raw, **stages})
+        return cls(**{**raw, **records})
 
     def save(self, folder: Path) -> None:
         """Write ``cell.json``."""
-        write_json(folder / "cell.json", self.to_dict())
+        write_json(folder / CELL_FILE, self.to_dict())
 
     @classmethod
     def load(cls, folder: Path) -> Cell:
-        """Read ``cell.json``."""
-        return cls.from_dict(read_json(folder / "cell.json", what="cell description"))
+        """Read ``cell.json``.
+
+        Raises:
+            UserError: it is not there, or of another version.
+        """
+        raw = read_json(folder / CELL_FILE, what="cell description")
+        try:
+            return cls.from_dict(raw)
+        except (KeyError, TypeError) as e:
+            raise UserError(
+                f"{folder / CELL_FILE} is damaged, or of another version: {e}",
+                hint="run the study again, it is rewritten",
+            ) from e
+
+
+def _stage(raw: Mapping[str, Any] | None) -> StageSection | None:
+    return None if raw is None else StageSection(raw["config"], tuple(raw["overrides"]))
 
 
 def plan_cells(spec: StudySpec, data: StudyData, engine: str) -> list[Cell]:
@@ -132,33 +216,30 @@ def _ladder(spec: StudySpec, data: StudyData, arch: str) -> list[tuple[int, Rung
 
 
 def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int, seed: int, rung: Rung | None) -> Cell:
-    network = spec.architectures[arch]
-    pretrain = None
-    if images and spec.pretrain is not None:
-        assert data.corpus is not None
-        own = (
-            "PRETRAIN.CORPUS", str(data.corpus.absolute()), "PRETRAIN.FRACTION.IMAGES", repr(images),
-            "PRETRAIN.NOISE.RATE", repr(spec.noise["rate"]), "PRETRAIN.NOISE.KIND", repr(spec.noise["kind"]),
-            "PRETRAIN.NOISE.DROP", repr(spec.noise["drop"]), "SEED", repr(seed),
-        )  # fmt: skip
-        pretrain = StageSection(_found(spec.pretrain.config), spec.pretrain.overrides + network + own)
-    own = (
-        "SCALEPRIOR.DATASETS", repr([list(data.train), list(data.val)]),
-        "DATASETS.TRAIN", repr((data.train[0],)), "DATASETS.TEST", repr((data.val[0],)), "SEED", repr(seed),
-    )  # fmt: skip
-    finetune = StageSection(_found(spec.finetune.config), spec.finetune.overrides + network + own)
+    cell = Cell(
+        key="",
+        arch=arch,
+        images=images,
+        seed=seed,
+        engine=engine,
+        threads=spec.threads,
+        pretrain=_of_arch(spec.pretrain, spec, arch) if images and spec.pretrain is not None else None,
+        finetune=_of_arch(spec.finetune, spec, arch),
+        data=CellData("" if data.corpus is None else str(data.corpus.absolute()), data.train, data.val),
+        noise=Noise(**spec.noise) if images and spec.pretrain is not None else None,
+        weights=str(rung.weights) if rung else "",
+        weights_sha256=rung.card.tensors_sha256 if rung else "",
+    )
     # The contract's "which keys did somebody set" is part of what determines a detector, so it is hashed as well.
-    detector = load_config(finetune.config, finetune.overrides, defaults=get_engine(engine).default_config())
+    detector, learner = cell.finetune_config(), cell.pretrain_config()
     stages = {"finetune": cell_settings(detector.cfg, detector.explicit, "finetune")}
-    learner = None
-    if pretrain is not None:
-        learner = load_config(pretrain.config, pretrain.overrides)
+    if learner is not None:
         stages["pretrain"] = cell_settings(learner.cfg, learner.explicit, "pretrain")
     _check_stages(f"study spec {spec.source}: architecture {arch}", engine, learner, rung, detector)
     determinants = {
         "version": _RECIPE_VERSION,
         "stages": stages,
-        "corpus": data.corpus_fingerprint if pretrain else None,
+        "corpus": data.corpus_fingerprint if learner else None,
         "detection": data.detection_fingerprint,
         "engine": engine,
         "threads": spec.threads,
@@ -171,19 +252,14 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
         determinants["backbone"] = _backbone(rung, detector)
     text = json.dumps(determinants, sort_keys=True, default=str)
     depth = stages["finetune"]["config"]["MODEL.RESNETS.DEPTH"]
-    return Cell(
-        key=hashlib.sha256(text.encode()).hexdigest()[:16],
-        arch=arch,
-        images=images,
-        seed=seed,
-        engine=engine,
-        threads=spec.threads,
-        pretrain=pretrain,
-        finetune=finetune,
-        weights=str(rung.weights) if rung else "",
-        weights_sha256=rung.card.tensors_sha256 if rung else "",
-        cost=depth * (2.0 if pretrain else 1.0) + images * 1e-9,
-    )
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return replace(cell, key=key, cost=depth * (2.0 if learner else 1.0) + images * 1e-9)
+
+
+def _of_arch(stage: StageSection, spec: StudySpec, arch: str) -> StageSection:
+    """A stage with an architecture's keys; a config of the user's by its full path, since cells also run elsewhere."""
+    config = str(Path(stage.config).absolute()) if Path(stage.config).is_file() else stage.config
+    return StageSection(config, stage.overrides + spec.architectures[arch])
 
 
 def _check_stages(
@@ -201,11 +277,6 @@ def _check_stages(
         get_engine(engine).check_config(detector.cfg if card is None else apply_card(detector, card))
     except UserError as e:
         raise UserError(f"{where}: {e}") from e
-
-
-def _found(config: str) -> str:
-    """A file of the user's by its full path, because a cell may run in another folder; ScalePrior's own by its name."""
-    return str(Path(config).absolute()) if Path(config).is_file() else config
 
 
 def _backbone(rung: Rung, loaded: LoadedConfig) -> dict[str, Any]:

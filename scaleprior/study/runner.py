@@ -17,6 +17,7 @@ from scaleprior.study.cells import plan_cells
 from scaleprior.study.executors.executor import Executor, get_executor
 from scaleprior.study.folder import StudyFolder, StudyRecord
 from scaleprior.study.prepare import describe_data, prepare_data
+from scaleprior.study.result import RESULT_FILE
 from scaleprior.study.spec import StudySpec
 from scaleprior.study.status import StudyView, study_view
 from scaleprior.wording import flag, parameter
@@ -148,7 +149,7 @@ def _begin(place: Path) -> None:
 
 def _end(place: Path, code: int) -> None:
     """What a cell's process could not say itself, because it was killed, is said for it."""
-    if not (place / "result.json").is_file():
+    if not (place / RESULT_FILE).is_file():
         if not (place / "error.json").is_file():
             cause = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             write_json(place / "error.json", {"error": f"its process {cause} without a result (see log.txt)"})

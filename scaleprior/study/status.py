@@ -11,6 +11,7 @@ from typing import Any, Literal
 from scaleprior.files import read_json
 from scaleprior.study.cells import Cell
 from scaleprior.study.folder import StudyFolder, StudyRecord
+from scaleprior.study.result import RESULT_FILE, CellResult
 
 __all__ = ["CellProgress", "CellState", "CellStatus", "StudyView", "study_status", "study_view"]
 
@@ -47,7 +48,7 @@ class CellStatus:
     folder: Path
     state: CellState
     error: str = ""
-    result: dict[str, Any] | None = None
+    result: CellResult | None = None
     progress: CellProgress | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,6 +70,10 @@ class StudyView:
     cells: tuple[CellStatus, ...]
     facts: Mapping[str, Any]
 
+    def finished(self) -> list[tuple[Cell, CellResult]]:
+        """The cells that are done, with their results."""
+        return [(status.cell, status.result) for status in self.cells if status.result is not None]
+
 
 def study_status(path: Path) -> StudyView:
     """The state of every cell of the newest plan of the study in ``path``.
@@ -87,8 +92,8 @@ def study_view(folder: StudyFolder, record: StudyRecord, *, busy: bool) -> Study
 
 
 def _status(cell: Cell, folder: Path, busy: bool) -> CellStatus:
-    if (folder / "result.json").is_file():
-        return CellStatus(cell, folder, "done", result=read_json(folder / "result.json", what="cell result"))
+    if (folder / RESULT_FILE).is_file():
+        return CellStatus(cell, folder, "done", result=CellResult.load(folder))
     progress = _progress(folder / "progress.json")
     if busy and (folder / "running").is_file():
         return CellStatus(cell, folder, "running", progress=progress)

@@ -26,13 +26,13 @@ import torch
 
 import scaleprior
 from scaleprior.backbones.weights import read_card
-from scaleprior.config import load_config
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.files import read_json, remove_leftovers, write_json
 from scaleprior.pretrain import pretrain
 from scaleprior.progress import ProgressFn
-from scaleprior.study.cells import Cell
+from scaleprior.study.cells import CELL_FILE, Cell
+from scaleprior.study.result import RESULT_FILE, CellResult, PretrainResult
 
 __all__ = ["main", "run_cell"]
 
@@ -53,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, metavar="CELL_FOLDER", help="OUT/cells/NAME, which holds a cell.json")
     folder = parser.parse_args(argv).folder
-    if not (folder / "cell.json").is_file():
-        parser.error(f"{folder} holds no cell.json; `scaleprior study run` writes it")
+    if not (folder / CELL_FILE).is_file():
+        parser.error(f"{folder} holds no {CELL_FILE}; `scaleprior study run` writes it")
     return run_cell(folder)
 
 
@@ -68,7 +68,7 @@ def run_cell(folder: Path) -> int:
     """
     _redirect_output(folder / "log.txt")
     with _alone(folder):
-        return 0 if (folder / "result.json").is_file() else _attempt(folder)
+        return 0 if (folder / RESULT_FILE).is_file() else _attempt(folder)
 
 
 @contextlib.contextmanager
@@ -86,7 +86,7 @@ def _attempt(folder: Path) -> int:
         cell = Cell.load(folder)
         torch.set_num_threads(cell.threads)
         cv2.setNumThreads(0)  # the cell's share of the machine is `threads`, no more
-        write_json(folder / "result.json", _stages(cell, folder))
+        _stages(cell, folder).save(folder)
         return 0
     except ScalePriorError as e:
         logger.error("%s", e)
@@ -98,27 +98,24 @@ def _attempt(folder: Path) -> int:
     return 1
 
 
-def _stages(cell: Cell, folder: Path) -> dict[str, Any]:
+def _stages(cell: Cell, folder: Path) -> CellResult:
     clock = _Clock(folder)
-    weights = None
-    result: dict[str, Any] = {}
-    if cell.pretrain is not None:
+    weights, pretrained = None, None
+    learner = cell.pretrain_config()
+    if learner is not None:
         with clock.stage("pretrain") as progress:
-            loaded = load_config(cell.pretrain.config, cell.pretrain.overrides)
-            outcome = pretrain(loaded, folder / "pretrain", resume=True, progress=progress)
+            outcome = pretrain(learner, folder / "pretrain", resume=True, progress=progress)
         weights = outcome.backbone
-        result["pretrain"] = {"images_seen": outcome.images_seen, "metrics": dict(outcome.metrics)}
+        pretrained = PretrainResult(outcome.images_seen, dict(outcome.metrics))
     elif cell.weights:
         weights = _given_weights(cell)
-    engine = get_engine(cell.engine)
-    loaded = load_config(cell.finetune.config, cell.finetune.overrides, defaults=engine.default_config())
+    engine, detector = get_engine(cell.engine), cell.finetune_config()
     with clock.stage("finetune") as progress:
-        model = engine.train(loaded, weights, folder / "finetune", resume=True, progress=progress)
+        model = engine.train(detector, weights, folder / "finetune", resume=True, progress=progress)
     with clock.stage("evaluate") as progress:
-        (found,) = engine.evaluate(loaded, model, folder / "evaluate", progress=progress).values()
-    result["detection"] = found.to_dict()
+        (found,) = engine.evaluate(detector, model, folder / "evaluate", progress=progress).values()
     versions = {"scaleprior": scaleprior.__version__, "torch": torch.__version__}
-    return {**result, "seconds": clock.wall, "cpu_seconds": clock.cpu, "versions": versions}
+    return CellResult(found, pretrained, seconds=clock.wall, cpu_seconds=clock.cpu, versions=versions)
 
 
 def _given_weights(cell: Cell) -> Path:

@@ -15,7 +15,7 @@ from scaleprior.config.keys import table
 from scaleprior.corpus import Corpus
 from scaleprior.pretrain.plan import planned_card
 from scaleprior.study import load_spec
-from scaleprior.study.cells import plan_cells
+from scaleprior.study.cells import Cell, plan_cells
 from scaleprior.study.prepare import StudyData, prepare_data
 from scaleprior.study.spec import StudySpec
 from tests.study.conftest import write_spec
@@ -48,6 +48,22 @@ def with_overrides(spec: StudySpec, stage: str, *words: str) -> StudySpec:
 
 def test_cells_of_the_tiny_study_are_those_of_the_first_version(tiny: tuple[StudySpec, StudyData]) -> None:
     assert keys(*tiny) == TINY_CELLS
+
+
+def test_what_is_a_cells_own_reaches_its_configs_as_it_is(tiny: tuple[StudySpec, StudyData], tmp_path: Path) -> None:
+    """Typed, through cell.json and on top of whatever the spec's overrides say."""
+    spec, data = tiny
+    spec = with_overrides(spec, "pretrain", "SEED", "5", "PRETRAIN.FRACTION.IMAGES", "7")
+    scratch, cell = plan_cells(replace(spec, seeds=(3,)), data, "torchvision")[:2]
+    assert (scratch.images, scratch.pretrain_config(), cell.images, cell.seed) == (0, None, 16, 3)
+    cell.save(tmp_path)
+    cell = Cell.load(tmp_path)
+    learner, detector = cell.pretrain_config(), cell.finetune_config()
+    assert learner is not None
+    assert (learner.cfg.SEED, learner.cfg.PRETRAIN.FRACTION.IMAGES, learner.cfg.PRETRAIN.NOISE.RATE) == (3, 16, 0.2)
+    assert (detector.cfg.SEED, detector.cfg.DATASETS.TRAIN) == (3, ("study_train",))
+    assert {"SEED", "PRETRAIN.CORPUS", "PRETRAIN.NOISE.KIND"} <= learner.explicit
+    assert "SEED" not in cell.finetune.overrides
 
 
 @pytest.mark.slow

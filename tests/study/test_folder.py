@@ -12,18 +12,23 @@ from pathlib import Path
 
 import pytest
 
+from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import UserError
 from scaleprior.files import write_json
 from scaleprior.study import load_spec, run_study, study_status
-from scaleprior.study.cells import Cell
+from scaleprior.study.cells import Cell, CellData, Noise
 from scaleprior.study.folder import StudyFolder, StudyRecord
+from scaleprior.study.result import CellResult, PretrainResult
 from scaleprior.study.sections import StageSection
 from scaleprior.study.status import study_view
 from tests.study.conftest import write_spec
 
+DATA = CellData("/corpus", ("t", "/t.json", "/t"), ("v", "/v.json", "/v"))
+DETECTION = DetectionResult(1.5, 3.0, 1.0, None, 1.0, 2.0, per_class={"cat": 1.5}, images=8, detections=4, seconds=0.5)
+
 
 def make_cell(key: str) -> Cell:
-    return Cell(key, "R-50", 10, 0, "torchvision", 1, None, StageSection("c.yaml", ("A", "1")))
+    return Cell(key, "R-50", 10, 0, "torchvision", 1, None, StageSection("c.yaml", ("A", "1")), DATA)
 
 
 def claimed(path: Path, name: str = "a", identity: str = "1") -> StudyRecord:
@@ -32,9 +37,39 @@ def claimed(path: Path, name: str = "a", identity: str = "1") -> StudyRecord:
 
 
 def test_a_cell_description_survives_its_file(tmp_path: Path) -> None:
-    original = make_cell("k" * 16)
+    stage = StageSection("p.yaml", ())
+    for original in (
+        make_cell("k" * 16),
+        replace(make_cell("l" * 16), pretrain=stage, noise=Noise(0.1, "uniform", 0.0)),
+    ):
+        original.save(tmp_path)
+        assert Cell.load(tmp_path) == original
+
+
+def test_a_cell_description_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    make_cell("k" * 16).save(tmp_path)
+    raw = json.loads((tmp_path / "cell.json").read_text())
+    del raw["data"]
+    write_json(tmp_path / "cell.json", raw)
+    with pytest.raises(UserError, match=r"cell\.json is damaged, or of another version: 'data'; run the study again"):
+        Cell.load(tmp_path)
+
+
+@pytest.mark.parametrize("pretrain", [None, PretrainResult(32, {"micro_ap": 4.5})])
+def test_a_result_survives_its_file(tmp_path: Path, pretrain: PretrainResult | None) -> None:
+    original = CellResult(DETECTION, pretrain, {"finetune": 2.5}, {"finetune": 2.0}, {"torch": "2"})
     original.save(tmp_path)
-    assert Cell.load(tmp_path) == original
+    assert CellResult.load(tmp_path) == original
+    raw = json.loads((tmp_path / "result.json").read_text())  # the words that folders have held since ever
+    assert raw["detection"]["AP"] == 1.5
+    assert raw.get("pretrain", {"images_seen": 32})["images_seen"] == 32
+    del raw["detection"]["AP"]
+    write_json(tmp_path / "result.json", raw)
+    with pytest.raises(UserError, match=r"result\.json: AP is missing"):
+        CellResult.load(tmp_path)
+    write_json(tmp_path / "result.json", {"detection": DETECTION.to_dict()})
+    with pytest.raises(UserError, match=r"result\.json is damaged: 'seconds'; remove it"):
+        CellResult.load(tmp_path)
 
 
 def test_a_record_survives_its_file(tmp_path: Path) -> None:
@@ -63,7 +98,7 @@ def test_files_of_a_cell_are_its_state(tmp_path: Path, files: tuple[str, ...], b
         "running": None,
         "progress": {"stage": "finetune", "done": 1, "total": 3, "numbers": {"loss": 0.5}},
         "error": {"error": "diverged"},
-        "result": {"detection": {"AP": 1.5}},
+        "result": {"detection": DETECTION.to_dict(), "seconds": {}, "cpu_seconds": {}, "versions": {}},
     }
     folder, cell = StudyFolder(tmp_path), make_cell("x" * 16)
     for name in files:
@@ -106,7 +141,7 @@ def test_no_study_a_damaged_one_and_one_of_the_future(tmp_path: Path) -> None:
         ("[]", "has schema None, this version reads 1"),
         ('{"schema": 9}', "has schema 9, this version reads 1"),
         ('{"schema": 1, "name": "a", "cells": []}', r"study\.json is damaged: .*identity"),
-        ('{"schema": 1, "name": "a", "identity": "1", "cells": [{}]}', r"study\.json is damaged: 'pretrain'"),
+        ('{"schema": 1, "name": "a", "identity": "1", "cells": [{}]}', r"study\.json is damaged: 'data'"),
     ):
         if content is not None:
             (tmp_path / "study.json").write_text(content)

@@ -143,7 +143,7 @@ def _missing(status: CellStatus) -> str:
 
 
 def _seconds(view: StudyView) -> dict[str, float]:
-    spent = [c.result["cpu_seconds"] for c in view.cells if c.result]
+    spent = [result.cpu_seconds for _, result in view.finished()]
     return {stage: sum(s.get(stage, 0.0) for s in spent) for stage in _STAGES if any(stage in s for s in spent)}
 
 
@@ -167,13 +167,11 @@ def _context(report: StudyReport) -> dict[str, Any]:
             }
         )  # fmt: skip
     costs = []
-    for status in report.view.cells:
-        if not status.result:
-            continue
-        seen = images_seen(status)
-        seconds = [status.result["seconds"].get(s, math.nan) for s in _STAGES]
-        cpu = sum(status.result["cpu_seconds"].values())
-        costs.append({"cell": describe_cell(status.cell), "seen": seen, "seconds": seconds, "cpu": cpu})
+    finished = report.view.finished()
+    for cell, result in finished:
+        seconds = [result.seconds.get(stage, math.nan) for stage in _STAGES]
+        cpu = sum(result.cpu_seconds.values())
+        costs.append({"cell": describe_cell(cell), "seen": images_seen(cell, result), "seconds": seconds, "cpu": cpu})
     return {
         "report": report,
         "name": report.view.name,
@@ -186,7 +184,7 @@ def _context(report: StudyReport) -> dict[str, Any]:
         "stages": _STAGES,
         "command": report.command,
         "version": __version__,
-        "versions": next(c.result["versions"] for c in report.view.cells if c.result),
+        "versions": finished[0][1].versions,
     }
 
 

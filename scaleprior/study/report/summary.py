@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from scaleprior.ap_names import AP_NAMES
 from scaleprior.errors import UserError
 from scaleprior.files import write_csv
-from scaleprior.study.status import CellStatus, StudyView
+from scaleprior.study.cells import Cell
+from scaleprior.study.result import CellResult
+from scaleprior.study.status import StudyView
 
 if TYPE_CHECKING:
     from scaleprior.laws import Law
@@ -70,29 +72,26 @@ class ArchSummary:
 
 
 def result_rows(view: StudyView) -> list[dict[str, Any]]:
-    """One row a finished cell, by architecture (in the plan's order), images and seed."""
-    rows = []
-    for status in view.cells:
-        if status.result is None:
-            continue
-        cell, detection = status.cell, status.result["detection"]
-        row: dict[str, Any] = {"arch": cell.arch, "images": cell.images, "seed": cell.seed}
-        for column, metric in AP_NAMES.items():
-            value = detection[metric]
-            row[column] = None if value is None else round(float(value), 6)
-        row["engine"] = view.engine
-        row["cell"] = cell.key
-        row["images_seen"] = images_seen(status)
-        rows.append(row)
-    return rows
+    """One row a finished cell, by architecture (in the plan's order), images and seed; the keys are :data:`COLUMNS`."""
+    return [
+        {
+            "arch": cell.arch,
+            "images": cell.images,
+            "seed": cell.seed,
+            **{column: None if ap is None else round(ap, 6) for column, ap in result.detection.named().items()},
+            "engine": view.engine,
+            "cell": cell.key,
+            "images_seen": images_seen(cell, result),
+        }
+        for cell, result in view.finished()
+    ]
 
 
-def images_seen(status: CellStatus) -> int | None:
+def images_seen(cell: Cell, result: CellResult) -> int | None:
     """Images that the cell's own pretraining saw; None if its backbone was trained elsewhere."""
-    assert status.result is not None
-    if "pretrain" in status.result:
-        return status.result["pretrain"]["images_seen"]
-    return None if status.cell.images else 0
+    if result.pretrain is not None:
+        return result.pretrain.images_seen
+    return None if cell.images else 0
 
 
 def write_results(view: StudyView, path: Path) -> None:
@@ -104,8 +103,8 @@ def summarise(view: StudyView) -> list[ArchSummary]:
     """Points and law of each architecture."""
     summaries = []
     for arch in dict.fromkeys(status.cell.arch for status in view.cells):
-        finished = [c for c in view.cells if c.cell.arch == arch and c.result is not None]
-        points = [_point(finished, n) for n in sorted({c.cell.images for c in finished})]
+        finished = [(cell, result.detection.ap) for cell, result in view.finished() if cell.arch == arch]
+        points = [_point(finished, n) for n in sorted({cell.images for cell, _ in finished})]
         ladder = tuple(p for p in points if p.images)
         law, why = _law(ladder)
         scratch = points[0] if points and points[0].images == 0 else None
@@ -113,10 +112,8 @@ def summarise(view: StudyView) -> list[ArchSummary]:
     return summaries
 
 
-def _point(cells: Sequence[CellStatus], images: int) -> Point:
-    chosen = sorted(
-        (c.cell.seed, float(c.result["detection"]["AP"])) for c in cells if c.cell.images == images and c.result
-    )
+def _point(finished: Sequence[tuple[Cell, float]], images: int) -> Point:
+    chosen = sorted((cell.seed, ap) for cell, ap in finished if cell.images == images)
     return Point(images, tuple(s for s, _ in chosen), tuple(ap for _, ap in chosen))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,8 +89,7 @@ def _title(cell: Cell) -> str:
 
 def _outcome(status: CellStatus) -> str:
     if status.result is not None:
-        seconds = sum(status.result["seconds"].values())
-        return f"AP {status.result['detection']['AP']:.2f} in {seconds:.0f} s"
+        return f"AP {status.result.detection.ap:.2f} in {sum(status.result.seconds.values()):.0f} s"
     return status.error
 
 
@@ -103,7 +101,7 @@ def print_status(view: StudyView) -> None:
     for status in view.cells:
         at = status.progress
         step = f"{at.done}/{at.total}" if at is not None and at.total else ""
-        ap = f"{status.result['detection']['AP']:.2f}" if status.result else ""
+        ap = f"{status.result.detection.ap:.2f}" if status.result else ""
         state = f"[{_STATE_STYLE[status.state]}]{status.state}"
         table.add_row(_title(status.cell), state, at.stage if at is not None else "", step, ap)
     console = Console()
@@ -148,7 +146,6 @@ def print_summary(report: StudyReport, page: Path, *, ran: int | None = None, el
 
 
 def _print_parts(console: Console, report: StudyReport) -> None:
-    parts: Mapping[str, float] = report.seconds
-    if parts:
-        text = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in parts.items())
+    if report.seconds:
+        text = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in report.seconds.items())
         console.print(f"CPU seconds, all cells: {text}", soft_wrap=True, highlight=False)
