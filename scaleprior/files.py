@@ -41,8 +41,7 @@ def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     Args:
         path: the final name; its folder is made if absent.
         durable: flush the data to the disk first. Without it the rename still is atomic for a process that dies
-            (``kill -9``), but not for a machine that loses power; used for per-step checkpoints, where a flush
-            would cost more than the step.
+            (``kill -9``), but not for a machine that loses power; for what a run says of itself at every step.
 
     Raises:
         FailureError: the disk is full, the folder is read-only, or another error of the file system.
