@@ -16,7 +16,8 @@ detectron2 = pytest.importorskip("detectron2", reason="Detectron2 is not install
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from scaleprior.backbones import config_lines, export_backbone, load_backbone
+from scaleprior.backbones import config_lines, export_backbone
+from scaleprior.backbones.weights import load_backbone
 from tests.d2.conftest import backbone_file
 from tests.detect.conftest import make_coco
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
+from scaleprior.backbones import read_card
 from scaleprior.errors import UserError
 from scaleprior.study import load_spec
 from scaleprior.study.cells import plan_cells
@@ -74,6 +76,39 @@ def test_study_run_ends_with_exit_code_2_and_trains_nothing(tmp_path: Path) -> N
     assert "MODEL.BACKBONE.NAME" in line
     assert not list((tmp_path / "out").glob("cells/*/pretrain"))
     assert not (tmp_path / "out" / "results.csv").exists()
+
+
+CONVNEXT = {
+    "MODEL.BACKBONE.NAME": "build_timm_fpn_backbone", "MODEL.TIMM.MODEL": "convnext_tiny", "MODEL.RESNETS.NORM": "LN"
+}  # fmt: skip
+CROPS = {"PRETRAIN__INPUT__SIZE": 32, "PRETRAIN__INPUT__RESIZE": 32}
+
+
+@pytest.mark.slow
+def test_one_line_of_overrides_names_a_trunk_for_both_stages(tmp_path: Path) -> None:
+    """A ladder of one's own for a trunk that no MODEL.RESNETS describes, from the corpus to the AP."""
+    changes = overridden("pretrain", **CROPS)
+    spec = write_spec(tmp_path, architectures={"ConvNeXt-T": CONVNEXT}, ladder=[16], scratch=False, **changes)
+    run = run_study_command(spec, tmp_path / "out", "--jobs", "1")
+    assert run.returncode == 0, run.stderr
+    (cell,) = (tmp_path / "out" / "cells").iterdir()
+    card = read_card(cell / "pretrain" / "backbone.safetensors")
+    assert (card.arch.name, card.norm, card.images) == ("convnext_tiny", "LN", 16)
+    tensors = load_file(cell / "finetune" / "model.safetensors")
+    assert "backbone.bottom_up.stages.3.blocks.2.mlp.fc2.weight" in tensors
+
+
+@pytest.mark.parametrize(
+    ("norm", "message"),
+    [("BN", "NORM is 'BN' with MODEL.TIMM.MODEL 'convnext_tiny'; it takes LN"), ("LN", "leaves nothing of so few")],
+)
+def test_a_trunk_that_the_recipe_does_not_suit_is_refused(
+    tmp_path: Path, planned: Path, norm: str, message: str
+) -> None:
+    """The tiny study's crops of 24 pixels are too small for ConvNeXt's strides."""
+    changes = overridden("pretrain", **CROPS) if norm == "BN" else {}
+    with pytest.raises(UserError, match=message):
+        plan(tmp_path, planned, architectures={"C": {**CONVNEXT, "MODEL.RESNETS.NORM": norm}}, **changes)
 
 
 @pytest.mark.detectron2

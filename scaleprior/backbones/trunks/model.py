@@ -40,7 +40,7 @@ class Model:
 
     blocks: tuple[int, int, int, int]
     stem: int
-    channels: tuple[int, int, int, int]
+    channels: tuple[int, ...]
     depth: int
     pixel_mean: Triple | None = None
     pixel_std: Triple | None = None

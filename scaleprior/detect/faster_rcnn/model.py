@@ -51,7 +51,7 @@ class Detector(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: PyramidBackbone | TrunkFeatures,
         proposal_generator: Rpn,
         roi_heads: RoiHeads,
         *,
@@ -114,7 +114,7 @@ def build_detector(cfg: CfgNode) -> Detector:
     bottom_up, res5 = _build_trunk(cfg, arch, pyramid=pyramid)
     if pyramid:
         names = cfg.MODEL.FPN.IN_FEATURES
-        backbone: nn.Module = PyramidBackbone(
+        backbone: PyramidBackbone | TrunkFeatures = PyramidBackbone(
             bottom_up,
             names,
             [arch.out_channels[name] for name in names],

@@ -21,6 +21,7 @@ from scaleprior.config.dotted import get_key
 from scaleprior.config.keys import DETECTION_KEYS, OWN_KEYS
 from scaleprior.detect.faster_rcnn.model import Detector
 from scaleprior.detect.faster_rcnn.parameter_names import detectron2_names, trunk_names
+from scaleprior.detect.faster_rcnn.parts.backbone import PyramidBackbone
 from scaleprior.detect.plan import follow_training
 from scaleprior.errors import UserError
 from scaleprior.files import write_tensors
@@ -102,9 +103,9 @@ class ModelInfo:
 def model_names(model: Detector) -> dict[str, str]:
     """Our names of the model's tensors -> Detectron2's."""
     backbone = model.backbone
-    features = getattr(backbone, "bottom_up", backbone)
-    in_features = getattr(backbone, "in_features", ("res2",))
-    return detectron2_names(model.state_dict(), features.trunk.canonical_names(), int(in_features[0][3:]))
+    pyramid = isinstance(backbone, PyramidBackbone)
+    trunk, first = (backbone.bottom_up.trunk, backbone.in_features[0]) if pyramid else (backbone.trunk, "res2")
+    return detectron2_names(model.state_dict(), trunk.canonical_names(), int(first[3:]))
 
 
 def start_from_backbone(model: Detector, path: Path) -> tuple[LoadReport, Card]:

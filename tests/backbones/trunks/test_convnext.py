@@ -24,8 +24,10 @@ from scaleprior.backbones import (
     read_backbone,
     save_backbone,
 )
+from scaleprior.backbones.pictures import drawn_image, feature_maps
 from scaleprior.backbones.trunks.model import MAPS, STRIDES
 from scaleprior.backbones.trunks.published import IMAGENET_MEAN, IMAGENET_STD
+from scaleprior.backbones.verify import verify_backbone
 from scaleprior.backbones.weights import load_backbone
 from scaleprior.config import load_config
 from scaleprior.errors import UserError
@@ -196,3 +198,15 @@ def test_relatives_and_other_eps_are_refused(tmp_path: Path) -> None:
     torch.save(build_trunk(TINY).body.state_dict(), tmp_path / "t.pth")
     with pytest.raises(UserError, match=r"norm_eps is 1e-05; convnext_tiny has LN, which cannot take it up"):
         read_backbone(tmp_path / "t.pth", ReadOptions(norm_eps=1e-5))
+
+
+def test_the_verdict_and_the_picture_know_its_parts(tmp_path: Path) -> None:
+    card = Card("c", TINY, IMAGENET_MEAN, IMAGENET_STD, "RGB", images=1)
+    verdict = verify_backbone(trunk_of("convnext_tiny").canonical_state(), card)
+    assert list(verdict.statistics) == ["stem", *(f"stages.{i}" for i in range(4)), "head"]
+    assert verdict.level != "bad", verdict.words
+    fresh = verify_backbone(build_trunk(TINY).canonical_state(), card)
+    assert fresh.level == "bad"
+    assert "looks untrained" in fresh.words
+    maps = feature_maps(trunk_of("convnext_tiny").canonical_state(), card, drawn_image())
+    assert {name: value.shape[0] for name, value in maps.items()} == CHANNELS

@@ -192,7 +192,7 @@ def test_a_bad_grid(tmp_path: Path, key: str | None, change: dict[str, Any], mes
 
 
 def test_added_backbones_have_the_facts_of_their_card(home: Path, backbone: Path) -> None:
-    from scaleprior.backbones import load_backbone
+    from scaleprior.backbones.weights import load_backbone
 
     entry = add_backbone(backbone, "mine-1")
     assert load_catalogue().find("mine-1") == entry

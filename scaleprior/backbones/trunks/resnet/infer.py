@@ -20,10 +20,11 @@ def infer_norm(shapes: Shapes, clues: Clues) -> str:
     Raises:
         UserError: nobody does.
     """
+    carried = clues.carried.norm if clues.carried else None
     if any(name.endswith("running_var") for name in shapes):
-        return clues.carried.norm if clues.carried else "BN"
-    if clues.norm or clues.carried:
-        return clues.norm or clues.carried.norm
+        return carried or "BN"
+    if clues.norm or carried:
+        return clues.norm or carried
     if clues.layout.name == "caffe2":
         return "FrozenBN"
     raise UserError(
