@@ -17,7 +17,7 @@ from scaleprior.pretrain.recipe import check_config
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["check_pretraining", "parent_card", "planned_card"]
+__all__ = ["check_amp", "check_pretraining", "parent_card", "planned_card"]
 
 
 def check_pretraining(cfg: CfgNode) -> Card:
@@ -28,7 +28,7 @@ def check_pretraining(cfg: CfgNode) -> Card:
     """
     card = planned_card(cfg)
     parent_card(cfg)
-    _check_amp(cfg)
+    check_amp(cfg, cfg.MODEL.DEVICE)  # "auto" is settled where the run is: it may have a GPU that is not here
     return card
 
 
@@ -87,11 +87,10 @@ def parent_card(cfg: CfgNode) -> Card | None:
     return card
 
 
-def _check_amp(cfg: CfgNode) -> None:
-    from scaleprior.training.device import resolve_device  # imports torch, which planning does without
-
+def check_amp(cfg: CfgNode, device: str) -> None:
+    """Raises UserError for mixed precision on a ``device`` "cpu"."""
     # Measured with torch 2.15 on one CPU thread: two equal runs in bfloat16 differed, so no resume could be exact.
-    if cfg.PRETRAIN.AMP == "bf16" and resolve_device(cfg.MODEL.DEVICE).type == "cpu":
+    if cfg.PRETRAIN.AMP == "bf16" and device == "cpu":
         raise UserError(
             'PRETRAIN.AMP is "bf16" on a CPU, where bfloat16 runs do not repeat to the bit',
             hint="use PRETRAIN.AMP off, or a GPU",

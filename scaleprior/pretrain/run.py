@@ -28,7 +28,7 @@ from scaleprior.pretrain.augment import CropAugmentation
 from scaleprior.pretrain.batches import ImageSet, TrainBatches, held_out_set, training_set
 from scaleprior.pretrain.evaluation import evaluate
 from scaleprior.pretrain.model import Pretrainer, build_optimizer, prior_bias
-from scaleprior.pretrain.plan import check_pretraining, parent_card, planned_card
+from scaleprior.pretrain.plan import check_amp, check_pretraining, parent_card, planned_card
 from scaleprior.pretrain.recipe import recipe_fingerprint, recipe_of
 from scaleprior.pretrain.recorder import JsonLines, Recorder
 from scaleprior.pretrain.schedule import Schedule, budget_steps
@@ -99,6 +99,7 @@ def run_pretraining(
     corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
     images, held_out = training_set(cfg, corpus), held_out_set(cfg, corpus)
     device = resolve_device(cfg.MODEL.DEVICE)
+    check_amp(cfg, device.type)
     with join_processes(device) as processes:
         if cfg.PRETRAIN.BATCH_SIZE % processes.size:
             raise UserError(

@@ -20,7 +20,13 @@ import yaml
 
 from scaleprior.backbones import ResNetSpec, load_backbone, read_card
 from scaleprior.errors import FailureError, UserError
-from scaleprior.pretrain import evaluate_pretrained, plan as plan_module, pretrain, trainer as trainer_module
+from scaleprior.pretrain import (
+    evaluate_pretrained,
+    plan as plan_module,
+    pretrain,
+    run as run_module,
+    trainer as trainer_module,
+)
 from scaleprior.training.signals import Interrupted
 from tests.pretrain.conftest import SMALL, index_images, write_images
 
@@ -116,7 +122,8 @@ def test_bfloat16_is_close_to_float32_and_refused_on_cpus(
     with pytest.raises(UserError, match=r"do not repeat to the bit; use PRETRAIN.AMP off, or a GPU"):
         pretrain(bf16, tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
-    monkeypatch.setattr(plan_module, "_check_amp", lambda cfg: None)
+    for module in (plan_module, run_module):
+        monkeypatch.setattr(module, "check_amp", lambda cfg, device: None)
     losses = [pretrain(c, tmp_path / c.cfg.PRETRAIN.AMP).metrics["loss"] for c in (bf16, small_config())]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.1)  # 8 bits of mantissa, four steps

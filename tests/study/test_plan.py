@@ -39,6 +39,11 @@ def test_the_tiny_study_is_planned(tmp_path: Path, planned: Path) -> None:
     assert [cell.images for cell in plan(tmp_path, planned)] == [0, 16, 32, 64]
 
 
+def test_whether_there_is_a_gpu_is_settled_where_the_cell_runs(tmp_path: Path, planned: Path) -> None:
+    """Whoever plans need not have the GPU that the executor's machines have."""
+    assert plan(tmp_path, planned, **overridden("pretrain", PRETRAIN__AMP="bf16"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
