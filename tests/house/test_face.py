@@ -7,6 +7,7 @@ import json
 import pkgutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,6 @@ reveal_type(sp.load_backbone("x", norm="GN").trunk())
 reveal_type(sp.convert("x", "y.safetensors").report)
 reveal_type(sp.fit_law([1], [2]))
 reveal_type(sp.Study(name="x").run("y").laws())
-reveal_type(sp.Study.open("y").results("arrow"))
 reveal_type(sp.model_zoo.list())
 reveal_type(scaleprior.pretrain.PretrainResult)
 sp.pretrain(3.5)
@@ -125,13 +125,17 @@ sp.load_backbone("x", nor="GN")
 
 @pytest.mark.slow
 def test_a_type_checker_follows_the_face(tmp_path: Path) -> None:
-    pytest.importorskip("pyright")
+    checker = next((name for name in ("basedpyright", "pyright") if find_spec(name) is not None), None)
+    if checker is None:
+        pytest.skip("no pyright here")
     (tmp_path / "user.py").write_text(USER)
-    (tmp_path / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(PACKAGE.parent)]}))
-    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, str(tmp_path)]
+    (tmp_path / "pyrightconfig.json").write_text(
+        json.dumps({"extraPaths": [str(PACKAGE.parent)], "typeCheckingMode": "basic"})
+    )
+    command = [sys.executable, "-m", checker, "--outputjson", "--pythonpath", sys.executable, str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
-    if not run.stdout.startswith("{"):
-        pytest.skip(f"pyright does not run here: {run.stderr[:200]}")
+    if not run.stdout.strip().startswith("{"):
+        pytest.skip(f"{checker} does not run here: {run.stderr[:200]}")
     said = json.loads(run.stdout)["generalDiagnostics"]
     types = [d["message"].rsplit('is "', 1)[1].rstrip('"') for d in said if d["severity"] == "information"]
     assert types == [
@@ -142,7 +146,6 @@ def test_a_type_checker_follows_the_face(tmp_path: Path) -> None:
         "Report",
         "Law",
         "dict[str, Law]",
-        "Table",
         "list[str]",
         "type[PretrainResult]",
     ]
