@@ -17,5 +17,6 @@ if TYPE_CHECKING:
     from scaleprior.laws.law import Estimate as Estimate, Law as Law
     from scaleprior.laws.pictures import draw_law as draw_law
     from scaleprior.laws.planning import plan as plan
+    from scaleprior.laws.table import Table as Table, read_table as read_table
 
 lazy_exports(__name__)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import inspect
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -173,3 +176,20 @@ def test_completion_offers_the_face() -> None:
     }.items():
         names = {c.name for c in jedi.Interpreter(code, [{}]).complete()}
         assert wanted <= names, code
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_the_pages_speak_of_names_that_are_there(page: str) -> None:
+    text = (PACKAGE.parent / page).read_text(encoding="utf-8")
+    text = text.split("## From Python\n", 1)[1].split("\n## ")[0] if page == "README.md" else text
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("sp."):
+                called = eval(ast.unparse(node.func).split("(")[0], {"sp": scaleprior})
+                known = inspect.signature(called).parameters
+                free = any(p.kind is p.VAR_KEYWORD for p in known.values())
+                assert free or {k.arg for k in node.keywords} <= set(known), ast.unparse(node)
+    for name in re.findall(r"`sp((?:\.\w+)+)", text):
+        eval(f"sp{name}", {"sp": scaleprior})
