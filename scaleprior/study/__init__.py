@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from scaleprior.study.cells import Cell as Cell
     from scaleprior.study.folder import StudyFolder as StudyFolder
     from scaleprior.study.report.page import StudyReport as StudyReport, build_report as build_report
+    from scaleprior.study.result import CellResult as CellResult
     from scaleprior.study.runner import run_study as run_study
     from scaleprior.study.spec import StudySpec as StudySpec, load_spec as load_spec
     from scaleprior.study.status import CellStatus as CellStatus, StudyView as StudyView, study_status as study_status
