@@ -57,7 +57,7 @@ def randomise(model: nn.Module, seed: int) -> nn.Module:
 
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm)):
+            if isinstance(module, (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)):
                 uniform(module.weight, 0.5, 1.0)
                 uniform(module.bias, -0.3, 0.3)
             if isinstance(module, nn.BatchNorm2d):
@@ -280,6 +280,42 @@ def _clip(depth: int, path: Path) -> tuple[Path, Forward]:
     return path / "source.pt", _intermediates(reference)
 
 
+def _convnext(depth: int, path: Path) -> tuple[Path, Forward]:
+    model = _scaled(_timm(_CONVNEXT[depth], depth, num_classes=5))
+    torch.save(model.state_dict(), path / "source.pth")
+    return path / "source.pth", _intermediates(model)
+
+
+def _convnext_torchvision(depth: int, path: Path) -> tuple[Path, Forward]:
+    """torchvision's names; the reference is torchvision's own stages, which stand at odd places in ``features``."""
+    from torchvision import models
+
+    torch.manual_seed(depth)
+    model = _scaled(randomise(getattr(models, _CONVNEXT[depth])(), depth))
+    torch.save(model.state_dict(), path / "source.pth")
+
+    def forward(x: Tensor) -> Features:
+        maps = {}
+        for number, layer in enumerate(model.features):
+            x = layer(x)
+            if number % 2:
+                maps[f"res{2 + number // 2}"] = x
+        return maps
+
+    return path / "source.pth", forward
+
+
+def _scaled(model: nn.Module) -> nn.Module:
+    """Layer scales at which a block shows in the map: fresh ones are 1e-6."""
+    for name, tensor in model.state_dict().items():
+        if name.endswith((".gamma", ".layer_scale")):
+            tensor.uniform_(0.1, 0.5, generator=torch.Generator().manual_seed(len(name)))
+    return model
+
+
+_CONVNEXT = {59: "convnext_tiny", 113: "convnext_small"}
+
+
 def _intermediates(model: nn.Module) -> Forward:
     """timm's own way to the feature maps; the last one is that of ``forward_features``."""
 
@@ -302,6 +338,8 @@ FORMATS: dict[str, tuple[tuple[int, ...], Callable[[int, Path], tuple[Path, Forw
     "MSRA .pkl (Caffe2)": (_BOTTLENECKS, _msra),
     "BiT .npz": (_BOTTLENECKS, _bit),
     "CLIP (OpenAI names)": ((50, 101), _clip),
+    "ConvNeXt (timm names)": (tuple(_CONVNEXT), _convnext),
+    "ConvNeXt (torchvision names)": (tuple(_CONVNEXT), _convnext_torchvision),
 }
 """Format -> (depths it exists in, builder of a source file and of the reference's forward pass)."""
 _FACTS = {
