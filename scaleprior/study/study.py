@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -10,7 +11,6 @@ from scaleprior.errors import FailureError, UserError
 from scaleprior.study.spec import StudySpec, load_spec
 
 if TYPE_CHECKING:
-    import pandas
     import pyarrow
 
     from scaleprior.laws import Law
@@ -154,10 +154,7 @@ class Study:
     def results(self, as_: Literal["arrow"]) -> pyarrow.Table: ...
 
     @overload
-    def results(self, as_: Literal["pandas"]) -> pandas.DataFrame: ...
-
-    @overload
-    def results(self, as_: Literal["auto"] = "auto") -> Any: ...
+    def results(self, as_: Literal["auto", "pandas"] = "auto") -> Any: ...
 
     def results(self, as_: str = "auto") -> Any:
         """A row a finished cell: the columns of ``results.csv``, AP in [0, 100].
@@ -178,12 +175,10 @@ class Study:
         table = pyarrow.table({column: [row[column] for row in rows] for column in COLUMNS})
         if as_ == "arrow":
             return table
-        try:
-            import pandas  # noqa: F401 (only asked whether it is there)
-        except ImportError as e:
+        if find_spec("pandas") is None:
             if as_ == "auto":
                 return table
-            raise UserError("as_ is 'pandas', which is not installed", hint="install it, or take 'arrow'") from e
+            raise UserError("as_ is 'pandas', which is not installed", hint="install it, or take 'arrow'")
         return table.to_pandas()
 
     def laws(self) -> dict[str, Law]:
