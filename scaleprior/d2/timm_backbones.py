@@ -64,7 +64,7 @@ class TimmBackbone(Backbone):
         plain ResNets take any size, as Detectron2's."""
         return max(self._out_feature_strides.values()) if self.trunk.arch.family.pads else 0
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Tensor) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Maps [B, C, H / stride, W / stride] by name from images [B, 3, H, W]."""
         maps = self.trunk.features(x, normalised=True)
         return {name: maps[name] for name in self._out_features}
@@ -77,7 +77,7 @@ class TimmBackbone(Backbone):
             state[prefix + self._canonical[name[len(prefix) :]]] = state.pop(name)
         return state
 
-    def _load_from_state_dict(
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride] (torch calls it by position)
         self, state_dict: dict[str, Any], prefix: str, local_metadata: Mapping[str, Any], *args: Any
     ) -> None:
         # called before the children, who see what is left in state_dict

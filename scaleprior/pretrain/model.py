@@ -30,6 +30,9 @@ class Pretrainer(nn.Module):
         bias: where the head's biases start; see :func:`prior_bias`.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(
         self,
         spec: TrunkSpec,

@@ -30,7 +30,7 @@ def freeze_norms(module: nn.Module) -> nn.Module:
     one; returns what to put in its place."""
     if isinstance(module, nn.BatchNorm2d):
         if isinstance(module, BatchNormAct2d):
-            frozen: FrozenBatchNorm2d = FrozenBatchNormAct(module.num_features, module.eps, module.act)
+            frozen: FrozenBatchNorm2d = FrozenBatchNormAct(module.num_features, module.eps, module.get_submodule("act"))
         else:
             frozen = FrozenBatchNorm2d(module.num_features, eps=module.eps)
         for name in ("weight", "bias", "running_mean", "running_var"):

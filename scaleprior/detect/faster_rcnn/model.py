@@ -49,6 +49,9 @@ class Detector(nn.Module):
         divisibility: the batch is padded to multiples of this.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(
         self,
         backbone: PyramidBackbone | TrunkFeatures,
@@ -180,7 +183,8 @@ def _build_roi_heads(cfg: CfgNode, channels: int, arch: TrunkSpec, res5: nn.Modu
         aligned=box.POOLER_TYPE == "ROIAlignV2",
     )
     if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads":
-        head: nn.Module = Res5Head(res5, arch.out_channels["res5"])
+        assert res5 is not None
+        head: Res5Head | BoxHead = Res5Head(res5, arch.out_channels["res5"])
     else:
         head = BoxHead(
             channels,

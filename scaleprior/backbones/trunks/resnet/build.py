@@ -24,16 +24,19 @@ def build_resnet(spec: ResNetSpec, *, zero_init_last: bool = True) -> ResNet:
         zero_init_last: start the last norm of every block at gain 0, so that blocks begin as the identity
             (Goyal et al. 2017). Left out for FrozenBN, whose gains would stay 0 for ever.
     """
+    assert spec.res2_out_channels is not None
     planes = spec.res2_out_channels // (4 if spec.bottleneck else 1)
-    trunk = ResNet(
-        Bottleneck if spec.bottleneck else BasicBlock,
+    # timm floors planes * (base_width / 64); the small excess keeps float division from losing a channel.
+    base_width: Any = 64 * spec.width_per_group / planes * (1 + 1e-9) if spec.bottleneck else 64
+    kind: Any = Bottleneck if spec.bottleneck else BasicBlock  # timm annotates instances
+    trunk: Any = ResNet(
+        kind,
         BLOCKS_PER_STAGE[spec.depth],
         num_classes=0,
         global_pool="",
         channels=tuple(planes * 2**i for i in range(4)),
         cardinality=spec.num_groups,
-        # timm floors planes * (base_width / 64); the small excess keeps float division from losing a channel.
-        base_width=64 * spec.width_per_group / planes * (1 + 1e-9) if spec.bottleneck else 64,
+        base_width=base_width,
         norm_layer=_group_norm if spec.norm == "GN" else nn.BatchNorm2d,
         zero_init_last=zero_init_last and spec.norm != "FrozenBN",
     )

@@ -29,8 +29,8 @@ MSRA = KnownFacts(
 
 def _model(depth: int) -> Model:
     spec = ResNetSpec(depth=depth)
-    channels = tuple(spec.out_channels[f"res{stage}"] for stage in range(2, 6))
-    return Model(BLOCKS_PER_STAGE[depth], spec.stem_out_channels, channels, depth)
+    res2, res3, res4, res5 = (spec.out_channels[f"res{stage}"] for stage in range(2, 6))
+    return Model(BLOCKS_PER_STAGE[depth], spec.stem_out_channels, (res2, res3, res4, res5), depth)
 
 
 class ResNets(TrunkFamily):

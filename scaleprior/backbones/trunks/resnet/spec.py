@@ -63,6 +63,7 @@ class ResNetSpec:
         self._check_widths()
 
     def _check_widths(self) -> None:
+        assert self.res2_out_channels is not None
         if self.stem_out_channels != 64:
             raise UserError(
                 f"MODEL.RESNETS.STEM_OUT_CHANNELS is {self.stem_out_channels!r}", hint="trunks have a stem of 64"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,14 +55,14 @@ class TrunkFeatures(nn.Module):
 class _ConvThenFrozenNorm(nn.Conv2d):
     """A convolution that also does the work of the FrozenBN behind it: see :func:`fuse_frozen_norms`."""
 
-    _norm: tuple[FrozenBatchNorm2d]  # in a tuple, so that it is not registered as a second child
+    _norm: tuple[Any]  # in a tuple, so that it is not registered as a second child
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         (norm,) = self._norm
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         weight = self.weight * scale.view(-1, 1, 1, 1)
         shift = norm.bias - norm.running_mean * scale
-        return F.conv2d(x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(input, weight, shift, self.stride, self.padding, self.dilation, self.groups)
 
 
 class _FusedNorm(FrozenBatchNorm2d):
@@ -93,10 +94,11 @@ def fuse_frozen_norms(module: nn.Module) -> None:
         if isinstance(parent, nn.Sequential) and len(parent) == 2:
             names = [("0", "1")]  # timm's downsample
         for conv_name, norm_name in names:
-            conv, norm = getattr(parent, conv_name, None), getattr(parent, norm_name, None)
+            conv: Any = getattr(parent, conv_name, None)
+            norm: Any = getattr(parent, norm_name, None)
             if type(conv) is nn.Conv2d and type(norm) in _FUSED and conv.bias is None:
                 conv.__class__, norm.__class__ = _ConvThenFrozenNorm, _FUSED[type(norm)]
-                conv._norm = (norm,)
+                conv._norm = (norm,)  # pyright: ignore[reportArgumentType] (declared by the class that it now has)
 
 
 class PyramidBackbone(nn.Module):
