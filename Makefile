@@ -46,6 +46,8 @@ test: install $(if $(DETECTRON2),detectron2)
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/python .ci/public_types.py
 
 # strict: a broken link, a page in no menu or a public name without a docstring fails. Fetches nothing.
 docs: $(VENV)/.installed-docs

@@ -47,12 +47,13 @@ def _symbols() -> list[dict[str, Any]]:
     command = [checker, "--verifytypes", "scaleprior", "--ignoreexternal", "--outputjson"]
     # It ends with 1 where anything of the package is incomplete, public or not.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])  # the only one it looks at
-    environment = {**os.environ, "PATH": path}
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY, env=environment)
     try:
-        return json.loads(done.stdout)["typeCompleteness"]["symbols"]
+        symbols = json.loads(done.stdout)["typeCompleteness"]["symbols"]
     except (ValueError, KeyError):
-        sys.exit(f"{' '.join(command)}: {done.stderr or done.stdout}")
+        symbols = []
+    return symbols or sys.exit(f"{' '.join(command)} found no symbols: {done.stderr or done.stdout}")
 
 
 if __name__ == "__main__":

@@ -67,11 +67,9 @@ def check_model(model: nn.Module, card: Card) -> list[Mismatch]:
     if order is not None and order != card.channel_order:
         found.append(Mismatch("INPUT.FORMAT", order, card.channel_order))
     if "MODEL.RESNETS.STRIDE_IN_1X1" in (card.arch.to_cfg_keys() or ()):
-        strides = {
-            block.conv1.stride[0] > 1
-            for block in model.modules()
-            if isinstance(block, BottleneckBlock) and max(block.conv1.stride[0], block.conv2.stride[0]) > 1
-        }
+        blocks: list[Any] = [block for block in model.modules() if isinstance(block, BottleneckBlock)]
+        places = [(block.conv1.stride[0], block.conv2.stride[0]) for block in blocks]
+        strides = {first > 1 for first, second in places if max(first, second) > 1}
         if strides - {card.stride_in_1x1}:
             found.append(Mismatch("MODEL.RESNETS.STRIDE_IN_1X1", not card.stride_in_1x1, card.stride_in_1x1))
     return found

@@ -18,6 +18,7 @@ def zoo_folder() -> Path:
     Raises:
         UserError: this Detectron2 has neither.
     """
+    assert detectron2.__file__ is not None
     package = Path(detectron2.__file__).resolve().parent
     # An installation copies (or links) the checkout's configs/ to the first place.
     places = (package / "model_zoo" / "configs", package.parent / "configs")

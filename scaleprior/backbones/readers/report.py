@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +74,7 @@ class Found:
     """A backbone in a file: views whose numbers nobody has looked at yet (tensors, if the file is one of ours)."""
 
     path: Path
-    tensors: dict[str, np.ndarray | Tensor]
+    tensors: Mapping[str, np.ndarray | Tensor]
     card: Card
     report: Report
 

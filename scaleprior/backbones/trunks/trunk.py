@@ -35,9 +35,10 @@ class Trunk(nn.Module):
 
     def __init__(self, arch: TrunkSpec, body: nn.Module) -> None:
         super().__init__()
-        self.arch, self.body = arch, body
-        self.channels = {name: arch.out_channels[name] for name in MAPS}
-        self.strides = dict(STRIDES)
+        self.arch: TrunkSpec = arch
+        self.body: nn.Module = body
+        self.channels: dict[str, int] = {name: arch.out_channels[name] for name in MAPS}
+        self.strides: dict[str, int] = dict(STRIDES)
 
     def features(self, x: Tensor, *, normalised: bool = False) -> dict[str, Tensor]:
         """res2 .. res5 (fewer after :meth:`keep`) of normalised pixels [B, 3, H, W].

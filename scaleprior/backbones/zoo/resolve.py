@@ -139,14 +139,15 @@ def locate(entry: Entry) -> HubFile | str:
         return entry.url
     from timm.models import get_pretrained_cfg
 
+    assert entry.timm is not None, "a public entry has an address or a name"
     try:
         cfg = get_pretrained_cfg(entry.timm)
     except RuntimeError as e:
         raise FailureError(f"timm does not know {entry.timm} ({e})", hint="update timm") from e
-    if cfg is None or not (cfg.hf_hub_id or cfg.url):
-        raise FailureError(f"the installed timm has no weights called {entry.timm}", hint="update timm")
-    if cfg.hf_hub_id is None:
+    if cfg is not None and not cfg.hf_hub_id and cfg.url and isinstance(cfg.url, str):
         return cfg.url
+    if cfg is None or not cfg.hf_hub_id:
+        raise FailureError(f"the installed timm has no weights called {entry.timm}", hint="update timm")
     repository, _, revision = cfg.hf_hub_id.partition("@")
     # timm's own preference: the safetensors file, unless it names another one
     return HubFile(repository, cfg.hf_hub_filename or "model.safetensors", revision or "main")

@@ -201,7 +201,8 @@ def test_added_backbones_have_the_facts_of_their_card(home: Path, backbone: Path
     assert (entry.corpus, entry.licence, entry.source) == ("my-corpus", "CC0", "a test")
     assert "MODEL.RESNETS.WIDTH_PER_GROUP 8" in entry.detection_lines()
     backbone.unlink()  # the zoo has its own copy
-    assert load_backbone(local_path("scaleprior://mine-1")).card.name == "mine"
+    _, card = load_backbone(local_path("scaleprior://mine-1"))
+    assert card.name == "mine"
     assert "mine-1" not in load_catalogue(user=False).entries
 
 

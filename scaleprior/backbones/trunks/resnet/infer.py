@@ -23,8 +23,9 @@ def infer_norm(shapes: Shapes, clues: Clues) -> str:
     carried = clues.carried.norm if clues.carried else None
     if any(name.endswith("running_var") for name in shapes):
         return carried or "BN"
-    if clues.norm or carried:
-        return clues.norm or carried
+    said = clues.norm or carried
+    if said:
+        return said
     if clues.layout.name == "caffe2":
         return "FrozenBN"
     raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +36,13 @@ class AnchorGrid(nn.Module):
         offset: place of an anchor's centre in its cell, in strides, in [0, 1).
     """
 
-    def __init__(self, sizes: Sequence, ratios: Sequence, strides: Sequence[int], *, offset: float = 0.0) -> None:
+    def __init__(
+        self, sizes: Sequence[Any], ratios: Sequence[Any], strides: Sequence[int], *, offset: float = 0.0
+    ) -> None:
         super().__init__()
         if not 0 <= offset < 1:
             raise UserError(f"MODEL.ANCHOR_GENERATOR.OFFSET is {offset}", hint="give a value in [0, 1)")
-        self.strides = tuple(strides)
+        self.strides: tuple[int, ...] = tuple(strides)
         self.offset = offset
         per_level = zip(_spread(sizes, len(strides), "SIZES"), _spread(ratios, len(strides), "ASPECT_RATIOS"))
         self._cells = [cell_anchors(level_sizes, level_ratios) for level_sizes, level_ratios in per_level]

@@ -44,7 +44,7 @@ class TrunkFeatures(nn.Module):
     def __init__(self, trunk: Trunk, out_features: Sequence[str]) -> None:
         super().__init__()
         self.trunk = trunk
-        self.out_features = tuple(out_features)
+        self.out_features: tuple[str, ...] = tuple(out_features)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """Maps [N, C, H / 2**i, W / 2**i] by name from images [N, 3, H, W], as the network itself sees them next."""
@@ -121,10 +121,10 @@ class PyramidBackbone(nn.Module):
     ) -> None:
         super().__init__()
         self.bottom_up = bottom_up
-        self.in_features = tuple(in_features)
-        self.fpn = FeaturePyramidNetwork(list(channels), out_channels, LastLevelMaxPool(), norm)
+        self.in_features: tuple[str, ...] = tuple(in_features)
+        self.fpn: FeaturePyramidNetwork = FeaturePyramidNetwork(list(channels), out_channels, LastLevelMaxPool(), norm)
         first = int(in_features[0][3:])
-        self.levels = [f"p{first + i}" for i in range(len(channels) + 1)]
+        self.levels: list[str] = [f"p{first + i}" for i in range(len(channels) + 1)]
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """Maps [N, out_channels, H / 2**i, W / 2**i] by name from images [N, 3, H, W]."""

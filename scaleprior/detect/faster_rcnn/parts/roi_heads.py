@@ -99,8 +99,8 @@ class Predictor(nn.Module):
 
     def __init__(self, channels: int, classes: int, *, agnostic: bool = False) -> None:
         super().__init__()
-        self.cls_score = nn.Linear(channels, classes + 1)
-        self.bbox_pred = nn.Linear(channels, 4 if agnostic else 4 * classes)
+        self.cls_score: nn.Linear = nn.Linear(channels, classes + 1)
+        self.bbox_pred: nn.Linear = nn.Linear(channels, 4 if agnostic else 4 * classes)
         nn.init.normal_(self.cls_score.weight, std=0.01)
         nn.init.normal_(self.bbox_pred.weight, std=0.001)
         for layer in (self.cls_score, self.bbox_pred):

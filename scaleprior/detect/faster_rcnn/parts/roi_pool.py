@@ -34,7 +34,7 @@ class RoiPooler(nn.Module):
     def __init__(self, resolution: int, strides: Sequence[int], *, sampling_ratio: int, aligned: bool) -> None:
         super().__init__()
         self.resolution = resolution
-        self.strides = tuple(strides)
+        self.strides: tuple[int, ...] = tuple(strides)
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
 

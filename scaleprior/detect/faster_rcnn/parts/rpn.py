@@ -36,13 +36,13 @@ class RpnHead(nn.Module):
         super().__init__()
         widths = [channels if width == -1 else width for width in conv_dims]
         convs = [nn.Conv2d(i, o, 3, padding=1) for i, o in zip([channels, *widths], widths)]
-        self.conv = convs[0] if len(convs) == 1 else nn.Sequential()
+        self.conv: nn.Conv2d | nn.Sequential = convs[0] if len(convs) == 1 else nn.Sequential()
         if len(convs) > 1:
             for number, conv in enumerate(convs):  # Detectron2's names: conv.conv0, conv.conv1, ...
                 self.conv.add_module(f"conv{number}", conv)
         self._convs = convs
-        self.objectness_logits = nn.Conv2d(widths[-1], anchors, 1)
-        self.anchor_deltas = nn.Conv2d(widths[-1], anchors * 4, 1)
+        self.objectness_logits: nn.Conv2d = nn.Conv2d(widths[-1], anchors, 1)
+        self.anchor_deltas: nn.Conv2d = nn.Conv2d(widths[-1], anchors * 4, 1)
         for layer in (*convs, self.objectness_logits, self.anchor_deltas):
             nn.init.normal_(layer.weight, std=0.01)
             assert layer.bias is not None
