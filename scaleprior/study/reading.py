@@ -11,8 +11,14 @@ from typing import Any
 
 from scaleprior.config.dotted import flat_config
 from scaleprior.errors import UserError
-from scaleprior.study.executors.executor import ExecutorChoice
-from scaleprior.study.sections import BackboneSection, CocoSet, CorpusSection, DetectionSection, StageSection
+from scaleprior.study.sections import (
+    BackboneSection,
+    CocoSet,
+    CorpusSection,
+    DetectionSection,
+    ExecutorChoice,
+    StageSection,
+)
 
 __all__ = ["SpecReader"]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BackboneSection", "CocoSet", "CorpusSection", "DetectionSection", "StageSection"]
+__all__ = ["BackboneSection", "CocoSet", "CorpusSection", "DetectionSection", "ExecutorChoice", "StageSection"]
 
 
 @dataclass(frozen=True)
@@ -65,3 +65,15 @@ class BackboneSection:
     weights: str
     images: int | None = None
     supervision: str | None = None
+
+
+@dataclass(frozen=True)
+class ExecutorChoice:
+    """Which executor runs the cells.
+
+    Attributes:
+        options: of that executor alone.
+    """
+
+    name: str = "local"
+    options: Mapping[str, Any] = field(default_factory=dict)

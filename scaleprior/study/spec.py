@@ -17,9 +17,8 @@ from typing import Any
 import yaml
 
 from scaleprior.errors import UserError
-from scaleprior.study.executors.executor import ExecutorChoice
 from scaleprior.study.reading import SpecReader
-from scaleprior.study.sections import BackboneSection, CorpusSection, DetectionSection, StageSection
+from scaleprior.study.sections import BackboneSection, CorpusSection, DetectionSection, ExecutorChoice, StageSection
 
 __all__ = ["StudySpec", "load_spec"]
 

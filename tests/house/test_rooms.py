@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import subprocess
 import sys
@@ -70,6 +71,39 @@ def test_nobody_imports_the_plugin_but_its_door() -> None:
     for path in FILES:
         if room_of(path) not in ("d2", "model_zoo"):
             assert not [n for n in imported_modules(path) if n.startswith("scaleprior.d2")], path
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def defining_module(module: str, name: str) -> str:
+    """The module that ``from module import name`` takes its code from, behind packages that only hand names on."""
+    if f"{module}.{name}" in MODULES:
+        return f"{module}.{name}"
+    if MODULES[module].name == "__init__.py":
+        for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and name in [alias.asname or alias.name for alias in node.names]:
+                return defining_module(str(node.module), name) if node.module in MODULES else module
+    return module
+
+
+def test_there_is_no_circle() -> None:
+    """Neither among rooms nor inside one; imports for types and inside functions count."""
+    graph: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        if path.name != "__init__.py":  # they hand on what their own modules hold
+            names = [name.rpartition(".") for name in imported_modules(path) if name.startswith("scaleprior.")]
+            found = {n if n in MODULES else defining_module(m, last) for m, _, last in names for n in [f"{m}.{last}"]}
+            graph[module] = {n for n in found if n != module and MODULES[n].name != "__init__.py"}
+    order = graphlib.TopologicalSorter(graph)
+    try:
+        order.prepare()
+    except graphlib.CycleError as e:
+        pytest.fail(f"imports go round: {' <- '.join(e.args[1])}")
 
 
 def test_corpus_does_not_import_torch() -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from scaleprior import plugins
 from scaleprior.errors import UserError
 
-__all__ = ["EXECUTOR_GROUP", "Executor", "ExecutorChoice", "ExecutorFactory", "get_executor", "known_executors"]
+__all__ = ["EXECUTOR_GROUP", "Executor", "ExecutorFactory", "get_executor", "known_executors"]
 
 EXECUTOR_GROUP = "scaleprior.executors"
 _BUILTIN = "local"
@@ -43,18 +42,6 @@ class Executor(Protocol):
             folders: of the cells that have no result yet, the longest first.
         """
         ...
-
-
-@dataclass(frozen=True)
-class ExecutorChoice:
-    """What a spec's ``executor`` says.
-
-    Attributes:
-        options: of that executor alone.
-    """
-
-    name: str = _BUILTIN
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 ExecutorFactory = Callable[..., Executor]
