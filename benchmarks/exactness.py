@@ -22,7 +22,7 @@ from scaleprior.backbones.readers.facts import ReadOptions
 from scaleprior.backbones.readers.read import read_backbone
 from scaleprior.backbones.trunks.published import IMAGENET
 from scaleprior.backbones.trunks.trunk import build_trunk
-from scaleprior.backbones.weights import load_backbone, save_backbone
+from scaleprior.backbones.weights import load_canonical, save_backbone
 from scaleprior.errors import UserError
 
 __all__ = ["FORMATS", "Row", "check_format", "randomise"]
@@ -365,7 +365,7 @@ def check_format(kind: str, depth: int, folder: Path, *, side: int = 64) -> Row:
     path, reference = FORMATS[kind][1](depth, folder)
     reading = read_backbone(path, _FACTS.get(kind))
     save_backbone(folder / "converted.safetensors", reading.tensors, reading.card)
-    tensors, card = load_backbone(folder / "converted.safetensors")
+    tensors, card = load_canonical(folder / "converted.safetensors")
     trunk = build_trunk(card.arch).eval().load(tensors)
     x = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(depth))
     with torch.inference_mode():
@@ -378,7 +378,7 @@ def check_format(kind: str, depth: int, folder: Path, *, side: int = 64) -> Row:
 
 
 def _round_trip(folder: Path, tensors: Mapping[str, Tensor]) -> bool | None:
-    _, card = load_backbone(folder / "converted.safetensors")
+    _, card = load_canonical(folder / "converted.safetensors")
     results = []
     for name in ("again.pkl", "again.pth"):
         try:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-__all__ = ["has_card", "load_backbone", "read_card", "save_backbone", "tensors_sha256"]
+__all__ = ["has_card", "load_canonical", "read_card", "save_backbone", "tensors_sha256"]
 
 _SCHEME = b"scaleprior tensors 2\0"  # what the hash of hashes begins with
 
@@ -76,7 +76,7 @@ def read_card(path: str | Path) -> Card:
     return Card.from_json(text, source=str(path))
 
 
-def load_backbone(path: str | Path) -> tuple[dict[str, Tensor], Card]:
+def load_canonical(path: str | Path) -> tuple[dict[str, Tensor], Card]:
     """Tensors in Detectron2's names, on the CPU, and their card.
 
     Raises:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.readers.read import CARD_IN_PICKLE
 from scaleprior.backbones.trunks.trunk import canonical_shapes
-from scaleprior.backbones.weights import has_card, load_backbone
+from scaleprior.backbones.weights import has_card, load_canonical
 from scaleprior.d2.contract import require_contract
 from scaleprior.errors import ScalePriorError, UserError
 
@@ -63,7 +63,7 @@ def extend_checkpointer() -> None:
                     f"MODEL.WEIGHTS {filename} has no ScalePrior card",
                     hint="`scaleprior backbone convert` gives it one, and knows what its pixels have to be",
                 )
-            tensors, card = load_backbone(filename)
+            tensors, card = load_canonical(filename)
             return {"model": tensors, CARD_IN_PICKLE: card.to_json()}
         return load_file(self, filename)
 

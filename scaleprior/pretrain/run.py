@@ -18,7 +18,7 @@ import torch
 
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.trunks.family import TrunkSpec
-from scaleprior.backbones.weights import load_backbone, save_backbone
+from scaleprior.backbones.weights import load_canonical, save_backbone
 from scaleprior.backbones.zoo import local_path
 from scaleprior.config.seed import run_seed
 from scaleprior.corpus import Corpus
@@ -142,7 +142,7 @@ def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> dict[str, floa
     held_out = held_out_set(cfg, corpus)
     if held_out is None:
         raise UserError("PRETRAIN.HELD_OUT.IMAGES is 0, nothing to evaluate on", hint="set it above 0")
-    state, card = load_backbone(out / BACKBONE)
+    state, card = load_canonical(out / BACKBONE)
     head = load_checkpoint(out / HEAD)
     if card.arch != spec or head["label_space"] != corpus.label_space.fingerprint:
         raise UserError(
@@ -218,7 +218,7 @@ def _trainer(
     labels = len(images.label_space)
     model = _model(cfg, spec, labels, bias=prior_bias(node.HEAD.PRIOR or _label_density(images, labels)))
     if parent is not None:
-        model.trunk.load(load_backbone(local_path(cfg.MODEL.WEIGHTS))[0])
+        model.trunk.load(load_canonical(local_path(cfg.MODEL.WEIGHTS))[0])
     model.to(processes.device)
     total = budget_steps(node.BUDGET.AMOUNT, node.BUDGET.UNIT, images=len(images), batch_size=node.BATCH_SIZE)
     cache = node.LOADER.CACHE_MB * 2**20 if not node.LOADER.NUM_WORKERS else 0

@@ -17,7 +17,7 @@ detectron2 = pytest.importorskip("detectron2", reason="Detectron2 is not install
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from scaleprior.backbones import config_lines, export_backbone
-from scaleprior.backbones.weights import load_backbone
+from scaleprior.backbones.weights import load_canonical
 from tests.d2.conftest import backbone_file
 from tests.detect.conftest import make_coco
 
@@ -49,7 +49,7 @@ def test_stock_detectron2_trains_from_an_exported_backbone(config: str, tmp_path
         (home / split).symlink_to(root)
         (home / "annotations" / f"instances_{split}.json").write_bytes(path.read_bytes())
     card = backbone_file(tmp_path / "w.safetensors")
-    export_backbone(load_backbone(tmp_path / "w.safetensors")[0], card, tmp_path / "w.pkl")
+    export_backbone(load_canonical(tmp_path / "w.safetensors")[0], card, tmp_path / "w.pkl")
     said = [word.strip("'") for line in config_lines(card, str(tmp_path / "w.pkl")) for word in line.split(" ", 1)]
     words = [
         *said,

@@ -14,7 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from scaleprior.backbones import Card, TimmSpec, build_trunk, save_backbone
 from scaleprior.backbones.trunks.freezing import freeze_norms
 from scaleprior.backbones.trunks.trunk import detection_trunk
-from scaleprior.backbones.weights import load_backbone
+from scaleprior.backbones.weights import load_canonical
 from scaleprior.config import LoadedConfig
 from scaleprior.detect import get_engine
 from scaleprior.detect.faster_rcnn.model import Detector, build_detector
@@ -57,7 +57,7 @@ def _step(detector: Detector) -> dict[str, torch.Tensor]:
 def test_every_tensor_of_the_file_lands_under_its_timm_name_and_makes_the_trunks_maps(
     model: str, files: dict[str, Path]
 ) -> None:
-    tensors, card = load_backbone(files[model])
+    tensors, card = load_canonical(files[model])
     detector = build_detector(trunk_config(model).cfg).eval()
     report = fill_backbone(detector, tensors, "file")
     assert sorted(report.matched) == sorted(f"backbone.bottom_up.{name}" for name in tensors)
@@ -133,7 +133,7 @@ def test_one_config_trains_and_evaluates_whatever_trunk_the_card_names(
     assert loaded.cfg.MODEL.BACKBONE.NAME == "build_resnet_fpn_backbone"
     engine = get_engine("torchvision")
     model = engine.train(loaded, files[trunk], tmp_path / "run")
-    trained, given = load_file(model), load_backbone(files[trunk])[0]
+    trained, given = load_file(model), load_canonical(files[trunk])[0]
     for name, same in ((kept, True), (learned, False)):
         assert torch.equal(trained[f"backbone.bottom_up.{name}"], given[name]) == same
     fixed = [n for n in given if n.startswith("stem.") or n.endswith("running_var")]

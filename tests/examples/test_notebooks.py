@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_what_is_committed_is_clean(path: Path) -> None:
     assert all(line.strip() for cell in notebook.cells for line in (cell.source[:1], cell.source[-1:]))
     outputs = [output for cell in code for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
-    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"[A-Za-z0-9+/=]{200,}", "a picture", path.read_text(encoding="utf-8"))
     for place in ("/tmp/", "/home/", "/root/", "/work/", "/Users/", "C:\\\\"):
         assert place not in text, f"{path.name} holds a path of a machine: {place}"
     numbers = [cell.execution_count for cell in code]

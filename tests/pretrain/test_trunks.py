@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scaleprior.backbones import TimmSpec, apply_card
-from scaleprior.backbones.weights import load_backbone
+from scaleprior.backbones.weights import load_canonical
 from scaleprior.config import load_config
 from scaleprior.detect.faster_rcnn.model import build_detector
 from scaleprior.detect.faster_rcnn.model_file import fill_backbone
@@ -35,7 +35,7 @@ def test_a_trunk_of_any_family_goes_from_a_fraction_into_a_detector(
 ) -> None:
     loaded = small_config(*words(model, norm), "PRETRAIN.HELD_OUT.IMAGES", "8")
     result = pretrain(loaded, tmp_path / "run")
-    tensors, card = load_backbone(result.backbone)
+    tensors, card = load_canonical(result.backbone)
     assert (card.arch, card.norm, card.norm_eps, card.images) == (TimmSpec(model), norm, eps, 16)
     assert card.name == f"{model}_tiny-16_seed0"
     assert card.recipe["MODEL"]["TIMM"] == {"MODEL": model}

@@ -83,9 +83,9 @@ def find_backbone(source: str | Path, options: ReadOptions, *, limits: Limits = 
 
 def _canonical(path: Path, options: ReadOptions) -> Found:
     """A file of our own: nothing to find out, but tensors are held against the card."""
-    from scaleprior.backbones.weights import load_backbone
+    from scaleprior.backbones.weights import load_canonical
 
-    tensors, card = load_backbone(path)
+    tensors, card = load_canonical(path)
     report = Report("safetensors", "scaleprior", matched=sorted(tensors), facts={"card": "in the file"})
     given = {"name": options.name, "licence": options.licence, "source": options.source, "images": options.images}
     return Found(path, tensors, replace(card, **{k: v for k, v in given.items() if v is not None}), report)

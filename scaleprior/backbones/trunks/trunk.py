@@ -103,7 +103,7 @@ class Trunk(nn.Module):
         return self
 
     def load(self, state: Mapping[str, Tensor]) -> Trunk:
-        """Fill with the tensors of a canonical backbone file (``load_backbone``); returns self."""
+        """Fill with the tensors of a canonical backbone file (``load_canonical``); returns self."""
         own = {theirs: ours for ours, theirs in self.canonical_names().items()}
         unknown = sorted(set(state) - set(own))
         assert not unknown, unknown

@@ -137,7 +137,7 @@ def add_backbone(file: str | Path, name: str) -> Entry:
         UserError: a bad or taken name, a file without a card, or one whose tensors are not those of its card.
         FailureError: the zoo's folder cannot be written.
     """
-    from scaleprior.backbones.weights import load_backbone
+    from scaleprior.backbones.weights import load_canonical
 
     if not NAME_PATTERN.fullmatch(name):
         raise UserError(f"{parameter('name')} is {name!r}", hint="use letters, digits, '.', '_' and '-', at most 100")
@@ -145,7 +145,7 @@ def add_backbone(file: str | Path, name: str) -> Entry:
     with home.lock("zoo.yaml"):
         if name in load_catalogue().entries:
             raise UserError(f"the zoo already has a backbone {name!r}", hint=f"choose another {parameter('name')}")
-        _, card = load_backbone(file)
+        _, card = load_canonical(file)
         sha256 = file_sha256(file)
         target = home.file(sha256, f"{name}.safetensors")
         with atomic_path(target) as temporary:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scaleprior.backbones.weights import load_backbone
+from scaleprior.backbones.weights import load_canonical
 from scaleprior.config.dotted import get_key
 from scaleprior.config.keys import DETECTION_KEYS, OWN_KEYS
 from scaleprior.detect.faster_rcnn.model import Detector
@@ -112,9 +112,9 @@ def start_from_backbone(model: Detector, path: Path) -> tuple[LoadReport, Card]:
     """Fill ``model``'s trunk (and in C4 the head's res5) from a canonical backbone file.
 
     Raises:
-        UserError: as ``load_backbone`` and :func:`fill_backbone`.
+        UserError: as ``load_canonical`` and :func:`fill_backbone`.
     """
-    tensors, card = load_backbone(path)
+    tensors, card = load_canonical(path)
     return fill_backbone(model, tensors, str(path)), card
 
 

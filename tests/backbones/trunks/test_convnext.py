@@ -28,7 +28,7 @@ from scaleprior.backbones.pictures import drawn_image, feature_maps
 from scaleprior.backbones.trunks.model import MAPS, STRIDES
 from scaleprior.backbones.trunks.published import IMAGENET_MEAN, IMAGENET_STD
 from scaleprior.backbones.verify import verify_backbone
-from scaleprior.backbones.weights import load_backbone
+from scaleprior.backbones.weights import load_canonical
 from scaleprior.config import load_config
 from scaleprior.errors import UserError
 
@@ -172,7 +172,7 @@ def test_card_and_contract_say_layer_norm_and_its_eps(tmp_path: Path) -> None:
     card = Card("c", TINY, IMAGENET_MEAN, IMAGENET_STD, "RGB")
     assert (card.norm, card.norm_eps, card.schema) == ("LN", 1e-6, 2)
     saved = save_backbone(tmp_path / "c.safetensors", trunk_of("convnext_tiny").canonical_state(), card)
-    assert load_backbone(tmp_path / "c.safetensors")[1] == saved
+    assert load_canonical(tmp_path / "c.safetensors")[1] == saved
     words = config_lines(card)
     assert words[-3:] == [
         "MODEL.BACKBONE.NAME build_timm_fpn_backbone", "MODEL.TIMM.MODEL convnext_tiny", "MODEL.RESNETS.NORM LN"

@@ -192,7 +192,7 @@ def test_a_bad_grid(tmp_path: Path, key: str | None, change: dict[str, Any], mes
 
 
 def test_added_backbones_have_the_facts_of_their_card(home: Path, backbone: Path) -> None:
-    from scaleprior.backbones.weights import load_backbone
+    from scaleprior.backbones.weights import load_canonical
 
     entry = add_backbone(backbone, "mine-1")
     assert load_catalogue().find("mine-1") == entry
@@ -201,7 +201,7 @@ def test_added_backbones_have_the_facts_of_their_card(home: Path, backbone: Path
     assert (entry.corpus, entry.licence, entry.source) == ("my-corpus", "CC0", "a test")
     assert "MODEL.RESNETS.WIDTH_PER_GROUP 8" in entry.detection_lines()
     backbone.unlink()  # the zoo has its own copy
-    _, card = load_backbone(local_path("scaleprior://mine-1"))
+    _, card = load_canonical(local_path("scaleprior://mine-1"))
     assert card.name == "mine"
     assert "mine-1" not in load_catalogue(user=False).entries
 
