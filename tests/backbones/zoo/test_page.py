@@ -106,4 +106,4 @@ def test_the_commands_errors(cli: Cli, home: Path) -> None:
     assert "scaleprior pretrain --config-file Pretrain/R_152_jft.yaml" in run.stderr
     run = cli("zoo", "fetch", "R-50-imagenet-1k", SCALEPRIOR_OFFLINE="1")
     assert run.returncode == 2
-    assert "SCALEPRIOR_OFFLINE is set" in run.stderr
+    assert "SCALEPRIOR_OFFLINE or HF_HUB_OFFLINE is set" in run.stderr
