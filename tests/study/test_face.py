@@ -92,6 +92,7 @@ def test_a_finished_study_is_objects(finished: Path, tmp_path: Path, monkeypatch
 def test_a_report_is_an_object_before_it_is_a_file(finished: Path, tmp_path: Path) -> None:
     report = sp.Study.open(finished).report()
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    assert repr(report) == f"StudyReport('tiny', {len(report.view.cells)} of {len(report.view.cells)} cells)"
     page, shown = report.html(), report._repr_html_()
     assert report.markdown() == (finished / "report.md").read_text()
     assert page.startswith("<!doctype html>")

@@ -28,7 +28,7 @@ __all__ = ["StudyReport", "build_report"]
 _STAGES = ("pretrain", "finetune", "evaluate")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StudyReport:
     """What a study says, in memory; a notebook shows it as it is, :meth:`write` makes the files.
 
@@ -46,6 +46,10 @@ class StudyReport:
     missing: tuple[str, ...]
     seconds: Mapping[str, float]
     command: str
+
+    def __repr__(self) -> str:
+        cells = len(self.view.cells)
+        return f"StudyReport({self.view.name!r}, {cells - len(self.missing)} of {cells} cells)"
 
     def table(self) -> list[tuple[str, ...]]:
         """Rows of text: images, then mean AP ± standard deviation over seeds for each architecture; - is missing."""
