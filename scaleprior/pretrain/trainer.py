@@ -22,7 +22,7 @@ from scaleprior.pretrain.batches import LabelledBatch, TrainBatches, batches
 from scaleprior.pretrain.loss import sparse_logistic_loss
 from scaleprior.pretrain.recorder import Counters, Recorder
 from scaleprior.training.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
-from scaleprior.training.run_folder import refuse_other_run
+from scaleprior.training.run_folder import refuse_other_run, restoring
 from scaleprior.training.signals import Interrupted, catch_sigterm
 from scaleprior.wording import parameter
 
@@ -76,10 +76,11 @@ class PretrainTrainer:
             return False
         state = load_checkpoint(path)
         refuse_other_run(state, self.folder.fingerprint, str(path), self.folder.parts)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        restore_rng(state["rng"])
-        self.counters = Counters(**state["counters"])
+        with restoring(path):
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            restore_rng(state["rng"])
+            self.counters = Counters(**state["counters"])
         logger.info("resuming %s after step %d", self.folder.out, self.counters.step)
         return True
 

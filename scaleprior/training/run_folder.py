@@ -6,15 +6,16 @@ folder, write ``run.json``, train. What marks a run as finished is the stage's o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaleprior.errors import UserError
+from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.files import read_json, remove_leftovers, write_json
 
-__all__ = ["RUN_FILE", "RunFolder", "refuse_other_run"]
+__all__ = ["RUN_FILE", "RunFolder", "refuse_other_run", "restoring"]
 
 RUN_FILE = "run.json"
 _OLD_NAMES = ("hash", "run_hash")  # what run.json and checkpoints called the fingerprint at first
@@ -70,3 +71,22 @@ def refuse_other_run(found: Mapping[str, Any], fingerprint: str, where: str, par
             f"{where} holds a run with another {parts}",
             hint="resume with what it was started with, or choose another output folder",
         )
+
+
+@contextlib.contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Around putting a checkpoint's state into a model and its optimiser.
+
+    Raises:
+        UserError: it holds other names or shapes, as another version of ScalePrior or of torch may have written.
+    """
+    try:
+        yield
+    except ScalePriorError:
+        raise
+    except (RuntimeError, KeyError, TypeError, ValueError) as e:
+        said = " ".join(str(e).split())[:160]
+        raise UserError(
+            f"{path} was written by another version: {type(e).__name__}: {said}",
+            hint="go on with that version, or remove the file to start this run anew",
+        ) from e

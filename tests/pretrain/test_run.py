@@ -27,6 +27,7 @@ from scaleprior.pretrain import (
     run as run_module,
     trainer as trainer_module,
 )
+from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.signals import Interrupted
 from tests.pretrain.conftest import SMALL, index_images, write_images
 
@@ -211,6 +212,12 @@ def test_sigterm_inside_the_process_raises_interrupted(small_config: Callable, t
     with pytest.raises(Interrupted, match=r"after step 2 of 4; add resume=True") as error:
         pretrain(small_config(), tmp_path / "run", progress=terminate)
     assert error.value.exit_code == 143
+    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
+    state = load_checkpoint(checkpoint)  # as versions wrote it whose trunks had other names
+    state["model"] = {name.replace("trunk.body.", "trunk."): tensor for name, tensor in state["model"].items()}
+    save_checkpoint(checkpoint, state)
+    with pytest.raises(UserError, match=r"written by another version: RuntimeError: .*remove the file to start"):
+        pretrain(small_config(), tmp_path / "run", resume=True)
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -23,7 +23,7 @@ from scaleprior.errors import FailureError
 from scaleprior.progress import ProgressFn
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.metrics_file import cut_lines
-from scaleprior.training.run_folder import RunFolder, refuse_other_run
+from scaleprior.training.run_folder import RunFolder, refuse_other_run, restoring
 from scaleprior.training.seeds import mixed_seed
 from scaleprior.training.signals import Interrupted, catch_sigterm
 from scaleprior.wording import parameter
@@ -137,10 +137,11 @@ class DetectorTrainer:
     def _load(self, path: Path) -> None:
         state = load_checkpoint(path)
         refuse_other_run(state, self.folder.fingerprint, str(path), self.folder.parts)
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step = state["step"]
+        with restoring(path):
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.step = state["step"]
         logger.info("resumed at step %d from %s", self.step, path)
 
     @contextlib.contextmanager

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from scaleprior.detect import get_engine
 from scaleprior.detect.faster_rcnn.trainer import CHECKPOINT, METRICS
 from scaleprior.errors import FailureError, UserError
+from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.signals import Interrupted
 from tests.conftest import REPO
 from tests.detect.conftest import TINY_FPN, data_overrides, make_coco, tiny_config
@@ -128,6 +129,12 @@ def test_a_finished_run_is_not_repeated_and_another_is_refused(tmp_path: Path, c
         _train(tmp_path / "x", [*coco_overrides, "SOLVER.CHECKPOINT_PERIOD", "1"], stop_after=2)
     with pytest.raises(UserError, match="holds a run with another config"):
         _train(tmp_path / "x", [*coco_overrides, "SOLVER.BASE_LR", "0.02"], resume=True)
+    checkpoint = tmp_path / "x" / CHECKPOINT
+    state = load_checkpoint(checkpoint)  # as versions wrote it whose trunks had other names
+    state["model"] = {name.replace("trunk.body.", "trunk."): tensor for name, tensor in state["model"].items()}
+    save_checkpoint(checkpoint, state)
+    with pytest.raises(UserError, match=r"written by another version: RuntimeError: .*remove the file to start"):
+        _train(tmp_path / "x", [*coco_overrides, "SOLVER.CHECKPOINT_PERIOD", "1"], resume=True)
 
 
 def test_a_loss_that_is_not_finite_names_step_and_images(tmp_path: Path, coco_overrides: list[str]) -> None:
