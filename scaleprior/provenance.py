@@ -6,14 +6,22 @@ import contextlib
 import functools
 import subprocess
 from pathlib import Path
+from typing import TypedDict
 
 import scaleprior
 
-__all__ = ["created_by"]
+__all__ = ["CreatedBy", "created_by"]
 
 
-def created_by() -> dict[str, str]:
-    """``{"version", "commit"}`` of the running ScalePrior; "unknown" where neither checkout nor build knew it."""
+class CreatedBy(TypedDict):
+    """Who wrote a file, as its JSON says it; the commit is a Git hash."""
+
+    version: str
+    commit: str
+
+
+def created_by() -> CreatedBy:
+    """Of the running ScalePrior; the commit is "unknown" where neither checkout nor build knew it."""
     return {"version": scaleprior.__version__, "commit": _commit()}
 
 

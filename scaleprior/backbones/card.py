@@ -14,6 +14,7 @@ from typing import Any, Literal
 from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.selection import spec_from_dict
 from scaleprior.errors import UserError
+from scaleprior.provenance import CreatedBy
 
 __all__ = ["CARD_KEY", "SCHEMA", "UNKNOWN", "Card"]
 
@@ -49,7 +50,7 @@ class Card:
         seed: None = unknown.
         parent: ``name`` and ``tensors_sha256`` of the backbone training started from; None = fresh weights.
         licence, source: who may use it, and where it came from.
-        created_by: ``{"version": ..., "commit": ...}`` of ScalePrior.
+        created_by: version and commit of ScalePrior.
         tensors_sha256: hash over names, types, shapes and bytes of the tensors; filled in when saving.
         schema: version of this record; follows from ``arch``.
     """
@@ -72,7 +73,7 @@ class Card:
     parent: Mapping[str, str] | None = None
     licence: str = UNKNOWN
     source: str = UNKNOWN
-    created_by: Mapping[str, str] = field(default_factory=lambda: {"version": UNKNOWN, "commit": UNKNOWN})
+    created_by: CreatedBy = field(default_factory=lambda: CreatedBy(version=UNKNOWN, commit=UNKNOWN))
     tensors_sha256: str = UNKNOWN
     schema: int = 1
 

@@ -23,7 +23,7 @@ from scaleprior.config import LoadedConfig
 from scaleprior.d2.checkpoint import load_detector
 from scaleprior.d2.checks import check_builders, detectron2_refuses
 from scaleprior.d2.logs import quiet_stdout, run_log
-from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training, read_extra
+from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training, read_trained
 from scaleprior.d2.trainer import Trainer
 from scaleprior.detect.evaluate import coco_ap
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
@@ -99,7 +99,7 @@ class Detectron2Engine:
             load_detector(detector, str(model))
             results = evaluate_sets(plan.cfg, detector, out, progress)
             write_json(out / "results.json", {"engine": self.name, "model": str(model), **results_to_dict(results)})
-            record(plan, results)
+            record(plan, results, model)
         return results
 
 
@@ -113,7 +113,7 @@ def _train(plan: Plan, out: Path, resume: bool, progress: ProgressFn | None) -> 
     seed_everything(cfg.SEED)
     with detectron2_refuses():
         trainer = _EngineTrainer(cfg)
-    trainer.extra, trainer.progress = plan.extra, progress
+    trainer.trained, trainer.progress = plan.trained, progress
     trainer.resume_or_load(resume)
     trainer.train()
 
@@ -127,13 +127,15 @@ def claim(plan: Plan, out: Path, *, resume: bool) -> bool:
     Raises:
         UserError: another run is to be resumed, or one that is not ours.
     """
-    folder = RunFolder(out, plan.extra, parts="config, backbone or data")
+    assert plan.trained is not None, "a plan of an evaluation claims nothing"
+    folder = RunFolder(out, plan.trained.to_dict(), parts="config, backbone or data")
     pointer, model = out / "last_checkpoint", out / MODEL_FILE
     if not resume:
         pointer.unlink(missing_ok=True)
     elif folder.found() is not None:
         # The file may be that of an earlier run in the same folder.
-        if model.is_file() and (read_extra(model) or {}).get("fingerprint") == plan.fingerprint:
+        before = read_trained(model) if model.is_file() else None
+        if before is not None and before.fingerprint == folder.fingerprint:
             return True
     elif pointer.is_file():
         raise UserError(
@@ -174,22 +176,16 @@ def to_result(found: Mapping[str, Any], dataset: str) -> DetectionResult:
     return DetectionResult.from_dict(words, where=f"Detectron2's evaluation of {dataset}")
 
 
-def record(plan: Plan, results: Mapping[str, DetectionResult]) -> None:
-    """Append to ``SCALEPRIOR.RESULTS``, if there is one."""
+def record(plan: Plan, results: Mapping[str, DetectionResult], model: str | Path) -> None:
+    """Append what evaluating ``model`` found to ``SCALEPRIOR.RESULTS``, if there is one."""
     if plan.cfg.SCALEPRIOR.RESULTS:
-        extra = plan.extra or {"seed": None, "max_iter": None, "created_by": {}, "fingerprint": plan.cfg.MODEL.WEIGHTS}
         append_result(
             plan.cfg.SCALEPRIOR.RESULTS,
             results,
             cfg=plan.cfg,
             engine=Detectron2Engine.name,
-            card=extra.get("card"),
-            run={
-                "seed": extra["seed"],
-                "max_iter": extra["max_iter"],
-                **extra["created_by"],
-                "run": extra["fingerprint"],
-            },
+            trained=plan.trained,
+            model=model,
         )
 
 

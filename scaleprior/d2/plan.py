@@ -32,6 +32,7 @@ from scaleprior.detect.plan import (
     set_names,
     warn_of_frozen_stages,
 )
+from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import FailureError, UserError
 from scaleprior.provenance import created_by
 from scaleprior.training.device import resolve_device
@@ -45,7 +46,7 @@ __all__ = [
     "open_copy",
     "plan_evaluation",
     "plan_training",
-    "read_extra",
+    "read_trained",
 ]
 
 logger = logging.getLogger(__name__)
@@ -67,18 +68,12 @@ class Plan:
 
     Attributes:
         cfg: Detectron2's, frozen; what the trainer gets.
-        card: of the backbone; None from scratch, or where an evaluated model has none.
-        extra: what goes into checkpoints: fingerprint, seed, max_iter, created_by, card, config, classes.
+        trained: what the trained detector says of itself, or will: it goes into every checkpoint. None where a model
+            is evaluated that ScalePrior did not train.
     """
 
     cfg: CfgNode
-    card: Card | None
-    extra: dict[str, Any]
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of all that determines the run."""
-        return self.extra["fingerprint"]
+    trained: TrainedDetector | None
 
 
 def default_config() -> CfgNode:
@@ -127,16 +122,17 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
     names = _set_classes(cfg, loaded, "DATASETS.TRAIN")
     cfg.freeze()
     annotations = [MetadataCatalog.get(name).get("json_file") for name in cfg.DATASETS.TRAIN]
-    extra = {
-        "fingerprint": run_fingerprint(cfg, card, [path for path in annotations if path]),
-        "seed": cfg.SEED,
-        "max_iter": cfg.SOLVER.MAX_ITER,
-        "created_by": created_by(),
-        "card": None if card is None else card.to_dict(),
-        "config": _fixed(cfg),
-        "classes": list(names),
-    }
-    return Plan(cfg, card, extra)
+    trained = TrainedDetector(
+        class_names=names,
+        category_ids=None,
+        config=_fixed(cfg),
+        card=card,
+        seed=cfg.SEED,
+        max_iter=cfg.SOLVER.MAX_ITER,
+        fingerprint=run_fingerprint(cfg, card, [path for path in annotations if path]),
+        created_by=created_by(),
+    )
+    return Plan(cfg, trained)
 
 
 def plan_evaluation(loaded: LoadedConfig, model: str | Path, out: Path) -> Plan:
@@ -145,28 +141,27 @@ def plan_evaluation(loaded: LoadedConfig, model: str | Path, out: Path) -> Plan:
     Raises:
         UserError: no such file; a backbone; a key that was set contradicts the model; other classes.
     """
-    extra = read_extra(model)
+    trained = read_trained(model)
     cfg = loaded.cfg
-    if extra is not None:
-        cfg = follow_training(loaded, extra["config"], _fixed(cfg))
+    if trained is not None:
+        cfg = follow_training(loaded, trained.config, _fixed(cfg))
     else:
         logger.warning("%s was not written by ScalePrior: nothing says which config it was trained with", model)
     cfg = open_copy(cfg)
     cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = str(model), str(out)
     cfg.MODEL.DEVICE = str(resolve_device(cfg.MODEL.DEVICE))
     _register(cfg, "DATASETS.TEST")
-    if extra is not None:
+    if trained is not None:
         for name in cfg.DATASETS.TEST:
-            check_same_classes(f"data set {name}", class_names(name), extra["classes"])
+            check_same_classes(f"data set {name}", class_names(name), trained.class_names)
     else:
         _set_classes(cfg, loaded, "DATASETS.TEST")
     cfg.freeze()
-    card = None if extra is None or extra["card"] is None else Card.from_dict(extra["card"], source=str(model))
-    return Plan(cfg, card, extra or {})
+    return Plan(cfg, trained)
 
 
-def read_extra(model: str | Path) -> dict[str, Any] | None:
-    """What our trainer wrote into a checkpoint; None for a file of Detectron2's own.
+def read_trained(model: str | Path) -> TrainedDetector | None:
+    """What our engine or tool wrote into a checkpoint; None for a file of Detectron2's own.
 
     Raises:
         UserError: no such file, a damaged one, or a backbone.
@@ -180,7 +175,9 @@ def read_extra(model: str | Path) -> dict[str, Any] | None:
         return None
     content = open_container(path).tree
     text = content.get(EXTRA_KEY) if isinstance(content, dict) else None
-    return json.loads(text) if isinstance(text, str) else None
+    raw = json.loads(text) if isinstance(text, str) else None
+    # A Trainer that no plan stands behind said {} at first.
+    return TrainedDetector.from_dict(raw, where=str(model)) if raw else None
 
 
 def class_names(name: str) -> tuple[str, ...]:

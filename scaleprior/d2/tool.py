@@ -86,7 +86,7 @@ def _train(plan: Plan, *, resume: bool) -> dict[str, Any]:
     """What Detectron2's evaluation found at the end; {} where there is nothing to evaluate on."""
     with detectron2_refuses():
         trainer = Trainer(plan.cfg)
-    trainer.extra = plan.extra
+    trainer.trained = plan.trained
     trainer.resume_or_load(resume)
     trainer.train()
     found: Any = trainer  # Detectron2 sets the attribute when it has evaluated
@@ -108,7 +108,7 @@ def _with_results(plan: Plan) -> Plan:
     cfg.defrost()
     cfg.SCALEPRIOR.RESULTS = str(Path(cfg.OUTPUT_DIR) / _RESULTS)
     cfg.freeze()
-    return Plan(cfg, plan.card, plan.extra)
+    return Plan(cfg, plan.trained)
 
 
 def _report(plan: Plan, found: dict[str, Any], model: str) -> None:
@@ -122,5 +122,5 @@ def _report(plan: Plan, found: dict[str, Any], model: str) -> None:
     results = {name: to_result(found if len(sets) == 1 else found[name], name) for name in sets}
     words = results_to_dict(results)
     write_json(Path(plan.cfg.OUTPUT_DIR) / "results.json", {**head, **words})
-    record(plan, results)
+    record(plan, results, model)
     print(json.dumps({**head, "results": plan.cfg.SCALEPRIOR.RESULTS, **words}))

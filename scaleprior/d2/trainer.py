@@ -29,6 +29,7 @@ from scaleprior.d2.checkpoint import is_detector_state
 from scaleprior.d2.checks import check_solver
 from scaleprior.d2.loader import NamedMapper, ResumableLoader, TestLoader
 from scaleprior.d2.plan import EXTRA_KEY
+from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.files import atomic_path, write_text
 from scaleprior.progress import ProgressFn
@@ -47,7 +48,7 @@ class Trainer(DefaultTrainer):
 
     Attributes:
         keep_checkpoints: newest periodic checkpoints to keep; None = all, as Detectron2 does.
-        extra: JSON-ready; goes into every checkpoint under ``EXTRA_KEY``.
+        trained: what the detector will say of itself; goes into every checkpoint under ``EXTRA_KEY``. None = nothing.
         progress: called once a step with (steps done, all steps, {"loss": ...}).
     """
 
@@ -56,7 +57,7 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode) -> None:
         check_solver(cfg)
-        self.extra: dict[str, Any] = {}
+        self.trained: TrainedDetector | None = None
         self.progress: ProgressFn | None = None
         self._stop = StopRequest()
         super().__init__(cfg)
@@ -143,7 +144,7 @@ class Trainer(DefaultTrainer):
 
 
 class _Checkpointer(DetectionCheckpointer):
-    """Files that are complete or absent, and the trainer's ``extra`` in them; refuses a detector for a backbone."""
+    """Files that are complete or absent, and the trainer's ``trained`` in them; refuses a detector for a backbone."""
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer._trainer.model, trainer.cfg.OUTPUT_DIR, trainer=weakref.proxy(trainer))
@@ -176,7 +177,9 @@ class _Checkpointer(DetectionCheckpointer):
     def save(self, name: str, **kwargs: Any) -> None:
         if not self.save_dir or not self.save_to_disk:
             return
-        state = {"model": self.model.state_dict(), EXTRA_KEY: json.dumps(self._trainer.extra), **kwargs}
+        state: dict[str, Any] = {"model": self.model.state_dict(), **kwargs}
+        if self._trainer.trained is not None:
+            state[EXTRA_KEY] = json.dumps(self._trainer.trained.to_dict())
         state.update({key: part.state_dict() for key, part in self.checkpointables.items()})
         target = Path(self.save_dir) / f"{name}.pth"
         logger.info("Saving checkpoint to %s", target)

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from scaleprior.ap_names import AP_NAMES
 from scaleprior.backbones.trunks.resnet.spec import NORMS
-from scaleprior.backbones.trunks.selection import is_timm_config, spec_from_config, spec_from_dict
+from scaleprior.backbones.trunks.selection import is_timm_config, spec_from_config
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_csv
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
+
+    from scaleprior.backbones.card import Card
+    from scaleprior.detect.trained import TrainedDetector
 
 __all__ = ["COLUMNS", "append_result"]
 
@@ -33,34 +36,34 @@ def append_result(
     *,
     cfg: CfgNode,
     engine: str,
-    card: Mapping[str, Any] | None,
-    run: Mapping[str, Any],
+    trained: TrainedDetector | None,
+    model: str | Path,
 ) -> None:
     """Append one row a data set; the row of an evaluation that is repeated is replaced.
 
     Args:
         results: what ``Engine.evaluate`` returned, by name of the set.
-        card: the backbone's, as a dict; None from scratch (``images`` is 0 then).
-        run: of the training: ``seed``, ``max_iter``, ``version`` and ``commit`` of the program, ``run`` (fingerprint).
-            Where there is no ``seed``, nothing is known of the training: ``images`` stays empty, and
-            ``scaleprior laws fit`` asks for it, rather than take the detector for one from scratch.
+        trained: what the model says of its training; without a card it is one from scratch (``images`` is 0 then).
+            None where it says nothing: ``images`` stays empty, and ``scaleprior laws fit`` asks for it, rather than
+            take the detector for one from scratch.
+        model: the file; stands for the run of which nothing is known.
 
     Raises:
         UserError: the file is there and is not one of these. FailureError: it cannot be written.
     """
     path = Path(path)
-    images = card["images"] if card is not None else "" if run["seed"] is None else 0
+    card = None if trained is None else trained.card
+    training = {"images": "", "run": str(model)} if trained is None else _training(trained)
     rows = [
         {
             "arch": _arch(cfg, card),
-            "images": images,
             **{column: None if ap is None else round(ap, 6) for column, ap in result.named().items()},
             "engine": engine,
             "dataset": name,
-            "backbone": "" if card is None else card["name"],
-            "tensors_sha256": "" if card is None else card["tensors_sha256"],
+            "backbone": "" if card is None else card.name,
+            "tensors_sha256": "" if card is None else card.tensors_sha256,
             "detector": _detector(cfg),
-            **run,
+            **training,
         }
         for name, result in results.items()
     ]
@@ -75,9 +78,20 @@ def append_result(
         raise FailureError(f"cannot write {path}: {e.strerror or e}", hint="change SCALEPRIOR.RESULTS") from e
 
 
-def _arch(cfg: CfgNode, card: Mapping[str, Any] | None) -> str:
+def _training(trained: TrainedDetector) -> dict[str, int | str | None]:
+    return {
+        "images": 0 if trained.card is None else trained.card.images,
+        "seed": trained.seed,
+        "max_iter": trained.max_iter,
+        "version": trained.created_by["version"],
+        "commit": trained.created_by["commit"],
+        "run": trained.fingerprint,
+    }
+
+
+def _arch(cfg: CfgNode, card: Card | None) -> str:
     if card is not None:
-        return spec_from_dict(card["arch"]).name
+        return card.arch.name
     if "resnet" not in cfg.MODEL.BACKBONE.NAME and not is_timm_config(cfg):
         return cfg.MODEL.BACKBONE.NAME  # a trunk of Detectron2's or of the user's that MODEL.RESNETS says nothing about
     cfg = cfg.clone()
@@ -96,7 +110,7 @@ def _detector(cfg: CfgNode) -> str:
     return "+".join([*parts, *(["masks"] if cfg.MODEL.get("MASK_ON", False) else [])])
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -109,5 +123,5 @@ def _read(path: Path) -> list[dict[str, Any]]:
         return list(reader)
 
 
-def _same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def _same(old: Mapping[str, str], new: Mapping[str, Any]) -> bool:
     return all(old[key] == str(new[key]) for key in _IDENTITY)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -30,6 +31,7 @@ import scaleprior.d2
 from scaleprior.backbones import ResNetSpec, load_backbone
 from scaleprior.d2 import trainer as d2_trainer
 from scaleprior.d2.engine import Detectron2Engine
+from scaleprior.d2.plan import EXTRA_KEY, read_trained
 from scaleprior.detect import get_engine
 from scaleprior.detect.engines import Engine
 from scaleprior.errors import FailureError, UserError
@@ -37,6 +39,7 @@ from scaleprior.laws.table import read_table
 from scaleprior.training.metrics_file import cut_lines
 from tests.d2.conftest import backbone_file, tiny
 from tests.detect.conftest import make_coco
+from tests.detect.test_trained import PTH, RECORD
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -473,3 +476,16 @@ def test_the_engine_announces_itself(tmp_path: Path, cli: Any, coco: list[str]) 
     assert (tmp_path / "run" / "log.txt").is_file()
     again = cli("detect", "eval", *command[2:], "--out", "run", "--json", *words)
     assert json.loads(again.stdout)["AP"] == json.loads(done.stdout)["AP"], again.stderr
+
+
+def test_what_a_checkpoint_says_of_its_training(tmp_path: Path) -> None:
+    """Ours of before are read; of Detectron2's own, and of a ``Trainer`` without a plan, nothing is known."""
+    file = tmp_path / "model_final.pth"
+    torch.save({"model": {}, EXTRA_KEY: json.dumps(PTH)}, file)
+    assert read_trained(file) == replace(RECORD, category_ids=None)
+    for other in ({}, {EXTRA_KEY: "{}"}):
+        torch.save({"model": {}, **other}, file)
+        assert read_trained(file) is None
+    torch.save({"model": {}, EXTRA_KEY: json.dumps({**PTH, "card": None, "classes": None})}, file)
+    with pytest.raises(UserError, match=r"model_final\.pth cannot be read: .*; the file is damaged; get it again"):
+        read_trained(file)

@@ -10,14 +10,20 @@ from typing import Any
 
 import pytest
 
+from scaleprior.backbones.card import Card
+from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
 from scaleprior.config import get_cfg
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.detect.results_file import COLUMNS, append_result
+from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import UserError
 from scaleprior.laws.table import read_table
+from scaleprior.provenance import CreatedBy
 
 RESULT = DetectionResult(12.3456789, 30.0, 8.0, None, 10.0, 20.0, per_class={})
-CARD = {"arch": {"depth": 152}, "images": 1000, "name": "b", "tensors_sha256": "ff"}
+CARD = Card(
+    "b", ResNetSpec(152), (0.0,) * 3, (1.0,) * 3, "RGB", images=1000, tensors_sha256="ff",
+)  # fmt: skip
 
 
 def config(*words: Any) -> Any:
@@ -26,9 +32,15 @@ def config(*words: Any) -> Any:
     return cfg
 
 
-def append(path: Path, run: str, *, cfg: Any = None, card: Any = CARD, seed: int | None = 3) -> None:
-    facts = {"seed": seed, "max_iter": 9, "version": "1", "commit": "c", "run": run}
-    append_result(path, {"mine": RESULT}, cfg=cfg or config(), engine="torchvision", card=card, run=facts)
+def trained(run: str, card: Card | None = CARD) -> TrainedDetector:
+    made = CreatedBy(version="1", commit="c")
+    return TrainedDetector(("cat",), (1,), {}, card, seed=3, max_iter=9, fingerprint=run, created_by=made)
+
+
+def append(path: Path, run: str, *, cfg: Any = None, card: Card | None = CARD) -> None:
+    append_result(
+        *(path, {"mine": RESULT}), cfg=cfg or config(), engine="torchvision", trained=trained(run, card), model="m"
+    )
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -39,7 +51,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def test_a_row_an_evaluation_and_laws_read_it(tmp_path: Path) -> None:
     path = tmp_path / "new" / "all.csv"
     append(path, "a")
-    append(path, "b", card={**CARD, "images": 4000})
+    append(path, "b", card=replace(CARD, images=4000))
     append(path, "c", card=None)
     append(path, "a")  # evaluated once more
     found = rows(path)
@@ -48,6 +60,9 @@ def test_a_row_an_evaluation_and_laws_read_it(tmp_path: Path) -> None:
         ("a", "1000", "3"), ("b", "4000", "3"), ("c", "0", "3"),
     ]  # fmt: skip
     assert (found[0]["ap"], found[0]["ap_small"], found[0]["arch"]) == ("12.345679", "", "R-152")
+    assert [found[0][c] for c in ("backbone", "tensors_sha256", "max_iter", "version", "commit")] == [
+        "b", "ff", "9", "1", "c",
+    ]  # fmt: skip
     table = read_table(path)
     assert sorted(table.series["R-152"].images) == [1000.0, 4000.0]
     assert table.from_scratch == {"R-50": [12.345679]}
@@ -55,15 +70,18 @@ def test_a_row_an_evaluation_and_laws_read_it(tmp_path: Path) -> None:
 
 def test_several_sets_are_several_rows(tmp_path: Path) -> None:
     cfg = config("DATASETS.TEST", ("one", "two"))
-    facts = {"seed": 0, "max_iter": 9, "version": "1", "commit": "c", "run": "r"}
     by_set = {"one": RESULT, "two": replace(RESULT, ap=1.0)}
-    append_result(tmp_path / "r.csv", by_set, cfg=cfg, engine="x", card=CARD, run=facts)
+    append_result(tmp_path / "r.csv", by_set, cfg=cfg, engine="x", trained=trained("r"), model="m")
     assert [(row["dataset"], row["ap"]) for row in rows(tmp_path / "r.csv")] == [("one", "12.345679"), ("two", "1.0")]
 
 
 def test_nothing_known_of_the_training_is_not_from_scratch(tmp_path: Path) -> None:
-    append(tmp_path / "r.csv", "r", card=None, seed=None)
-    assert rows(tmp_path / "r.csv")[0]["images"] == ""
+    for _ in range(2):
+        append_result(
+            *(tmp_path / "r.csv", {"mine": RESULT}), cfg=config(), engine="x", trained=None, model=Path("m.pth")
+        )
+    (row,) = rows(tmp_path / "r.csv")
+    assert (row["images"], row["seed"], row["version"], row["run"]) == ("", "", "", "m.pth")
     with pytest.raises(UserError, match="column 'images'"):
         read_table(tmp_path / "r.csv")
 

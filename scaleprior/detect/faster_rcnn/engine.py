@@ -30,8 +30,15 @@ from scaleprior.detect.faster_rcnn.predict import predict
 from scaleprior.detect.faster_rcnn.trainer import CHECKPOINT, DetectorTrainer
 from scaleprior.detect.fingerprint import run_fingerprint
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
-from scaleprior.detect.plan import check_class_count, check_same_classes, set_names, warn_of_frozen_stages
+from scaleprior.detect.plan import (
+    check_class_count,
+    check_same_classes,
+    follow_training,
+    set_names,
+    warn_of_frozen_stages,
+)
 from scaleprior.detect.results_file import append_result
+from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import UserError
 from scaleprior.files import write_json, write_text
 from scaleprior.progress import ProgressFn
@@ -96,7 +103,7 @@ class TorchvisionEngine:
         target = out / MODEL_FILE
         if resume:
             folder.found()
-            if target.is_file() and weights_io.read_model_info(target).fingerprint == fingerprint:
+            if target.is_file() and weights_io.read_trained(target).fingerprint == fingerprint:
                 logger.info("%s is complete", target)
                 return target
         seed_everything(run_seed(cfg))
@@ -109,17 +116,17 @@ class TorchvisionEngine:
         folder.write()
         write_text(out / "config.yaml", cfg.dump())
         DetectorTrainer(cfg, model, loader, folder).train(resume=resume, progress=progress)
-        info = weights_io.ModelInfo(
+        trained = TrainedDetector(
             class_names=sets[0].class_names,
             category_ids=sets[0].category_ids,
             config=weights_io.fixed_values(cfg),
-            card=None if card is None else card.to_dict(),
+            card=card,
             seed=run_seed(cfg),
             max_iter=cfg.SOLVER.MAX_ITER,
             fingerprint=fingerprint,
             created_by=created_by(),
         )
-        weights_io.save_model(target, model, info)
+        weights_io.save_model(target, model, trained)
         (out / CHECKPOINT).unlink(missing_ok=True)  # the model says it all; a checkpoint is twice as large
         return target
 
@@ -132,16 +139,16 @@ class TorchvisionEngine:
             UserError: config, data and model do not fit each other.
         """
         model = Path(model)
-        info = weights_io.read_model_info(model)
-        cfg = weights_io.apply_model_info(loaded, info)
+        trained = weights_io.read_trained(model)
+        cfg = follow_training(loaded, trained.config, weights_io.fixed_values(loaded.cfg))
         check_keys(cfg)
         sets = _load_sets(cfg, "DATASETS.TEST")
         for data in sets:
-            check_same_classes(data.source, data.class_names, info.class_names)
-            if data.category_ids != info.category_ids:
+            check_same_classes(data.source, data.class_names, trained.class_names)
+            if data.category_ids != trained.category_ids:
                 raise UserError(
                     f"{data.source} has the category ids {data.category_ids}, the model was trained on "
-                    f"{info.category_ids}",
+                    f"{trained.category_ids}",
                     hint="evaluate on a set with the same categories",
                 )
         detector = build_detector(cfg)
@@ -155,8 +162,8 @@ class TorchvisionEngine:
                 results,
                 cfg=cfg,
                 engine=self.name,
-                card=info.card,
-                run={"seed": info.seed, "max_iter": info.max_iter, **info.created_by, "run": info.fingerprint},
+                trained=trained,
+                model=model,
             )
         return results
 
@@ -214,7 +221,7 @@ def _read_card(path: Path) -> Card:
 
 def _is_detector(path: Path) -> bool:
     try:
-        weights_io.read_model_info(path)
+        weights_io.read_trained(path)
     except UserError:
         return False
     return True

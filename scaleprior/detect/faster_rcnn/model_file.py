@@ -22,7 +22,7 @@ from scaleprior.config.keys import DETECTION_KEYS, OWN_KEYS
 from scaleprior.detect.faster_rcnn.model import Detector
 from scaleprior.detect.faster_rcnn.parameter_names import detectron2_names, trunk_names
 from scaleprior.detect.faster_rcnn.parts.backbone import PyramidBackbone
-from scaleprior.detect.plan import follow_training
+from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import UserError
 from scaleprior.files import write_tensors
 
@@ -30,18 +30,15 @@ if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
     from scaleprior.backbones.card import Card
-    from scaleprior.config import LoadedConfig
 
 __all__ = [
     "FIXED_KEYS",
     "LoadReport",
-    "ModelInfo",
-    "apply_model_info",
     "fill_backbone",
     "fixed_values",
     "load_model",
     "model_names",
-    "read_model_info",
+    "read_trained",
     "save_model",
     "start_from_backbone",
 ]
@@ -75,29 +72,6 @@ class LoadReport:
             some = f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
             parts.append(f"{len(names)} {words}{some}")
         return ", ".join(parts)
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """What a trained detector's file says about itself.
-
-    Attributes:
-        class_names, category_ids: of class 0, 1, ...
-        config: values of ``FIXED_KEYS``.
-        card: the backbone's card as a dict, or None from scratch.
-        seed, max_iter: of the training run.
-        fingerprint: hash of all that determined the training run.
-        created_by: version and commit.
-    """
-
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    config: dict[str, Any]
-    card: dict[str, Any] | None
-    seed: int
-    max_iter: int
-    fingerprint: str
-    created_by: dict[str, str]
 
 
 def model_names(model: Detector) -> dict[str, str]:
@@ -160,15 +134,15 @@ def fill_backbone(model: Detector, tensors: Mapping[str, Tensor], source: str) -
     return report
 
 
-def save_model(path: Path, model: Detector, info: ModelInfo) -> None:
+def save_model(path: Path, model: Detector, trained: TrainedDetector) -> None:
     """Write a trained detector atomically."""
     state = model.state_dict()
     tensors = {theirs: state[ours].detach().cpu().contiguous() for ours, theirs in model_names(model).items()}
-    write_tensors(path, tensors, {_INFO_KEY: json.dumps({"schema": _SCHEMA, **info.__dict__})})
+    write_tensors(path, tensors, {_INFO_KEY: json.dumps({"schema": _SCHEMA, **trained.to_dict()})})
 
 
-def read_model_info(path: Path) -> ModelInfo:
-    """The header of a model file.
+def read_trained(path: Path) -> TrainedDetector:
+    """What the header of a model file says.
 
     Raises:
         UserError: no such file, or not a trained detector of this engine.
@@ -185,13 +159,12 @@ def read_model_info(path: Path) -> ModelInfo:
                 f"{path} is not a trained detector (perhaps a backbone)",
                 hint="give the model.safetensors that `scaleprior detect train` wrote",
             )
-        fields = json.loads(text)
-        if fields.pop("schema") != _SCHEMA:
-            raise UserError(f"{path} was written by another version of ScalePrior", hint="train again")
-        fields["class_names"], fields["category_ids"] = tuple(fields["class_names"]), tuple(fields["category_ids"])
-        return ModelInfo(**fields)
-    except (SafetensorError, OSError, TypeError, KeyError, json.JSONDecodeError) as e:
+        raw = json.loads(text)
+    except (SafetensorError, OSError, json.JSONDecodeError) as e:
         raise UserError(f"model {path} cannot be read: {e}", hint="the file is damaged; get it again") from e
+    if raw.get("schema") != _SCHEMA:
+        raise UserError(f"{path} was written by another version of ScalePrior", hint="train again")
+    return TrainedDetector.from_dict(raw, where=str(path))
 
 
 def load_model(path: Path, model: Detector) -> None:
@@ -224,8 +197,3 @@ def load_model(path: Path, model: Detector) -> None:
 def fixed_values(cfg: CfgNode) -> dict[str, Any]:
     """The keys that a trained detector's weights depend on, with their values in JSON's types."""
     return json.loads(json.dumps({key: get_key(cfg, key) for key in FIXED_KEYS}))
-
-
-def apply_model_info(loaded: LoadedConfig, info: ModelInfo) -> CfgNode:
-    """A copy of the config in which the keys that nobody set are as the model was trained: :func:`follow_training`."""
-    return follow_training(loaded, info.config, fixed_values(loaded.cfg))

@@ -14,7 +14,7 @@ from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
 from scaleprior.backbones.weights import save_backbone
 from scaleprior.detect import get_engine
 from scaleprior.detect.faster_rcnn.model import Detector, build_detector
-from scaleprior.detect.faster_rcnn.model_file import fill_backbone, load_model, model_names, read_model_info
+from scaleprior.detect.faster_rcnn.model_file import fill_backbone, load_model, model_names, read_trained
 from scaleprior.errors import UserError
 from tests.detect.conftest import tiny_config
 
@@ -103,10 +103,11 @@ def test_the_card_is_applied_and_contradictions_are_refused(tmp_path: Path, coco
         )
     assert not (tmp_path / "run").exists()
     model = _train(tmp_path, coco_overrides, bgr, "INPUT.FORMAT", "BGR")
-    info = read_model_info(model)
-    assert info.config["INPUT.FORMAT"] == "BGR"
-    assert info.card["name"] == "tiny"
-    assert info.class_names == ("block", "square")
+    trained = read_trained(model)
+    assert trained.config["INPUT.FORMAT"] == "BGR"
+    assert trained.card is not None
+    assert trained.card.name == "tiny"
+    assert trained.class_names == ("block", "square")
 
 
 def test_frozen_stages_come_out_as_they_went_in(tmp_path: Path, coco_overrides: list[str]) -> None:
@@ -142,4 +143,4 @@ def test_the_wrong_kind_of_file_is_named(tmp_path: Path, coco_overrides: list[st
 def test_classes_follow_the_data_unless_set_otherwise(tmp_path: Path, coco_overrides: list[str]) -> None:
     with pytest.raises(UserError, match=r"NUM_CLASSES is 80 .* has 2 categories; use MODEL\.ROI_HEADS\.NUM_CLASSES 2"):
         _train(tmp_path, coco_overrides, None, "MODEL.ROI_HEADS.NUM_CLASSES", "80")
-    assert read_model_info(_train(tmp_path, coco_overrides, None)).config["MODEL.ROI_HEADS.NUM_CLASSES"] == 2
+    assert read_trained(_train(tmp_path, coco_overrides, None)).config["MODEL.ROI_HEADS.NUM_CLASSES"] == 2

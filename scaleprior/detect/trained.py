@@ -1,0 +1,73 @@
+"""What a trained detector says about itself: in the header of ``model.safetensors``, in ``model_final.pth``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scaleprior.backbones.card import Card
+from scaleprior.errors import UserError
+from scaleprior.provenance import CreatedBy
+
+__all__ = ["TrainedDetector"]
+
+
+@dataclass(frozen=True)
+class TrainedDetector:
+    """What the weights of a detector need, and what made them; the same for every engine.
+
+    Attributes:
+        class_names: of class 0, 1, ...
+        category_ids: the data's ids of class 0, 1, ...; None where the engine does not bind a model to them.
+        config: the keys that the weights depend on, with their values in JSON's types.
+        card: the backbone's; None from scratch.
+        seed, max_iter: of the training run.
+        fingerprint: hash of all that determined the training run.
+        created_by: version and commit of ScalePrior.
+    """
+
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...] | None
+    config: Mapping[str, Any]
+    card: Card | None
+    seed: int
+    max_iter: int
+    fingerprint: str
+    created_by: CreatedBy
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, in the words that either engine's files have held since before they shared a record."""
+        facts = {
+            "config": dict(self.config),
+            "card": None if self.card is None else self.card.to_dict(),
+            "seed": self.seed,
+            "max_iter": self.max_iter,
+            "fingerprint": self.fingerprint,
+            "created_by": self.created_by,
+        }
+        if self.category_ids is None:
+            return {**facts, "classes": list(self.class_names)}
+        return {"class_names": list(self.class_names), "category_ids": list(self.category_ids), **facts}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], *, where: str) -> TrainedDetector:
+        """Read what :meth:`to_dict` wrote; other keys are left aside.
+
+        Raises:
+            UserError: something is missing, or the card is none; names ``where``.
+        """
+        ids = raw.get("category_ids")
+        try:
+            return cls(
+                class_names=tuple(raw["classes"] if ids is None else raw["class_names"]),
+                category_ids=None if ids is None else tuple(ids),
+                config=raw["config"],
+                card=None if raw["card"] is None else Card.from_dict(raw["card"], source=where),
+                seed=raw["seed"],
+                max_iter=raw["max_iter"],
+                fingerprint=raw["fingerprint"],
+                created_by=raw["created_by"],
+            )
+        except (KeyError, TypeError) as e:
+            raise UserError(f"model {where} cannot be read: {e}", hint="the file is damaged; get it again") from e
