@@ -7,8 +7,7 @@ is immediate. docs/python.md shows them at work.
 from typing import TYPE_CHECKING
 
 from scaleprior._lazy import lazy_exports
-
-__version__ = "0.1.0"
+from scaleprior._version import __version__ as __version__
 
 if TYPE_CHECKING:
     # The rooms. ``scaleprior.d2`` is not among them: importing it changes Detectron2, so it is asked for by name.

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from scaleprior import __version__
+from scaleprior._version import __version__
 from scaleprior.errors import ScalePriorError
 from scaleprior.wording import in_flags
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from scaleprior.errors import ScalePriorError, UserError
 
-__all__ = ["announced", "find", "load", "package_of", "unknown"]
+__all__ = ["announced", "find_announced", "load_announced", "package_of", "unknown_name"]
 
 
 def announced(group: str) -> list[metadata.EntryPoint]:
@@ -20,7 +20,7 @@ def announced(group: str) -> list[metadata.EntryPoint]:
     return list(metadata.entry_points(group=group))
 
 
-def find(group: str, name: str, what: str) -> Any | None:
+def find_announced(group: str, name: str, what: str) -> Any | None:
     """The object that a package announces as ``name``; None where none does.
 
     Args:
@@ -34,10 +34,10 @@ def find(group: str, name: str, what: str) -> Any | None:
         raise UserError(
             f"{what} {name!r} is announced by {' and '.join(map(package_of, points))}", hint="uninstall one of them"
         )
-    return load(points[0], what) if points else None
+    return load_announced(points[0], what) if points else None
 
 
-def load(point: metadata.EntryPoint, what: str) -> Any:
+def load_announced(point: metadata.EntryPoint, what: str) -> Any:
     """The object behind an entry point.
 
     Raises:
@@ -59,7 +59,7 @@ def package_of(point: metadata.EntryPoint) -> str:
     return f"package {point.dist.name}" if point.dist else point.value
 
 
-def unknown(what: str, name: str, known: Sequence[str]) -> UserError:
+def unknown_name(what: str, name: str, known: Sequence[str]) -> UserError:
     """The error for a name that nobody has, with the nearest and all known ones."""
     lowered = {n.lower(): n for n in known}
     near = difflib.get_close_matches(name.lower(), lowered, n=1)

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import TypedDict
 
-import scaleprior
+from scaleprior._version import __version__
 
 __all__ = ["CreatedBy", "created_by"]
 
@@ -22,13 +22,13 @@ class CreatedBy(TypedDict):
 
 def created_by() -> CreatedBy:
     """Of the running ScalePrior; the commit is "unknown" where neither checkout nor build knew it."""
-    return {"version": scaleprior.__version__, "commit": _commit()}
+    return {"version": __version__, "commit": _commit()}
 
 
 @functools.lru_cache(maxsize=1)
 def _commit() -> str:
     """Asked once: the code that is running is that of the start, whatever is checked out since."""
-    root = Path(scaleprior.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[1]
     # Only our own checkout: an installed package may lie inside somebody else's repository.
     if (root / ".git").exists() and (root / "setup.py").exists():
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
@@ -37,5 +37,5 @@ def _commit() -> str:
             )
             return done.stdout.strip() or "unknown"
     with contextlib.suppress(OSError):  # an installed package carries the commit that it was built from
-        return (Path(scaleprior.__file__).parent / "_data" / "commit.txt").read_text().strip() or "unknown"
+        return (Path(__file__).parent / "_data" / "commit.txt").read_text().strip() or "unknown"
     return "unknown"

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from scaleprior import plugins
 from scaleprior.errors import UserError
+from scaleprior.plugins import announced, find_announced, unknown_name
 from scaleprior.progress import ProgressFn
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Engine(Protocol):
 
 def known_engines() -> list[str]:
     """Names of the engines that are there: the built-in one, and those installed packages announce."""
-    return sorted({_BUILTIN, *(point.name for point in plugins.announced(ENGINE_GROUP))})
+    return sorted({_BUILTIN, *(point.name for point in announced(ENGINE_GROUP))})
 
 
 def resolve_auto() -> str:
@@ -106,7 +106,7 @@ def get_engine(name: str = "auto") -> Engine:
         raise UserError(
             "engine detectron2 needs Detectron2, which is not installed", hint=f"install it by {_DETECTRON2_GUIDE}"
         )
-    engine = plugins.find(ENGINE_GROUP, name, "engine")
+    engine = find_announced(ENGINE_GROUP, name, "engine")
     if engine is None:
-        raise plugins.unknown("engine", name, ["auto", *known_engines()])
+        raise unknown_name("engine", name, ["auto", *known_engines()])
     return engine()

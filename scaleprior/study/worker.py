@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import torch
 
-import scaleprior
+from scaleprior._version import __version__
 from scaleprior.backbones.weights import read_card
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import ScalePriorError, UserError
@@ -114,7 +114,7 @@ def _stages(cell: Cell, folder: Path) -> CellResult:
         model = engine.train(detector, weights, folder / "finetune", resume=True, progress=progress)
     with clock.stage("evaluate") as progress:
         (found,) = engine.evaluate(detector, model, folder / "evaluate", progress=progress).values()
-    versions = {"scaleprior": scaleprior.__version__, "torch": torch.__version__}
+    versions = {"scaleprior": __version__, "torch": torch.__version__}
     return CellResult(found, pretrained, seconds=clock.wall, cpu_seconds=clock.cpu, versions=versions)
 
 

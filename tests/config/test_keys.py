@@ -233,7 +233,7 @@ def my_engine(own_table: None, monkeypatch: pytest.MonkeyPatch) -> MyEngine:
         def load(self) -> Any:
             return MyEngine
 
-    monkeypatch.setattr(plugins, "announced", lambda group: [Point()])
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [Point()])
     return engines.get_engine("mine")  # type: ignore[return-value]
 
 

@@ -49,7 +49,7 @@ def test_others_come_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
         def load(self) -> Any:
             return lambda: "an engine"
 
-    monkeypatch.setattr(plugins, "announced", lambda group: [Point()])
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [Point()])
     assert engines.get_engine("mine") == "an engine"
     assert engines.known_engines() == ["mine", "torchvision"]
     assert isinstance(engines.get_engine("torchvision"), engines.Engine)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "scaleprior"
-FLOOR = {"_lazy", "plugins", "ap_names", "errors", "files", "progress", "provenance", "wording", "config"}
+FLOOR = {"_lazy", "_version", "plugins", "ap_names", "errors", "files", "progress", "provenance", "wording", "config"}
 ORDER = ["corpus", "backbones", "training"]
 SIDE_BY_SIDE = ["pretrain", "detect"]  # neither imports the other
 ALLOWED = {
@@ -51,6 +51,17 @@ def test_a_room_imports_only_the_rooms_before_it(room: str) -> None:
             parts = name.split(".")
             if parts[0] == "scaleprior" and len(parts) > 1 and (PACKAGE / parts[1]).exists():
                 assert parts[1] in ALLOWED[room] | {room}, f"{path.relative_to(PACKAGE)} imports {name}"
+
+
+def test_nobody_inside_comes_in_by_the_front_door() -> None:
+    """``scaleprior/__init__.py`` is for users: it names the rooms, so a room that imported it would stand on all."""
+    for path in FILES:
+        if room_of(path) not in ("__init__", "commands"):
+            source = path.read_text(encoding="utf-8")
+            names = [n for n in ast.walk(ast.parse(source)) if isinstance(n, (ast.Import, ast.ImportFrom))]
+            bare = [n for n in names if isinstance(n, ast.ImportFrom) and n.module == "scaleprior"]
+            bare += [n for n in names if isinstance(n, ast.Import) and "scaleprior" in [a.name for a in n.names]]
+            assert not bare, f"{path.relative_to(PACKAGE)} imports the package itself, line {bare[0].lineno}"
 
 
 def test_the_floor_stands_on_nothing_but_itself() -> None:

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from scaleprior import plugins
 from scaleprior.backbones.trunks.layout import Layout
 from scaleprior.backbones.trunks.model import MAPS, Model, fitting_norms
 from scaleprior.backbones.trunks.published import KnownFacts
 from scaleprior.errors import UserError
+from scaleprior.plugins import announced, load_announced, unknown_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -348,10 +348,10 @@ def register_family(family: TrunkFamily) -> TrunkFamily:
 def _found() -> dict[str, TrunkFamily]:
     """The built-in families and those of installed packages, by name."""
     built_in = (metadata.EntryPoint(name, f"{_HERE}.{at}", TRUNK_GROUP) for name, at in _BUILTIN.items())
-    found: dict[str, TrunkFamily] = {point.name: plugins.load(point, _WHAT)() for point in built_in}
-    for point in plugins.announced(TRUNK_GROUP):
+    found: dict[str, TrunkFamily] = {point.name: load_announced(point, _WHAT)() for point in built_in}
+    for point in announced(TRUNK_GROUP):
         try:
-            family = plugins.load(point, _WHAT)()
+            family = load_announced(point, _WHAT)()
         except Exception as e:
             # Somebody else's package is broken: that must not cost anybody the trunks that are whole.
             logger.warning("left out: %s", e)
@@ -372,7 +372,7 @@ def families() -> dict[str, TrunkFamily]:
 def get_family(name: str) -> TrunkFamily:
     """Raises UserError for a family that nobody here announces."""
     if name not in families():
-        raise plugins.unknown(_WHAT, name, list(families()))
+        raise unknown_name(_WHAT, name, list(families()))
     return families()[name]
 
 

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaleprior import __version__
+from scaleprior._version import __version__
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import file_sha256, read_json, write_json
 

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from scaleprior import __version__
+from scaleprior._version import __version__
 from scaleprior.errors import FailureError
 from scaleprior.files import file_sha256
 from scaleprior.progress import ProgressFn

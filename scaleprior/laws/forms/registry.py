@@ -12,12 +12,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from scaleprior import plugins
 from scaleprior.errors import UserError
 from scaleprior.laws.forms.broken import BrokenPowerLaw
 from scaleprior.laws.forms.form import Form
 from scaleprior.laws.forms.power import M1, M2, M3, LogLinear
 from scaleprior.laws.forms.sigmoidal import M4, LogisticInLog
+from scaleprior.plugins import announced, find_announced, unknown_name
 
 __all__ = ["CALIBRATED", "FORM_GROUP", "check_form", "forms_table", "get_form", "known_forms", "register_form"]
 
@@ -38,7 +38,7 @@ _FormOrClass = TypeVar("_FormOrClass", bound="Form | type[Form]")
 def known_forms() -> list[str]:
     """Names of the forms that ``fit_law`` accepts: the calibrated ones in their order, then all others by name."""
     calibrated = [form.name for form in CALIBRATED]
-    others = {*_registered, *(point.name for point in plugins.announced(FORM_GROUP))} - set(calibrated)
+    others = {*_registered, *(point.name for point in announced(FORM_GROUP))} - set(calibrated)
     return [*calibrated, *sorted(others)]
 
 
@@ -51,9 +51,9 @@ def get_form(name: str) -> Form:
     for form in (*CALIBRATED, *_registered.values()):
         if name in _names(form):
             return form
-    make = plugins.find(FORM_GROUP, name, "form")
+    make = find_announced(FORM_GROUP, name, "form")
     if make is None:
-        raise plugins.unknown("form", name, ["auto", *known_forms()])
+        raise unknown_name("form", name, ["auto", *known_forms()])
     form = make()
     check_form(form)
     if name not in _names(form):
@@ -74,7 +74,7 @@ def register_form(form: _FormOrClass) -> _FormOrClass:
     """
     made = form() if isinstance(form, type) else form
     check_form(made)
-    owners = {"auto": "fit_law", **{point.name: point.value for point in plugins.announced(FORM_GROUP)}}
+    owners = {"auto": "fit_law", **{point.name: point.value for point in announced(FORM_GROUP)}}
     for other in (*CALIBRATED, *_registered.values()):
         owners.update(dict.fromkeys(_names(other), _origin(other)))
     for name in _names(made):

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from scaleprior import plugins
 from scaleprior.errors import UserError
+from scaleprior.plugins import announced, find_announced, unknown_name
 
 __all__ = ["EXECUTOR_GROUP", "Executor", "ExecutorFactory", "get_executor", "known_executors"]
 
@@ -50,7 +50,7 @@ ExecutorFactory = Callable[..., Executor]
 
 def known_executors() -> list[str]:
     """Names of the executors that are there: the built-in one, and those installed packages announce."""
-    return sorted({_BUILTIN, *(point.name for point in plugins.announced(EXECUTOR_GROUP))})
+    return sorted({_BUILTIN, *(point.name for point in announced(EXECUTOR_GROUP))})
 
 
 def get_executor(
@@ -82,7 +82,7 @@ def _factory(name: str) -> ExecutorFactory:
         from scaleprior.study.executors.local import LocalExecutor
 
         return LocalExecutor
-    factory = plugins.find(EXECUTOR_GROUP, name, "executor")
+    factory = find_announced(EXECUTOR_GROUP, name, "executor")
     if factory is None:
-        raise plugins.unknown("executor", name, known_executors())
+        raise unknown_name("executor", name, known_executors())
     return factory

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from scaleprior import __version__
+from scaleprior._version import __version__
 from scaleprior.ap_names import AP_NAMES
 from scaleprior.errors import UserError
 from scaleprior.files import write_bytes, write_text

@@ -114,7 +114,7 @@ def test_a_broken_package_costs_nobody_else_their_trunks(
         metadata.EntryPoint("again", "scaleprior.backbones.trunks.clip:CLIP", registry.TRUNK_GROUP),
         metadata.EntryPoint("plain", "tests.backbones.trunks.plain_family:Plain", registry.TRUNK_GROUP),
     ]
-    monkeypatch.setattr(plugins, "announced", lambda group: points)
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: points)
     registry._found.cache_clear()
     with caplog.at_level(logging.WARNING):
         models = known_models()
