@@ -138,7 +138,8 @@ def public_names(package: str) -> dict[str, str]:
                     names[alias.asname or alias.name] = _definer(str(node.module), alias.name)
     own = (ast.FunctionDef, ast.ClassDef)
     names.update({n.name: package for n in tree.body if isinstance(n, own) and not n.name.startswith("_")})
-    return {n: where for n, where in names.items() if not _source(f"{where}.{n}").exists()}  # a room is no name
+    # A room is no name of its own, and __version__ explains itself.
+    return {n: where for n, where in names.items() if n[0] != "_" and not _source(f"{where}.{n}").exists()}
 
 
 def undocumented(package: str) -> Iterator[tuple[str, str]]:
