@@ -39,9 +39,10 @@ def _pretrain(args: argparse.Namespace) -> None:
     if os.environ.get("RANK", "0") != "0":
         return  # under torchrun one process speaks for all
     if args.json:
-        print(json.dumps({"backbone": str(result.backbone), **result.metrics}))
+        print(json.dumps({"backbone": str(result.backbone), **result.metrics.to_dict()}))
         return
     print(f"backbone: {result.backbone}")
-    print(f"{result.images_seen} images in {result.seconds:.1f} s, loss {result.metrics['loss']:.4g}")
-    for name, value in result.metrics.get("held_out", {}).items():
+    print(f"{result.images_seen} images in {result.seconds:.1f} s, loss {result.metrics.loss:.4g}")
+    figures = {} if result.metrics.held_out is None else result.metrics.held_out.to_dict()
+    for name, value in figures.items():
         print(f"held out, {name}: {value:.4g}")

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import torch
@@ -24,6 +24,7 @@ from scaleprior.config.seed import run_seed
 from scaleprior.d2.plan import default_config
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.pretrain import evaluate_pretrained, pretrain
+from scaleprior.pretrain.metrics import PretrainMetrics
 from scaleprior.pretrain.recorder import Recorder
 from scaleprior.training.device import resolve_device
 from scaleprior.training.launching import check_counts, supervise
@@ -83,7 +84,7 @@ def main(args: argparse.Namespace) -> None:
                 return
             result = pretrain(loaded, out, resume=args.resume, recorder=EventRecorder(loaded, args))
             if processes.main:
-                print(f"{result.backbone}: {result.metrics}")
+                print(f"{result.backbone}: {result.metrics.to_dict()}")
     except ScalePriorError as e:
         # Before the set-up there are no handlers, and the caller's one line is all there should be.
         if logger.hasHandlers():
@@ -100,7 +101,7 @@ def _load(args: argparse.Namespace) -> LoadedConfig:
 
 
 def _evaluate(loaded: LoadedConfig, out: str) -> dict[str, float | int]:
-    figures = evaluate_pretrained(loaded, out)
+    figures = evaluate_pretrained(loaded, out).to_dict()
     setup_logger(out, name="scaleprior")
     logger.info("held out: %s", figures)
     return figures
@@ -166,9 +167,10 @@ class EventRecorder(Recorder):
         if done % self._period == 0 or done == total:
             self._write()
 
-    def finish(self, metrics: Mapping[str, Any]) -> None:
-        self._storage.iter = metrics["steps"]
-        for name, value in metrics.get("held_out", {}).items():
+    def finish(self, metrics: PretrainMetrics) -> None:
+        self._storage.iter = metrics.steps
+        figures = {} if metrics.held_out is None else metrics.held_out.to_dict()
+        for name, value in figures.items():
             self._storage.put_scalar(f"held_out/{name}", value, smoothing_hint=False)
             logger.info("held out, %s: %.4g", name, value)
         self._write()

@@ -5,12 +5,14 @@ N images, C labels.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from scaleprior.errors import FailureError, UserError
+from scaleprior.pretrain.metrics import LabelMetrics
 
 if TYPE_CHECKING:
     from scaleprior.pretrain.augment import CropAugmentation
@@ -40,9 +42,7 @@ def average_precision(scores: np.ndarray, present: np.ndarray) -> float:
     return float((gained * hits / ranks).sum() / hits[-1])
 
 
-def label_metrics(
-    scores: np.ndarray, labels: np.ndarray, offsets: np.ndarray, leaves: np.ndarray
-) -> dict[str, float | int]:
+def label_metrics(scores: np.ndarray, labels: np.ndarray, offsets: np.ndarray, leaves: np.ndarray) -> LabelMetrics:
     """Figures over all labels.
 
     Args:
@@ -50,24 +50,23 @@ def label_metrics(
         labels, offsets: CSR of the true labels with their ancestors.
         leaves: indices of the labels without children; precision at 1 looks at these alone, since guessing the root
             of the hierarchy is always right.
-
-    Returns:
-        ``map`` in [0, 1]: mean average precision over the labels that some, but not all, images have (``map_labels``
-        of them); ``precision_at_1`` in [0, 1]: share of the images with a leaf label whose best-scored leaf is
-        present; ``images``. A figure over nothing is absent.
     """
     present = np.zeros(scores.shape, dtype=bool)
     present[np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), labels] = True
     counts = present.sum(axis=0)
     usable = np.flatnonzero((counts > 0) & (counts < len(scores)))
-    figures: dict[str, float | int] = {"images": len(scores), "map_labels": len(usable)}
-    if len(usable):
-        figures["map"] = float(np.mean([average_precision(scores[:, c], present[:, c]) for c in usable]))
+    precision_at_1 = None
     with_leaf = present[:, leaves].any(axis=1)
     if with_leaf.any():
         best = leaves[scores[:, leaves].argmax(axis=1)]
-        figures["precision_at_1"] = float(present[np.arange(len(scores)), best][with_leaf].mean())
-    return figures
+        precision_at_1 = float(present[np.arange(len(scores)), best][with_leaf].mean())
+    average_precisions = [average_precision(scores[:, c], present[:, c]) for c in usable]
+    return LabelMetrics(
+        images=len(scores),
+        map_labels=len(usable),
+        map=float(np.mean(average_precisions)) if len(usable) else None,
+        precision_at_1=precision_at_1,
+    )
 
 
 def evaluate(
@@ -78,10 +77,10 @@ def evaluate(
     order: str,
     batch_size: int,
     device: torch.device,
-) -> dict[str, float | int]:
+) -> LabelMetrics:
     """Figures of ``model`` on ``images`` with central crops; see :func:`label_metrics`.
 
-    Unreadable images are left out and counted as ``unreadable``. The model is put back into its mode.
+    Unreadable images are left out and counted. The model is put back into its mode.
 
     Raises:
         FailureError: no image can be read.
@@ -107,4 +106,4 @@ def evaluate(
         raise FailureError(f"none of the {len(images)} held-out images can be read", hint="check PRETRAIN.HELD_OUT")
     labels, offsets = images.labels_of(np.asarray(rows))
     figures = label_metrics(np.concatenate(scores), labels, offsets, images.label_space.leaves)
-    return {**figures, "unreadable": unreadable} if unreadable else figures
+    return replace(figures, unreadable=unreadable)

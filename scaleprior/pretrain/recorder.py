@@ -17,6 +17,7 @@ from scaleprior.errors import UserError
 from scaleprior.training.metrics_file import cut_lines
 
 if TYPE_CHECKING:
+    from scaleprior.pretrain.metrics import PretrainMetrics
     from scaleprior.training.processes import ProcessGroup
 
 __all__ = ["METRICS", "Counters", "JsonLines", "Recorder"]
@@ -61,7 +62,7 @@ class Recorder:
                 images_per_s of this step.
         """
 
-    def finish(self, metrics: Mapping[str, Any]) -> None:
+    def finish(self, metrics: PretrainMetrics) -> None:
         """Training and evaluation are done; ``metrics`` is about to become ``result.json``."""
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from scaleprior.files import read_json, write_json, write_text
 from scaleprior.pretrain.augment import CropAugmentation
 from scaleprior.pretrain.batches import ImageSet, TrainBatches, held_out_set, training_set
 from scaleprior.pretrain.evaluation import evaluate
+from scaleprior.pretrain.metrics import LabelMetrics, PretrainMetrics
 from scaleprior.pretrain.model import Pretrainer, build_optimizer, prior_bias
 from scaleprior.pretrain.plan import check_amp, check_pretraining, parent_card, planned_card
 from scaleprior.pretrain.recipe import recipe_fingerprint, recipe_of
@@ -61,14 +62,22 @@ class PretrainResult:
     """What a run left.
 
     Attributes:
-        backbone: path of the weights. metrics: content of ``result.json``.
-        seconds: of training, over all resumes. images_seen: images trained on.
+        backbone: path of the weights.
+        metrics: content of ``result.json``.
     """
 
     backbone: Path
-    metrics: dict[str, Any]
-    seconds: float
-    images_seen: int
+    metrics: PretrainMetrics
+
+    @property
+    def seconds(self) -> float:
+        """Of training, over all resumes."""
+        return self.metrics.seconds
+
+    @property
+    def images_seen(self) -> int:
+        """Images trained on, once for every time."""
+        return self.metrics.images_seen
 
 
 def run_pretraining(
@@ -130,8 +139,8 @@ def run_pretraining(
         return result or _finished_result(out, RESULT)
 
 
-def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> dict[str, float | int]:
-    """Figures (``evaluation.label_metrics``) of the finished run in ``out`` on the held-out images of ``loaded.cfg``.
+def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> LabelMetrics:
+    """Figures of the finished run in ``out`` on the held-out images of ``loaded.cfg``.
 
     Raises:
         UserError: no finished run there, its labels or trunk are not the config's, or nothing is held out.
@@ -190,7 +199,7 @@ def _finished(folder: RunFolder, *, resume: bool) -> PretrainResult | None:
 
 def _finished_result(out: Path, name: str) -> PretrainResult:
     metrics = read_json(out / name, what="result of a run")
-    return PretrainResult(out / BACKBONE, metrics, metrics["seconds"], metrics["images_seen"])
+    return PretrainResult(out / BACKBONE, PretrainMetrics.from_dict(metrics, where=str(out / name)))
 
 
 def _model(cfg: CfgNode, spec: TrunkSpec, labels: int, *, bias: float) -> Pretrainer:
@@ -251,7 +260,7 @@ def _label_density(images: ImageSet, labels: int) -> float:
     return float(np.clip(offsets[-1] / (len(offsets) - 1) / labels, 1e-6, 0.5))
 
 
-def _evaluate(cfg: CfgNode, model: Pretrainer, held_out: ImageSet, device: torch.device) -> dict[str, float | int]:
+def _evaluate(cfg: CfgNode, model: Pretrainer, held_out: ImageSet, device: torch.device) -> LabelMetrics:
     batch_size = min(cfg.PRETRAIN.BATCH_SIZE, 256)
     augmentation = CropAugmentation.from_cfg(cfg)
     return evaluate(model, held_out, augmentation, order=cfg.INPUT.FORMAT, batch_size=batch_size, device=device)
@@ -267,24 +276,23 @@ def _finish(
 ) -> PretrainResult:
     """Evaluate and write the final files, ``result.json`` last; then the checkpoint has served."""
     out, counters, images = trainer.folder.out, trainer.counters, trainer.dataset.images
-    metrics: dict[str, Any] = {
-        "loss": counters.loss,
-        "steps": counters.step,
-        "images_seen": counters.images_seen,
-        "epochs": counters.images_seen / len(images),
-        "unreadable": counters.unreadable,
-        "seconds": counters.seconds,
-        "images_per_s": counters.images_seen / max(counters.seconds, 1e-9),
-    }
-    if held_out is not None:
-        metrics["held_out"] = _evaluate(cfg, trainer.model, held_out, trainer.processes.device)
+    metrics = PretrainMetrics(
+        loss=counters.loss,
+        steps=counters.step,
+        images_seen=counters.images_seen,
+        epochs=counters.images_seen / len(images),
+        unreadable=counters.unreadable,
+        seconds=counters.seconds,
+        images_per_s=counters.images_seen / max(counters.seconds, 1e-9),
+        held_out=None if held_out is None else _evaluate(cfg, trainer.model, held_out, trainer.processes.device),
+    )
     labels = images.label_space
     save_checkpoint(out / HEAD, {"label_space": labels.fingerprint, "head": trainer.model.head.state_dict()})
     save_backbone(out / BACKBONE, trainer.model.trunk.canonical_state(), _card(cfg, spec, trainer, parent))
     recorder.finish(metrics)
-    write_json(out / RESULT, metrics)
+    write_json(out / RESULT, metrics.to_dict())
     (out / CHECKPOINT).unlink(missing_ok=True)
-    return PretrainResult(out / BACKBONE, metrics, counters.seconds, counters.images_seen)
+    return PretrainResult(out / BACKBONE, metrics)
 
 
 def _card(cfg: CfgNode, spec: TrunkSpec, trainer: PretrainTrainer, parent: Card | None) -> Card:

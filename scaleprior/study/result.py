@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json
+from scaleprior.pretrain.metrics import PretrainMetrics
 
-__all__ = ["RESULT_FILE", "CellResult", "PretrainResult"]
+__all__ = ["RESULT_FILE", "CellResult"]
 
 RESULT_FILE = "result.json"
-
-
-@dataclass(frozen=True)
-class PretrainResult:
-    """The pretraining stage of a cell.
-
-    Attributes:
-        metrics: of the last evaluation on held-out images, by name.
-    """
-
-    images_seen: int
-    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -33,26 +22,25 @@ class CellResult:
     """A finished cell.
 
     Attributes:
-        pretrain: None from scratch, and with a backbone that was trained elsewhere.
+        pretrain: of its backbone; None from scratch, and with a backbone that was trained elsewhere.
         seconds, cpu_seconds: wall and CPU time of each stage, summed over attempts.
         versions: of the programs that ran it.
     """
 
     detection: DetectionResult
-    pretrain: PretrainResult | None
+    pretrain: PretrainMetrics | None
     seconds: Mapping[str, float]
     cpu_seconds: Mapping[str, float]
     versions: Mapping[str, str]
 
     def save(self, folder: Path) -> None:
         """Write ``result.json``, which makes the cell of ``folder`` done."""
-        raw = {
-            **({"pretrain": asdict(self.pretrain)} if self.pretrain is not None else {}),
-            "detection": self.detection.to_dict(),
-            "seconds": dict(self.seconds),
-            "cpu_seconds": dict(self.cpu_seconds),
-            "versions": dict(self.versions),
-        }
+        raw: dict[str, Any] = {}
+        if self.pretrain is not None:
+            raw["pretrain"] = {"images_seen": self.pretrain.images_seen, "metrics": self.pretrain.to_dict()}
+        raw["detection"] = self.detection.to_dict()
+        raw["seconds"], raw["cpu_seconds"] = dict(self.seconds), dict(self.cpu_seconds)
+        raw["versions"] = dict(self.versions)
         write_json(folder / RESULT_FILE, raw)
 
     @classmethod
@@ -65,9 +53,10 @@ class CellResult:
         path = folder / RESULT_FILE
         raw: dict[str, Any] = read_json(path, what="cell result")
         try:
+            metrics = raw["pretrain"]["metrics"] if "pretrain" in raw else None
             return cls(
                 detection=DetectionResult.from_dict(raw["detection"], where=str(path)),
-                pretrain=PretrainResult(**raw["pretrain"]) if "pretrain" in raw else None,
+                pretrain=None if metrics is None else PretrainMetrics.from_dict(metrics, where=str(path)),
                 seconds=raw["seconds"],
                 cpu_seconds=raw["cpu_seconds"],
                 versions=raw["versions"],

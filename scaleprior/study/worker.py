@@ -32,7 +32,7 @@ from scaleprior.files import read_json, remove_leftovers, write_json
 from scaleprior.pretrain import pretrain
 from scaleprior.progress import ProgressFn
 from scaleprior.study.cells import CELL_FILE, Cell
-from scaleprior.study.result import RESULT_FILE, CellResult, PretrainResult
+from scaleprior.study.result import RESULT_FILE, CellResult
 
 __all__ = ["main", "run_cell"]
 
@@ -106,7 +106,7 @@ def _stages(cell: Cell, folder: Path) -> CellResult:
         with clock.stage("pretrain") as progress:
             outcome = pretrain(learner, folder / "pretrain", resume=True, progress=progress)
         weights = outcome.backbone
-        pretrained = PretrainResult(outcome.images_seen, dict(outcome.metrics))
+        pretrained = outcome.metrics
     elif cell.weights:
         weights = _given_weights(cell)
     engine, detector = get_engine(cell.engine), cell.finetune_config()

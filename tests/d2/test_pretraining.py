@@ -75,7 +75,7 @@ def test_a_run_leaves_what_detectron2_leaves_and_the_weights_of_the_plain_runtim
     plain = pretrain(small_config(*own), tmp_path / "plain")
     assert weights(out) == weights(tmp_path / "plain")
     result = json.loads((out / "result.json").read_text())
-    assert result["loss"] == plain.metrics["loss"]
+    assert result["loss"] == plain.metrics.loss
     assert not (out / "metrics.jsonl").exists()
     rows = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     assert [row["iteration"] for row in rows] == [1, 3, 4, 5]  # every second, the last, and the evaluation
@@ -85,7 +85,7 @@ def test_a_run_leaves_what_detectron2_leaves_and_the_weights_of_the_plain_runtim
     lines = [json.loads(line) for line in (tmp_path / "plain" / "metrics.jsonl").read_text().splitlines()]
     assert [row["lr"] for row in rows[:3]] == [line["lr"] for line in lines]
     assert [row["epoch"] for row in rows[:3]] == pytest.approx([8 / 48, 16 / 48, 20 / 48])
-    assert rows[3]["held_out/map"] == result["held_out"]["map"] == plain.metrics["held_out"]["map"]
+    assert rows[3]["held_out/map"] == result["held_out"]["map"] == plain.metrics.held_out.map
     log = (out / "log.txt").read_text()
     for said in (
         r"detectron2 INFO: Environment info:\n",
@@ -99,7 +99,7 @@ def test_a_run_leaves_what_detectron2_leaves_and_the_weights_of_the_plain_runtim
     # the config is read again by both systems, as the same run
     for defaults in (None, default_config()):
         again = load_config(out / "config.yaml", defaults=defaults)
-        assert pretrain(again, out, resume=True).metrics == result
+        assert pretrain(again, out, resume=True).metrics.to_dict() == result
 
 
 def test_folders_and_keys_are_refused_in_one_line_and_evaluation_changes_nothing_but_the_log(

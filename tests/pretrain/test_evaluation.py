@@ -7,6 +7,7 @@ import pytest
 
 from scaleprior.pretrain import average_precision
 from scaleprior.pretrain.evaluation import label_metrics
+from scaleprior.pretrain.metrics import LabelMetrics
 
 
 def slow_average_precision(scores: np.ndarray, present: np.ndarray) -> float:
@@ -39,9 +40,9 @@ def test_label_metrics_leave_out_what_cannot_be_judged() -> None:
     labels, offsets = np.array([0, 1, 0, 1, 0]), np.array([0, 2, 4, 5])
     figures = label_metrics(scores, labels, offsets, leaves=np.array([1, 2, 3]))
     # label 1: scores 2, 3, 0 with present 1, 1, 0 -> AP 1; best leaf of image 0 is 1 (right), of image 1 is 2 (wrong)
-    assert figures == {"images": 3, "map_labels": 1, "map": 1.0, "precision_at_1": 0.5}
+    assert figures == LabelMetrics(images=3, map_labels=1, map=1.0, precision_at_1=0.5)
 
 
 def test_nothing_to_judge_gives_no_figure() -> None:
     figures = label_metrics(np.zeros((1, 2)), np.array([], dtype=int), np.array([0, 0]), leaves=np.array([0, 1]))
-    assert figures == {"images": 1, "map_labels": 0}
+    assert figures == LabelMetrics(images=1, map_labels=0, map=None, precision_at_1=None)

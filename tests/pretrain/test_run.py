@@ -45,7 +45,7 @@ def test_a_run_leaves_backbone_card_and_metrics(small_config: Callable, tmp_path
     )
     result = pretrain(loaded, tmp_path / "run", progress=lambda *call: calls.append(call))
     assert [(done, total) for done, total, _ in calls] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert (result.images_seen, result.metrics["steps"], result.metrics["epochs"]) == (16, 4, 0.4)
+    assert (result.images_seen, result.metrics.steps, result.metrics.epochs) == (16, 4, 0.4)
     state, card = load_backbone(result.backbone)
     assert card.arch == ResNetSpec(res2_out_channels=32, width_per_group=8)
     assert (card.images, card.labels, card.steps, card.epochs, card.seed) == (40, 8, 4, 0.4, 0)
@@ -58,10 +58,12 @@ def test_a_run_leaves_backbone_card_and_metrics(small_config: Callable, tmp_path
     assert all(torch.isfinite(t).all() for t in state.values())
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["images"]) for line in lines] == [(1, 4), (2, 8), (3, 12), (4, 16)]
-    assert lines[-1]["loss"] == result.metrics["loss"] == calls[-1][2]["loss"]
-    held_out = result.metrics["held_out"]
-    assert held_out["images"] == 12
-    assert 0 <= held_out["map"] <= 1
+    assert lines[-1]["loss"] == result.metrics.loss == calls[-1][2]["loss"]
+    held_out = result.metrics.held_out
+    assert held_out is not None
+    assert held_out.images == 12
+    assert held_out.map is not None
+    assert 0 <= held_out.map <= 1
     assert evaluate_pretrained(loaded, tmp_path / "run") == held_out
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["PRETRAIN"]["FRACTION"]["IMAGES"] == 40
     names = {p.name for p in (tmp_path / "run").iterdir()}
@@ -73,8 +75,8 @@ def test_it_learns(small_config: Callable, tmp_path: Path) -> None:
     # 8 labels, 2 of them present: always answering the base rate costs 8 * H(1/4) = 4.5 nats
     opts = ("PRETRAIN.BUDGET.AMOUNT", "60", "PRETRAIN.BATCH_SIZE", "8", "PRETRAIN.HELD_OUT.IMAGES", "18")
     result = pretrain(small_config(*opts), tmp_path / "run")
-    assert result.metrics["loss"] < 2.5
-    assert result.metrics["held_out"]["map"] > 0.8
+    assert result.metrics.loss < 2.5
+    assert result.metrics.held_out.map > 0.8
 
 
 @pytest.mark.parametrize(
@@ -106,14 +108,14 @@ def test_interrupted_and_resumed_ends_with_the_same_bits(
             pretrain(small_config(*recipe), tmp_path / "broken", resume=True, progress=die_at(step))
     again = pretrain(small_config(*recipe), tmp_path / "broken", resume=True)
     assert weights(tmp_path / "broken") == weights(tmp_path / "whole")
-    assert again.metrics["loss"] == whole.metrics["loss"]
+    assert again.metrics.loss == whole.metrics.loss
     steps = [json.loads(line)["step"] for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4]
     # finished: nothing is done again
     assert pretrain(small_config(*recipe), tmp_path / "broken", resume=True, progress=die_at(1)) == again
     other = pretrain(small_config(*recipe, "SEED", "1"), tmp_path / "other")
     assert weights(tmp_path / "other") != weights(tmp_path / "whole")
-    assert other.metrics["loss"] != whole.metrics["loss"]
+    assert other.metrics.loss != whole.metrics.loss
 
 
 def test_bfloat16_is_close_to_float32_and_refused_on_cpus(
@@ -125,7 +127,7 @@ def test_bfloat16_is_close_to_float32_and_refused_on_cpus(
     assert not (tmp_path / "refused").exists()
     for module in (plan_module, run_module):
         monkeypatch.setattr(module, "check_amp", lambda cfg, device: None)
-    losses = [pretrain(c, tmp_path / c.cfg.PRETRAIN.AMP).metrics["loss"] for c in (bf16, small_config())]
+    losses = [pretrain(c, tmp_path / c.cfg.PRETRAIN.AMP).metrics.loss for c in (bf16, small_config())]
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.1)  # 8 bits of mantissa, four steps
 
@@ -137,7 +139,7 @@ def test_bfloat16_and_channels_last_on_a_gpu(small_config: Callable, tmp_path: P
     loaded = small_config("MODEL.DEVICE", "cuda", "PRETRAIN.AMP", "bf16", "PRETRAIN.CHANNELS_LAST", "True")
     result = pretrain(loaded, tmp_path / "run")
     plain = pretrain(small_config(), tmp_path / "cpu")
-    assert result.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=0.1)
+    assert result.metrics.loss == pytest.approx(plain.metrics.loss, rel=0.1)
 
 
 def start(out: Path, corpus: Path, *opts: str) -> subprocess.Popen:
@@ -250,7 +252,7 @@ def test_unreadable_images_are_counted_up_to_a_share(tmp_path: Path, caplog: pyt
     opts = [*SMALL, "PRETRAIN.CORPUS", str(tmp_path / "index"), "PRETRAIN.BUDGET.UNIT", "epochs"]
     loaded = load_config("Pretrain/Base-Pretrain.yaml", [*opts, "PRETRAIN.BUDGET.AMOUNT", "1"])
     result = pretrain(loaded, tmp_path / "run")
-    assert (result.metrics["unreadable"], result.images_seen) == (1, 59)
+    assert (result.metrics.unreadable, result.images_seen) == (1, 59)
     assert "skipped image 'red/3.png'" in caplog.text
     strict = load_config("Pretrain/Base-Pretrain.yaml", [*opts, "PRETRAIN.LOADER.MAX_UNREADABLE", "0.01"])
     with pytest.raises(FailureError, match=r"1 of \d+ images read so far are unreadable, more than the share 0.01"):
@@ -413,4 +415,4 @@ def test_finished_runs_of_the_first_schema_are_still_finished(small_config: Call
     (run / "run.json").write_text(json.dumps(identity))
     steps: list[int] = []
     again = pretrain(small_config(), run, resume=True, progress=lambda d, t, n: steps.append(d))
-    assert (steps[0], again.metrics["loss"]) == (1, first.metrics["loss"])
+    assert (steps[0], again.metrics.loss) == (1, first.metrics.loss)

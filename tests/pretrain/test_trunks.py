@@ -40,7 +40,7 @@ def test_a_trunk_of_any_family_goes_from_a_fraction_into_a_detector(
     assert card.name == f"{model}_tiny-16_seed0"
     assert card.recipe["MODEL"]["TIMM"] == {"MODEL": model}
     assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
-    assert result.metrics["held_out"] == evaluate_pretrained(loaded, tmp_path / "run")
+    assert result.metrics.held_out == evaluate_pretrained(loaded, tmp_path / "run")
 
     detection = load_config("COCO-Detection/quickstart_FPN.yaml", words(model, norm)[:6])
     cfg = apply_card(detection, card)

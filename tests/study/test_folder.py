@@ -15,12 +15,14 @@ import pytest
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import UserError
 from scaleprior.files import write_json
+from scaleprior.pretrain.metrics import PretrainMetrics
 from scaleprior.study import load_spec, run_study, study_status
 from scaleprior.study.cells import Cell, CellData, Noise
 from scaleprior.study.folder import StudyFolder, StudyRecord
-from scaleprior.study.result import CellResult, PretrainResult
+from scaleprior.study.result import CellResult
 from scaleprior.study.sections import StageSection
 from scaleprior.study.status import study_view
+from tests.pretrain.test_metrics import RECORD as LEARNED, WORDS as LEARNED_WORDS
 from tests.study.conftest import write_spec
 
 DATA = CellData("/corpus", ("t", "/t.json", "/t"), ("v", "/v.json", "/v"))
@@ -55,14 +57,14 @@ def test_a_cell_description_of_an_earlier_version_is_refused(tmp_path: Path) -> 
         Cell.load(tmp_path)
 
 
-@pytest.mark.parametrize("pretrain", [None, PretrainResult(32, {"micro_ap": 4.5})])
-def test_a_result_survives_its_file(tmp_path: Path, pretrain: PretrainResult | None) -> None:
+@pytest.mark.parametrize("pretrain", [None, LEARNED])
+def test_a_result_survives_its_file(tmp_path: Path, pretrain: PretrainMetrics | None) -> None:
     original = CellResult(DETECTION, pretrain, {"finetune": 2.5}, {"finetune": 2.0}, {"torch": "2"})
     original.save(tmp_path)
     assert CellResult.load(tmp_path) == original
     raw = json.loads((tmp_path / "result.json").read_text())  # the words that folders have held since ever
     assert raw["detection"]["AP"] == 1.5
-    assert raw.get("pretrain", {"images_seen": 32})["images_seen"] == 32
+    assert raw.get("pretrain") == (None if pretrain is None else {"images_seen": 32, "metrics": LEARNED_WORDS})
     del raw["detection"]["AP"]
     write_json(tmp_path / "result.json", raw)
     with pytest.raises(UserError, match=r"result\.json: AP is missing"):

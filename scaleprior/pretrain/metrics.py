@@ -1,0 +1,80 @@
+"""What a pretraining run measured; torch-free, so that who only reads results needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scaleprior.errors import UserError
+
+__all__ = ["LabelMetrics", "PretrainMetrics"]
+
+
+@dataclass(frozen=True)
+class LabelMetrics:
+    """Figures of a multi-label classifier on a set of images.
+
+    Attributes:
+        images: number of them that could be read.
+        map_labels: labels that some, but not all, of them have; those that an average precision can be had of.
+        map: mean average precision over these labels, in [0, 1]; None where there is none.
+        precision_at_1: share, in [0, 1], of the images with a leaf label whose best-scored leaf is present; None where
+            no image has one.
+        unreadable: images that could not be read.
+    """
+
+    images: int
+    map_labels: int
+    map: float | None = None
+    precision_at_1: float | None = None
+    unreadable: int = 0
+
+    def to_dict(self) -> dict[str, float | int]:
+        """By name, as ``result.json`` says it; a figure over nothing is left out, and so is ``unreadable`` at 0."""
+        figures = {name: value for name, value in asdict(self).items() if value is not None}
+        return figures if self.unreadable else {k: v for k, v in figures.items() if k != "unreadable"}
+
+
+@dataclass(frozen=True)
+class PretrainMetrics:
+    """The numbers of a finished run, over all processes and resumes.
+
+    Attributes:
+        loss: of the last step.
+        steps: optimizer steps taken.
+        images_seen: images trained on, once for every time.
+        epochs: passes over the fraction.
+        unreadable: images that could not be read, once for every time.
+        seconds: of training.
+        images_per_s: images trained on a second.
+        held_out: figures on the held-out images; None where nothing is held out.
+    """
+
+    loss: float
+    steps: int
+    images_seen: int
+    epochs: float
+    unreadable: int
+    seconds: float
+    images_per_s: float
+    held_out: LabelMetrics | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """In the words of ``result.json`` and ``--json``."""
+        words = asdict(self)
+        del words["held_out"]
+        return words if self.held_out is None else {**words, "held_out": self.held_out.to_dict()}
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], *, where: str = "result") -> PretrainMetrics:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            UserError: a number is missing or unknown; names ``where``.
+        """
+        try:
+            held_out = raw.get("held_out")
+            return cls(**{**raw, "held_out": None if held_out is None else LabelMetrics(**held_out)})
+        except TypeError as e:
+            raise UserError(f"{where} is damaged: {e}", hint="remove it and run again") from e

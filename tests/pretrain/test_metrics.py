@@ -1,0 +1,49 @@
+"""The record of a run's numbers, and its words in ``result.json``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from scaleprior.errors import UserError
+from scaleprior.pretrain.metrics import LabelMetrics, PretrainMetrics
+
+# As result.json has held it since before there was a record.
+WORDS: dict[str, Any] = {
+    "loss": 0.25, "steps": 8, "images_seen": 32, "epochs": 0.5, "unreadable": 0, "seconds": 2.0, "images_per_s": 16.0,
+    "held_out": {"images": 12, "map_labels": 5, "map": 0.5, "precision_at_1": 0.75},
+}  # fmt: skip
+RECORD = PretrainMetrics(0.25, 8, 32, 0.5, 0, 2.0, 16.0, LabelMetrics(12, 5, 0.5, 0.75))
+
+
+def test_words_of_files_and_back() -> None:
+    assert PretrainMetrics.from_dict(WORDS) == RECORD
+    assert json.dumps(RECORD.to_dict()) == json.dumps(WORDS)  # in their order, too
+
+
+@pytest.mark.parametrize(
+    ("held_out", "words"),
+    [
+        (None, None),
+        (LabelMetrics(1, 0), {"images": 1, "map_labels": 0}),
+        (
+            LabelMetrics(9, 5, 0.0, 0.0, unreadable=3),
+            {"images": 9, "map_labels": 5, "map": 0.0, "precision_at_1": 0.0, "unreadable": 3},
+        ),
+    ],
+)
+def test_what_there_is_none_of_is_left_out(held_out: LabelMetrics | None, words: dict[str, Any] | None) -> None:
+    record = replace(RECORD, held_out=held_out)
+    written = record.to_dict()
+    assert written.get("held_out") == words
+    assert PretrainMetrics.from_dict(written) == record
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(UserError, match=r"r\.json is damaged: .*'seconds'; remove it and run again"):
+        PretrainMetrics.from_dict({k: v for k, v in WORDS.items() if k != "seconds"}, where="r.json")
+    with pytest.raises(UserError, match=r"r\.json is damaged: .*'map_labels'"):
+        PretrainMetrics.from_dict({**WORDS, "held_out": {"images": 3}}, where="r.json")
