@@ -1,33 +1,26 @@
-"""COCO AP of a set of detections.
-
-A detection is a dict as in COCO's results format: image_id, category_id, bbox [x, y, width, height] in pixels of the
-original image, score in [0, 1]. AP is in [0, 100].
-"""
+"""COCO AP, in [0, 100], of a set of detections."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from scaleprior.ap_names import AP_NAMES
+from scaleprior.detect.data.coco_format import CocoAnnotation, CocoTruth, Detection
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import UserError
 
 __all__ = ["coco_ap"]
 
-_AREAS = {
-    "ap_small": (0.0, 32.0**2), "ap_medium": (32.0**2, 96.0**2), "ap_large": (96.0**2, 1e10),
-}  # fmt: skip
-"""Pixels, as in pycocotools."""
+_AREAS = ((0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
+"""Of small, medium and large objects in pixels, as in pycocotools."""
 
 
-def coco_ap(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -> DetectionResult:
+def coco_ap(truth: CocoTruth, detections: Sequence[Detection]) -> DetectionResult:
     """COCO's box AP by faster-coco-eval, whose numbers are pycocotools' own.
 
     Args:
-        truth: COCO instances with iscrowd, area and ids (``DetectionSet.truth``).
+        truth: ``DetectionSet.truth``.
 
     Raises:
         UserError: there is no object at all to find.
@@ -46,13 +39,23 @@ def coco_ap(truth: Mapping[str, Any], detections: Sequence[Mapping[str, Any]]) -
     evaluator.evaluate()
     evaluator.accumulate()
     evaluator.summarize()
-    numbers: dict[str, Any] = {name: _percent(value) for name, value in zip(AP_NAMES, evaluator.stats)}
+    ap, ap50, ap75, small, medium, large = map(_percent, evaluator.stats[:6])
+    if ap is None or ap50 is None or ap75 is None:
+        raise UserError(
+            "the evaluation set has no objects of an area that COCO counts (0 to 1e10), so AP is undefined",
+            hint="repair the areas of its annotations",
+        )
     precision = evaluator.eval["precision"]  # [IoU, recall, class, area, max detections]
     per_class = {
         category["name"]: _percent(_mean(precision[:, :, number, 0, -1]))
         for number, category in enumerate(truth["categories"])
     }
-    return DetectionResult(**numbers, per_class=per_class, images=len(truth["images"]), detections=len(detections))
+    return DetectionResult(
+        *(ap, ap50, ap75, small, medium, large),
+        per_class=per_class,
+        images=len(truth["images"]),
+        detections=len(detections),
+    )
 
 
 def _mean(precision: np.ndarray) -> float:
@@ -64,12 +67,11 @@ def _percent(value: float) -> float | None:
     return None if value < 0 or np.isnan(value) else float(value) * 100
 
 
-def _nothing_found(truth: Mapping[str, Any], objects: Sequence[Mapping[str, Any]]) -> DetectionResult:
+def _nothing_found(truth: CocoTruth, objects: Sequence[CocoAnnotation]) -> DetectionResult:
     """Without any detection every AP that exists is 0; the evaluators refuse an empty list."""
-    sizes: dict[str, Any] = {
-        name: 0.0 if any(low <= o["area"] <= high for o in objects) else None for name, (low, high) in _AREAS.items()
-    }
+    small, medium, large = (0.0 if any(low <= o["area"] <= high for o in objects) else None for low, high in _AREAS)
     present = {o["category_id"] for o in objects}
     per_class = {c["name"]: 0.0 if c["id"] in present else None for c in truth["categories"]}
-    numbers = {"ap": 0.0, "ap50": 0.0, "ap75": 0.0, **sizes}
-    return DetectionResult(**numbers, per_class=per_class, images=len(truth["images"]), detections=0)
+    return DetectionResult(
+        *(0.0, 0.0, 0.0, small, medium, large), per_class=per_class, images=len(truth["images"]), detections=0
+    )

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from scaleprior.detect.data.coco import load_coco
+from scaleprior.detect.data.coco_format import CocoAnnotation, CocoCategory, CocoImage, CocoTruth, Detection
 from scaleprior.detect.evaluate import coco_ap
 from scaleprior.detect.faster_rcnn.parts.roi_heads import Detections
 from scaleprior.detect.faster_rcnn.predict import predict
@@ -17,25 +18,34 @@ from scaleprior.errors import UserError
 from tests.detect.conftest import make_coco
 
 
-def _random_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _random_case(seed: int) -> tuple[CocoTruth, list[Detection]]:
     """Truth with crowds in three size bins, and detections around it and elsewhere."""
     generator = np.random.default_rng(seed)
-    images = [{"id": i, "file_name": f"{i}.jpg", "height": 400, "width": 400} for i in range(12)]
-    annotations, detections = [], []
+    images: list[CocoImage] = [{"id": i, "file_name": f"{i}.jpg", "height": 400, "width": 400} for i in range(12)]
+    annotations: list[CocoAnnotation] = []
+    detections: list[Detection] = []
     for image in images:
         for _ in range(generator.integers(0, 7)):
             x, y = generator.uniform(0, 250, 2).tolist()
             w, h = np.exp(generator.uniform(2, 5, 2)).tolist()
             category = int(generator.integers(1, 4))
             crowd = int(generator.random() < 0.1)
-            entry = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": category}
-            annotations.append({**entry, "bbox": [x, y, w, h], "area": w * h, "iscrowd": crowd})
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image["id"],
+                    "category_id": category,
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": crowd,
+                }
+            )
             for _ in range(generator.integers(0, 4)):
                 box = (np.array([x, y, w, h]) * generator.normal(1, 0.05, 4)).tolist()
                 found = int(generator.integers(1, 4)) if generator.random() < 0.3 else category
                 score = float(generator.random())
                 detections.append({"image_id": image["id"], "category_id": found, "bbox": box, "score": score})
-    categories = [{"id": i, "name": f"c{i}"} for i in range(1, 5)]  # the last one never occurs
+    categories: list[CocoCategory] = [{"id": i, "name": f"c{i}"} for i in range(1, 5)]  # the last one never occurs
     return {"images": images, "annotations": annotations, "categories": categories}, detections
 
 
@@ -79,8 +89,22 @@ def test_no_detection_is_zero_not_a_crash(tmp_path: Path) -> None:
 
 def test_nothing_to_find_is_an_error(tmp_path: Path) -> None:
     data = load_coco(*make_coco(tmp_path, change=lambda d: d["annotations"].clear()), name="tiny")
-    with pytest.raises(UserError, match="has no objects"):
+    with pytest.raises(UserError, match="has no objects, so"):
         coco_ap(data.truth, [])
+
+
+def test_only_objects_that_coco_does_not_count_are_an_error(tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        for annotation in data["annotations"]:
+            annotation["area"] = 1e11
+
+    data = load_coco(*make_coco(tmp_path, change=change), name="tiny")
+    found: list[Detection] = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1.0}
+        for a in data.truth["annotations"]
+    ]
+    with pytest.raises(UserError, match=r"no objects of an area that COCO counts \(0 to 1e10\)"):
+        coco_ap(data.truth, found)
 
 
 class _Fixed(torch.nn.Module):

@@ -22,7 +22,7 @@ from scaleprior.provenance import CreatedBy
 
 RESULT = DetectionResult(12.3456789, 30.0, 8.0, None, 10.0, 20.0, per_class={})
 CARD = Card(
-    "b", ResNetSpec(152), (0.0,) * 3, (1.0,) * 3, "RGB", images=1000, tensors_sha256="ff",
+    "b", ResNetSpec(152), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "RGB", images=1000, tensors_sha256="ff",
 )  # fmt: skip
 
 

@@ -9,13 +9,14 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scaleprior.detect.data.coco_format import CocoAnnotation, CocoImage, CocoTruth
 from scaleprior.detect.data.image_root import ImageRoot, open_root
 from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, require_files
 from scaleprior.errors import UserError
@@ -28,12 +29,15 @@ __all__ = ["DetectionSet", "ImageRecord", "dataset_paths", "load_coco", "load_da
 
 logger = logging.getLogger(__name__)
 
+_Unchecked = Mapping[str, Any]
+"""An object of the file of which nothing is known yet."""
+
 
 @dataclass(frozen=True)
 class ImageRecord:
     """One image with its objects: boxes [G, 4], classes int64 [G], crowd bool [G]."""
 
-    id: int | str
+    id: int
     file_name: str
     height: int
     width: int
@@ -60,7 +64,7 @@ class DetectionSet:
     records: Sequence[ImageRecord]
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    truth: Mapping[str, Any]
+    truth: CocoTruth
     complete: bool
     root: ImageRoot
     source: str
@@ -85,7 +89,7 @@ def load_coco(
     *,
     name: str,
     drop_empty_boxes: bool = False,
-    keep: Collection[str] = (),
+    segmentation: bool = False,
 ) -> DetectionSet:
     """Read and check a COCO instances file and that its images are there.
 
@@ -94,7 +98,7 @@ def load_coco(
     Args:
         root: see ``image_root.open_root``.
         drop_empty_boxes: drop and log boxes without extent instead of refusing them.
-        keep: further fields of annotations that ``truth`` carries on, unchecked, e.g. "segmentation".
+        segmentation: ``truth`` carries on what annotations say of it, unchecked.
 
     Raises:
         UserError: anything that does not fit; names the file, how many there are, and the first of them.
@@ -107,15 +111,15 @@ def load_coco(
         _refuse(path, f"{part} that are not objects", [str(e)[:40] for e in data[part] if not isinstance(e, dict)])
     categories = _categories(path, data["categories"])
     images = _images(path, data["images"])
-    annotations = _annotations(path, data["annotations"], set(categories), images, drop_empty_boxes, keep)
+    annotations = _annotations(path, data["annotations"], set(categories), images, drop_empty_boxes, segmentation)
     source = open_root(root)
     _refuse(path, f"images that are not at {root}", source.missing(i["file_name"] for i in images.values()))
 
     classes = {category: number for number, category in enumerate(categories)}
-    objects: dict[Any, list[dict[str, Any]]] = {image: [] for image in images}
+    objects: dict[int, list[CocoAnnotation]] = {image: [] for image in images}
     for annotation in annotations:
         objects[annotation["image_id"]].append(annotation)
-    truth = {
+    truth: CocoTruth = {
         "images": list(images.values()),
         "annotations": annotations,
         "categories": [{"id": category, "name": label} for category, label in categories.items()],
@@ -146,7 +150,7 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _categories(path: Path, entries: list[dict[str, Any]]) -> dict[int, str]:
+def _categories(path: Path, entries: Sequence[_Unchecked]) -> dict[int, str]:
     """id -> name, ids ascending."""
     if not entries:
         raise UserError(f"{path} has no categories", hint="give a COCO instances file")
@@ -160,7 +164,7 @@ def _twice(ids: Any) -> list[str]:
     return [str(value) for value, times in Counter(ids).items() if times > 1]
 
 
-def _images(path: Path, entries: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+def _images(path: Path, entries: Sequence[_Unchecked]) -> dict[int, CocoImage]:
     if not entries:
         raise UserError(f"{path} has no images", hint="give a COCO instances file")
     bad = [
@@ -172,20 +176,23 @@ def _images(path: Path, entries: list[dict[str, Any]]) -> dict[int, dict[str, An
     ]
     _refuse(path, "images without an integer id, a file_name, or a height and width above 0", bad)
     _refuse(path, "image ids that occur twice", _twice(e["id"] for e in entries))
-    return {e["id"]: {k: e[k] for k in ("id", "file_name", "height", "width")} for e in entries}
+    return {
+        e["id"]: {"id": e["id"], "file_name": e["file_name"], "height": e["height"], "width": e["width"]}
+        for e in entries
+    }
 
 
 def _annotations(
     path: Path,
-    entries: list[dict[str, Any]],
+    entries: Sequence[_Unchecked],
     categories: set[int],
-    images: Mapping[int, Any],
+    images: Mapping[int, CocoImage],
     drop_empty_boxes: bool,
-    keep: Collection[str],
-) -> list[dict[str, Any]]:
-    """Checked annotations with id, image_id, category_id, bbox (floats), area, iscrowd, and what to ``keep``."""
+    segmentation: bool,
+) -> list[CocoAnnotation]:
+    """Checked annotations with everything filled in."""
 
-    def named(entry: dict[str, Any], key: str) -> str:
+    def named(entry: _Unchecked, key: str) -> str:
         return f"{key} {entry.get(key)!r} in annotation {entry.get('id')}"
 
     numbered = any("id" in e for e in entries)
@@ -210,18 +217,21 @@ def _annotations(
         entries = [e for e in entries if min(e["bbox"][2:]) > 0]
     else:
         _refuse(path, "boxes of zero or negative size", empty)
-    return [
-        {
-            "id": e["id"] if numbered else number,
-            "image_id": e["image_id"],
-            "category_id": e["category_id"],
-            "bbox": [float(v) for v in e["bbox"]],
-            "area": float(e["area"] if "area" in e else e["bbox"][2] * e["bbox"][3]),
-            "iscrowd": int(e.get("iscrowd", 0)),
-            **{field: e[field] for field in keep if field in e},
-        }
-        for number, e in enumerate(entries, start=1)
-    ]
+    return [_filled_in(e, e["id"] if numbered else number, segmentation) for number, e in enumerate(entries, start=1)]
+
+
+def _filled_in(entry: _Unchecked, number: int, segmentation: bool) -> CocoAnnotation:
+    annotation: CocoAnnotation = {
+        "id": number,
+        "image_id": entry["image_id"],
+        "category_id": entry["category_id"],
+        "bbox": [float(v) for v in entry["bbox"]],
+        "area": float(entry["area"] if "area" in entry else entry["bbox"][2] * entry["bbox"][3]),
+        "iscrowd": int(entry.get("iscrowd", 0)),
+    }
+    if segmentation and "segmentation" in entry:
+        annotation["segmentation"] = entry["segmentation"]
+    return annotation
 
 
 def _known(value: Any, ids: Any) -> bool:
@@ -232,7 +242,7 @@ def _is_box(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
-def _record(image: Mapping[str, Any], objects: Sequence[Mapping[str, Any]], classes: Mapping[int, int]) -> ImageRecord:
+def _record(image: CocoImage, objects: Sequence[CocoAnnotation], classes: Mapping[int, int]) -> ImageRecord:
     boxes = np.array([o["bbox"] for o in objects], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return ImageRecord(

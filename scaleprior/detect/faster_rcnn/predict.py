@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 
 from scaleprior.detect.data.coco import DetectionSet
+from scaleprior.detect.data.coco_format import Detection
 from scaleprior.detect.data.loader import ImageStore
 from scaleprior.detect.data.transforms import resized_shape
 from scaleprior.detect.faster_rcnn.model import Detector
+from scaleprior.detect.faster_rcnn.parts.roi_heads import Detections
 from scaleprior.progress import ProgressFn
 
 __all__ = ["predict"]
@@ -28,7 +29,7 @@ def predict(
     longest: int,
     cache_bytes: int = 0,
     progress: ProgressFn | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Detection]:
     """Detections of every image of ``data``, in the order of its records.
 
     Args:
@@ -37,7 +38,7 @@ def predict(
         cache_bytes: how much of the decoded images to keep, for a later call.
     """
     store = ImageStore(data, order=order, cache_bytes=cache_bytes)
-    found: dict[int, list[dict[str, Any]]] = {}
+    found: dict[int, list[Detection]] = {}
     was_training = model.training
     model.eval()
     try:
@@ -62,7 +63,7 @@ def _batches(data: DetectionSet, short: int, longest: int) -> Iterator[list[int]
         yield from (indices[i : i + size] for i in range(0, len(indices), size))
 
 
-def _to_coco(data: DetectionSet, index: int, shape: Sequence[int], detections: Any) -> list[dict[str, Any]]:
+def _to_coco(data: DetectionSet, index: int, shape: Sequence[int], detections: Detections) -> list[Detection]:
     record = data.records[index]
     height, width = shape
     scale = torch.tensor([record.width / width, record.height / height] * 2, device=detections.boxes.device)

@@ -115,10 +115,10 @@ def test_a_missing_coco_names_the_variable_and_the_path(tmp_path: Path, monkeypa
         load_dataset("coco_2014_val", cfg)
 
 
-def test_fields_to_keep_are_carried_on_and_what_is_complete_is_known(tmp_path: Path) -> None:
+def test_segmentations_are_carried_on_and_what_is_complete_is_known(tmp_path: Path) -> None:
     path, root = make_coco(tmp_path / "a", change=_set("annotations", 0, "segmentation", [[1, 1, 5, 1, 5, 5]]))
     assert "segmentation" not in load_coco(path, root, name="tiny").truth["annotations"][0]
-    data = load_coco(path, root, name="tiny", keep=("segmentation",))
+    data = load_coco(path, root, name="tiny", segmentation=True)
     assert data.truth["annotations"][0]["segmentation"] == [[1, 1, 5, 1, 5, 5]]
     assert "segmentation" not in data.truth["annotations"][1]
     assert data.complete
