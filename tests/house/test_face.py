@@ -120,6 +120,19 @@ reveal_type(sp.fit_law([1], [2]))
 reveal_type(sp.Study(name="x").run("y").laws())
 reveal_type(sp.model_zoo.list())
 reveal_type(scaleprior.pretrain.PretrainResult)
+import pathlib
+import scaleprior.detect.evaluate, scaleprior.detect.trained, scaleprior.study.result
+import scaleprior.study.report.summary as summary
+found = scaleprior.detect.evaluate.coco_ap({"images": [], "annotations": [], "categories": []}, [])
+reveal_type(found.ap)
+cell = scaleprior.study.result.CellResult.load(pathlib.Path("x"))
+reveal_type(cell.detection.ap)
+assert cell.pretrain and cell.pretrain.held_out
+reveal_type(cell.pretrain.held_out.map)
+reveal_type(sp.Study(name="x").report().summaries[0].points[0].mean)
+trained = scaleprior.detect.trained.TrainedDetector.from_dict({}, where="x")
+assert trained.card
+reveal_type(trained.card.images)
 sp.pretrain(3.5)
 sp.fitlaw
 sp.load_backbone("x", nor="GN")
@@ -151,6 +164,8 @@ def test_a_type_checker_follows_the_face(tmp_path: Path) -> None:
         "dict[str, Law]",
         "list[str]",
         "type[PretrainResult]",
+        *("float", "float", "float | None", "float"),  # an AP on its way from the evaluator to the report
+        "int | None",
     ]
     wrong = [d["message"] for d in said if d["severity"] == "error"]
     assert len(wrong) == 3

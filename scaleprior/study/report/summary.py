@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaleprior.ap_names import AP_NAMES
 from scaleprior.errors import UserError
@@ -71,7 +71,7 @@ class ArchSummary:
         return self.points[-1].mean - self.scratch.mean if self.scratch and self.points else None
 
 
-def result_rows(view: StudyView) -> list[dict[str, Any]]:
+def result_rows(view: StudyView) -> list[dict[str, str | int | float | None]]:
     """One row a finished cell, by architecture (in the plan's order), images and seed; the keys are :data:`COLUMNS`."""
     return [
         {
