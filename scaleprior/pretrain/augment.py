@@ -49,7 +49,7 @@ class CropAugmentation:
     mirror: float = 0.5
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> CropAugmentation:
+    def from_config(cls, cfg: CfgNode) -> CropAugmentation:
         """The augmentation that ``cfg.PRETRAIN.INPUT`` describes."""
         node = cfg.PRETRAIN.INPUT
         return cls(node.CROP, node.SIZE, node.RESIZE, tuple(node.SCALE), tuple(node.RATIO), node.MIRROR)

@@ -234,7 +234,7 @@ def _trainer(
     dataset = TrainBatches(
         images,
         BatchPlan(len(images), node.BATCH_SIZE, seed, processes.rank, processes.size),
-        CropAugmentation.from_cfg(cfg),
+        CropAugmentation.from_config(cfg),
         order=cfg.INPUT.FORMAT,
         cache_bytes=cache,
     )
@@ -242,7 +242,7 @@ def _trainer(
     return PretrainTrainer(
         model=model,
         optimizer=build_optimizer(cfg, model),
-        schedule=Schedule.from_cfg(cfg, total=total, images=len(images)),
+        schedule=Schedule.from_config(cfg, total=total, images=len(images)),
         dataset=dataset,
         processes=processes,
         folder=folder,
@@ -262,7 +262,7 @@ def _label_density(images: ImageSet, labels: int) -> float:
 
 def _evaluate(cfg: CfgNode, model: Pretrainer, held_out: ImageSet, device: torch.device) -> LabelMetrics:
     batch_size = min(cfg.PRETRAIN.BATCH_SIZE, 256)
-    augmentation = CropAugmentation.from_cfg(cfg)
+    augmentation = CropAugmentation.from_config(cfg)
     return evaluate(model, held_out, augmentation, order=cfg.INPUT.FORMAT, batch_size=batch_size, device=device)
 
 

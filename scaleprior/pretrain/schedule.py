@@ -62,7 +62,7 @@ class Schedule:
     gamma: float = 1.0
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode, *, total: int, images: int) -> Schedule:
+    def from_config(cls, cfg: CfgNode, *, total: int, images: int) -> Schedule:
         """The schedule that ``cfg.PRETRAIN.SCHEDULE`` describes for a run of ``total`` steps."""
         node = cfg.PRETRAIN.SCHEDULE
         size = {"images": images, "batch_size": cfg.PRETRAIN.BATCH_SIZE, "budget": total}

@@ -69,7 +69,7 @@ def test_held_out_is_the_tail_and_never_overlaps(small_config: Callable, corpus_
 def make(small_config: Callable, corpus_folder: Path, **options: int) -> TrainBatches:
     cfg = small_config("PRETRAIN.NOISE.RATE", "0.3").cfg
     images = training_set(cfg, Corpus.open(corpus_folder))
-    return TrainBatches(images, BatchPlan(60, 8, seed=5), CropAugmentation.from_cfg(cfg), order="RGB", **options)
+    return TrainBatches(images, BatchPlan(60, 8, seed=5), CropAugmentation.from_config(cfg), order="RGB", **options)
 
 
 def test_workers_cache_and_resume_change_nothing(small_config: Callable, corpus_folder: Path) -> None:

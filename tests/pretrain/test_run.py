@@ -320,7 +320,7 @@ def test_every_shipped_config_loads_and_is_legal(path: Path) -> None:
 
     cfg = load_config(path, ["PRETRAIN.CORPUS", "x"]).cfg
     check_config(cfg)
-    assert ResNetSpec.from_cfg(cfg).stride_in_1x1 is False
+    assert ResNetSpec.from_config(cfg).stride_in_1x1 is False
     assert cfg.INPUT.FORMAT == "RGB"
 
 

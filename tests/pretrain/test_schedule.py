@@ -27,7 +27,7 @@ def test_the_papers_stairs_scale_with_the_budget() -> None:
     cfg = load_config("Pretrain/R_101_jft.yaml").cfg
     total = budget_steps(4.0, "epochs", images=300_000_000, batch_size=32)
     assert total == 37_500_000
-    schedule = Schedule.from_cfg(cfg, total=total, images=300_000_000)
+    schedule = Schedule.from_config(cfg, total=total, images=300_000_000)
     assert schedule(3_124_999) == 1.0
     assert schedule(3_125_000) == pytest.approx(0.9)
     assert schedule(total - 1) == pytest.approx(0.9**11)

@@ -57,7 +57,7 @@ def spec_from_config(cfg: CfgNode) -> TrunkSpec:
     """
     if is_timm_config(cfg):
         return spec_of_model(cfg.MODEL.TIMM.MODEL, cfg.MODEL.RESNETS.NORM)
-    return ResNetSpec.from_cfg(cfg)
+    return ResNetSpec.from_config(cfg)
 
 
 def spec_from_dict(value: Mapping[str, Any]) -> TrunkSpec:

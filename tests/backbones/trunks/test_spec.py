@@ -12,18 +12,18 @@ from scaleprior.errors import UserError
 def test_from_cfg_reads_every_key() -> None:
     keys = ["DEPTH", "101", "NORM", "BN", "STRIDE_IN_1X1", "False", "RES2_OUT_CHANNELS", "64", "WIDTH_PER_GROUP", "16"]
     opts = [f"MODEL.RESNETS.{word}" if i % 2 == 0 else word for i, word in enumerate(keys)]
-    spec = ResNetSpec.from_cfg(load_config(None, opts).cfg)
+    spec = ResNetSpec.from_config(load_config(None, opts).cfg)
     assert spec == ResNetSpec(101, "BN", 64, 64, 1, 16, False)
     assert spec.name == "R-101-w16"
-    assert ResNetSpec.from_cfg(load_config(None).cfg) == ResNetSpec(50, "FrozenBN", 64, 256, 1, 64, True)
+    assert ResNetSpec.from_config(load_config(None).cfg) == ResNetSpec(50, "FrozenBN", 64, 256, 1, 64, True)
 
 
 def test_basic_blocks_pass_over_what_only_bottlenecks_have() -> None:
     # Detectron2's default STRIDE_IN_1X1 True means nothing to ResNet-18.
     cfg = load_config(None, ["MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"]).cfg
-    assert ResNetSpec.from_cfg(cfg) == ResNetSpec(depth=18, norm="FrozenBN")
+    assert ResNetSpec.from_config(cfg) == ResNetSpec(depth=18, norm="FrozenBN")
     with pytest.raises(UserError, match=r"ResNet-18 has basic blocks: RES2_OUT_CHANNELS 256"):
-        ResNetSpec.from_cfg(load_config(None, ["MODEL.RESNETS.DEPTH", "18"]).cfg)
+        ResNetSpec.from_config(load_config(None, ["MODEL.RESNETS.DEPTH", "18"]).cfg)
 
 
 def test_round_trip() -> None:

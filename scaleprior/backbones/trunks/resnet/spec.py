@@ -130,7 +130,7 @@ class ResNetSpec:
         return f"{stem}-gn" if self.norm == "GN" else stem
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> ResNetSpec:
+    def from_config(cls, cfg: CfgNode) -> ResNetSpec:
         """The spec that ``cfg.MODEL.RESNETS`` describes.
 
         As Detectron2 does for depth 18 and 34, the keys that only bottlenecks have are passed over there.
