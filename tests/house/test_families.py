@@ -11,6 +11,12 @@ from scaleprior.backbones.trunks import families, known_models
 
 PACKAGE = Path(__file__).resolve().parents[2] / "scaleprior"
 TRUNKS = PACKAGE / "backbones" / "trunks"
+SPECS = {
+    node.name
+    for path in TRUNKS.rglob("*.py")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, ast.ClassDef) and node.name.endswith("Spec")
+} - {"TrunkSpec"}
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if TRUNKS not in path.parents]
 
 
@@ -21,7 +27,7 @@ def questions(source: str) -> list[str]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "type"):
             names = {n.id for argument in node.args[1:] for n in ast.walk(argument) if isinstance(n, ast.Name)}
             # TrunkSpec is what all of them are: a card asks whether it was given one
-            if any(name.endswith("Spec") and name != "TrunkSpec" for name in names):
+            if names & SPECS:
                 found.append(ast.unparse(node))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             parts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]

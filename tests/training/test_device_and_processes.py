@@ -33,7 +33,7 @@ def test_a_group_for_gpus_is_no_group_for_the_cpu(monkeypatch: pytest.MonkeyPatc
     for name, value in (("is_initialized", True), ("get_backend", "nccl"), ("get_rank", 1), ("get_world_size", 2)):
         monkeypatch.setattr(distributed, name, lambda value=value: value)
     with (
-        pytest.raises(UserError, match=r"MODEL.DEVICE is cpu, .* --runtime plain"),
+        pytest.raises(UserError, match=r"MODEL.DEVICE is cpu, .* runtime=.plain."),
         join_processes(torch.device("cpu")),
     ):
         pass
