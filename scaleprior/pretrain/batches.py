@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from scaleprior.corpus import Corpus, Fraction, corrupt_labels, decode
 from scaleprior.errors import FailureError, UserError
 from scaleprior.pretrain.augment import CropAugmentation, uniforms
+from scaleprior.pretrain.recipe import training_images
 from scaleprior.training.positions import BatchPlan
 
 if TYPE_CHECKING:
@@ -99,25 +100,10 @@ def training_set(cfg: CfgNode, corpus: Corpus) -> ImageSet:
     """The fraction that ``cfg.PRETRAIN`` asks for, with its noise.
 
     Raises:
-        UserError: a fraction larger than the corpus, or one that reaches into the held-out tail.
+        UserError: see :func:`training_images`.
     """
     node = cfg.PRETRAIN
-    tail = node.HELD_OUT.IMAGES if not node.HELD_OUT.CORPUS else 0
-    if node.FRACTION.IMAGES and node.FRACTION.RATIO:
-        raise UserError(
-            f"PRETRAIN.FRACTION has IMAGES {node.FRACTION.IMAGES} and RATIO {node.FRACTION.RATIO}",
-            hint="set one of them",
-        )
-    if node.FRACTION.RATIO:
-        fraction = corpus.fraction(ratio=node.FRACTION.RATIO)
-    else:
-        fraction = corpus.fraction(images=node.FRACTION.IMAGES or len(corpus) - tail)
-    if len(fraction) + tail > len(corpus):
-        raise UserError(
-            f"{len(fraction)} images to train on and the last {tail} to evaluate on overlap in corpus {corpus.name!r} "
-            f"of {len(corpus)} images",
-            hint="make the fraction or PRETRAIN.HELD_OUT.IMAGES smaller, or give PRETRAIN.HELD_OUT.CORPUS",
-        )
+    fraction = corpus.fraction(images=training_images(cfg, len(corpus)))
     labels, offsets = fraction.labels()
     if node.NOISE.RATE or node.NOISE.DROP:
         labels, offsets = corrupt_labels(

@@ -16,7 +16,7 @@ from scaleprior.errors import UserError
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["check_config", "recipe_fingerprint", "recipe_of"]
+__all__ = ["check_config", "recipe_fingerprint", "recipe_of", "training_images"]
 
 # Detectron2's keys of MODEL.RESNETS for trunks that we do not train, at the defaults that mean a plain ResNet.
 _NOT_PLAIN = {
@@ -54,6 +54,33 @@ def check_config(cfg: CfgNode) -> None:
         )
     if not node.CORPUS:
         raise UserError("PRETRAIN.CORPUS is not set", hint="give the index folder: PRETRAIN.CORPUS FOLDER")
+
+
+def training_images(cfg: CfgNode, corpus_images: int) -> int:
+    """How many images ``cfg.PRETRAIN`` trains on, the first of a corpus of ``corpus_images``.
+
+    Raises:
+        UserError: none are left, more than the corpus has, or some that are held out; names the keys.
+    """
+    fraction, held_out = cfg.PRETRAIN.FRACTION, cfg.PRETRAIN.HELD_OUT
+    tail = 0 if held_out.CORPUS else held_out.IMAGES
+    if fraction.IMAGES and fraction.RATIO:
+        raise UserError(
+            f"PRETRAIN.FRACTION has IMAGES {fraction.IMAGES} and RATIO {fraction.RATIO}", hint="set one of them"
+        )
+    images = round(fraction.RATIO * corpus_images) if fraction.RATIO else fraction.IMAGES or corpus_images - tail
+    if images < 1 or images > corpus_images:
+        raise UserError(
+            f"PRETRAIN.FRACTION asks for {images} images, besides {tail} held out, of a corpus of {corpus_images}",
+            hint="set PRETRAIN.FRACTION.IMAGES or RATIO to what the corpus has",
+        )
+    if images + tail > corpus_images:
+        raise UserError(
+            f"{images} images to train on and the last {tail} to evaluate on overlap in a corpus of {corpus_images} "
+            "images",
+            hint="make the fraction or PRETRAIN.HELD_OUT.IMAGES smaller, or give PRETRAIN.HELD_OUT.CORPUS",
+        )
+    return images
 
 
 def recipe_of(cfg: CfgNode) -> dict[str, Any]:

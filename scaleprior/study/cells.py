@@ -19,6 +19,7 @@ from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json
 from scaleprior.pretrain.plan import check_pretraining, parent_card
+from scaleprior.pretrain.recipe import training_images
 from scaleprior.study.prepare import StudyData
 from scaleprior.study.rungs import Rung
 from scaleprior.study.sections import StageSection
@@ -235,7 +236,8 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
     stages = {"finetune": cell_settings(detector.cfg, detector.explicit, "finetune")}
     if learner is not None:
         stages["pretrain"] = cell_settings(learner.cfg, learner.explicit, "pretrain")
-    _check_stages(f"study spec {spec.source}: architecture {arch}", engine, learner, rung, detector)
+    where = f"study spec {spec.source}: architecture {arch}"
+    _check_stages(where, engine, learner, data.corpus_images, rung, detector)
     determinants = {
         "version": _RECIPE_VERSION,
         "stages": stages,
@@ -263,9 +265,14 @@ def _of_arch(stage: StageSection, spec: StudySpec, arch: str) -> StageSection:
 
 
 def _check_stages(
-    where: str, engine: str, learner: LoadedConfig | None, rung: Rung | None, detector: LoadedConfig
+    where: str,
+    engine: str,
+    learner: LoadedConfig | None,
+    corpus_images: int,
+    rung: Rung | None,
+    detector: LoadedConfig,
 ) -> None:
-    """Hold the configs of a cell against the code that will run them, and the backbone against the detector.
+    """Hold a cell's configs against the code and the corpus they will meet, and the backbone against the detector.
 
     Raises:
         UserError: what a stage would refuse once its turn came; names the architecture and the key.
@@ -274,6 +281,7 @@ def _check_stages(
         card = rung.card if rung is not None else None
         if learner is not None:
             card = check_pretraining(learner.cfg)
+            training_images(learner.cfg, corpus_images)
         get_engine(engine).check_config(detector.cfg if card is None else apply_card(detector, card))
     except UserError as e:
         raise UserError(f"{where}: {e}") from e

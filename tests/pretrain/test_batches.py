@@ -62,8 +62,11 @@ def test_held_out_is_the_tail_and_never_overlaps(small_config: Callable, corpus_
         training_set(small_config(*tail, "PRETRAIN.FRACTION.IMAGES", "50").cfg, corpus)
     with pytest.raises(UserError, match=r"IMAGES 5 and RATIO 0.5; set one"):
         training_set(small_config("PRETRAIN.FRACTION.IMAGES", "5", "PRETRAIN.FRACTION.RATIO", "0.5").cfg, corpus)
-    with pytest.raises(UserError, match=r"61 images does not fit"):
+    with pytest.raises(UserError, match=r"FRACTION asks for 61 images, besides 0 held out, of a corpus of 60"):
         training_set(small_config("PRETRAIN.FRACTION.IMAGES", "61").cfg, corpus)
+    with pytest.raises(UserError, match=r"FRACTION asks for 0 images, besides 60 held out, of a corpus of 60"):
+        training_set(small_config("PRETRAIN.HELD_OUT.IMAGES", "60").cfg, corpus)
+    assert len(training_set(small_config("PRETRAIN.FRACTION.RATIO", "0.5").cfg, corpus)) == 30
 
 
 def make(small_config: Callable, corpus_folder: Path, **options: int) -> TrainBatches:

@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from scaleprior.backbones import read_card
+from scaleprior.config import data_file
 from scaleprior.errors import UserError
 from scaleprior.study import load_spec
 from scaleprior.study.cells import plan_cells
@@ -62,6 +63,8 @@ def test_whether_there_is_a_gpu_is_settled_where_the_cell_runs(tmp_path: Path, p
             "SOLVER.LR_SCHEDULER_NAME is 'Cyclic'; that needs",
         ),
         ({"architectures": {"R-50": {"MODEL.RESNETS.NORM": "FrozenBN"}}}, "NORM is 'FrozenBN': pretraining needs"),
+        ({"ladder": [16, 80]}, "80 images to train on and the last 8 to evaluate on overlap in a corpus of 80"),
+        (overridden("pretrain", PRETRAIN__HELD_OUT__IMAGES=17), "64 images to train on and the last 17 .* of 80"),
     ],
 )
 def test_what_a_stage_would_refuse_is_refused_by_the_plan(
@@ -69,6 +72,14 @@ def test_what_a_stage_would_refuse_is_refused_by_the_plan(
 ) -> None:
     with pytest.raises(UserError, match=rf"tiny.yaml: architecture R-50: .*{message}"):
         plan(tmp_path, planned, **changes)
+
+
+def test_a_share_of_the_corpus_beside_the_ladder_is_refused(tmp_path: Path, planned: Path) -> None:
+    (tmp_path / "share.yaml").write_text("_BASE_: " + str(data_file("configs", TINY["pretrain"]["config"])) + "\n"
+                                         "PRETRAIN: {FRACTION: {RATIO: 0.5}}\n")  # fmt: skip
+    pretrain = {**TINY["pretrain"], "config": "share.yaml"}
+    with pytest.raises(UserError, match=r"R-50: PRETRAIN.FRACTION has IMAGES 16 and RATIO 0.5; set one of them"):
+        plan(tmp_path, planned, pretrain=pretrain)
 
 
 def test_study_run_ends_with_exit_code_2_and_trains_nothing(tmp_path: Path) -> None:
