@@ -18,6 +18,7 @@ from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import apply_card
 from scaleprior.backbones.convert import convert_backbone
 from scaleprior.backbones.readers.containers import open_container
+from scaleprior.backbones.trunks.selection import check_model_is_read
 from scaleprior.backbones.weights import has_card, read_card
 from scaleprior.config import LoadedConfig, add_scaleprior_config
 from scaleprior.config.dotted import flat_config, get_key, set_key
@@ -114,6 +115,7 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
         weights = str(file)
     else:
         warn_of_frozen_stages(cfg)
+    check_model_is_read(cfg)
     cfg = open_copy(cfg)
     cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = weights, str(out)
     cfg.SEED = run_seed(cfg)  # -1 gives every run of Detectron2's one data order and other weights

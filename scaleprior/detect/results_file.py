@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.ap_names import AP_NAMES
-from scaleprior.backbones.trunks.resnet.spec import NORMS
+from scaleprior.backbones.trunks.resnet.spec import NORMS, ResNetSpec
 from scaleprior.backbones.trunks.selection import is_timm_config, spec_from_config
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import FailureError, UserError
@@ -92,13 +92,15 @@ def _training(trained: TrainedDetector) -> dict[str, int | str | None]:
 def _arch(cfg: CfgNode, card: Card | None) -> str:
     if card is not None:
         return card.arch.name
-    if "resnet" not in cfg.MODEL.BACKBONE.NAME and not is_timm_config(cfg):
+    if is_timm_config(cfg):
+        return spec_from_config(cfg).name
+    if "resnet" not in cfg.MODEL.BACKBONE.NAME:
         return cfg.MODEL.BACKBONE.NAME  # a trunk of Detectron2's or of the user's that MODEL.RESNETS says nothing about
     cfg = cfg.clone()
     cfg.defrost()
-    if not is_timm_config(cfg) and cfg.MODEL.RESNETS.NORM not in NORMS:  # SyncBN and others are in no name
+    if cfg.MODEL.RESNETS.NORM not in NORMS:  # SyncBN and others are in no name
         cfg.MODEL.RESNETS.NORM = "BN"
-    return spec_from_config(cfg).name
+    return ResNetSpec.from_config(cfg).name
 
 
 def _detector(cfg: CfgNode) -> str:

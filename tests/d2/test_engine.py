@@ -302,6 +302,7 @@ def test_a_full_disk_is_said(tmp_path: Path, coco: list[str], monkeypatch: pytes
         (["SOLVER.CHECKPOINT_PERIOD", "-1"], "SOLVER.CHECKPOINT_PERIOD is -1; give 0 or more"),
         (["SOLVER.LR_SCHEDULER_NAME", "Foo"], "Unknown LR scheduler: Foo"),
         (["MODEL.BACKBONE.NAME", "build_foo"], "No object named 'build_foo' found in 'BACKBONE' registry"),
+        (["MODEL.TIMM.MODEL", "resnet50_clip"], "MODEL.RESNETS; use MODEL.BACKBONE.NAME build_timm_fpn_backbone"),
         (["MODEL.META_ARCHITECTURE", "Foo"], "No object named 'Foo' found in 'META_ARCH' registry"),
         (["INPUT.MIN_SIZE_TRAIN", "(48, 64)", "INPUT.MIN_SIZE_TRAIN_SAMPLING", "range2"], "range2"),
         # a bare assertion of Detectron2's: its line is shown

@@ -161,6 +161,7 @@ def test_contradictions_are_refused_before_anything_is_written(
     [
         (BIT, "MODEL.BACKBONE.NAME", "build_timm_backbone", "needs the detectron2 engine"),
         (BIT, "MODEL.BACKBONE.NAME", "build_retinanet_timm_fpn_backbone", "needs the detectron2 engine"),
+        (BIT, "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RESNETS; use MODEL.BACKBONE.NAME build_timm_"),
         (BIT, "MODEL.TIMM.MODEL", "resnest50", "known: resnet18, resnet34, .*resnetv2_50x1_bit"),
         (BIT, "MODEL.TIMM.MODEL", "", "MODEL.TIMM.MODEL is not set"),
         (BIT, "MODEL.RESNETS.NORM", "FrozenBN", "it takes GN"),

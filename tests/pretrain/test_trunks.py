@@ -77,6 +77,15 @@ def test_gradients_reach_every_parameter(model: str) -> None:
         (words("resnet50_clip", "FrozenBN"), r"NORM is 'FrozenBN': pretraining needs a norm that learns"),
         (words("resnet50_clip", "SyncBN"), r"NORM is 'SyncBN'; take one of FrozenBN, BN, GN, LN"),
         (words("swin", "LN"), r"MODEL.TIMM.MODEL is 'swin'; known: resnet18, .*convnext_tiny"),
+        (
+            ("MODEL.TIMM.MODEL", "convnext_tiny"),
+            r"TIMM.MODEL is 'convnext_tiny' with MODEL.BACKBONE.NAME 'build_resnet_backbone', .*; "
+            r'use MODEL.BACKBONE.NAME build_timm_fpn_backbone, or MODEL.TIMM.MODEL ""',
+        ),
+        (
+            ("MODEL.BACKBONE.NAME", "build_tim_fpn_backbone", "MODEL.TIMM.MODEL", "convnext_tiny"),
+            r"BACKBONE.NAME is 'build_tim_fpn_backbone', which builds no trunk .*; known: build_resnet_backbone, ",
+        ),
         (("MODEL.RESNETS.NORM", "LN"), r"MODEL.RESNETS.NORM is 'LN'; take one of BN, FrozenBN, GN"),
     ],
 )

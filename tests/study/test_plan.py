@@ -135,3 +135,12 @@ def test_detectron2s_builders_are_looked_up_first(tmp_path: Path, planned: Path)
         UserError, match="META_ARCHITECTURE is 'FasterMask', which Detectron2 does not know; registered"
     ):
         plan(tmp_path, planned, "detectron2", **finetune)
+
+
+@pytest.mark.detectron2
+def test_detectron2s_resnets_are_not_taken_for_the_trunk_that_a_config_names(tmp_path: Path, planned: Path) -> None:
+    """Detectron2's builder of a ResNet would pass MODEL.TIMM.MODEL over; somebody else's builder may read it."""
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    named = overridden("finetune", MODEL__TIMM__MODEL="resnet50_clip")
+    with pytest.raises(UserError, match=r"'resnet50_clip' with .*; use MODEL.BACKBONE.NAME build_timm_fpn_backbone"):
+        plan(tmp_path, planned, "detectron2", **named)

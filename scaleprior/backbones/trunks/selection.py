@@ -16,18 +16,40 @@ from scaleprior.errors import UserError
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["TIMM_BUILDERS", "is_timm_config", "spec_from_config", "spec_from_dict", "spec_of_model"]
+__all__ = [
+    "RESNET_BUILDERS", "TIMM_BUILDERS", "check_model_is_read", "is_timm_config", "spec_from_config", "spec_from_dict",
+    "spec_of_model",
+]  # fmt: skip
 
 TIMM_BUILDERS = {
     "build_resnet_fpn_backbone": "build_timm_fpn_backbone",
     "build_retinanet_resnet_fpn_backbone": "build_retinanet_timm_fpn_backbone",
 }
 """MODEL.BACKBONE.NAME of a ResNet's pyramid -> that of the same pyramid on the trunk of MODEL.TIMM.MODEL."""
+RESNET_BUILDERS = ("build_resnet_backbone", *TIMM_BUILDERS)
+"""Values of MODEL.BACKBONE.NAME that build the trunk of MODEL.RESNETS."""
+_TIMM_BUILDERS = ("build_timm_backbone", *TIMM_BUILDERS.values())
 
 
 def is_timm_config(cfg: CfgNode) -> bool:
     """Whether MODEL.BACKBONE.NAME builds the trunk of MODEL.TIMM.MODEL rather than that of MODEL.RESNETS."""
-    return cfg.MODEL.BACKBONE.NAME in ("build_timm_backbone", *TIMM_BUILDERS.values())
+    return cfg.MODEL.BACKBONE.NAME in _TIMM_BUILDERS
+
+
+def check_model_is_read(cfg: CfgNode) -> None:
+    """Refuse a MODEL.TIMM.MODEL beside a builder of MODEL.RESNETS: that would make another trunk, without a word.
+
+    Raises:
+        UserError: prints the line that makes the builder take it.
+    """
+    builder, model = cfg.MODEL.BACKBONE.NAME, cfg.MODEL.get("TIMM", {}).get("MODEL", "")
+    if builder in RESNET_BUILDERS and model:
+        taking = TIMM_BUILDERS.get(builder, "build_timm_fpn_backbone")
+        raise UserError(
+            f"MODEL.TIMM.MODEL is {model!r} with MODEL.BACKBONE.NAME {builder!r}, which takes the trunk of "
+            "MODEL.RESNETS",
+            hint=f'use MODEL.BACKBONE.NAME {taking}, or MODEL.TIMM.MODEL "" for the ResNet',
+        )
 
 
 def spec_of_model(model: str, norm: str) -> TrunkSpec:
@@ -53,10 +75,17 @@ def spec_from_config(cfg: CfgNode) -> TrunkSpec:
     """The trunk that a config describes: MODEL.RESNETS, or MODEL.TIMM.MODEL if the backbone's name says so.
 
     Raises:
-        UserError: a value that no trunk has; names the key.
+        UserError: a value that no trunk has, a builder of no trunk that is known here, or a MODEL.TIMM.MODEL that the
+            builder does not read; names the key.
     """
     if is_timm_config(cfg):
         return spec_of_model(cfg.MODEL.TIMM.MODEL, cfg.MODEL.RESNETS.NORM)
+    check_model_is_read(cfg)
+    if cfg.MODEL.BACKBONE.NAME not in RESNET_BUILDERS:
+        raise UserError(
+            f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}, which builds no trunk that is known here",
+            hint=f"known: {', '.join((*RESNET_BUILDERS, *_TIMM_BUILDERS))}",
+        )
     return ResNetSpec.from_config(cfg)
 
 

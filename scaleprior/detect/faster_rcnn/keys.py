@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scaleprior.backbones.trunks.selection import spec_from_config
+from scaleprior.backbones.trunks.selection import check_model_is_read, spec_from_config
 from scaleprior.config.dotted import get_key
 from scaleprior.config.keys.key import TORCHVISION
 from scaleprior.config.keys.table import check_values
@@ -43,6 +43,7 @@ def _check_sizes(cfg: CfgNode) -> None:
 
 def _check_architecture(cfg: CfgNode) -> None:
     """The backbone and the heads have to fit each other: all of C4, or all of FPN."""
+    check_model_is_read(cfg)
     model = cfg.MODEL
     out, pyramid_in = list(model.RESNETS.OUT_FEATURES), list(model.FPN.IN_FEATURES)
     if model.BACKBONE.NAME == "build_resnet_backbone":
