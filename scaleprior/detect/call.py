@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +71,7 @@ def detect(
 
     ::
 
-        sp.detect("COCO-Detection/faster_rcnn_R_50_FPN_scratch.yaml", out="det", weights="r50/backbone.safetensors",
+        sp.detect("COCO-Detection/faster_rcnn_R_50_FPN_jft10m.yaml", out="det", weights="r50/backbone.safetensors",
                   train=("instances_train.json", "images"), val=("instances_val.json", "images"))
 
     Args:
@@ -96,8 +98,8 @@ def detect(
     loaded = open_config(loaded, _dataset_keys(loaded, train, val))
     folder = Path(out or loaded.cfg.OUTPUT_DIR)
     if model is None:
-        with watched(progress, "fine-tuning") as report:
-            trained = chosen.train(loaded, _local(weights, folder), folder, resume=resume, progress=report)
+        with _canonical(weights) as start, watched(progress, "fine-tuning") as report:
+            trained = chosen.train(loaded, start, folder, resume=resume, progress=report)
     else:
         trained = Path(model)
     return DetectRun(trained, chosen.name, _evaluate(chosen, loaded, trained, folder, progress))
@@ -132,19 +134,27 @@ def _dataset_keys(loaded: LoadedConfig, train: DataSource | None, val: DataSourc
     return {**keys, "SCALEPRIOR.DATASETS": own} if keys else {}
 
 
-def _local(weights: str | Path | Backbone | None, out: Path) -> Path | None:
-    """A canonical file: the given one, the zoo's, or one written into ``out``."""
+@contextlib.contextmanager
+def _canonical(weights: str | Path | Backbone | None) -> Iterator[Path | None]:
+    """The backbone as a canonical file: the given one, the zoo's, or one that is there within the block.
+
+    That one is not in the run's folder, whose files the engine alone writes, once it has checked all; the trained
+    model carries the card, and a run that goes on has the weights in its checkpoint.
+    """
     from scaleprior.backbones.backbone import Backbone, load_backbone
     from scaleprior.backbones.weights import has_card
     from scaleprior.backbones.zoo import local_path
 
     if weights is None:
-        return None
+        yield None
+        return
     if not isinstance(weights, Backbone):
         path = weights if str(weights).startswith("timm:") else local_path(weights)
         if isinstance(path, Path) and has_card(path):
-            return path
+            yield path
+            return
         weights = load_backbone(path)
-    target = out / "backbone.safetensors"
-    weights.save(target)
-    return target
+    with tempfile.TemporaryDirectory(prefix="scaleprior-") as folder:
+        start = Path(folder) / "start.safetensors"
+        weights.save(start)
+        yield start

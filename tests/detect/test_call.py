@@ -33,20 +33,45 @@ def test_train_evaluate_and_evaluate_again(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "again").iterdir()} >= {"results.json"}
 
 
-def test_a_backbone_in_memory_is_what_the_detector_starts_from(tmp_path: Path) -> None:
+def save_start(path: Path, seed: int = 0) -> Path:
+    """A backbone for ``CONFIG`` with fresh weights."""
     spec = ResNetSpec(res2_out_channels=16, width_per_group=4)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # what the base config says
     card = Card(name="mine", arch=spec, pixel_mean=mean, pixel_std=std, channel_order="RGB")
-    save_backbone(tmp_path / "w.safetensors", to_detectron2(build_resnet(spec).state_dict()), card)
-    backbone = sp.load_backbone(tmp_path / "w.safetensors")
+    save_backbone(path, to_detectron2(build_resnet(spec).state_dict()), card)
+    return path
+
+
+def test_a_backbone_in_memory_is_what_the_detector_starts_from(tmp_path: Path) -> None:
+    backbone = sp.load_backbone(save_start(tmp_path / "w.safetensors"))
     data = make_coco(tmp_path / "data")
     common = {"train": data, "val": data, "engine": "torchvision"}
     memory = sp.detect(CONFIG, tmp_path / "memory", weights=backbone, **common)
     file = sp.detect(CONFIG, tmp_path / "file", weights=tmp_path / "w.safetensors", **common)
     assert memory.model.read_bytes() == file.model.read_bytes()
-    assert (tmp_path / "memory" / "backbone.safetensors").is_file()
-    assert not (tmp_path / "file" / "backbone.safetensors").exists()
+    assert {p.name for p in (tmp_path / "memory").iterdir()} == {p.name for p in (tmp_path / "file").iterdir()}
+
+
+def test_a_refused_run_with_a_backbone_in_memory_writes_nothing(tmp_path: Path) -> None:
+    """Not even where another run, here a pretraining, has left its own backbone."""
+    other = tmp_path / "r50"
+    other.mkdir()
+    before = save_start(other / "backbone.safetensors", seed=1).read_bytes()
+    (other / "run.json").write_text('{"fingerprint": "of a pretraining"}')
+    backbone = sp.load_backbone(save_start(tmp_path / "w.safetensors"))
+    data = make_coco(tmp_path / "data")
+    common = {"train": data, "val": data, "engine": "torchvision", "weights": backbone}
+    for out, message, options in (
+        (other, "holds a run with another config, backbone or data", {"resume": True}),
+        (other, "contradicts the card of backbone mine", {"overrides": {"MODEL.RESNETS.DEPTH": 101}}),
+        (tmp_path / "new", "SOLVER.MAX_ITER", {"overrides": {"SOLVER.MAX_ITER": -1}}),
+    ):
+        with pytest.raises(UserError, match=message):
+            sp.detect(CONFIG, out, **common, **options)
+    assert (other / "backbone.safetensors").read_bytes() == before
+    assert {p.name for p in other.iterdir()} == {"backbone.safetensors", "run.json"}
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
