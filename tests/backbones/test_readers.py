@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,7 @@ from scaleprior.backbones.trunks.family import known_models
 from scaleprior.backbones.trunks.published import IMAGENET
 from scaleprior.errors import UserError
 from scaleprior.provenance import created_by
+from scaleprior.wording import in_flags
 
 FACTS = ReadOptions(
     pixel_mean=(103.53, 116.28, 123.675), pixel_std=(1.0, 1.0, 1.0), channel_order="BGR", stride_in_1x1=True
@@ -358,3 +361,38 @@ def test_nonfinite_numbers_can_be_accepted_on_purpose(state18: dict, tmp_path: P
     state["bn1.weight"] = torch.full((64,), 3e38)
     torch.save(state, tmp_path / "w.pth")
     read_backbone(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong", "hint"),
+    [
+        ("stride_in_1x1", ("no", 0, 1, "yes"), "give True or False"),
+        ("allow_partial", ("no", 1, None), "give True or False"),
+        ("allow_nonfinite", ("no", 0, None), "give True or False"),
+        ("pixel_mean", (1.0, "123", (1, 2), (1, 2, "3"), (1, 2, float("nan")), (1, 2, True)), "give three finite"),
+        ("pixel_std", ((1, 2, 0), (1, 2, -3), (1, 2, float("inf")), 58.0), "give three positive finite numbers"),
+        ("channel_order", ("rgb", "", ["RGB"]), "take RGB or BGR"),
+        ("norm", ("BN", "", {}), "take GN or FrozenBN"),
+        ("norm_eps", (0, -1.0, "1e-3", True, float("nan")), "give a positive number such as 1e-3"),
+        ("depth", ("50", 50.0, True, 0), "give a whole number of at least 1"),
+        ("images", (0, -1, 1e6, "7", True), "give a whole number of at least 1"),
+        ("labels", (0, 2.5, True), "give a whole number of at least 1"),
+        *(
+            (name, ("", 3, b"x"), "give a text")
+            for name in ("name", "timm_model", "state", "corpus", "licence", "source")
+        ),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(option: str, wrong: tuple, hint: str) -> None:
+    """None of them reaches a reader, where ``bool("no")`` would choose the other network."""
+    for value in wrong:
+        with pytest.raises(UserError, match=f"^{option} is {re.escape(repr(value))}; {hint}") as caught:
+            ReadOptions(**{option: value})
+        assert in_flags(caught.value).startswith(f"--{option.replace('_', '-')} is ")
+
+
+def test_every_option_is_checked_and_lists_are_triples() -> None:
+    for field in fields(ReadOptions):
+        with pytest.raises(UserError, match=f"^{field.name} is <object"):
+            ReadOptions(**{field.name: object()})
+    assert ReadOptions(pixel_mean=[1, 2, 3]) == ReadOptions(pixel_mean=(1, 2, 3))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,54 @@ class ReadOptions:
     allow_nonfinite: bool = False
 
     def __post_init__(self) -> None:
-        if self.norm not in (None, "GN", "FrozenBN"):
-            raise UserError(f"{parameter('norm')} is {self.norm!r}", hint="take GN or FrozenBN")
-        if self.norm_eps is not None and not (math.isfinite(self.norm_eps) and self.norm_eps > 0):
-            raise UserError(f"{parameter('norm_eps')} is {self.norm_eps!r}", hint="give a positive number such as 1e-3")
+        """Raises UserError: a value of another type or one that cannot be; names the option."""
+        for name in ("pixel_mean", "pixel_std"):
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            fits, hint = _FITTING[field.name]
+            if not fits(value) and not (value is None and field.default is None):
+                raise UserError(f"{parameter(field.name)} is {value!r}", hint=hint)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_triple(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(map(_is_number, value))
+
+
+_TEXT = (_is_text, "give a text, not an empty one")
+_FLAG = (_is_flag, "give True or False; a text such as 'no' would count as yes")
+_WHOLE = (_is_whole, "give a whole number of at least 1")
+_FITTING: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("name", "timm_model", "state", "corpus", "licence", "source"), _TEXT),
+    **dict.fromkeys(("stride_in_1x1", "allow_partial", "allow_nonfinite"), _FLAG),
+    **dict.fromkeys(("depth", "images", "labels"), _WHOLE),
+    "pixel_mean": (_is_triple, "give three finite numbers on the 0-255 scale"),
+    "pixel_std": (
+        lambda value: _is_triple(value) and min(value) > 0,
+        "give three positive finite numbers on the 0-255 scale",
+    ),
+    "channel_order": (lambda value: _is_text(value) and value in ("RGB", "BGR"), "take RGB or BGR"),
+    "norm": (lambda value: _is_text(value) and value in ("GN", "FrozenBN"), "take GN or FrozenBN"),
+    "norm_eps": (lambda value: _is_number(value) and value > 0, "give a positive number such as 1e-3"),
+}
+"""Option -> (whether a value can be one, else what to give)."""
 
 
 def timm_facts(cfg: Mapping[str, Any], origin: str) -> KnownFacts:
