@@ -8,6 +8,7 @@ import inspect
 import json
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ import pytest
 
 import scaleprior
 from scaleprior._lazy import declared_exports
+from tests.detect.conftest import make_coco
 
 PACKAGE = Path(scaleprior.__file__).parent
 LAZY = sorted(
@@ -193,18 +195,59 @@ def test_completion_offers_the_face() -> None:
         assert wanted <= names, code
 
 
+def calls_of(text: str) -> list[ast.Call]:
+    """Every ``sp.something(...)`` in the Python blocks of a page."""
+    nodes = [
+        node for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) for node in ast.walk(ast.parse(block))
+    ]
+    return [node for node in nodes if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("sp.")]
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
 def test_the_pages_speak_of_names_that_are_there(page: str) -> None:
     text = (PACKAGE.parent / page).read_text(encoding="utf-8")
     text = text.split("## From Python\n", 1)[1].split("\n## ")[0] if page == "README.md" else text
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert blocks
-    for block in blocks:
-        for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("sp."):
-                called = eval(ast.unparse(node.func).split("(")[0], {"sp": scaleprior})
-                known = inspect.signature(called).parameters
-                free = any(p.kind is p.VAR_KEYWORD for p in known.values())
-                assert free or {k.arg for k in node.keywords} <= set(known), ast.unparse(node)
+    calls = calls_of(text)
+    assert calls
+    for node in calls:
+        called = eval(ast.unparse(node.func).split("(")[0], {"sp": scaleprior})
+        known = inspect.signature(called).parameters
+        free = any(p.kind is p.VAR_KEYWORD for p in known.values())
+        assert free or {k.arg for k in node.keywords} <= set(known), ast.unparse(node)
     for name in re.findall(r"`sp((?:\.\w+)+)", text):
         eval(f"sp{name}", {"sp": scaleprior})
+
+
+def test_the_detector_of_the_examples_takes_the_backbone_of_the_examples() -> None:
+    from scaleprior.backbones.contract import apply_card
+    from scaleprior.config.sources import open_config
+    from scaleprior.detect import get_engine
+    from scaleprior.pretrain.plan import planned_card
+
+    from_readme = [ast.literal_eval(c.args[0]) for c in calls_of((PACKAGE.parent / "README.md").read_text())
+                   if ast.unparse(c.func) == "sp.detect"]  # fmt: skip
+    in_docstring = re.findall(r'sp\.detect\("([^"]+)"', inspect.getdoc(scaleprior.detect.detect) or "")
+    assert from_readme
+    assert in_docstring
+    card = planned_card(open_config("Pretrain/R_50_jft.yaml", {"PRETRAIN.CORPUS": "my_index"}).cfg)
+    engine = get_engine("torchvision")
+    for config in {*from_readme, *in_docstring}:
+        engine.check_config(apply_card(open_config(config, defaults=engine.default_config()), card))
+
+
+def test_the_study_of_the_page_is_planned(tmp_path: Path) -> None:
+    from scaleprior.study.cells import plan_cells
+    from scaleprior.study.prepare import prepare_data
+
+    (shown,) = [
+        c for c in calls_of((PACKAGE.parent / "docs/python.md").read_text()) if ast.unparse(c.func) == "sp.Study"
+    ]
+    json_file, pictures = make_coco(tmp_path / "coco")
+    for place in ("instances_train.json", "instances_val.json"):
+        shutil.copy(json_file, tmp_path / place)
+    for folder in ("pictures", "my_images/red", "my_images/blue"):
+        shutil.copytree(pictures, tmp_path / folder)
+    sections = {str(word.arg): eval(ast.unparse(word.value)) for word in shown.keywords}
+    spec = scaleprior.Study(sections, folder=tmp_path, overrides={"ladder": [2, 4, 8]}).spec
+    cells = plan_cells(spec, prepare_data(spec, tmp_path / "mine"), "torchvision")
+    assert [cell.images for cell in cells] == [2, 4, 8]
