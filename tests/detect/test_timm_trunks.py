@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from torchvision.ops import FrozenBatchNorm2d
 
 from scaleprior.backbones import Card, TimmSpec, build_trunk, save_backbone
+from scaleprior.backbones.trunks import Model, TrunkFamily, family as registry
 from scaleprior.backbones.trunks.freezing import freeze_norms
 from scaleprior.backbones.trunks.trunk import detection_trunk
 from scaleprior.backbones.weights import load_canonical
@@ -25,7 +27,7 @@ from tests.detect.conftest import tiny_config
 
 BIT, CLIP, CONVNEXT = "resnetv2_50x1_bit", "resnet50_clip", "convnext_tiny"
 TRUNKS = (BIT, CLIP, CONVNEXT)
-NORM = {BIT: "GN", CLIP: "FrozenBN", CONVNEXT: "LN", "resnet18": "BN"}
+NORM = {BIT: "GN", CLIP: "FrozenBN", CONVNEXT: "LN", "resnet18": "BN", "preact_tiny": "FrozenBN"}
 PIXELS = (100.0, 110.0, 120.0)
 
 
@@ -78,7 +80,7 @@ def test_clips_fused_norms_compute_the_same_and_so_do_their_gradients() -> None:
         for tensor in norm.buffers():
             tensor.uniform_(0.5, 1.5)
     fused = copy.deepcopy(plain)
-    fuse_frozen_norms(fused)
+    fuse_frozen_norms(fused.arch.family.conv_norms(fused.body))
     kinds = {type(m).__name__ for m in fused.modules() if isinstance(m, FrozenBatchNorm2d)}
     assert kinds == {"_FusedNormAct"}
     x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
@@ -88,6 +90,39 @@ def test_clips_fused_norms_compute_the_same_and_so_do_their_gradients() -> None:
         output.square().mean().backward()
     for (name, a), b in zip(plain.named_parameters(), fused.parameters()):
         torch.testing.assert_close(b.grad, a.grad, msg=name)
+
+
+class _PreActivation(torch.nn.Sequential):
+    """Norm, ReLU, convolution, of one width: nothing but the order tells that the norm is not the convolution's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.bn1, self.relu = torch.nn.BatchNorm2d(width), torch.nn.ReLU()
+        self.conv1 = torch.nn.Conv2d(width, width, 3, 2, 1, bias=False)
+
+
+class _PreActivations(TrunkFamily):
+    name = "preact"
+    models: ClassVar = {"preact_tiny": Model(blocks=(1, 1, 1, 1), stem=8, channels=(8, 8, 8, 8), depth=6)}
+
+    def build(self, spec: TimmSpec) -> torch.nn.Module:
+        body = torch.nn.Module()
+        body.stem = torch.nn.Conv2d(3, 8, 3, 2, 1, bias=False)
+        body.stages = torch.nn.Sequential(*(_PreActivation(8) for _ in range(4)))
+        return body
+
+
+def test_a_norm_before_its_convolution_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outside family that names its modules as ResNets do; what the detector sees is what the trunk makes."""
+    monkeypatch.setitem(registry._REGISTERED, "preact", _PreActivations())
+    detector = build_detector(trunk_config("preact_tiny").cfg).eval()
+    trunk = detection_trunk(TimmSpec("preact_tiny"), norm="FrozenBN", freeze_stages=0)
+    for norm in (module for module in trunk.modules() if isinstance(module, FrozenBatchNorm2d)):
+        for tensor in norm.buffers():
+            tensor.uniform_(0.5, 1.5)
+    detector.backbone.bottom_up.trunk.body.load_state_dict(trunk.body.state_dict())
+    x = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(dict(detector.backbone.bottom_up(x)), trunk.features(x))
 
 
 @pytest.mark.parametrize("model", TRUNKS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from scaleprior.backbones.trunks.family import TrunkFamily
@@ -83,3 +84,6 @@ class CLIP(TrunkFamily):
 
         # CLIP's plain models end in attention over a fixed number of places; "_gap" is the same trunk without it.
         return timm.create_model(f"{spec.model}_gap", pretrained=False, num_classes=0)
+
+    def conv_norms(self, body: Any) -> Iterator[tuple[nn.Module, nn.Module]]:
+        return ((module.conv, module.bn) for module in body.modules() if hasattr(module, "bn"))

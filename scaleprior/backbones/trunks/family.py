@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -253,6 +253,14 @@ class TrunkFamily:
     def next_norms(self, body: Any) -> Mapping[str, nn.Module]:
         """Map -> the norm that the network itself sends it through next, where detectors should see it behind that."""
         return {}
+
+    def conv_norms(self, body: Any) -> Iterator[tuple[nn.Module, nn.Module]]:
+        """The convolutions whose output goes into one norm and nowhere else, each with that norm.
+
+        A detector lets such a convolution do the work of a frozen norm. Names cannot tell: in pre-activation networks
+        ``bn1`` stands before ``conv1``.
+        """
+        return iter(())
 
     def pool(self, body: Any, res5: Tensor) -> Tensor:
         """The vectors [B, C5] that a linear head reads in pretraining, from res5 [B, C5, H/32, W/32]."""

@@ -149,7 +149,7 @@ def _build_trunk(cfg: CfgNode, arch: TrunkSpec, *, pyramid: bool) -> tuple[Trunk
     """The trunk with its frozen stages, and the res5 that C4 has in its head and never freezes."""
     frozen, out_features = cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.RESNETS.OUT_FEATURES
     trunk = detection_trunk(arch, norm=cfg.MODEL.RESNETS.NORM, freeze_stages=frozen if pyramid else min(frozen, 4))
-    fuse_frozen_norms(trunk)
+    fuse_frozen_norms(arch.family.conv_norms(trunk.body))
     res5 = None if pyramid else trunk.stage("res5")
     return TrunkFeatures(trunk.keep(out_features), out_features), res5
 

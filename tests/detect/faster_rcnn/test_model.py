@@ -27,7 +27,8 @@ def test_fused_norms_compute_the_same_and_so_do_their_gradients() -> None:
     plain = freeze_norms(build_resnet(ResNetSpec(depth=50, res2_out_channels=16, width_per_group=4))).double()
     _randomise(plain)
     fused = copy.deepcopy(plain)
-    fuse_frozen_norms(fused)
+    fuse_frozen_norms(ResNetSpec().family.conv_norms(fused))
+    assert sum(type(module).__name__ == "_FusedNorm" for module in fused.modules()) == 1 + 16 * 3 + 4
     fused = copy.deepcopy(fused)  # a copy has to use its own numbers
     assert list(fused.state_dict()) == list(plain.state_dict())
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

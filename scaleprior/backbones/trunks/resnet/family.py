@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -132,6 +132,15 @@ class ResNets(TrunkFamily):
     def stages(self, body: Any) -> list[nn.Module]:
         stages = [body.layer1, body.layer2, body.layer3, body.layer4]
         return [stage for stage in stages if len(list(stage.children()))]
+
+    def conv_norms(self, body: Any) -> Iterator[tuple[nn.Module, nn.Module]]:
+        for module in body.modules():
+            for number in (1, 2, 3):
+                if hasattr(module, f"conv{number}"):
+                    yield getattr(module, f"conv{number}"), getattr(module, f"bn{number}")
+            if getattr(module, "downsample", None) is not None:
+                convolution, norm = module.downsample
+                yield convolution, norm
 
     def drop_after(self, body: Any, count: int) -> None:
         from torch import nn
