@@ -10,6 +10,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "atomic_path",
     "file_sha256",
+    "is_number",
     "read_json",
     "remove_leftovers",
     "write_bytes",
@@ -143,6 +145,11 @@ def read_json(path: str | Path, *, what: str = "JSON file") -> Any:
         raise UserError(f"{what} {path} cannot be read: {e}", hint="check the file") from e
     except json.JSONDecodeError as e:
         raise UserError(f"{what} {path} is not JSON: line {e.lineno}: {e.msg}", hint="repair the file") from e
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value``, as JSON gives it, is a finite number; ``true`` is none, and neither is Python's ``NaN``."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def file_sha256(path: str | Path) -> str:

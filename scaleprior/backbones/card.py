@@ -6,7 +6,6 @@ It travels as JSON in the header of the ``.safetensors`` file, so reading it cos
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from typing import Any, Literal
 from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.selection import spec_from_dict
 from scaleprior.errors import UserError
+from scaleprior.files import is_number
 from scaleprior.provenance import CreatedBy
 
 __all__ = ["CARD_KEY", "SCHEMA", "UNKNOWN", "Card"]
@@ -152,10 +152,6 @@ class Card:
         return cls.from_dict(value, source=source)
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _problems(card: Card) -> list[tuple[str, str]]:
     """(field, what it should be) for every field with an impossible value."""
     triple = "three finite numbers on the 0-255 scale"
@@ -163,19 +159,19 @@ def _problems(card: Card) -> list[tuple[str, str]]:
     if not isinstance(card.arch, TrunkSpec):
         found.append(("arch", "a ResNetSpec, a TimmSpec or the spec of another family is needed"))
     for name in ("pixel_mean", "pixel_std"):
-        if len(getattr(card, name)) != 3 or not all(map(_number, getattr(card, name))):
+        if len(getattr(card, name)) != 3 or not all(map(is_number, getattr(card, name))):
             found.append((name, f"{triple} are needed"))
         elif name == "pixel_std" and min(card.pixel_std) <= 0:
             found.append((name, "positive numbers are needed"))
     if card.channel_order not in ("RGB", "BGR"):
         found.append(("channel_order", 'take "RGB" or "BGR"'))
-    if not _number(card.norm_eps) or card.norm_eps <= 0:
+    if not is_number(card.norm_eps) or card.norm_eps <= 0:
         found.append(("norm_eps", "a positive number is needed"))
     for name in ("input_size", "images", "labels", "steps", "seed"):
         value = getattr(card, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
             found.append((name, "an integer of at least 0, or null for unknown, is needed"))
-    if card.epochs is not None and (not _number(card.epochs) or card.epochs < 0):
+    if card.epochs is not None and (not is_number(card.epochs) or card.epochs < 0):
         found.append(("epochs", "a number of at least 0, or null for unknown, is needed"))
     for name in ("name", "licence", "source", "tensors_sha256"):
         if not isinstance(getattr(card, name), str) or not getattr(card, name):

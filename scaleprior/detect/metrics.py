@@ -8,6 +8,7 @@ from typing import Any
 
 from scaleprior.ap_names import AP_NAMES
 from scaleprior.errors import UserError
+from scaleprior.files import is_number
 
 __all__ = ["DetectionResult", "results_to_dict"]
 
@@ -56,17 +57,32 @@ class DetectionResult:
         """Read what :meth:`to_dict` wrote; other keys are left aside.
 
         Raises:
-            UserError: a number is missing or is none; names ``where`` and the key.
+            UserError: a number is missing or is none, or ``raw`` is no mapping; names ``where`` and the key.
         """
+        if not isinstance(raw, Mapping):
+            raise UserError(f"{where}: the detection is {raw!r}", hint="evaluate again")
         for name, word in AP_NAMES.items():
             value = raw.get(word, ...)
-            if not (isinstance(value, (int, float)) or (value is None and name not in ("ap", "ap50", "ap75"))):
+            if not (is_number(value) or (value is None and name not in ("ap", "ap50", "ap75"))):
                 raise UserError(
                     f"{where}: {word} is {'missing' if value is ... else repr(value)}", hint="evaluate again"
                 )
+        counts = {word: raw.get(word) for word in _OPTIONAL if word != "segm"}
+        _check_figures(counts, where)
+        _check_figures(raw.get("per_class", {}), f"{where}: per_class")
+        _check_figures({} if raw.get("segm") is None else raw["segm"], f"{where}: segm")
         numbers = {name: raw[word] for name, word in AP_NAMES.items()}
         known = {name: raw[word] for word, name in _OPTIONAL.items() if word in raw}
         return cls(**numbers, per_class=raw.get("per_class", {}), **known)
+
+
+def _check_figures(raw: Any, where: str) -> None:
+    """Raises UserError for what is no mapping of names to numbers or None."""
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{where} is {raw!r}", hint="evaluate again")
+    for name, value in raw.items():
+        if value is not None and not is_number(value):
+            raise UserError(f"{where}: {name} is {value!r}", hint="evaluate again")
 
 
 def results_to_dict(results: Mapping[str, DetectionResult]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from scaleprior.errors import UserError
+from scaleprior.files import is_number
 
 __all__ = ["LabelMetrics", "PretrainMetrics"]
 
@@ -71,10 +72,20 @@ class PretrainMetrics:
         """Read what :meth:`to_dict` wrote.
 
         Raises:
-            UserError: a number is missing or unknown; names ``where``.
+            UserError: a number is missing, unknown or none, or ``raw`` is no mapping; names ``where`` and the key.
         """
+        figures = {name: value for name, value in _mapping(raw, "metrics", where).items() if name != "held_out"}
+        held_out = _mapping({} if raw.get("held_out") is None else raw["held_out"], "held_out", where)
+        for name, value in (*figures.items(), *held_out.items()):
+            if not is_number(value):
+                raise UserError(f"{where} is damaged: {name} is {value!r}", hint="remove it and run again")
         try:
-            held_out = raw.get("held_out")
-            return cls(**{**raw, "held_out": None if held_out is None else LabelMetrics(**held_out)})
+            return cls(**figures, held_out=LabelMetrics(**held_out) if held_out else None)
         except TypeError as e:
             raise UserError(f"{where} is damaged: {e}", hint="remove it and run again") from e
+
+
+def _mapping(raw: Any, what: str, where: str) -> Mapping[str, Any]:
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{where} is damaged: {what} is {raw!r}", hint="remove it and run again")
+    return raw

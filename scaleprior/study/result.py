@@ -9,12 +9,14 @@ from typing import Any
 
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import UserError
-from scaleprior.files import read_json, write_json
+from scaleprior.files import is_number, read_json, write_json
 from scaleprior.pretrain.metrics import PretrainMetrics
 
 __all__ = ["RESULT_FILE", "CellResult"]
 
 RESULT_FILE = "result.json"
+
+_HINT = "remove it, and the study's next run measures again"
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,24 @@ class CellResult:
         """
         path = folder / RESULT_FILE
         raw: dict[str, Any] = read_json(path, what="cell result")
+        where = str(path)
         try:
-            metrics = raw["pretrain"]["metrics"] if "pretrain" in raw else None
-            return cls(
-                detection=DetectionResult.from_dict(raw["detection"], where=str(path)),
-                pretrain=None if metrics is None else PretrainMetrics.from_dict(metrics, where=str(path)),
+            pretrain = PretrainMetrics.from_dict(raw["pretrain"]["metrics"], where=where) if "pretrain" in raw else None
+            result = cls(
+                detection=DetectionResult.from_dict(raw["detection"], where=where),
+                pretrain=pretrain,
                 seconds=raw["seconds"],
                 cpu_seconds=raw["cpu_seconds"],
                 versions=raw["versions"],
             )
         except (KeyError, TypeError) as e:
-            raise UserError(f"{path} is damaged: {e}", hint="remove it, and the study's next run measures again") from e
+            raise UserError(f"{path} is damaged: {e}", hint=_HINT) from e
+        for name, kind in (("seconds", is_number), ("cpu_seconds", is_number), ("versions", _is_text)):
+            value = raw[name]
+            if not isinstance(value, dict) or not all(map(kind, value.values())):
+                raise UserError(f"{path} is damaged: {name} is {value!r}", hint=_HINT)
+        return result
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)

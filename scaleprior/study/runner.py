@@ -12,14 +12,14 @@ from pathlib import Path
 
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
-from scaleprior.files import read_json, remove_leftovers, write_json
+from scaleprior.files import remove_leftovers, write_json
 from scaleprior.study.cells import plan_cells
 from scaleprior.study.executors.executor import Executor, get_executor
 from scaleprior.study.folder import StudyFolder, StudyRecord
 from scaleprior.study.prepare import describe_data, prepare_data
 from scaleprior.study.result import RESULT_FILE
 from scaleprior.study.spec import StudySpec
-from scaleprior.study.status import StudyView, study_view
+from scaleprior.study.status import StudyView, cell_error, study_view
 from scaleprior.wording import flag, parameter
 
 __all__ = ["StudyOutcome", "run_study"]
@@ -153,5 +153,5 @@ def _end(place: Path, code: int) -> None:
         if not (place / "error.json").is_file():
             cause = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
             write_json(place / "error.json", {"error": f"its process {cause} without a result (see log.txt)"})
-        logger.error("cell %s failed: %s", place.name, read_json(place / "error.json", what="cell error")["error"])
+        logger.error("cell %s failed: %s", place.name, cell_error(place))
     (place / "running").unlink(missing_ok=True)

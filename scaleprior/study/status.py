@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from scaleprior.files import read_json
+from scaleprior.errors import UserError
+from scaleprior.files import is_number, read_json
 from scaleprior.study.cells import Cell
 from scaleprior.study.folder import StudyFolder, StudyRecord
 from scaleprior.study.result import RESULT_FILE, CellResult
 
-__all__ = ["CellProgress", "CellState", "CellStatus", "StudyView", "study_status", "study_view"]
+__all__ = ["CellProgress", "CellState", "CellStatus", "StudyView", "cell_error", "study_status", "study_view"]
 
 CellState = Literal["pending", "running", "done", "failed"]
 
@@ -98,13 +99,30 @@ def _status(cell: Cell, folder: Path, busy: bool) -> CellStatus:
     if busy and (folder / "running").is_file():
         return CellStatus(cell, folder, "running", progress=progress)
     if (folder / "error.json").is_file():
-        error = read_json(folder / "error.json", what="cell error")["error"]
-        return CellStatus(cell, folder, "failed", error=error, progress=progress)
+        return CellStatus(cell, folder, "failed", error=cell_error(folder), progress=progress)
     return CellStatus(cell, folder, "pending", progress=progress)
 
 
+def cell_error(folder: Path) -> str:
+    """Why the last attempt at the cell of ``folder`` failed.
+
+    Raises:
+        UserError: ``error.json`` is damaged.
+    """
+    path = folder / "error.json"
+    raw = read_json(path, what="cell error")
+    if not isinstance(raw, dict) or not isinstance(raw.get("error"), str):
+        raise UserError(f"{path} is damaged: it holds {raw!r}", hint="remove it, and run the study again")
+    return raw["error"]
+
+
 def _progress(path: Path) -> CellProgress | None:
+    # Not there yet; or cut off by a loss of power, because it is written many times a second and so never flushed: it
+    # is shown and nothing else, so that what cannot be read is no progress.
     try:
-        return CellProgress(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # not there yet; or empty, after a loss of power, because it is written many times a
-        return None  # second and so never flushed: it is shown and nothing else
+        progress = CellProgress(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    counts, numbers = (progress.done, progress.total), progress.numbers
+    sound = isinstance(progress.stage, str) and all(type(count) is int for count in counts)
+    return progress if sound and isinstance(numbers, dict) and all(map(is_number, numbers.values())) else None

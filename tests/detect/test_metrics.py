@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -46,9 +47,21 @@ def test_one_set_is_flat_and_several_stand_by_name() -> None:
         ({"AP": None}, r"here: AP is None; evaluate again"),
         ({"APs": "1"}, r"here: APs is '1'"),
         ({"AP75": ...}, r"here: AP75 is missing"),
+        ({"AP": math.nan}, r"here: AP is nan"),
+        ({"APs": True}, r"here: APs is True"),
+        ({"per_class": [1.0]}, r"here: per_class is \[1.0\]"),
+        ({"per_class": {"cat": "1"}}, r"here: per_class: cat is '1'"),
+        ({"segm": {"AP": math.inf}}, r"here: segm: AP is inf"),
+        ({"detections": "many"}, r"here: detections is 'many'"),
     ],
 )
 def test_a_number_that_is_none_is_refused(change: dict[str, Any], message: str) -> None:
     words = {k: v for k, v in {**WORDS, **change}.items() if v is not ...}
     with pytest.raises(UserError, match=message):
         DetectionResult.from_dict(words, where="here")
+
+
+@pytest.mark.parametrize("raw", [None, [1.0], 3])
+def test_what_is_no_record_is_refused(raw: Any) -> None:
+    with pytest.raises(UserError, match=r"here: the detection is .*; evaluate again"):
+        DetectionResult.from_dict(raw, where="here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -47,3 +48,20 @@ def test_what_is_missing_is_named() -> None:
         PretrainMetrics.from_dict({k: v for k, v in WORDS.items() if k != "seconds"}, where="r.json")
     with pytest.raises(UserError, match=r"r\.json is damaged: .*'map_labels'"):
         PretrainMetrics.from_dict({**WORDS, "held_out": {"images": 3}}, where="r.json")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ([1], r"metrics is \[1\]"),
+        (None, "metrics is None"),
+        ({**WORDS, "loss": True}, "loss is True"),
+        ({**WORDS, "loss": math.nan}, "loss is nan"),
+        ({**WORDS, "steps": None}, "steps is None"),
+        ({**WORDS, "held_out": [3]}, r"held_out is \[3\]"),
+        ({**WORDS, "held_out": {**WORDS["held_out"], "map": "0.5"}}, "map is '0.5'"),
+    ],
+)
+def test_what_is_no_number_is_refused(raw: Any, message: str) -> None:
+    with pytest.raises(UserError, match=rf"r\.json is damaged: {message}; remove it"):
+        PretrainMetrics.from_dict(raw, where="r.json")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from scaleprior.study.cells import Cell, CellData, Noise
 from scaleprior.study.folder import StudyFolder, StudyRecord
 from scaleprior.study.result import CellResult
 from scaleprior.study.sections import StageSection
-from scaleprior.study.status import study_view
+from scaleprior.study.status import cell_error, study_view
 from tests.pretrain.test_metrics import RECORD as LEARNED, WORDS as LEARNED_WORDS
 from tests.study.conftest import write_spec
 
@@ -114,10 +115,48 @@ def test_files_of_a_cell_are_its_state(tmp_path: Path, files: tuple[str, ...], b
         assert (status.progress is not None) == ("progress" in files and state != "done")
 
 
-def test_progress_that_a_loss_of_power_cut_off_is_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("detection", None, "the detection is None"),
+        ("detection", [1], r"the detection is \[1\]"),
+        ("pretrain", {"metrics": [1]}, r"metrics is \[1\]"),
+        ("pretrain", {"metrics": None}, "metrics is None"),
+        ("pretrain", None, "is damaged"),
+        ("seconds", [2.5], r"seconds is \[2.5\]"),
+        ("cpu_seconds", {"finetune": None}, "cpu_seconds is {'finetune': None}"),
+        ("versions", {"torch": 2}, "versions is {'torch': 2}"),
+    ],
+)
+def test_a_damaged_result_is_an_error_with_file_and_value(tmp_path: Path, name: str, value: Any, said: str) -> None:
+    CellResult(DETECTION, LEARNED, {"finetune": 2.5}, {"finetune": 2.0}, {"torch": "2"}).save(tmp_path)
+    write_json(tmp_path / "result.json", {**json.loads((tmp_path / "result.json").read_text()), name: value})
+    with pytest.raises(UserError, match=rf"result\.json.*{said}"):
+        CellResult.load(tmp_path)
+
+
+def test_a_damaged_error_is_an_error_with_file_and_value(tmp_path: Path) -> None:
+    write_json(tmp_path / "error.json", [1])
+    with pytest.raises(UserError, match=r"error\.json is damaged: it holds \[1\]"):
+        cell_error(tmp_path)
+
+
+SOUND = {"stage": "finetune", "done": 1, "total": 3, "numbers": {}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "null", "[]", "3",
+        *(json.dumps({**SOUND, **change}) for change in (
+            {"later": 1}, {"done": "1"}, {"stage": None}, {"numbers": []}, {"numbers": {"loss": "low"}},
+        )),
+    ],
+)  # fmt: skip
+def test_progress_that_a_loss_of_power_cut_off_is_none(tmp_path: Path, text: str) -> None:
     folder, cell = StudyFolder(tmp_path), make_cell("x" * 16)
     folder.cell(cell).mkdir(parents=True)
-    (folder.cell(cell) / "progress.json").touch()
+    (folder.cell(cell) / "progress.json").write_text(text)
     (status,) = study_view(folder, StudyRecord("a", "1", cells=(cell,)), busy=True).cells
     assert (status.state, status.progress) == ("pending", None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from scaleprior.errors import UserError
+from scaleprior.files import is_number
 
 __all__ = [
     "COUNT",
@@ -49,10 +49,6 @@ class Kind:
     required: bool = True
 
 
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
 def _pattern(pattern: str) -> Callable[[Any], bool]:
     compiled = re.compile(pattern)
     return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
@@ -60,8 +56,8 @@ def _pattern(pattern: str) -> Callable[[Any], bool]:
 
 TEXT = Kind("text", lambda v: isinstance(v, str) and bool(v.strip()))
 COUNT = Kind("a whole number of at least 1", lambda v: type(v) is int and v >= 1)
-NUMBER = Kind("a number", _number)
-TRIPLE = Kind("three numbers", lambda v: isinstance(v, list) and len(v) == 3 and all(map(_number, v)))
+NUMBER = Kind("a number", is_number)
+TRIPLE = Kind("three numbers", lambda v: isinstance(v, list) and len(v) == 3 and all(map(is_number, v)))
 SECTION = Kind("keys and values", lambda v: isinstance(v, Mapping))
 SHA256 = Kind("64 hexadecimal digits", _pattern("[0-9a-f]{64}"))
 URL = Kind("an http(s) address", _pattern(r"https?://[^\s/]+/\S+"))

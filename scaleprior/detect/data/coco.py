@@ -6,7 +6,6 @@ Boxes are float32 xyxy in pixels of the original image; classes are 0..C-1 in th
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from scaleprior.detect.data.coco_format import CocoAnnotation, CocoImage, CocoTr
 from scaleprior.detect.data.image_root import ImageRoot, open_root
 from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, require_files
 from scaleprior.errors import UserError
-from scaleprior.files import read_json
+from scaleprior.files import is_number, read_json
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -142,10 +141,6 @@ def _refuse(path: Path, what: str, offenders: Sequence[str]) -> None:
         raise UserError(f"{path} has {len(offenders)} {what}, first: {offenders[0]}", hint="repair the file")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _is_id(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -209,7 +204,7 @@ def _annotations(
     _refuse(path, "annotations whose iscrowd is not 0 or 1", bad)
     bad = [named(e, "ignore") for e in entries if e.get("ignore", 0) != 0]
     _refuse(path, "annotations to ignore, which neither engine can; mark them as crowds", bad)
-    bad = [named(e, "area") for e in entries if "area" in e and not _is_number(e["area"])]
+    bad = [named(e, "area") for e in entries if "area" in e and not is_number(e["area"])]
     _refuse(path, "annotations whose area is not a number", bad)
     empty = [named(e, "bbox") for e in entries if min(e["bbox"][2:]) <= 0]
     if empty and drop_empty_boxes:
@@ -239,7 +234,7 @@ def _known(value: Any, ids: Any) -> bool:
 
 
 def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
 def _record(image: CocoImage, objects: Sequence[CocoAnnotation], classes: Mapping[int, int]) -> ImageRecord:
