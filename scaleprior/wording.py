@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["Wording", "flag", "in_flags", "parameter"]
+__all__ = ["Wording", "either", "flag", "in_flags", "parameter"]
 
 # Both spellings travel inside the text, between control characters that no message holds otherwise, until Wording
 # keeps one and remembers the other: f-strings and joins need to know nothing of it.
@@ -21,7 +21,7 @@ _ABSENT = object()
 
 
 def flag(name: str) -> str:
-    """``max_skipped`` -> ``--max-skipped``."""
+    """``max_skipped`` -> ``--max-skipped``, for a command that is shown as one; in an error use :func:`parameter`."""
     return f"--{name.replace('_', '-')}"
 
 
@@ -40,6 +40,11 @@ def parameter(name: str, value: object = _ABSENT, *, words: str = "", option: st
         shell = shell if value is True else f"{shell} {value}"
     if words:
         shell = f"{shell} {words}"
+    return either(python, shell)
+
+
+def either(python: str, shell: str) -> str:
+    """Words for a message where the two say more than a parameter in ways of their own; either may be empty."""
     return f"\x02{python}\x1f{shell}\x03"
 
 

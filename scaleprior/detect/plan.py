@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from scaleprior.backbones.contract import is_translation
 from scaleprior.config.dotted import get_key, set_key
 from scaleprior.errors import UserError
+from scaleprior.wording import either
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -28,7 +29,9 @@ def set_names(cfg: CfgNode, key: str) -> tuple[str, ...]:
     """
     names = tuple(get_key(cfg, key))
     if not names:
-        raise UserError(f"{key} is empty", hint=f"give {key} \"('NAME',)\" and define NAME in SCALEPRIOR.DATASETS")
+        role = "train" if key == "DATASETS.TRAIN" else "val"
+        keys = f"{key} \"('NAME',)\" and define NAME in SCALEPRIOR.DATASETS"
+        raise UserError(f"{key} is empty", hint=f"give {either(f'{role}: a name or (json, root)', keys)}")
     return names
 
 

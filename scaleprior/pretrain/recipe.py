@@ -12,6 +12,7 @@ from scaleprior.config.keys.key import PRETRAINING
 from scaleprior.config.keys.table import check_values
 from scaleprior.config.seed import run_seed
 from scaleprior.errors import UserError
+from scaleprior.wording import either
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -53,7 +54,8 @@ def check_config(cfg: CfgNode) -> None:
             hint="enlarge either",
         )
     if not node.CORPUS:
-        raise UserError("PRETRAIN.CORPUS is not set", hint="give the index folder: PRETRAIN.CORPUS FOLDER")
+        index = either("corpus=FOLDER", "PRETRAIN.CORPUS FOLDER")
+        raise UserError("PRETRAIN.CORPUS is not set", hint=f"give the index folder: {index}")
 
 
 def training_images(cfg: CfgNode, corpus_images: int) -> int:

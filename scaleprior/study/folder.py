@@ -30,7 +30,7 @@ from typing import Any
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import read_json, write_json
 from scaleprior.study.cells import Cell
-from scaleprior.wording import flag, parameter
+from scaleprior.wording import parameter
 
 __all__ = ["StudyFolder", "StudyRecord"]
 
@@ -149,7 +149,7 @@ class StudyFolder:
             message = f"{self.path} was written by an earlier version of ScalePrior"
             return UserError(message, hint=f"run the study once more, which keeps its finished cells: {command}")
         message = f"no study in {self.path} (no {_FILE})"
-        return UserError(message, hint=f"give the folder that `study run {flag('out')}` wrote")
+        return UserError(message, hint=f"give the folder that its run had as {parameter('out')}")
 
     def _foreign(self) -> bool:
         return self.path.is_dir() and any(not p.name.startswith(".") for p in self.path.iterdir())

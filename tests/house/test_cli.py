@@ -28,7 +28,7 @@ def test_bad_input_is_one_line_and_exit_code_2(cli: Cli, debug: bool) -> None:
     if not debug:
         assert run.returncode == 2
         assert run.stderr == (
-            "scaleprior: error: no study in nowhere (no study.json); give the folder that `study run --out` wrote\n"
+            "scaleprior: error: no study in nowhere (no study.json); give the folder that its run had as --out\n"
         )
 
 

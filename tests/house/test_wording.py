@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import scaleprior as sp
 from scaleprior.backbones import ReadOptions
 from scaleprior.errors import UserError
-from scaleprior.wording import Wording, flag, in_flags, parameter
+from scaleprior.wording import Wording, either, flag, in_flags, parameter
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 PACKAGE = Path(__file__).resolve().parents[2] / "scaleprior"
@@ -35,6 +36,7 @@ def test_a_parameter_has_two_spellings() -> None:
         assert wording == f"give {python}, or {{}} {python}"
         assert in_flags(wording) == f"give {shell}, or {{}} {shell}"
     assert flag("config_file") == "--config-file"
+    assert (Wording(f"a {either('b', '')}c"), in_flags(Wording(f"a {either('b', '')}c"))) == ("a bc", "a c")
 
 
 def test_an_error_carries_both_also_through_a_pickle_and_from_its_marked_text() -> None:
@@ -54,6 +56,42 @@ def test_python_reads_parameters_and_the_terminal_flags(cli: Cli) -> None:
     assert run.stderr == "scaleprior: error: --norm-eps is -1.0; give a positive number such as 1e-3\n"
 
 
+SETS = "COCO-Detection/quickstart_FPN.yaml"
+REFUSED: dict[str, tuple[Callable[[], object], str, str]] = {
+    "no study": (lambda: sp.Study.open("nope"), "folder that its run had as out", "folder that its run had as --out"),
+    "no corpus": (
+        lambda: sp.pretrain("Pretrain/R_50_jft.yaml", "out"), "index folder: corpus=FOLDER", ": PRETRAIN.CORPUS FOLDER",
+    ),
+    "no such set": (
+        lambda: sp.detect(SETS, "out", engine="torchvision"),
+        "; give train or val as (json, root), or add yours to SCALEPRIOR.DATASETS as [name, json, root]",
+        "_8k; add yours to SCALEPRIOR.DATASETS as [name, json, root]",
+    ),
+    "set that is not here": (
+        lambda: sp.detect(SETS, "out", engine="torchvision", train="coco_2017_train"), "; or give train and val", "",
+    ),
+    "no set": (
+        lambda: sp.detect(SETS, "out", engine="torchvision", overrides={"DATASETS.TRAIN": ()}),
+        "give train: a name or (json, root)",
+        "give DATASETS.TRAIN \"('NAME',)\" and define NAME in SCALEPRIOR.DATASETS",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_remedy_is_one_of_the_language_that_was_spoken(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DETECTRON2_DATASETS", "nowhere")
+    call, python, shell = REFUSED[case]
+    with pytest.raises(UserError) as refused:
+        call()
+    assert str(refused.value).endswith(python)
+    assert in_flags(refused.value).endswith(shell)
+    assert not list(tmp_path.iterdir())
+
+
 def strings(path: Path) -> Iterator[tuple[int, str]]:
     """(line, text) of a file's string constants but its docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -69,3 +107,17 @@ def test_no_library_string_names_a_flag(path: Path) -> None:
         return
     spelled = [(line, text) for line, text in strings(path) if _FLAG.search(_COMMAND.sub("", text))]
     assert not spelled, f"{path}: name the parameter with scaleprior.wording.parameter: {spelled}"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_error_is_worded_with_a_flag(path: Path) -> None:
+    """``flag`` is for commands that are shown whole; an error that Python reads has parameters."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    errors = [call for call in calls if ast.unparse(call.func).endswith(("Error", "_fail"))]
+    worded = [
+        call.lineno
+        for error in errors
+        for call in ast.walk(error)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("flag", "wording.flag")
+    ]
+    assert not worded, f"{path}: name the parameter with scaleprior.wording.parameter: lines {worded}"

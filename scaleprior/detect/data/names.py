@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from scaleprior.detect.data.minival import IDS_FILE, MINIVAL_SETS, split_val2014
 from scaleprior.errors import UserError
+from scaleprior.wording import either
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -65,9 +66,10 @@ def dataset_paths(name: str, cfg: CfgNode) -> tuple[str, str]:
         ids = Path(listed) if listed else coco / "annotations" / IDS_FILE
         return str(split_val2014(name, whole, ids)), str(coco / "val2014")
     known = ", ".join([*own, *BUILTIN_SETS])
+    files = either("give train or val as (json, root), or ", "")
     raise UserError(
         f"no data set is called {name!r}",
-        hint=f"known are {known}; add yours to SCALEPRIOR.DATASETS as [name, json, root]",
+        hint=f"known are {known}; {files}add yours to SCALEPRIOR.DATASETS as [name, json, root]",
     )
 
 
@@ -81,7 +83,8 @@ def require_files(name: str, annotations: str, images: str) -> None:
         if not os.path.exists(path):
             folder = os.environ.get("DETECTRON2_DATASETS")
             now = f"it is {folder}" if folder else "it is not set, which means ./datasets"
+            files = either("; or give train and val", "")
             raise UserError(
                 f"data set {name}: no {what} at {path}",
-                hint=f"set DETECTRON2_DATASETS to the folder that holds coco/ before Python starts; {now}",
+                hint=f"set DETECTRON2_DATASETS to the folder that holds coco/ before Python starts; {now}{files}",
             )
