@@ -56,8 +56,10 @@ _OF_EVALUATION = (
 )  # fmt: skip
 # Version 1 of a pretraining run's fingerprint holds this key of the detector ...
 _OF_DETECTION = ("MODEL.RESNETS.OUT_FEATURES",)
-# ... and not this one, because only ResNets were pretrained: it enters as a later key does.
+# ... and not this one, because only ResNets were pretrained: it enters as a later key does ...
 _LATER_IN_RECIPES = ("MODEL.TIMM.MODEL",)
+# ... nor this one, which never enters: whose trunk it means shows in whether MODEL.TIMM.MODEL is set.
+_NOT_IN_RECIPES = ("MODEL.BACKBONE.NAME",)
 
 
 def recipe_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def recipe_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
     recipe: dict[str, Any] = {}
     values = dict(flat_config(cfg))
     for key in all_keys():
-        of_stage = PRETRAIN in key.changes or key.name in _OF_DETECTION
+        of_stage = (PRETRAIN in key.changes or key.name in _OF_DETECTION) and key.name not in _NOT_IN_RECIPES
         if of_stage and key.name in _LATER_IN_RECIPES:
             key = replace(key, since=2)
         if of_stage and key.name in values and not _left_out(key, values[key.name]):

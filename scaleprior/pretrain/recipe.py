@@ -6,7 +6,6 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from scaleprior.backbones.trunks.selection import is_timm_config
 from scaleprior.config.fingerprint import recipe_settings
 from scaleprior.config.keys.key import PRETRAINING
 from scaleprior.config.keys.table import check_values
@@ -90,10 +89,7 @@ def recipe_of(cfg: CfgNode) -> dict[str, Any]:
 
     One run is the same run, whether Detectron2's config describes it or ours.
     """
-    recipe = {**recipe_settings(cfg), "SEED": run_seed(cfg)}
-    if is_timm_config(cfg):  # elsewhere nobody reads it
-        recipe["MODEL"]["TIMM"] = {"MODEL": cfg.MODEL.TIMM.MODEL}
-    return recipe
+    return {**recipe_settings(cfg), "SEED": run_seed(cfg)}
 
 
 def recipe_fingerprint(cfg: CfgNode, **facts: Any) -> str:

@@ -62,6 +62,10 @@ def test_history_speaks_of_keys_that_the_table_leaves_out() -> None:
             key = find_key(name)
             assert key is not None
             assert stage not in key.changes
+    for name in (*module._LATER_IN_RECIPES, *module._NOT_IN_RECIPES):  # otherwise the list would do nothing
+        key = find_key(name)
+        assert key is not None
+        assert "pretrain" in key.changes
 
 
 def test_later_keys_enter_only_when_they_are_not_at_their_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,14 @@ def test_the_config_is_the_table() -> None:
     assert len(cfg) == len(all_keys())
 
 
+@pytest.mark.parametrize("name", ["MODEL.BACKBONE.NAME", "MODEL.TIMM.MODEL"])
+def test_the_rows_of_the_trunk_say_that_pretraining_reads_them(name: str) -> None:
+    key = find_key(name)
+    assert key is not None
+    assert key.changes == ("pretrain", "finetune", "evaluate")
+    assert "pretraining" in key.engines
+
+
 def test_the_page_of_keys_is_made_from_the_table() -> None:
     """Otherwise: python -m scaleprior.config.reference > docs/config.md."""
     assert (REPO / "docs" / "config.md").read_text(encoding="utf-8") == reference_page()

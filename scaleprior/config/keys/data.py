@@ -106,7 +106,7 @@ OWN = (
         "build_retinanet_timm_fpn_backbone: resnet18 ... resnet152, or a trunk that MODEL.RESNETS cannot describe "
         "(BiT's resnetv2_50x1_bit, CLIP's resnet50_clip, convnext_tiny, ...). MODEL.RESNETS.OUT_FEATURES and NORM and "
         "MODEL.BACKBONE.FREEZE_AT hold for it, too; the other keys of MODEL.RESNETS have no meaning there. "
-        'In pretraining any of these names means the trunk, too. "" = none.',
-        engines=EVERYBODY, changes=DETECTION, fixed=True,
+        'In pretraining any of these names means the trunk, too. "" = none, as the ResNets\' builders want it.',
+        engines=EVERYBODY, changes=(PRETRAIN, *DETECTION), fixed=True,
     ),
 )  # fmt: skip

@@ -47,11 +47,16 @@ KEYS = (
     _of_trunk(
         "MODEL.PIXEL_STD", [1.0, 1.0, 1.0], "As MODEL.PIXEL_MEAN.", legal=Each(POSITIVE, lengths=(3,))
     ),
-    _of_model(
+    _of_trunk(
         "MODEL.BACKBONE.NAME", "build_resnet_backbone",
-        "The ResNet alone (C4), with a pyramid (FPN), or a pyramid on the trunk of MODEL.TIMM.MODEL. Pretraining has "
-        "no pyramid and asks it only whose trunk is meant.",
-        legal=one_of("build_resnet_backbone", "build_resnet_fpn_backbone", "build_timm_fpn_backbone"), elsewhere=True,
+        "The ResNet of MODEL.RESNETS alone (C4), with a pyramid (FPN), or a pyramid on the trunk of MODEL.TIMM.MODEL. "
+        "build_timm_backbone and the pyramids of RetinaNet need the detectron2 engine. Pretraining has no pyramid and "
+        "asks it only whose trunk is meant.",
+        legal=one_of(
+            "build_resnet_backbone", "build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone",
+            "build_timm_backbone", "build_timm_fpn_backbone", "build_retinanet_timm_fpn_backbone",
+        ),
+        elsewhere=True,
     ),
     Key(
         "MODEL.BACKBONE.FREEZE_AT", 2,

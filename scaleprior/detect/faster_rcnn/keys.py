@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check_keys"]
 
+# Of MODEL.BACKBONE.NAME; pretraining takes more, since it asks only for the trunk.
+_BUILDERS = ("build_resnet_backbone", "build_resnet_fpn_backbone", "build_timm_fpn_backbone")
+
 
 def check_keys(cfg: CfgNode) -> None:
     """Refuse values that the torchvision engine cannot honour, and combinations that make no detector.
@@ -43,6 +46,11 @@ def _check_sizes(cfg: CfgNode) -> None:
 
 def _check_architecture(cfg: CfgNode) -> None:
     """The backbone and the heads have to fit each other: all of C4, or all of FPN."""
+    if cfg.MODEL.BACKBONE.NAME not in _BUILDERS:
+        raise UserError(
+            f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}; that needs the detectron2 engine",
+            hint=f"take one of {', '.join(_BUILDERS)}",
+        )
     check_model_is_read(cfg)
     model = cfg.MODEL
     out, pyramid_in = list(model.RESNETS.OUT_FEATURES), list(model.FPN.IN_FEATURES)
