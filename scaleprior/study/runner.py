@@ -14,7 +14,7 @@ from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
 from scaleprior.files import remove_leftovers, write_json
 from scaleprior.study.cells import plan_cells
-from scaleprior.study.executors.executor import Executor, get_executor
+from scaleprior.study.executors.executor import Executor, check_executor, get_executor
 from scaleprior.study.folder import StudyFolder, StudyRecord
 from scaleprior.study.prepare import describe_data, prepare_data
 from scaleprior.study.result import RESULT_FILE
@@ -55,15 +55,17 @@ def run_study(
         out: the study's folder; made if absent, gone on with if it holds this study.
         jobs: cells at a time; by default what the executor takes (the local one: as many as cores or GPUs allow).
         engine: overrides the spec's.
-        executor: a name overrides the spec's; an :class:`Executor` that was made already is taken as it is.
+        executor: a name overrides the spec's; an :class:`Executor` that was made already is taken as it is, and knows
+            its own ``jobs``.
         show: called a few times a second with the state of all cells.
         prepare_progress: called with (what, done, total) while data are prepared.
 
     Raises:
-        UserError: see :func:`load_spec`, :func:`prepare_data`, :func:`plan_cells`; another study's folder.
+        UserError: see :func:`load_spec`, :func:`get_executor`, :func:`prepare_data`, :func:`plan_cells`; another
+            study's folder; ``jobs`` beside an executor that was made already.
     """
-    if jobs is not None and jobs < 1:
-        raise UserError(f"{parameter('jobs')} is {jobs}", hint="give a whole number of at least 1")
+    if jobs is not None and (type(jobs) is not int or jobs < 1):
+        raise UserError(f"{parameter('jobs')} is {jobs!r}", hint="give a whole number of at least 1")
     name = engine or spec.engine
     get_engine(name)  # one that is not there should leave no folder behind
     place = _executor(spec, executor, jobs)
@@ -110,8 +112,15 @@ def _resolve_engine(folder: StudyFolder, known: StudyRecord, name: str) -> str:
 
 
 def _executor(spec: StudySpec, wanted: Executor | str | None, jobs: int | None) -> Executor:
+    """Made before anything costs time, so that what cannot run the cells is refused first."""
     if wanted is not None and not isinstance(wanted, str):
-        return wanted
+        place = check_executor(wanted, parameter("executor"))
+        if jobs is not None:
+            raise UserError(
+                f"{parameter('jobs')} is {jobs} beside an executor that was made already",
+                hint="give jobs where that executor is made, or the executor's name in its place",
+            )
+        return place
     name = wanted or spec.executor.name
     options = spec.executor.options if name == spec.executor.name else {}  # those are of the executor they stand by
     return get_executor(name, jobs=jobs, threads=spec.threads, options=options)

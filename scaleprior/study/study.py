@@ -117,7 +117,8 @@ class Study:
         Args:
             out: the study's folder; by default where it ran before, or the spec's name.
             jobs: cells at a time; by default as many as the executor takes.
-            engine, executor: override the spec's.
+            engine: overrides the spec's.
+            executor: overrides the spec's: a name, or an :class:`Executor` that was made already, with its own jobs.
             progress: True for bars on the terminal; or a function that is called a few times a second with the view.
 
         Returns:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+import scaleprior as sp
 from scaleprior.errors import UserError
-from scaleprior.study import load_spec, run_study
+from scaleprior.study import load_spec, run_study, runner
 from scaleprior.study.executors import LocalExecutor, executor, get_executor, known_executors
 from tests.conftest import REPO
 from tests.study.conftest import run_study_command, write_spec
@@ -73,6 +74,66 @@ def test_options_are_checked() -> None:
     assert (get_executor("local", jobs=3, options={"gpus": 0}).jobs, LocalExecutor(gpus=4).jobs) == (3, 4)
     with pytest.raises(UserError, match=r"executor local: .*'partition'; its options are gpus"):
         get_executor("local", options={"partition": "gpu"})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"gpus": -1}, "executor local: gpus is -1; give a whole number of at least 0"),
+        ({"gpus": "x"}, "executor local: gpus is 'x'; give a whole number of at least 0"),
+        ({"gpus": True}, "executor local: gpus is True; give a whole number of at least 0"),
+        ({"jobs": 0}, "jobs is 0; give a whole number of at least 1"),
+        ({"jobs": -1}, "jobs is -1; give a whole number of at least 1"),
+        ({"jobs": 1.5}, "jobs is 1.5; give a whole number of at least 1"),
+        ({"threads": 0}, "threads is 0; give a whole number of at least 1"),
+    ],
+)
+def test_the_local_executor_refuses_what_it_cannot_count_with(options: dict[str, Any], said: str) -> None:
+    """Of -1 slots none ever started a cell: the study waited for ever."""
+    with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+        LocalExecutor(**options)
+
+
+class _Idle:
+    """Has ``run``, and so is an executor; the study must not come as far as calling it."""
+
+    def run(self, folders: object, *, on_start: object, on_poll: object) -> Any:
+        raise AssertionError("it was run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "given", "said"),
+    [
+        ({"executor": {"name": "local", "gpus": -1}}, {}, "gpus is -1"),
+        ({"executor": {"name": "local", "gpus": "x"}}, {}, "gpus is 'x'"),
+        (
+            {},
+            {"executor": LocalExecutor},
+            r"^executor is the class LocalExecutor; give what LocalExecutor\(\.\.\.\) makes",
+        ),
+        ({}, {"executor": 3}, "^executor is 3; give the name of an executor, or an object with its method run"),
+        ({}, {"executor": _Idle(), "jobs": 8}, "^jobs is 8 beside an executor that was made already; give jobs where"),
+        ({}, {"jobs": "8"}, "^jobs is '8'; give a whole number of at least 1"),
+    ],
+)
+def test_what_cannot_run_the_cells_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], given: dict[str, Any], said: str
+) -> None:
+    def prepared(*_: object, **__: object) -> None:
+        raise AssertionError("data were prepared first")
+
+    monkeypatch.setattr(runner, "prepare_data", prepared)
+    spec = write_spec(tmp_path, **changes)
+    with pytest.raises(UserError, match=said):
+        sp.Study(spec).run(tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("made", "said"), [(_Idle, "is the class _Idle"), (None, "is None"), (3, "is 3")])
+def test_a_factory_has_to_make_an_executor(monkeypatch: pytest.MonkeyPatch, made: Any, said: str) -> None:
+    monkeypatch.setattr(executor, "_factory", lambda name: lambda *, jobs, threads: made)
+    with pytest.raises(UserError, match=f"^what executor strange makes {said}; give "):
+        get_executor("strange")
 
 
 def test_options_belong_to_the_executor_they_stand_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

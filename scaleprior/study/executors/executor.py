@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from scaleprior.errors import UserError
 from scaleprior.plugins import announced, find_announced, unknown_name
 
-__all__ = ["EXECUTOR_GROUP", "Executor", "ExecutorFactory", "get_executor", "known_executors"]
+__all__ = ["EXECUTOR_GROUP", "Executor", "ExecutorFactory", "check_executor", "get_executor", "known_executors"]
 
 EXECUTOR_GROUP = "scaleprior.executors"
 _BUILTIN = "local"
@@ -64,7 +64,8 @@ def get_executor(
         options: of this executor, as the spec's ``executor`` section gives them.
 
     Raises:
-        UserError: no such executor, lists the known ones; an option that it does not have, or that it needs.
+        UserError: no such executor, lists the known ones; an option that it does not have, or that it needs; the
+            factory gives what is no executor.
     """
     factory = _factory(name)
     options = dict(options or {})
@@ -74,7 +75,24 @@ def get_executor(
     except TypeError as e:
         taken = [p for p in signature.parameters if p not in ("jobs", "threads")]
         raise UserError(f"executor {name}: {e}", hint=f"its options are {', '.join(taken) or 'none'}") from e
-    return factory(jobs=jobs, threads=threads, **options)
+    made = factory(jobs=jobs, threads=threads, **options)
+    return check_executor(made, f"what executor {name} makes")
+
+
+def check_executor(value: object, what: str) -> Executor:
+    """``value``, if it is an executor.
+
+    Args:
+        what: it is, for the message.
+
+    Raises:
+        UserError: it is a class, or has no ``run``.
+    """
+    if isinstance(value, type):
+        raise UserError(f"{what} is the class {value.__name__}", hint=f"give what {value.__name__}(...) makes")
+    if not isinstance(value, Executor):
+        raise UserError(f"{what} is {value!r}", hint="give the name of an executor, or an object with its method run")
+    return value
 
 
 def _factory(name: str) -> ExecutorFactory:

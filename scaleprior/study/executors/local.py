@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from scaleprior.errors import UserError
+from scaleprior.wording import parameter
+
 __all__ = ["LocalExecutor", "available_cores"]
 
 _POLL_SECONDS = 0.25
@@ -35,9 +38,15 @@ class LocalExecutor:
         jobs: cells at a time; by default one a GPU, or as many as the cores allow.
         threads: CPU threads of one cell.
         gpus: CUDA devices to spread them over, by default all; 0 leaves the device to each cell's config.
+
+    Raises:
+        UserError: one of them is no whole number, or fewer than one job or thread, or than no device.
     """
 
     def __init__(self, *, jobs: int | None = None, threads: int = 1, gpus: int | None = None) -> None:
+        _check_count(parameter("jobs"), jobs, least=1)
+        _check_count(parameter("threads"), threads, least=1)
+        _check_count("executor local: gpus", gpus, least=0)
         self.gpus: int = _visible_gpus() if gpus is None else gpus
         self.jobs: int = jobs or self.gpus or max(1, available_cores() // threads)
         self._context = multiprocessing.get_context("forkserver")
@@ -71,6 +80,12 @@ class LocalExecutor:
         with _program_left_out():
             process.start()
         return process
+
+
+def _check_count(what: str, value: Any, *, least: int) -> None:
+    """None is for the executor to choose."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        raise UserError(f"{what} is {value!r}", hint=f"give a whole number of at least {least}")
 
 
 @contextlib.contextmanager
