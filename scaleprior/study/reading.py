@@ -42,6 +42,18 @@ _SECTIONS = {
 }  # fmt: skip
 # A study either pretrains or takes backbones that exist; these say how to pretrain.
 _PRETRAINING = ("corpus", "ladder", "noise", "pretrain")
+# Keys that every cell sets for itself, and what of the spec says them; a key with "." at its end stands for all below.
+_OF_THE_SPEC = {
+    "SEED": "seeds",
+    "PRETRAIN.CORPUS": "corpus",
+    "PRETRAIN.FRACTION.": "ladder",
+    "PRETRAIN.NOISE.RATE": "noise",
+    "PRETRAIN.NOISE.KIND": "noise",
+    "PRETRAIN.NOISE.DROP": "noise",
+    "SCALEPRIOR.DATASETS": "detection",
+    "DATASETS.TRAIN": "detection",
+    "DATASETS.TEST": "detection",
+}
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -264,5 +276,11 @@ class SpecReader:
     def _pairs(self, node: Any, where: str) -> tuple[str, ...]:
         if not isinstance(node, dict):
             raise self._fail(f"{where} is {node!r}", "write KEY: VALUE lines")
-        pairs = flat_config(node)
-        return tuple(text for k, v in pairs for text in (str(k), v if isinstance(v, str) else repr(v)))
+        pairs = [(str(key), value) for key, value in flat_config(node)]
+        for key, value in pairs:
+            for own, section in _OF_THE_SPEC.items():
+                if key == own or (own.endswith(".") and key.startswith(own)):
+                    raise self._fail(
+                        f"{where} sets {key} to {value!r}, which the study itself sets", f"say it under {section}"
+                    )
+        return tuple(text for key, value in pairs for text in (key, value if isinstance(value, str) else repr(value)))

@@ -51,9 +51,9 @@ def test_cells_of_the_tiny_study_are_those_of_the_first_version(tiny: tuple[Stud
 
 
 def test_what_is_a_cells_own_reaches_its_configs_as_it_is(tiny: tuple[StudySpec, StudyData], tmp_path: Path) -> None:
-    """Typed, through cell.json and on top of whatever the spec's overrides say."""
+    """Typed, through cell.json and on top of what the stage's config says."""
     spec, data = tiny
-    spec = with_overrides(spec, "pretrain", "SEED", "5", "PRETRAIN.FRACTION.IMAGES", "7")
+    spec = with_overrides(spec, "pretrain", "SEED", "5", "PRETRAIN.FRACTION.IMAGES", "7")  # as a file may say it
     scratch, cell = plan_cells(replace(spec, seeds=(3,)), data, "torchvision")[:2]
     assert (scratch.images, scratch.pretrain_config(), cell.images, cell.seed) == (0, None, 16, 3)
     cell.save(tmp_path)

@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from scaleprior.errors import UserError
+from scaleprior.study.cells import Cell, CellData, Noise
+from scaleprior.study.sections import StageSection
 from scaleprior.study.spec import load_spec
 
 GOOD: dict[str, Any] = {
@@ -106,6 +108,49 @@ def test_bad_values_name_the_key(tmp_path: Path, changes: dict[str, Any], messag
     with pytest.raises(UserError, match=message) as caught:
         load_spec(write(tmp_path, **changes))
     assert "spec.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "section"),
+    [
+        ("SEED", "seeds"),
+        ("PRETRAIN.CORPUS", "corpus"),
+        ("PRETRAIN.FRACTION.IMAGES", "ladder"),
+        ("PRETRAIN.FRACTION.RATIO", "ladder"),
+        ("PRETRAIN.NOISE.RATE", "noise"),
+        ("PRETRAIN.NOISE.KIND", "noise"),
+        ("PRETRAIN.NOISE.DROP", "noise"),
+        ("SCALEPRIOR.DATASETS", "detection"),
+        ("DATASETS.TRAIN", "detection"),
+        ("DATASETS.TEST", "detection"),
+    ],
+)
+def test_what_the_study_itself_sets_is_no_override(tmp_path: Path, key: str, section: str) -> None:
+    nested: Any = 0.5
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    for overrides in ({key: 0.5}, nested):
+        for where, changes in (
+            ("pretrain.overrides", {"pretrain": {**GOOD["pretrain"], "overrides": overrides}}),
+            ("finetune.overrides", {"finetune": {**GOOD["finetune"], "overrides": overrides}}),
+            ("architectures.A", {"architectures": {"A": overrides}}),
+        ):
+            with pytest.raises(UserError, match=rf"{where} sets {key} to 0.5, .*; say it under {section}$"):
+                load_spec(write(tmp_path, **changes))
+
+
+def test_every_key_that_a_cell_sets_is_refused_as_an_override(tmp_path: Path) -> None:
+    """Against the cell itself, so that the list in the reader cannot fall behind."""
+    (tmp_path / "empty.yaml").touch()
+    stage, data = StageSection(str(tmp_path / "empty.yaml"), ()), CellData("/c", ("t", "/t", "/"), ("v", "/v", "/"))
+    cell = Cell("k", "A", 1, 1, "torchvision", 1, stage, stage, data, Noise(0.1, "sibling", 0.1))
+    learner = cell.pretrain_config()
+    assert learner is not None
+    own = learner.explicit | cell.finetune_config().explicit
+    assert len(own) == 9
+    for key in own:
+        with pytest.raises(UserError, match=rf"sets {key} to 1"):
+            load_spec(write(tmp_path, architectures={"A": {key: 1}}))
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:
