@@ -16,10 +16,10 @@ from scaleprior.corpus.fraction import FACTS_KEY, LABEL_SPACE_KEY, Fraction
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.errors import UserError
 from scaleprior.files import read_json
+from scaleprior.progress import ProgressFn, watched
 
 if TYPE_CHECKING:
     from scaleprior.corpus.index import ImageRow
-    from scaleprior.progress import ProgressFn
 
 __all__ = ["Corpus", "build_index"]
 
@@ -83,7 +83,7 @@ class Corpus:
         verify: bool = True,
         max_skipped: float = 0.05,
         overwrite: bool = False,
-        progress: ProgressFn | None = None,
+        progress: ProgressFn | bool | None = False,
     ) -> Corpus:
         """Index a collection of labelled images into the folder ``out``, and open it.
 
@@ -95,7 +95,8 @@ class Corpus:
             verify: decode every image; those that fail are skipped, counted and listed.
             max_skipped: largest accepted share of skipped images, in [0, 1].
             overwrite: replace an existing index once the new one is complete.
-            progress: called with (images done, images in all, {"skipped": ...}).
+            progress: True for a bar on the terminal; or a function that is called with (images done, images in all,
+                {"skipped": ...}).
 
         Raises:
             UserError: a source that is not there or does not hold together; too many unreadable images; ``out`` exists.
@@ -113,20 +114,21 @@ class Corpus:
             split_column=split_column,
             verified=verify,
         )
-        return build_index(
-            opened.rows(),
-            out,
-            overwrite=overwrite,
-            label_space=opened.label_space,
-            root=opened.root,
-            name=name or Path(out).name,
-            salt=salt,
-            source={"kind": opened.kind, **opened.facts},
-            verify=verify,
-            max_skipped=max_skipped,
-            total=opened.total,
-            progress=progress,
-        )
+        with watched(progress, "indexing", unit="images") as report:
+            return build_index(
+                opened.rows(),
+                out,
+                overwrite=overwrite,
+                label_space=opened.label_space,
+                root=opened.root,
+                name=name or Path(out).name,
+                salt=salt,
+                source={"kind": opened.kind, **opened.facts},
+                verify=verify,
+                max_skipped=max_skipped,
+                total=opened.total,
+                progress=report,
+            )
 
     @property
     def parquet(self) -> Path:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -242,3 +244,14 @@ def test_a_corpus_is_built_in_one_call(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="already holds an index"):
         Corpus.build(source, tmp_path / "index")
     assert len(Corpus.build(source, tmp_path / "index", name="pets", salt="x", overwrite=True).fraction(images=2)) == 2
+
+
+def test_a_build_shows_a_bar_where_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
+    said = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", said)
+    source = class_folders(tmp_path / "src", {"cat": 2, "dog": 1})
+    assert len(Corpus.build(source, tmp_path / "quiet")) == 3
+    assert not said.getvalue()
+    assert len(Corpus.build(source, tmp_path / "shown", progress=True)) == 3
+    assert "indexing" in said.getvalue()
