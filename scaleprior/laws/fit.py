@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from scaleprior.errors import UserError
 from scaleprior.laws.candidates import fit_candidates, late_powers
 from scaleprior.laws.forms.form import Form
-from scaleprior.laws.forms.registry import CALIBRATED, check_form, get_form, known_forms
+from scaleprior.laws.forms.registry import CALIBRATED, get_form, known_forms, made_form
 from scaleprior.laws.intervals import first_noise, group_variance, looks_smoothed, noise_estimate, refits
 from scaleprior.laws.law import Law
 from scaleprior.laws.observations import Observations, observe
@@ -23,13 +23,17 @@ __all__ = ["fit_law"]
 _RAW_TO_SMOOTHED = 2.0  # raw test values of the benchmark scatter by this factor more than its smoothed training values
 
 
-def _chosen_forms(forms: str | Form | Sequence[str | Form], data: Observations) -> list[Form]:
-    if forms == "auto":
+FormChoice = str | Form | type[Form]
+"""A form: by name, itself, or its class."""
+
+
+def _chosen_forms(forms: FormChoice | Sequence[FormChoice], data: Observations) -> list[Form]:
+    if isinstance(forms, str) and forms == "auto":
         return [form for form in CALIBRATED if data.bounded or not form.bounded_only]
     chosen: dict[str, Form] = {}
-    for given in [forms] if isinstance(forms, (str, Form)) else forms:
-        form = get_form(given) if isinstance(given, str) else given
-        check_form(form)
+    given_forms = forms if isinstance(forms, (list, tuple)) else [forms]
+    for given in given_forms:
+        form = get_form(given) if isinstance(given, str) else made_form(given)
         if form.bounded_only and not data.bounded:
             raise UserError(
                 f"form {form.name!r} needs a bounded metric, this is an unbounded loss", hint="use another form"
@@ -48,7 +52,7 @@ def fit_law(
     kind: str = "score",
     weights: ArrayLike | None = None,
     groups: Sequence[Hashable] | None = None,
-    forms: str | Form | Sequence[str | Form] = "auto",
+    forms: FormChoice | Sequence[FormChoice] = "auto",
     seed: int = 0,
     unit: str = "auto",
     level: float = 0.9,
@@ -61,8 +65,8 @@ def fit_law(
         kind: "score" (more is better, AP) or "error" (less is better).
         weights: relative inverse variances; None for equal.
         groups: what measurements share, usually the seed; None for independent measurements.
-        forms: "auto" for the calibrated ones, or one or several of ``known_forms()``; a form itself may stand for its
-            name.
+        forms: "auto" for the calibrated ones, or one or several of ``known_forms()``; a form itself or its class may
+            stand for its name.
         seed: of the noise in refits; the same seed gives the same law.
         unit: "auto" (all values <= 1 are fractions; above, scores are percent and errors a loss), "fraction",
             "percent" or "loss".
@@ -73,6 +77,8 @@ def fit_law(
     """
     if not 0.0 < level < 1.0:
         raise UserError(f"level {level} is not inside (0, 1)", hint="0.9 is usual")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise UserError(f"seed is {seed!r}", hint="give a whole number of at least 0")
     data = observe(images, metric, kind=kind, weights=weights, groups=groups, unit=unit)
     chosen = _chosen_forms(forms, data)
     u, z, w = np.log(data.n) - np.log(data.n).mean(), np.log(data.e), data.w

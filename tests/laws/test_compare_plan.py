@@ -118,3 +118,10 @@ def test_plan_refuses_nonsense(options: dict, name: str) -> None:
     arguments = {"target": 1e4, "costs": {1e4: 1.0}, "budget": 5.0, **options}
     with pytest.raises(UserError, match=f"{name} in a plan"):
         plan(ladder(4, noise=0.5, seed=0), **arguments)
+
+
+def test_what_is_no_law_is_refused() -> None:
+    law = ladder(3, noise=0.2, seed=0)
+    for a, b in ((1, 2), (law, "R-50")):
+        with pytest.raises(UserError, match=r"^(1|'R-50') is not a law; fit_law makes one"):
+            compare_laws(a, b)  # type: ignore[arg-type]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from scaleprior.errors import UserError
-from scaleprior.laws import Estimate, Law, fit_law
+from scaleprior.laws import Estimate, Form, Law, fit_law
+from scaleprior.laws.forms import M2
 
 LADDER = [100.0, 316.0, 1000.0, 3162.0]
 AP = [2.1, 5.3, 8.8, 11.0]
@@ -35,6 +36,11 @@ AP = [2.1, 5.3, 8.8, 11.0]
         ([10, 100, 1000], [1, 2, 3], {"unit": "loss"}, "is for errors"),
         ([10, 100, 1000], [1, 2, 3], {"forms": "M9"}, "unknown form 'M9'"),
         ([10, 100, 1000], [1, 2, 3], {"forms": []}, "no forms"),
+        ([10, 100, 1000], [1, 2, 3], {"forms": 3}, "^3 is not a form; derive"),
+        ([10, 100, 1000], [1, 2, 3], {"forms": int}, "^<class 'int'> is not a form; derive"),
+        ([10, 100, 1000], [1, 2, 3], {"forms": [Form]}, "^form Form cannot be made: .*abstract.*; complete it"),
+        ([10, 100, 1000], [1, 2, 3], {"seed": -1}, "^seed is -1; give a whole number"),
+        ([10, 100, 1000], [1, 2, 3], {"seed": 0.5}, "^seed is 0.5; give a whole number"),
         ([10, 100, 1000], [1, 2, 3], {"level": 1.0}, "level 1.0"),
         ([10, 100, 1000], [4, 3, 2], {"kind": "error", "forms": "logistic"}, "bounded metric"),
     ],
@@ -274,3 +280,9 @@ def test_forms_that_all_lean_on_the_late_points_still_know_their_noise() -> None
     law = fit_law(n, 0.5 * np.minimum(1.0, (n / 1e5) ** -0.5), kind="error", forms=["log-linear", "M1"])
     assert all(c.power > 0 for c, weight in zip(law.candidates, law.selection.weights) if weight > 0)
     assert np.isfinite(law.predict([1e8])).all()
+
+
+def test_a_form_may_be_given_by_its_class() -> None:
+    name = fit_law(LADDER, AP, forms="M2").predict([1e4])
+    for forms in (M2, [M2], (M2(),)):
+        np.testing.assert_array_equal(fit_law(LADDER, AP, forms=forms).predict([1e4]), name)

@@ -19,7 +19,16 @@ from scaleprior.laws.forms.power import M1, M2, M3, LogLinear
 from scaleprior.laws.forms.sigmoidal import M4, LogisticInLog
 from scaleprior.plugins import announced, find_announced, unknown_name
 
-__all__ = ["CALIBRATED", "FORM_GROUP", "check_form", "forms_table", "get_form", "known_forms", "register_form"]
+__all__ = [
+    "CALIBRATED",
+    "FORM_GROUP",
+    "check_form",
+    "forms_table",
+    "get_form",
+    "known_forms",
+    "made_form",
+    "register_form",
+]
 
 FORM_GROUP = "scaleprior.forms"
 """The entry-point group under which other packages offer forms."""
@@ -72,8 +81,7 @@ def register_form(form: _FormOrClass) -> _FormOrClass:
     Raises:
         UserError: the form is incomplete (see :func:`check_form`), or its name or an alias is another form's.
     """
-    made = form() if isinstance(form, type) else form
-    check_form(made)
+    made = made_form(form)
     owners = {"auto": "fit_law", **{point.name: point.value for point in announced(FORM_GROUP)}}
     for other in (*CALIBRATED, *_registered.values()):
         owners.update(dict.fromkeys(_names(other), _origin(other)))
@@ -81,6 +89,21 @@ def register_form(form: _FormOrClass) -> _FormOrClass:
         if owners.get(name, _origin(made)) != _origin(made):
             raise UserError(f"form {name!r} is known already, from {owners[name]}", hint="choose another name")
     _registered[made.name] = made
+    return form
+
+
+def made_form(form: Form | type[Form]) -> Form:
+    """The form itself, or one of the class that is given; checked.
+
+    Raises:
+        UserError: it is none, or incomplete (see :func:`check_form`).
+    """
+    if isinstance(form, type) and issubclass(form, Form):
+        try:
+            form = form()
+        except TypeError as e:  # an abstract method is left, or it takes arguments
+            raise UserError(f"form {form.__name__} cannot be made: {e}", hint="complete it, or give an instance") from e
+    check_form(form)
     return form
 
 
