@@ -78,7 +78,7 @@ class SpecReader:
             UserError: names the section and key that is missing, unknown or of a wrong type, or the variable not set.
         """
         self._check_keys("", self.raw)
-        name = self._get(self.raw, "name", str)
+        name = self._name()
         pretrains = "backbones" not in self.raw
         if not pretrains and (both := [key for key in _PRETRAINING if key in self.raw]):
             raise self._fail(
@@ -149,6 +149,12 @@ class SpecReader:
 
         expanded = Path(_VARIABLE.sub(value, text)).expanduser()
         return str(expanded if expanded.is_absolute() else self.folder / expanded)
+
+    def _name(self) -> str:
+        name = self._get(self.raw, "name", str)
+        if not name.strip() or name == ".." or "\0" in name or Path(name).name != name:
+            raise self._fail(f"name is {name!r}", "give one that a folder may have, without a path")
+        return name
 
     def _corpus(self) -> CorpusSection:
         node = self._section("corpus")

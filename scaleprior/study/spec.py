@@ -20,7 +20,7 @@ from scaleprior.errors import UserError
 from scaleprior.study.reading import SpecReader
 from scaleprior.study.sections import BackboneSection, CorpusSection, DetectionSection, ExecutorChoice, StageSection
 
-__all__ = ["StudySpec", "load_spec"]
+__all__ = ["StudySpec", "check_overrides", "load_spec"]
 
 
 @dataclass(frozen=True)
@@ -72,18 +72,20 @@ class StudySpec:
         """A spec from a mapping of the sections that a YAML file would have.
 
         Args:
-            sections: lists may be tuples, paths ``Path``, numbers NumPy's, and config keys nested mappings.
+            sections: lists may be tuples, ranges or NumPy's arrays, paths ``Path``, numbers NumPy's, and config keys
+                nested mappings.
             folder: what relative paths are relative to.
             overrides: ``{"seeds": [0, 1], "pretrain.overrides": {...}}``: dotted keys, each of which is replaced.
 
         Raises:
             UserError: names the section and key that is missing, unknown or of a wrong type, or the variable not set.
         """
+        check_overrides(overrides)
         raw = _plain(sections)
         if not isinstance(raw, dict):
             raise UserError(f"study spec is {sections!r}", hint="give a mapping with the sections of a spec")
         for key, value in (overrides or {}).items():
-            _override(raw, key, _plain(value))
+            _override(raw, str(key), _plain(value))
         where = repr(raw.get("name", "without a name"))
         fields = SpecReader(raw, where, Path(folder)).fields()
         return cls(**fields, source=where, raw=raw, folder=Path(folder).absolute())
@@ -128,6 +130,12 @@ def load_spec(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (
     )
 
 
+def check_overrides(overrides: object) -> None:
+    """Raises UserError for what a Python program gives as overrides, if it is no mapping."""
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise UserError(f"overrides are {overrides!r}", hint='give a mapping, such as {"seeds": [0, 1]}')
+
+
 def _override(raw: dict[str, Any], key: str, value: Any) -> None:
     node = raw
     *parents, leaf = key.split(".")
@@ -142,8 +150,8 @@ def _plain(value: Any) -> Any:
     """A copy in the types that YAML has."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, range)):
         return [_plain(inner) for inner in value]
     if isinstance(value, Path):
         return str(value)
-    return value.item() if hasattr(value, "item") else value  # a number of NumPy's
+    return value.tolist() if hasattr(value, "tolist") else value  # a number or an array of NumPy's

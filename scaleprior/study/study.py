@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from scaleprior.errors import FailureError, UserError
-from scaleprior.study.spec import StudySpec, load_spec
+from scaleprior.study.spec import StudySpec, check_overrides, load_spec
 
 if TYPE_CHECKING:
     import pyarrow
@@ -33,11 +33,13 @@ class Study:
     Args:
         spec: a YAML file, by path or by its name in ``configs/``, or a mapping of the sections that such a file has.
         overrides: dotted keys of the spec that are replaced: ``{"seeds": [0, 1], "finetune.overrides": {...}}``.
-        folder: what relative paths in a mapping are relative to (default: where you are); a file's are to its own.
+        folder: what relative paths in a mapping are relative to (default: where you are). A file's are to its own
+            folder, so it goes with a mapping only.
         sections: in place of a mapping: ``Study(name="mine", corpus={...}, ladder=[...], ...)``.
 
     Raises:
-        UserError: names the section and key that is missing, unknown or of a wrong type.
+        UserError: names the section and key that is missing, unknown or of a wrong type, or the parameter that does
+            not go with the others.
     """
 
     def __init__(
@@ -45,11 +47,17 @@ class Study:
         spec: str | Path | Mapping[str, Any] | StudySpec | None = None,
         *,
         overrides: Mapping[str, Any] | None = None,
-        folder: str | Path = ".",
+        folder: str | Path | None = None,
         **sections: Any,
     ) -> None:
         if (spec is None) == (not sections):
             raise UserError("a study needs either a spec or its sections", hint="give one of them")
+        check_overrides(overrides)
+        if folder is not None and isinstance(spec, (str, Path, StudySpec)):
+            raise UserError(
+                f"folder is {str(folder)!r}, which goes with a mapping of sections",
+                hint="leave it out: paths of a file are relative to its own folder",
+            )
         self._out: Path | None = None
         self._spec: StudySpec | None
         if isinstance(spec, StudySpec):
@@ -59,7 +67,7 @@ class Study:
         elif isinstance(spec, (str, Path)):
             self._spec = load_spec(spec, overrides or {})
         else:
-            self._spec = StudySpec.from_dict(spec or sections, folder=folder, overrides=overrides)
+            self._spec = StudySpec.from_dict(spec or sections, folder=folder or ".", overrides=overrides)
 
     @classmethod
     def open(cls, folder: str | Path) -> Study:

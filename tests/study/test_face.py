@@ -32,6 +32,8 @@ def test_a_mapping_a_file_and_keywords_are_one_spec(tmp_path: Path) -> None:
     ways = (
         sp.Study({**TINY, "seeds": (0, 1)}),
         sp.Study(**TINY, overrides={"seeds": list(np.arange(2))}),
+        sp.Study({**TINY, "ladder": 2 ** np.arange(4, 7), "seeds": range(2)}),
+        sp.Study(tmp_path / "one_seed.yaml", overrides={"ladder": np.array([16, 32, 64]), "seeds": range(2)}),
         sp.Study(nested, overrides={"seeds": (0, 1), "noise.rate": 0.2}),
         sp.Study(tmp_path / "one_seed.yaml", overrides={"seeds": [0, 1]}),
         sp.Study(file),
@@ -66,6 +68,21 @@ def test_errors_name_the_study_and_the_section() -> None:
         sp.Study.open("nowhere")
     with pytest.raises(UserError, match=r"^jobs is 0; give a whole number"):
         sp.Study(TINY).run("nowhere", jobs=0)
+
+
+def test_what_would_be_ignored_or_misread_is_refused_in_one_line(tmp_path: Path) -> None:
+    file = write_spec(tmp_path)
+    for spec in (file, str(file), load_spec(file)):
+        with pytest.raises(UserError, match=r"^folder is '/x', which goes with a mapping of sections; leave it out"):
+            sp.Study(spec, folder="/x")
+    for overrides in (3, ["seeds", "[0]"], "seeds"):
+        for made in (lambda o: sp.Study(TINY, overrides=o), lambda o: sp.Study(file, overrides=o),
+                     lambda o: StudySpec.from_dict(TINY, overrides=o)):  # fmt: skip
+            with pytest.raises(UserError, match=r"^overrides are .*; give a mapping"):
+                made(overrides)
+    for name in ("", " ", ".", "..", "../x", "a/b", "/x", "a/"):
+        with pytest.raises(UserError, match=r"name is .*; give one that a folder may have"):
+            sp.Study({**TINY, "name": name})
 
 
 def test_a_finished_study_is_objects(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
