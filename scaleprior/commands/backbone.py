@@ -91,6 +91,13 @@ def _read(args: argparse.Namespace, source: str) -> Any:
     return read_backbone(source, _options(args))
 
 
+def _has_card(source: str) -> bool:
+    from scaleprior.backbones.readers.containers import locate
+    from scaleprior.backbones.weights import has_card
+
+    return not source.startswith("timm:") and has_card(locate(source))
+
+
 def _options(args: argparse.Namespace) -> Any:
     from scaleprior.backbones import ReadOptions
 
@@ -116,13 +123,14 @@ def _options(args: argparse.Namespace) -> Any:
 
 
 def _show(args: argparse.Namespace) -> None:
+    from scaleprior.backbones import ReadOptions
     from scaleprior.backbones.readers.containers import locate
     from scaleprior.backbones.settings import config_lines
-    from scaleprior.backbones.weights import has_card, read_card
+    from scaleprior.backbones.weights import read_card
 
     report: list[str] = []
-    if not args.source.startswith("timm:") and has_card(path := locate(args.source)):
-        card = read_card(path)  # the header only; torch stays unimported
+    if _has_card(args.source) and _options(args) == ReadOptions():
+        card = read_card(locate(args.source))  # the header only; torch stays unimported
     else:
         reading = _read(args, args.source)
         card, report = reading.card, reading.report.lines()
@@ -211,9 +219,13 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _diff(args: argparse.Namespace) -> int:
-    from scaleprior.backbones import compare_backbones
+    from scaleprior.backbones import ReadOptions, compare_backbones, read_backbone
 
-    a, b = _read(args, args.source), _read(args, args.other)
+    sources, given = (args.source, args.other), _options(args)
+    own = [_has_card(source) for source in sources]
+    # Of a pair with one file of our own, the facts are the other's.
+    ours = given if all(own) else ReadOptions(allow_nonfinite=args.allow_nonfinite)
+    a, b = (read_backbone(source, ours if known else given) for source, known in zip(sources, own, strict=True))
     difference = compare_backbones(a.tensors, a.card, b.tensors, b.card)
     code = 0 if difference.same_tensors else 1
     if args.json:

@@ -84,6 +84,35 @@ def test_foreign_files_take_facts_as_keywords(tmp_path: Path) -> None:
         sp.load_backbone(tmp_path / "w.pth", pixel_men=MEAN)  # type: ignore[call-arg]
 
 
+def test_a_card_takes_what_it_can_say_and_nothing_is_ignored(canonical: Path, tmp_path: Path) -> None:
+    said = Facts(name="other", licence="MIT", source="here", images=7)
+    card = sp.load_backbone(canonical, **said, allow_nonfinite=True).card
+    assert (card.name, card.licence, card.source, card.images) == ("other", "MIT", "here", 7)
+    idle = Facts(
+        pixel_mean=MEAN, pixel_std=STD, channel_order="BGR", stride_in_1x1=False, norm="GN", norm_eps=1e-3, depth=50,
+        timm_model="resnet50", state="model", labels=3, corpus="mine", allow_partial=True,
+    )  # fmt: skip
+    assert set(Facts.__annotations__) == {*idle, *said, "allow_nonfinite"}
+    for name, value in idle.items():
+        for call in (
+            sp.load_backbone,
+            lambda source, **facts: sp.convert(source, tmp_path / "new.safetensors", **facts),
+        ):
+            with pytest.raises(
+                UserError, match=rf"w\.safetensors has a card, on which {name} would have no effect; leave"
+            ):
+                call(canonical, **{name: value})  # type: ignore[operator]
+    assert not (tmp_path / "new.safetensors").exists()
+
+
+def test_an_exported_file_keeps_its_card_but_for_what_is_said(canonical: Path, tmp_path: Path) -> None:
+    sp.load_backbone(canonical).export(tmp_path / "w.pkl")
+    card = sp.load_backbone(tmp_path / "w.pkl", licence="MIT", source="here", images=7).card
+    assert (card.name, card.licence, card.source, card.images) == ("mine", "MIT", "here", 7)
+    with pytest.raises(UserError, match=r"w\.pkl has a card, on which labels, corpus would have no effect"):
+        sp.load_backbone(tmp_path / "w.pkl", labels=3, corpus="mine")
+
+
 def test_names_of_the_zoo(canonical: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from scaleprior.backbones.zoo import add_backbone
 

@@ -110,3 +110,15 @@ def test_errors_are_one_line(run: Run, checkpoint: Path, tmp_path: Path) -> None
     assert code == 2
     assert "evil.pkl: it names posix.system, which is no part of weights [refused: code]; do not open it" in error
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.pkl", "last.pth.tar"]
+
+
+def test_options_that_a_card_has_no_use_for_are_refused_but_in_a_comparison(run: Run, checkpoint: Path) -> None:
+    run("backbone", "convert", checkpoint, "--out", "r18.safetensors")
+    for words in (["show", "r18.safetensors"], ["verify", "r18.safetensors"], ["diff"] + 2 * ["r18.safetensors"]):
+        code, _, error = run("backbone", *words, "--stride-in-1x1", "yes", "--labels", 3)
+        assert code == 2
+        assert "r18.safetensors has a card, on which --stride-in-1x1, --labels would have no effect; leave" in error
+    code, out, _ = run("backbone", "show", "r18.safetensors", "--name", "other", "--json")
+    assert (code, json.loads(out)["card"]["name"]) == (0, "other")
+    code, out, _ = run("backbone", "diff", "r18.safetensors", checkpoint, "--stride-in-1x1", "no")
+    assert (code, "no tensor differs" in out) == (0, True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ __all__ = ["CARD_IN_PICKLE", "find_backbone", "finite", "read_backbone", "refuse
 CARD_IN_PICKLE = "scaleprior_card"
 """Key of the card's JSON in a ``.pkl`` exported here; Detectron2 passes over it."""
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model", "model_state", "blobs", "params")
+_OF_ANY_FILE = ("name", "licence", "source", "images")
+"""Options that say something of a file with a card, too: they replace what it says."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -37,7 +39,8 @@ def read_backbone(source: str | Path, options: ReadOptions | None = None, *, lim
     """Read ``source``: a canonical or foreign file, a folder of a run or model, or ``timm:NAME`` (found locally).
 
     Raises:
-        UserError: no such file; unknown family; a fact that matters is unknown; weights that match partly.
+        UserError: no such file; unknown family; a fact that matters is unknown; weights that match partly; options
+            that have no effect on this file.
         RefusedFileError: it would run code, exhaust memory, holds NaN, duplicates, or is damaged.
     """
     options = options or ReadOptions()
@@ -82,13 +85,33 @@ def find_backbone(source: str | Path, options: ReadOptions, *, limits: Limits = 
 
 
 def _canonical(path: Path, options: ReadOptions) -> Found:
-    """A file of our own: nothing to find out, but tensors are held against the card."""
+    """A file of our own: nothing to find out, but tensors are held against the card.
+
+    Raises:
+        UserError: options that have no effect on such a file.
+    """
     from scaleprior.backbones.weights import load_canonical
 
+    given = [field.name for field in fields(options) if getattr(options, field.name) != field.default]
+    _refuse_idle([name for name in given if name not in (*_OF_ANY_FILE, "allow_nonfinite")], path)
     tensors, card = load_canonical(path)
     report = Report("safetensors", "scaleprior", matched=sorted(tensors), facts={"card": "in the file"})
-    given = {"name": options.name, "licence": options.licence, "source": options.source, "images": options.images}
-    return Found(path, tensors, replace(card, **{k: v for k, v in given.items() if v is not None}), report)
+    return Found(path, tensors, _amended(card, options), report)
+
+
+def _refuse_idle(names: Sequence[str], path: Path) -> None:
+    """Raises UserError: there are such options."""
+    if names:
+        raise UserError(
+            f"{path} has a card, on which {', '.join(map(parameter, names))} would have no effect",
+            hint="leave them out; what can be given is " + ", ".join(map(parameter, _OF_ANY_FILE)),
+        )
+
+
+def _amended(card: Card, options: ReadOptions) -> Card:
+    """The card with what the user says in its place."""
+    given = {name: getattr(options, name) for name in _OF_ANY_FILE}
+    return replace(card, **{name: value for name, value in given.items() if value is not None})
 
 
 def _state_dict(content: Content, options: ReadOptions, limits: Limits) -> tuple[dict[str, Any], list[str]]:
@@ -164,6 +187,8 @@ def _complete(
 ) -> Found:
     """Find out the architecture and the facts, add what the layout leaves out, hold all of it against what must be."""
     carried = _carried_card(content)
+    if carried is not None:
+        _refuse_idle([name for name in ("labels", "corpus") if getattr(options, name) is not None], path)
     author = content.tree.get("__author__") if content.kind == "pickle" else None
     clues = Clues(str(path), layout, options.norm, options.depth, carried.arch if carried else None, author)
     arch = family.infer({name: tuple(t.shape) for name, t in tensors.items()}, clues)
@@ -181,7 +206,7 @@ def _complete(
     card = carried or _card(arch, facts, path, options)
     if carried is not None:
         card = replace(card, arch=arch, **{k: facts[k] for k in ("pixel_mean", "pixel_std", "channel_order")})
-        card = replace(card, name=options.name or card.name)
+        card = _amended(card, options)
     if report.missing:
         card = replace(card, recipe={**card.recipe, "fresh_tensors": report.missing})
     return Found(path, tensors, card, report)
