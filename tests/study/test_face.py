@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import pytest
 import yaml
 
 import scaleprior as sp
+from scaleprior.ap_names import AP_NAMES
 from scaleprior.errors import UserError
+from scaleprior.study.report import summary
 from scaleprior.study.runner import _command
 from scaleprior.study.spec import StudySpec, load_spec
 from tests.study.conftest import REPO, TINY, write_spec
@@ -104,6 +107,24 @@ def test_a_finished_study_is_objects(finished: Path, tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match="as_ is 'pandas', which is not installed"):
         study.results("pandas")
     assert [cell.state for cell in study.status().cells] == ["done"] * len(expected)
+
+
+def test_a_table_has_the_same_types_whatever_was_measured(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no AP of small objects where there are none, nor a count of what another's backbone saw."""
+    whole, text, ap = ("images", "seed", "images_seen"), ("arch", "engine", "cell"), tuple(AP_NAMES)
+    study = sp.Study.open(finished)
+    rows = summary.result_rows(study.status())
+    blank = [{**row, "images_seen": None, **dict.fromkeys(ap)} for row in rows]
+    for found in (rows, blank, []):
+        monkeypatch.setattr(summary, "result_rows", lambda view, found=found: found)
+        schema = study.results("arrow").schema
+        assert tuple(schema.names) == summary.COLUMNS
+        for columns, kind in ((whole, "int64"), (text, "string"), (ap, "double")):
+            assert {str(schema.field(column).type) for column in columns} == {kind}
+        if find_spec("pandas") is not None:
+            types = study.results("pandas").dtypes.astype(str)
+            assert set(types[["images", "seed"]]) == {"int64"}
+            assert (types["images_seen"], set(types[list(ap)])) == ("Int64", {"float64"})
 
 
 def test_a_report_is_an_object_before_it_is_a_file(finished: Path, tmp_path: Path) -> None:

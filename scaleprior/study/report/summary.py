@@ -19,9 +19,20 @@ from scaleprior.study.result import CellResult
 from scaleprior.study.status import StudyView
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from scaleprior.laws import Law
 
-__all__ = ["COLUMNS", "ArchSummary", "Point", "images_seen", "result_rows", "summarise", "write_results"]
+__all__ = [
+    "COLUMNS",
+    "ArchSummary",
+    "Point",
+    "images_seen",
+    "result_rows",
+    "result_table",
+    "summarise",
+    "write_results",
+]
 
 COLUMNS = ("arch", "images", "seed", *AP_NAMES, "engine", "cell", "images_seen")
 
@@ -85,6 +96,16 @@ def result_rows(view: StudyView) -> list[dict[str, str | int | float | None]]:
         }
         for cell, result in view.finished()
     ]
+
+
+def result_table(view: StudyView) -> pyarrow.Table:
+    """:func:`result_rows` as a table: text, int64 and, of AP, float64 columns, also where a column is empty."""
+    import pyarrow
+
+    text, whole = ("arch", "engine", "cell"), ("images", "seed", "images_seen")
+    types = {**dict.fromkeys(text, pyarrow.string()), **dict.fromkeys(whole, pyarrow.int64())}
+    schema = pyarrow.schema([(column, types.get(column, pyarrow.float64())) for column in COLUMNS])
+    return pyarrow.Table.from_pylist(result_rows(view), schema=schema)
 
 
 def images_seen(cell: Cell, result: CellResult) -> int | None:
