@@ -49,7 +49,7 @@ class CellData:
 
 @dataclass(frozen=True)
 class Noise:
-    """How the labels of pretraining are spoilt: the shares, in [0, 1), of wrong and of dropped ones, and the kind."""
+    """How the labels of pretraining are spoilt: the shares, in [0, 1], of wrong and of dropped ones, and the kind."""
 
     rate: float
     kind: str

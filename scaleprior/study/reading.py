@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from scaleprior.config.dotted import flat_config
+from scaleprior.config.keys.key import PRETRAINING
+from scaleprior.config.keys.table import find_key
 from scaleprior.errors import UserError
 from scaleprior.study.sections import (
     BackboneSection,
@@ -207,10 +209,22 @@ class SpecReader:
         return tuple(ladder)
 
     def _seeds(self) -> tuple[int, ...]:
-        seeds = self._get(self.raw, "seeds", list, [0])
-        if not seeds or not all(type(s) is int and s >= 0 for s in seeds) or len(set(seeds)) != len(seeds):
-            raise self._fail(f"seeds is {seeds!r}", "list different whole numbers, each at least 0")
+        given = self._get(self.raw, "seeds", list, [0])
+        seeds = [self._as_key("seeds", seed, "SEED") for seed in given]
+        if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):  # as a key, a negative one would mean 0
+            raise self._fail(f"seeds is {given!r}", "list different whole numbers, each at least 0")
         return tuple(seeds)
+
+    def _as_key(self, where: str, value: Any, name: str) -> Any:
+        """A value that becomes that of the config key ``name``, whose row says what it may be."""
+        key = find_key(name)
+        assert key is not None
+        try:
+            value = key.read(value, where)
+            key.check(value, PRETRAINING)
+        except UserError as e:
+            raise self._fail(f"{where} is {value!r}", str(e.hint)) from e
+        return value
 
     def _positive(self, key: str, default: int) -> int:
         value = self.raw.get(key, default)
@@ -227,14 +241,7 @@ class SpecReader:
 
     def _noise(self) -> Mapping[str, Any]:
         node = {"rate": 0.0, "kind": "uniform", "drop": 0.0, **(self._section("noise") or {})}
-        for key in ("rate", "drop"):
-            value = node[key]
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-                raise self._fail(f"noise.{key} is {value!r}", "give a share in [0, 1)")
-            node[key] = float(value)
-        if node["kind"] not in ("uniform", "sibling"):
-            raise self._fail(f"noise.kind is {node['kind']!r}", "choose uniform or sibling")
-        return node
+        return {key: self._as_key(f"noise.{key}", v, f"PRETRAIN.NOISE.{key.upper()}") for key, v in node.items()}
 
     def _architectures(self) -> Mapping[str, tuple[str, ...]]:
         node = self._get(self.raw, "architectures", dict)

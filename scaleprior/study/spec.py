@@ -34,7 +34,7 @@ class StudySpec:
         scratch: also run each architecture without pretraining (``images`` 0 in the results).
         architectures: name -> overrides of config keys that make it.
         seeds: one cell is run per architecture, fraction and seed.
-        noise: ``rate`` of wrong labels in [0, 1), ``kind`` uniform or sibling, ``drop`` of labels in [0, 1).
+        noise: ``rate`` of wrong labels in [0, 1], ``kind`` uniform or sibling, ``drop`` of labels in [0, 1].
         engine: ``auto``, ``torchvision``, ``detectron2`` or another that an installed package announces.
         executor: what runs the cells, and where; it does not change what they compute.
         threads: CPU threads of one cell. Part of what determines a result: sums in another order differ in the

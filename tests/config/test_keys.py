@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from scaleprior import plugins
 from scaleprior.config import Key, add_keys, get_cfg, load_config
@@ -317,3 +318,17 @@ def test_the_command_needs_no_torch(cli: Callable[..., Any], tmp_path: Path) -> 
     assert (done.returncode, done.stderr) == (0, "")
     assert DETECTORS == ("torchvision", "detectron2")
     assert "read by  both engines" in done.stdout
+
+
+@pytest.mark.parametrize("engine", EVERYBODY)
+@pytest.mark.parametrize("name", ["SEED", "PRETRAIN.NOISE.SEED"])
+def test_a_seed_is_one_that_generators_take(name: str, engine: str) -> None:
+    """Larger ones would overflow when a cell, minutes later, seeds with them."""
+    most = 2**63 - 1
+    key = find_key(name)
+    assert key is not None
+    if engine in key.engines:
+        check_values(load_config(None, [name, str(most)]).cfg, engine)
+        with pytest.raises(UserError, match=rf"{name} is 9{{20}}; give a whole number .*{most}"):
+            check_values(load_config(None, [name, "9" * 20]).cfg, engine)
+    torch.manual_seed(most)

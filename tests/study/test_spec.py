@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from scaleprior.config import load_config
+from scaleprior.config.keys.key import PRETRAINING
+from scaleprior.config.keys.table import check_values
 from scaleprior.errors import UserError
 from scaleprior.study.cells import Cell, CellData, Noise
 from scaleprior.study.sections import StageSection
@@ -68,6 +72,19 @@ def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
     assert spec.corpus.build["salt"] == "x"
 
 
+@pytest.mark.parametrize("value", [0, 0.25, 1, 1.0])
+def test_noise_is_what_its_key_takes(tmp_path: Path, value: float) -> None:
+    """1.0 in the spec as in a config: one row says it."""
+    noise = load_spec(write(tmp_path, noise={"rate": value, "drop": value, "kind": "sibling"})).noise
+    assert noise == {"rate": value, "drop": value, "kind": "sibling"}
+    assert {type(noise["rate"]), type(noise["drop"])} == {float}
+    check_values(load_config(None, ["PRETRAIN.NOISE.RATE", str(value)]).cfg, PRETRAINING)
+
+
+def test_the_largest_seed(tmp_path: Path) -> None:
+    assert load_spec(write(tmp_path, seeds=[2**63 - 1, 0])).seeds == (2**63 - 1, 0)
+
+
 def test_a_config_beside_the_spec_wins(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("SEED: 1\n", encoding="utf-8")
     spec = load_spec(write(tmp_path, pretrain={"config": "mine.yaml"}))
@@ -85,7 +102,12 @@ def test_a_config_beside_the_spec_wins(tmp_path: Path) -> None:
         ({"ladder": [1.5]}, "whole numbers"),
         ({"laddr": [1]}, "unknown key 'laddr'; did you mean 'ladder'"),
         ({"seeds": [0, 0]}, "different whole numbers"),
-        ({"noise": {"rate": 1.0}}, r"noise.rate is 1.0; give a share in \[0, 1\)"),
+        ({"seeds": [-1]}, "seeds is .*different whole numbers, each at least 0"),
+        ({"seeds": [0.5]}, "seeds is 0.5; give a whole number at most 9223372036854775807"),
+        ({"seeds": [2**63]}, "seeds is 9223372036854775808; give a whole number at most 9223372036854775807"),
+        ({"noise": {"rate": 1.5}}, "noise.rate is 1.5; give a number from 0 to 1"),
+        ({"noise": {"drop": math.nan}}, "noise.drop is nan; give a number from 0 to 1"),
+        ({"noise": {"drop": True}}, "noise.drop is True; give a number from 0 to 1"),
         ({"noise": {"rate": "much"}}, "noise.rate is 'much'"),
         ({"noise": {"kind": "odd"}}, "noise.kind is 'odd'"),
         ({"noise": {"wrong": 0.1}}, "unknown key 'wrong' in section noise"),

@@ -24,7 +24,7 @@ KEYS = (
         "Seeds data order, augmentation, sampling and the initial weights of new layers. Negative: as 0, so that a run "
         "is repeatable unless one asks otherwise (Detectron2's comment promises a random seed here, its sampler does "
         "not).",
-        engines=EVERYBODY, changes=(PRETRAIN, FINETUNE),
+        engines=EVERYBODY, changes=(PRETRAIN, FINETUNE), legal=Number(high=2**63 - 1),
     ),
     Key("OUTPUT_DIR", "./output", "Where a run writes unless told otherwise.", engines=EVERYBODY, changes=()),
     Key(

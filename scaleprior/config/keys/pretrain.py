@@ -74,7 +74,7 @@ _DATA = (
     _key(
         "PRETRAIN.NOISE.SEED", 0,
         "The seed of the noise: apart from SEED, so that seeds of one study share their noise.",
-        legal=Number(0, 2**63),
+        legal=Number(0, 2**63 - 1),
     ),
     _key("PRETRAIN.EXPAND_LABELS", True, 'A label also counts as each of its ancestors ("apple" as "fruit").'),
     _key(
