@@ -91,7 +91,7 @@ def test_the_page_of_keys_is_made_from_the_table() -> None:
          "three whole numbers above 0"),
         (Each(SHARE, lengths=(1, 2), rising=True), [[0.3, 0.7], [0.5], [1, 1]], [[], [0.7, 0.3], [1.5]],
          "one or two whole numbers from 0 to 1, none smaller than the one before"),
-        (Each(POSITIVE, least=1, deep=True), [[1], [[1], [2, 3]]], [[], [[1], []], [[0]], [[1], 2]],
+        (Each(POSITIVE, least=1, deep=True, types=(int, float)), [[1], [[1], [2, 3]]], [[], [[1], []], [[0]], [[1], 2]],
          "one or more numbers above 0, in one list or several"),
         (Each(one_of("a", "b")), [[], ["a", "a"]], [["c"], "a"], "names out of a, b"),
         (ANY, [0, "x", None], [], "a whole number"),
@@ -121,7 +121,12 @@ UNDERSTOOD = [  # key, text in YAML and on the command line, value
     ("SOLVER.WEIGHT_DECAY_BIAS", "1e-4", 0.0001),
     ("MODEL.RPN.BBOX_REG_WEIGHTS", "[1.0, 1.0, 2.0, 2.0]", (1.0, 1.0, 2.0, 2.0)),
     ("MODEL.PIXEL_STD", "(1.0, 2.0, 3.0)", [1.0, 2.0, 3.0]),
-    ("MODEL.PIXEL_MEAN", "['1e2', 2.0, 3]", [100.0, 2.0, 3]),
+    ("MODEL.PIXEL_MEAN", "['1e2', 2.0, 3]", [100.0, 2.0, 3.0]),
+    ("SOLVER.STEPS", "[1e3, 2000]", (1000, 2000)),
+    ("INPUT.MIN_SIZE_TRAIN", "(48.0,)", (48,)),
+    ("MODEL.RPN.BBOX_REG_WEIGHTS", "(10, 10, 5, 5)", (10.0, 10.0, 5.0, 5.0)),
+    ("MODEL.ANCHOR_GENERATOR.SIZES", "[[32, 40.5], [64.0]]", [[32, 40.5], [64]]),
+    ("MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[0.5, 1, 2]]", [[0.5, 1.0, 2.0]]),
     ("DATASETS.TRAIN", "['1e3']", ("1e3",)),  # a name, although it looks like a number
 ]
 
@@ -136,7 +141,7 @@ def test_values_are_understood_in_files_and_on_the_command_line(
     file.write_text(f"{opening}{'  ' * name.count('.')}{leaf}: {text}\n")
     for loaded in (load_config(file), load_config(None, [name, text])):
         found = get_key(loaded.cfg, name)
-        assert (found, type(found)) == (value, type(value))
+        assert repr(found) == repr(value)  # types, too, of items in lists
         assert loaded.explicit == {name}
 
 
@@ -145,8 +150,8 @@ def test_lists_of_numbers_that_yaml_reads_as_texts(tmp_path: Path) -> None:
         "SOLVER: {STEPS: [1e3, 2e3]}\nMODEL: {ANCHOR_GENERATOR: {SIZES: [[1e1], [2e1]]}}\n"
     )
     cfg = load_config(tmp_path / "x.yaml").cfg
-    assert cfg.SOLVER.STEPS == (1000, 2000)
-    assert cfg.MODEL.ANCHOR_GENERATOR.SIZES == [[10], [20]]
+    assert repr(cfg.SOLVER.STEPS) == "(1000, 2000)"
+    assert repr(cfg.MODEL.ANCHOR_GENERATOR.SIZES) == "[[10], [20]]"
     check_values(cfg, TORCHVISION)
 
 
@@ -175,6 +180,14 @@ def test_overrides_of_a_study_are_understood(tmp_path: Path, line: str) -> None:
         ("SOLVER.MAX_ITER", "2.5", "SOLVER.MAX_ITER is 2.5 .*a float; expected int; give a whole number"),
         ("SOLVER.MAX_ITER", "1e999", "SOLVER.MAX_ITER is inf .*a float; expected int"),
         ("SOLVER.MAX_ITER", "None", "SOLVER.MAX_ITER is None .*a NoneType; expected int"),
+        ("SOLVER.STEPS", "[2.5]", r"SOLVER.STEPS is \(2.5,\) .*with 2.5 in it; expected int there; give whole numbers"),
+        ("SOLVER.STEPS", "[True]", "with True in it; expected int there"),
+        ("INPUT.MIN_SIZE_TRAIN", "(48.7,)", "with 48.7 in it; expected int there; give one or more whole numbers"),
+        ("MODEL.RPN.CONV_DIMS", "[1.5]", "with 1.5 in it; expected int there"),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", "[['small']]", "with 'small' in it; expected int or float there"),
+        ("MODEL.PIXEL_STD", "[1.0, None, 1.0]", "with None in it; expected float there"),
+        ("DATASETS.TRAIN", "[3]", "with 3 in it; expected str there; give names of data sets"),
+        ("MODEL.RESNETS.OUT_FEATURES", "[4]", "with 4 in it; expected str there"),
         (
             "SOLVER.STEPS",
             "7",
@@ -187,9 +200,13 @@ def test_overrides_of_a_study_are_understood(tmp_path: Path, line: str) -> None:
         ("PRETRAIN.AMP", "on", "PRETRAIN.AMP is 'on'; take one of off, bf16"),
         ("PRETRAIN.AMP", "True", "PRETRAIN.AMP is 'on'; take one of off, bf16"),
         ("PRETRAIN.AMP", "0", "PRETRAIN.AMP is 0 .*an int; expected str; take one of off, bf16"),
-        ("MODEL.PIXEL_MEAN", "['1e2', 'x', True]", r"MODEL.PIXEL_MEAN is \[100.0, 'x', True\]; give three numbers"),
+        (
+            "MODEL.PIXEL_MEAN",
+            "['1e2', 'x', True]",
+            r"MODEL.PIXEL_MEAN is \[100.0, 'x', True\] .*with 'x' in it; expected float there; give three numbers",
+        ),
         ("MODEL.RPN.IOU_THRESHOLDS", "[0.1, 0.2, 0.3]", "needs the detectron2 engine; give one or two numbers"),
-        ("MODEL.RPN.IOU_THRESHOLDS", "[0.1, 2]", r"is \[0.1, 2\]; give one or two numbers from 0 to 1"),
+        ("MODEL.RPN.IOU_THRESHOLDS", "[0.1, 2]", r"is \[0.1, 2.0\]; give one or two numbers from 0 to 1"),
     ],
 )
 def test_other_types_and_values_are_refused_in_one_line(name: str, value: str, message: str) -> None:

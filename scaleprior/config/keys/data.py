@@ -55,11 +55,11 @@ KEYS = (
         "DATASETS.TRAIN", (),
         "Names of the sets to train on (joined): those of SCALEPRIOR.DATASETS, and coco_2017_train, coco_2017_val, "
         "coco_2014_train, ... under the folder in $DETECTRON2_DATASETS.",
-        legal=Each(Anything("names of data sets")),
+        legal=Each(Anything("names of data sets"), types=(str,)),
     ),
     _testing(
         "DATASETS.TEST", (), "Names of the sets to evaluate on, each by itself.",
-        legal=Each(Anything("names of data sets")),
+        legal=Each(Anything("names of data sets"), types=(str,)),
     ),
     Key(
         "DATALOADER.NUM_WORKERS", 4,

@@ -101,7 +101,30 @@ class Key:
                 return word
         if value is None and self.default is not None:
             raise _wrong_type(self.name, value, origin, self.kind, self._hint)
-        return read_value(self.name, value, self.kind, self.default, origin, self._hint)
+        value = read_value(self.name, value, self.kind, self.default, origin, self._hint)
+        return self._items(value, origin) if isinstance(value, (list, tuple)) and self._types else value
+
+    @property
+    def _types(self) -> tuple[type, ...]:
+        """Those of a list's items; empty where other code judges."""
+        said = self.legal.types if isinstance(self.legal, Each) else ()
+        found = {type(leaf) for leaf in _leaves(self.default)} if isinstance(self.default, (list, tuple)) else ()
+        return said or tuple(found)
+
+    def _items(self, value: Any, origin: str) -> Any:
+        """A list with every item in the first type that it fits, in lists of lists, too."""
+
+        def read(item: Any) -> Any:
+            if isinstance(item, (list, tuple)):
+                return type(item)(map(read, item))
+            for kind in self._types:
+                if (found := _converted(item, kind)) is not None:
+                    return found
+            names = " or ".join(kind.__name__ for kind in self._types)
+            message = f"{self.name} is {value!r} (set in {origin}), with {item!r} in it; expected {names} there"
+            raise UserError(message, hint=self._hint)
+
+        return read(value)
 
     @property
     def _hint(self) -> str:
@@ -125,13 +148,21 @@ def read_value(name: str, value: Any, kind: type, default: Any, origin: str, hin
         return kind(map(_number, value) if numeric else value)
     if kind in (int, float):
         value = _number(value)
+    found = _converted(value, kind)
+    if found is None:
+        raise _wrong_type(name, value, origin, kind, hint)
+    return found
+
+
+def _converted(value: Any, kind: type) -> Any:
+    """``value`` as a ``kind`` if that loses nothing, otherwise None."""
     if type(value) is kind:
         return value
     if kind is float and type(value) is int:
         return float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    raise _wrong_type(name, value, origin, kind, hint)
+    return None
 
 
 def _wrong_type(name: str, value: Any, origin: str, kind: type, hint: str) -> UserError:

@@ -107,6 +107,7 @@ class Each(Legal):
         least: of items.
         rising: no item is smaller than the one before.
         deep: the items may lie in lists within the list.
+        types: those that items are read as, the first that fits; empty = the type of the default's items.
     """
 
     item: Number | OneOf | Anything
@@ -114,6 +115,7 @@ class Each(Legal):
     least: int = 0
     rising: bool = False
     deep: bool = False
+    types: tuple[type, ...] = ()
 
     def takes(self, value: Any) -> bool:
         if not isinstance(value, (list, tuple)) or len(value) < self.least:
@@ -131,7 +133,7 @@ class Each(Legal):
         if self.least:
             count = f"{_COUNTS[self.least]} or more"
         if isinstance(self.item, Number):
-            whole = "whole " if kind is int and not self.deep else ""
+            whole = "whole " if (self.types or (kind,)) == (int,) else ""
             noun = f"{whole}number{'' if self.lengths == (1,) else 's'}{self.item.limits()}"
         elif isinstance(self.item, OneOf):
             noun = f"names out of {', '.join(map(str, self.item.values))}"

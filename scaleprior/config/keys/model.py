@@ -67,7 +67,7 @@ KEYS = (
     _of_model(
         "MODEL.FPN.IN_FEATURES", [],
         'Stages the pyramid is built on, consecutive and ending with the deepest, e.g. ["res2", ..., "res5"].',
-        legal=Each(_STAGES),
+        legal=Each(_STAGES, types=(str,)),
     ),
     _of_model("MODEL.FPN.OUT_CHANNELS", 256, "Channels of every pyramid level.", legal=at_least(1)),
     _of_model(
@@ -107,7 +107,7 @@ KEYS = (
     _of_model(
         "MODEL.ANCHOR_GENERATOR.SIZES", [[32, 64, 128, 256, 512]],
         "Square roots of anchor areas: one list for all feature maps or one list per map.",
-        legal=Each(POSITIVE, least=1, deep=True), unit="pixels of the resized image",
+        legal=Each(POSITIVE, least=1, deep=True, types=(int, float)), unit="pixels of the resized image",
     ),
     _of_model(
         "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", [[0.5, 1.0, 2.0]],
