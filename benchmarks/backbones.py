@@ -106,7 +106,7 @@ def costs(folder: Path) -> dict[str, float]:
                     times.append(1e3 * (time.perf_counter() - start))
                 card = sorted(times)[len(times) // 2]
     print(f"opening the card of R-152: {card:.2f} ms")
-    worst = max(ratio for kind, ratio in ratios.items() if "BiT" not in kind)  # the target is for R-152
+    worst = max(ratio for kind, ratio in ratios.items() if "BiT" not in kind)  # BiT's is four times as large
     figures = {"convert_over_copy": worst, "memory_over_file": max(memories.values()), "card_ms": card}
     kinds = (("convert", ratios), ("convert CPU", cpu), ("memory", memories))
     by_kind = {f"{what} {k}": v for what, by in kinds for k, v in by.items()}
