@@ -212,7 +212,15 @@ def _refuse(cfg: CfgNode, key: str, value: Any, origin: str) -> None:
             f"{key}: {value!r} (set in {origin}) needs the detectron2 engine",
             hint=f"run with {parameter('engine', 'detectron2')}, or remove the key",
         )
-    near = nearest(key, [name for name, _ in flat_config(cfg)])
+    known = [name for name, _ in flat_config(cfg)]
+    inside = [name for name in (*known, *defaults) if name.startswith(f"{key}.")]
+    if inside:
+        children = dict.fromkeys(name.removeprefix(f"{key}.").split(".")[0] for name in inside)
+        raise UserError(
+            f"{key} is a section and no key, it is {value!r} (set in {origin})",
+            hint=f"set what is in it: {', '.join(f'{key}.{child}' for child in children)}",
+        )
+    near = nearest(key, known)
     hint = f"did you mean {near}?" if near else "`scaleprior config` lists them"
     raise UserError(f"unknown config key {key} (set in {origin})", hint=hint)
 

@@ -74,10 +74,10 @@ def find_key(name: str) -> Key | None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known dotted name that ``name`` most likely meant, if any is near."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    """The known dotted name that ``name`` most likely meant, in capitals or not, if any is near."""
+    name, words = name.upper(), {k.upper(): k for k in known}
+    near = difflib.get_close_matches(name, words, n=1, cutoff=0.6)
     if near:
-        return near[0]
-    leaf = difflib.get_close_matches(name.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in known], n=1)
-    return next((k for k in known if leaf and k.rsplit(".", 1)[-1] == leaf[0]), None)
+        return words[near[0]]
+    leaf = difflib.get_close_matches(name.rsplit(".", 1)[-1], [k.rsplit(".", 1)[-1] for k in words], n=1)
+    return next((k for word, k in words.items() if leaf and word.rsplit(".", 1)[-1] == leaf[0]), None)
