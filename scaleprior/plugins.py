@@ -12,7 +12,7 @@ from typing import Any
 
 from scaleprior.errors import ScalePriorError, UserError
 
-__all__ = ["announced", "find_announced", "load_announced", "package_of", "unknown_name"]
+__all__ = ["announced", "check_protocol", "find_announced", "load_announced", "package_of", "unknown_name"]
 
 
 def announced(group: str) -> list[metadata.EntryPoint]:
@@ -52,6 +52,25 @@ def load_announced(point: metadata.EntryPoint, what: str) -> Any:
             f"{what} {point.name!r} of {package_of(point)} ({point.value}) does not load: {type(e).__name__}: {e}",
             hint="repair or uninstall that package",
         ) from e
+
+
+def check_protocol(thing: Any, protocol: type, what: str) -> None:
+    """Refuse a stranger's object that lacks something of ``protocol``, before it is relied upon.
+
+    Args:
+        what: it is, for the message: "engine 'mine'".
+
+    Raises:
+        UserError: names what is missing.
+    """
+    methods = [name for name, value in vars(protocol).items() if callable(value) and not name.startswith("_")]
+    missing = [name for name in protocol.__annotations__ if not hasattr(thing, name)]
+    missing += [name for name in methods if not callable(getattr(thing, name, None))]
+    if missing:
+        raise UserError(
+            f"{what} is a {type(thing).__name__} without {', '.join(missing)}",
+            hint=f"give it all that {protocol.__module__}.{protocol.__name__} has",
+        )
 
 
 def package_of(point: metadata.EntryPoint) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from scaleprior.errors import UserError
-from scaleprior.plugins import announced, find_announced, unknown_name
+from scaleprior.plugins import announced, check_protocol, find_announced, unknown_name
 from scaleprior.progress import ProgressFn
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def get_engine(name: str = "auto") -> Engine:
     """The engine called ``name``.
 
     Raises:
-        UserError: no such engine; lists the known ones. detectron2 without Detectron2: points to its guide.
+        UserError: no such engine; lists the known ones. One that lacks a method; names it. detectron2 without
+            Detectron2: points to its guide.
     """
     if name == "auto":
         name = resolve_auto()
@@ -109,4 +110,6 @@ def get_engine(name: str = "auto") -> Engine:
     engine = find_announced(ENGINE_GROUP, name, "engine")
     if engine is None:
         raise unknown_name("engine", name, ["auto", *known_engines()])
-    return engine()
+    made = engine()
+    check_protocol(made, Engine, f"engine {name!r}")
+    return made

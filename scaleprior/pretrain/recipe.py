@@ -29,17 +29,17 @@ _NOT_PLAIN = {
 
 def check_config(cfg: CfgNode) -> None:
     """Raises UserError naming the key, its value and what is legal, for every value pretraining cannot take."""
+    if cfg.MODEL.RESNETS.NORM not in ("BN", "GN", "LN"):  # whether one of these fits, the trunk's family says
+        raise UserError(
+            f"MODEL.RESNETS.NORM is {cfg.MODEL.RESNETS.NORM!r}: pretraining needs a norm that learns, in each process",
+            hint="set MODEL.RESNETS.NORM to BN, GN or LN, whichever the trunk has",
+        )
     check_values(cfg, PRETRAINING)
     node = cfg.PRETRAIN
     if node.INPUT.RESIZE < node.INPUT.SIZE:
         raise UserError(
             f"PRETRAIN.INPUT.RESIZE is {node.INPUT.RESIZE}, smaller than the crops of SIZE {node.INPUT.SIZE}",
             hint="set RESIZE to SIZE or more",
-        )
-    if cfg.MODEL.RESNETS.NORM in ("FrozenBN", "SyncBN"):  # whether another fits, the trunk's family says
-        raise UserError(
-            f"MODEL.RESNETS.NORM is {cfg.MODEL.RESNETS.NORM!r}: pretraining needs a norm that learns, in each process",
-            hint="set MODEL.RESNETS.NORM to BN, GN or LN, whichever the trunk has",
         )
     for name, plain in _NOT_PLAIN.items():
         value = cfg.MODEL.RESNETS.get(name, plain)

@@ -31,6 +31,7 @@ from scaleprior.config.keys.key import DETECTORS, EVERYBODY, TORCHVISION
 from scaleprior.config.keys.table import check_values
 from scaleprior.config.reference import reference_page
 from scaleprior.detect import engines
+from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine
 from scaleprior.errors import UserError
 from tests.conftest import REPO
 
@@ -239,7 +240,7 @@ TILES = (
 )
 
 
-class MyEngine:
+class MyEngine(TorchvisionEngine):
     """What a package outside writes to have keys of its own: the rows above and one method."""
 
     name = "mine"

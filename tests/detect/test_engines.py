@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from scaleprior import plugins
 from scaleprior.commands import detect as command
 from scaleprior.detect import engines
+from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import UserError
 from tests.conftest import REPO
@@ -47,12 +49,25 @@ def test_others_come_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
         name = "mine"
 
         def load(self) -> Any:
-            return lambda: "an engine"
+            return TorchvisionEngine
 
     monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [Point()])
-    assert engines.get_engine("mine") == "an engine"
+    assert isinstance(engines.get_engine("mine"), TorchvisionEngine)
     assert engines.known_engines() == ["mine", "torchvision"]
     assert isinstance(engines.get_engine("torchvision"), engines.Engine)
+
+
+def test_an_engine_that_lacks_a_method_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Half:
+        name, train = "half", 3
+
+        def default_config(self) -> None: ...
+
+    point = metadata.EntryPoint("half", "nowhere:Half", engines.ENGINE_GROUP)
+    monkeypatch.setattr(engines, "announced", lambda group: [point])
+    monkeypatch.setattr(engines, "find_announced", lambda *args: Half)
+    with pytest.raises(UserError, match=r"'half' is a Half without model_file, check_config, train, evaluate; give"):
+        engines.get_engine("half")
 
 
 def test_train_then_eval(tmp_path: Path, coco_overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from scaleprior.backbones.trunks.layout import Layout
-from scaleprior.backbones.trunks.model import MAPS, Model, fitting_norms
+from scaleprior.backbones.trunks.model import MAPS, Model, check_family, fitting_norms
 from scaleprior.backbones.trunks.published import KnownFacts
 from scaleprior.errors import UserError
 from scaleprior.plugins import announced, load_announced, unknown_name
@@ -60,7 +60,7 @@ class TrunkSpec(Protocol):
 
     @property
     def norm(self) -> str:
-        """Kind of norm it is trained with."""
+        """Kind of norm it is trained with: BN, FrozenBN, GN or LN."""
         ...
 
     @property
@@ -119,7 +119,7 @@ class TrunkFamily:
     Attributes:
         name: in catalogues, and in cards of specs that no name tells.
         models: value of MODEL.TIMM.MODEL -> what that is.
-        norm: kind of norm that ``models`` are trained with.
+        norm: kind of norm that ``models`` are trained with: BN, FrozenBN, GN or LN.
         eps: what the norms add to the variance; the detectors' have the same.
         layouts: the foreign files that are read.
         named: specs are :class:`TimmSpec`.
@@ -341,8 +341,9 @@ def register_family(family: TrunkFamily) -> TrunkFamily:
     """Make a family known in this process; returns it.
 
     Raises:
-        UserError: its name or one of its models' is taken.
+        UserError: it lacks a name, models or a known norm; its name or one of its models' is taken.
     """
+    check_family(family, TrunkFamily)
     taken = {model for other in families().values() for model in other.models if other.name != family.name}
     if family.name in families() and families()[family.name] is not family:
         raise UserError(f"there is a family of trunks {family.name!r} already", hint="choose another name")
@@ -360,9 +361,10 @@ def _found() -> dict[str, TrunkFamily]:
     for point in announced(TRUNK_GROUP):
         try:
             family = load_announced(point, _WHAT)()
+            check_family(family, TrunkFamily)
         except Exception as e:
             # Somebody else's package is broken: that must not cost anybody the trunks that are whole.
-            logger.warning("left out: %s", e)
+            logger.warning("trunks of %s (%s) are left out: %s", point.name, point.value, e)
             continue
         taken = {model for other in found.values() for model in other.models}
         if family.name in found or taken.intersection(family.models):

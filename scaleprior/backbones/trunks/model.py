@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from scaleprior.backbones.trunks.published import Triple
+from scaleprior.errors import UserError
 
-__all__ = ["FITTING_NORMS", "MAPS", "STRIDES", "Model", "fitting_norms"]
+__all__ = ["FITTING_NORMS", "MAPS", "STRIDES", "Model", "check_family", "fitting_norms"]
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 """Pixels of the image for a step in each feature map."""
@@ -22,8 +25,8 @@ FITTING_NORMS = {
 
 
 def fitting_norms(trained: str) -> tuple[str, ...]:
-    """Values of MODEL.RESNETS.NORM for weights with norms of this kind; a kind that only one family has fits itself."""
-    return FITTING_NORMS.get(trained, (trained,))
+    """Values of MODEL.RESNETS.NORM for weights with norms of this kind, one of ``FITTING_NORMS``."""
+    return FITTING_NORMS[trained]
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,29 @@ class Model:
     depth: int
     pixel_mean: Triple | None = None
     pixel_std: Triple | None = None
+
+
+def check_family(family: Any, kind: type) -> None:
+    """Refuse what a stranger announces or registers as a family of trunks and cannot be one.
+
+    Args:
+        kind: ``TrunkFamily``.
+
+    Raises:
+        UserError: says what it lacks.
+    """
+    name, models, norm = (getattr(family, attribute, None) for attribute in ("name", "models", "norm"))
+    if not isinstance(family, kind) or not isinstance(name, str) or not name:
+        raise UserError(
+            f"{family!r} is no family of trunks with a name", hint=f"derive its class from {kind.__name__}; set name"
+        )
+    if not isinstance(models, Mapping) or not all(isinstance(facts, Model) for facts in models.values()):
+        raise UserError(
+            f"family of trunks {name!r} has models {models!r}",
+            hint="give a mapping from names to Model(...)",
+        )
+    if norm not in FITTING_NORMS:
+        raise UserError(
+            f"family of trunks {name!r} has norm {norm!r}",
+            hint=f"the norms that MODEL.RESNETS.NORM knows are {', '.join(FITTING_NORMS)}",
+        )

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,11 +107,29 @@ def test_it_can_be_registered_from_a_notebook(empty_register: None) -> None:
         register_family(Thief())
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": ""}, "is no family of trunks with a name"),
+        ({"models": None}, "'plain' has models None; give a mapping"),
+        ({"models": {"plain_tiny": 3}}, "'plain' has models {'plain_tiny': 3}"),
+        ({"norm": "RMS"}, "'plain' has norm 'RMS'; the norms that MODEL.RESNETS.NORM knows are BN, FrozenBN, GN, LN"),
+    ],
+)
+def test_what_is_no_family_is_refused(empty_register: None, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        register_family(type("Family", (Plain,), changes)())
+    with pytest.raises(UserError, match="'trunks' is no family of trunks with a name; derive its class"):
+        register_family("trunks")  # pyright: ignore[reportArgumentType]
+
+
 def test_a_broken_package_costs_nobody_else_their_trunks(
     empty_register: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     points = [
         metadata.EntryPoint("broken", "no_such_module:Family", registry.TRUNK_GROUP),
+        metadata.EntryPoint("text", "builtins:str", registry.TRUNK_GROUP),
+        metadata.EntryPoint("nameless", "scaleprior.backbones.trunks.family:TrunkFamily", registry.TRUNK_GROUP),
         metadata.EntryPoint("again", "scaleprior.backbones.trunks.clip:CLIP", registry.TRUNK_GROUP),
         metadata.EntryPoint("plain", "tests.backbones.trunks.plain_family:Plain", registry.TRUNK_GROUP),
     ]
@@ -122,4 +141,6 @@ def test_a_broken_package_costs_nobody_else_their_trunks(
     assert next(iter(models)) == "resnet18"
     assert "left out: family of trunks 'broken' of no_such_module:Family (no_such_module:Family)" in caplog.text
     assert "does not load: ModuleNotFoundError" in caplog.text
+    assert "trunks of text (builtins:str) are left out: '' is no family of trunks with a name" in caplog.text
+    assert "trunks of nameless (scaleprior.backbones.trunks.family:TrunkFamily) are left out: <" in caplog.text
     assert "trunks of again (scaleprior.backbones.trunks.clip:CLIP) are left out: their names are taken" in caplog.text
