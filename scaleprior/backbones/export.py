@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from scaleprior.backbones.card import Card
 from scaleprior.errors import UserError
 from scaleprior.files import atomic_path
+from scaleprior.wording import parameter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,12 +21,23 @@ FORMATS = {"detectron2": ".pkl", "torchvision": ".pth"}
 """Format -> the extension its readers know it by."""
 
 
-def export_format(path: str | Path) -> str:
+def export_format(path: str | Path, kind: str | None = None) -> str:
     """The format that a file of this name will be.
 
+    Args:
+        kind: the format that is wanted.
+
     Raises:
-        UserError: an extension of none.
+        UserError: an extension of none, or of another than the wanted; no such format.
     """
+    if kind is not None:
+        if kind not in FORMATS or Path(path).suffix != FORMATS[kind]:
+            wanted = FORMATS.get(kind)
+            raise UserError(
+                f"{parameter('kind', option='format')} is {kind!r} for {path}",
+                hint=f"take {' or '.join(FORMATS)}" if wanted is None else f"name it *{wanted}",
+            )
+        return kind
     for name, extension in FORMATS.items():
         if Path(path).suffix == extension:
             return name
@@ -49,13 +61,7 @@ def export_backbone(tensors: Mapping[str, Tensor], card: Card, path: str | Path,
         UserError: that program has no place for such a trunk.
         FailureError: the disk is full, the folder read-only.
     """
-    kind = kind or export_format(path)
-    if kind not in FORMATS or Path(path).suffix != FORMATS[kind]:
-        wanted = FORMATS.get(kind)
-        raise UserError(
-            f"format {kind!r} for {path}",
-            hint=f"take one of {', '.join(FORMATS)}" if wanted is None else f"name it *{wanted}",
-        )
+    kind = export_format(path, kind)
     state = card.arch.family.exported(kind, tensors, card.arch, card.name)
     if kind == "detectron2":
         _detectron2(state, card, path)

@@ -42,7 +42,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     ):
         action.add_argument("target", metavar="OUT", nargs="?", help=what)
         action.add_argument("--out", metavar="OUT", help="the same, as an option")
-    export.add_argument("--format", choices=("detectron2", "torchvision"), help="(default: by the name of OUT)")
+    export.add_argument("--format", metavar="NAME", help="detectron2 or torchvision (default: by the name of OUT)")
     verify.add_argument("--picture", metavar="OUT.png", help="draw res2 to res5 of one image")
     verify.add_argument("--image", metavar="FILE", help="that image (default: a drawn one)")
     for action in (show, convert, verify, export, diff):
@@ -57,11 +57,11 @@ def _add_facts(parser: argparse.ArgumentParser) -> None:
         facts.add_argument(
             f"--pixel-{kind}", nargs=3, type=float, metavar=("A", "B", "C"), help="0-255 scale, in --channel-order"
         )
-    facts.add_argument("--channel-order", choices=("RGB", "BGR"))
+    facts.add_argument("--channel-order", metavar="RGB|BGR", help="of the numbers and of what the weights take")
     facts.add_argument("--stride-in-1x1", choices=("yes", "no"), help="MSRA's ResNets: yes; torchvision's: no")
-    facts.add_argument("--norm", choices=("GN", "FrozenBN"), help="of norms without running statistics")
+    facts.add_argument("--norm", metavar="GN|FrozenBN", help="of norms without running statistics")
     facts.add_argument("--norm-eps", type=float, metavar="E", help="the weights' BN eps (default: 1e-5)")
-    facts.add_argument("--depth", type=int, choices=(18, 34, 50, 101, 152), help="where stages are absent")
+    facts.add_argument("--depth", type=int, metavar="N", help="of a ResNet some of whose stages are absent")
     facts.add_argument("--timm-model", metavar="NAME", help="take timm's published facts of this model")
     facts.add_argument("--state", metavar="KEY", help="which state dict of a checkpoint (default: the moving average)")
     facts.add_argument("--images", type=int, metavar="N", help="images it was pretrained on")
@@ -207,7 +207,7 @@ def _export(args: argparse.Namespace) -> None:
     from scaleprior.backbones.settings import config_lines
 
     out = _out(args)
-    kind = args.format or export_format(out)
+    kind = export_format(out, args.format)
     reading = _read(args, args.source)
     export_backbone(reading.tensors, reading.card, out, kind=kind)
     lines = config_lines(reading.card, out if kind == "detectron2" else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,8 +14,9 @@ import timm
 import torch
 
 from benchmarks.exactness import randomise
-from scaleprior.backbones import read_card
+from scaleprior.backbones import load_backbone, read_card
 from scaleprior.cli import main
+from scaleprior.errors import UserError
 
 Run = Callable[..., "tuple[int, str, str]"]
 
@@ -122,3 +124,29 @@ def test_options_that_a_card_has_no_use_for_are_refused_but_in_a_comparison(run:
     assert (code, json.loads(out)["card"]["name"]) == (0, "other")
     code, out, _ = run("backbone", "diff", "r18.safetensors", checkpoint, "--stride-in-1x1", "no")
     assert (code, "no tensor differs" in out) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "facts", "said"),
+    [
+        (["--norm", "BN"], {"norm": "BN"}, "{norm} is 'BN'; take GN or FrozenBN"),
+        (["--channel-order", "rgb"], {"channel_order": "rgb"}, "{channel_order} is 'rgb'; take RGB or BGR"),
+        (["--depth", "99"], {"depth": 99}, "{depth} is 99; take one of [18, 34, 50, 101, 152]"),
+    ],
+)
+def test_the_terminal_reads_the_librarys_own_words(
+    run: Run, checkpoint: Path, words: list[str], facts: dict[str, object], said: str
+) -> None:
+    """argparse would answer first, in other words, if it held a list of choices of its own."""
+    (name,) = facts
+    with pytest.raises(UserError, match=f"^{re.escape(said.format(**{name: name}))}$"):
+        load_backbone(checkpoint, **facts)  # type: ignore[arg-type]
+    code, _, error = run("backbone", "show", checkpoint, *words)
+    assert (code, error) == (2, f"scaleprior: error: {said.format(**{name: words[0]})}\n")
+
+
+def test_a_format_that_is_none_is_refused_before_reading(run: Run) -> None:
+    code, _, error = run("backbone", "export", "absent.pth", "w.pkl", "--format", "onnx")
+    assert (code, error) == (2, "scaleprior: error: --format is 'onnx' for w.pkl; take detectron2 or torchvision\n")
+    code, _, error = run("backbone", "export", "absent.pth", "w.pkl", "--format", "torchvision")
+    assert (code, error) == (2, "scaleprior: error: --format is 'torchvision' for w.pkl; name it *.pth\n")

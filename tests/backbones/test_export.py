@@ -79,7 +79,7 @@ def test_what_cannot_be_held_is_refused(tmp_path: Path) -> None:
             export_backbone(tensors, card, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"cannot tell the format of .*w.onnx; end its name with .pkl \(detectron2\)"):
         export_backbone(tensors, card, tmp_path / "w.onnx")
-    with pytest.raises(UserError, match=r"format 'torchvision' for .*w.pkl; name it \*.pth"):
+    with pytest.raises(UserError, match=r"kind is 'torchvision' for .*w.pkl; name it \*.pth"):
         export_backbone(tensors, card, tmp_path / "w.pkl", kind="torchvision")
     assert list(tmp_path.iterdir()) == []
 

@@ -41,8 +41,10 @@ def infer_resnet(shapes: Shapes, *, norm: str, where: str, depth: int | None = N
         depth: given by the user; needed where some stages are absent.
 
     Raises:
-        UserError: no depth fits, several do, or a width that no trunk has.
+        UserError: no depth fits, several do, or a width that no trunk has; a given depth that no ResNet here has.
     """
+    if depth is not None and depth not in BLOCKS_PER_STAGE:
+        raise UserError(f"{parameter('depth')} is {depth}", hint=f"take one of {sorted(BLOCKS_PER_STAGE)}")
     counts: dict[int, int] = {}
     for name in shapes:
         if match := _BLOCK.match(name):
