@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,8 +31,7 @@ def _chosen_forms(forms: FormChoice | Sequence[FormChoice], data: Observations) 
     if isinstance(forms, str) and forms == "auto":
         return [form for form in CALIBRATED if data.bounded or not form.bounded_only]
     chosen: dict[str, Form] = {}
-    given_forms = forms if isinstance(forms, (list, tuple)) else [forms]
-    for given in given_forms:
+    for given in [forms] if isinstance(forms, (str, Form, type)) or not isinstance(forms, Iterable) else forms:
         form = get_form(given) if isinstance(given, str) else made_form(given)
         if form.bounded_only and not data.bounded:
             raise UserError(
