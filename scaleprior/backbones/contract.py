@@ -62,7 +62,7 @@ def check_contract(cfg: CfgNode, card: Card, explicit: Collection[str] = ()) -> 
     """Every key in which ``cfg`` contradicts ``card``; empty when they agree.
 
     Compared: MODEL.PIXEL_MEAN and PIXEL_STD (to 1e-3 on the 0-255 scale), INPUT.FORMAT, MODEL.RESNETS.NORM (BN weights
-    fit BN, FrozenBN and SyncBN; GN fits GN), and what describes the trunk: under MODEL.RESNETS depth, widths and
+    fit BN, FrozenBN and SyncBN; GN fits GN, LN LN), and what describes the trunk: under MODEL.RESNETS depth, widths and
     STRIDE_IN_1X1 (bottlenecks only); with a backbone ``build_timm_...`` MODEL.TIMM.MODEL. The card of a timm trunk
     turns a ResNet's pyramid into the same pyramid on that trunk; such a mismatch in MODEL.BACKBONE.NAME is never
     marked as explicit.

@@ -31,7 +31,7 @@ class TimmBackbone(Backbone):
 
     Args:
         model: MODEL.TIMM.MODEL.
-        norm: "FrozenBN", "BN" or "SyncBN"; "GN" for BiT.
+        norm: "FrozenBN", "BN" or "SyncBN"; "GN" for BiT, "LN" for ConvNeXt.
         freeze_at: stages that stay fixed: 0 none, 1 the stem, 2 stem and res2, ... 5 all.
         out_features: maps to hand on, of res2 .. res5, as the network itself sees them next: BiT's and ConvNeXt's have
             passed a norm.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scaleprior.backbones.contract import apply_card
+from scaleprior.backbones.trunks.selection import is_timm_config, spec_from_config
 from scaleprior.config import LoadedConfig, load_config
 from scaleprior.config.dotted import flat_config
 from scaleprior.config.fingerprint import cell_settings
@@ -253,9 +254,17 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
     if rung is not None:
         determinants["backbone"] = _backbone(rung, detector)
     text = json.dumps(determinants, sort_keys=True, default=str)
-    depth = stages["finetune"]["config"]["MODEL.RESNETS.DEPTH"]
+    depth = _depth(rung, learner, detector)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     return replace(cell, key=key, cost=depth * (2.0 if learner else 1.0) + images * 1e-9)
+
+
+def _depth(rung: Rung | None, learner: LoadedConfig | None, detector: LoadedConfig) -> int:
+    """Of the trunk, as far as the backbone or the configs tell: what another's builder makes is not known here."""
+    if rung is not None:
+        return rung.card.arch.depth
+    cfg = (learner or detector).cfg
+    return spec_from_config(cfg).depth if is_timm_config(cfg) else cfg.MODEL.RESNETS.DEPTH
 
 
 def _of_arch(stage: StageSection, spec: StudySpec, arch: str) -> StageSection:

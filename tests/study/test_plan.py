@@ -114,6 +114,13 @@ def test_one_line_of_overrides_names_a_trunk_for_both_stages(tmp_path: Path) -> 
     assert "backbone.bottom_up.stages.3.blocks.2.mlp.fc2.weight" in tensors
 
 
+def test_the_cost_of_a_cell_is_that_of_its_own_trunk(tmp_path: Path, planned: Path) -> None:
+    """Not of the ResNet that MODEL.RESNETS describes beside it; ConvNeXt-T has 59 layers."""
+    changes = overridden("pretrain", **CROPS)
+    cells = plan(tmp_path, planned, architectures={"C": CONVNEXT}, **changes)
+    assert {round(cell.cost) for cell in cells if cell.pretrain is None} == {59}
+
+
 @pytest.mark.parametrize(
     ("norm", "message"),
     [("BN", "NORM is 'BN' with MODEL.TIMM.MODEL 'convnext_tiny'; it takes LN"), ("LN", "leaves nothing of so few")],
