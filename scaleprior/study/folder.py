@@ -1,6 +1,6 @@
 """A study's folder, which is all the memory it has::
 
-    study.json          the study: name, identity, engine, facts and the cells of its newest plan
+    study.json          the study: name, fingerprint, engine, facts and the cells of its newest plan
     .lock               held by the runner at work; the system lets go of it when that process ends, however it ends
     cells/NAME/
         cell.json       what the process that runs the cell has to know
@@ -43,14 +43,14 @@ class StudyRecord:
     """What ``study.json`` says.
 
     Attributes:
-        identity: hash of what makes two runs the same study.
+        fingerprint: hash of what makes two runs the same study.
         engine: the one that its first plan was made for; "" before that.
         facts: what the report shows of settings and data, and the ``command`` that runs the study again.
         cells: of the newest plan, in its order.
     """
 
     name: str
-    identity: str
+    fingerprint: str
     engine: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     cells: tuple[Cell, ...] = ()
@@ -91,7 +91,7 @@ class StudyFolder:
         raw = {
             "schema": _SCHEMA,
             "name": record.name,
-            "identity": record.identity,
+            "fingerprint": record.fingerprint,
             "engine": record.engine,
             "facts": dict(record.facts),
             "cells": [cell.to_dict() for cell in record.cells],
@@ -99,7 +99,7 @@ class StudyFolder:
         write_json(self.path / _FILE, raw)
 
     @contextlib.contextmanager
-    def claim(self, *, name: str, identity: str) -> Iterator[StudyRecord]:
+    def claim(self, *, name: str, fingerprint: str) -> Iterator[StudyRecord]:
         """Hold the folder for a runner of this study, making it if it is new or empty; yields what it says already.
 
         Raises:
@@ -118,8 +118,8 @@ class StudyFolder:
             ) from e
         try:
             self._lock(handle)
-            record = self._known(name, identity)
-            if record.identity != identity:
+            record = self._known(name, fingerprint)
+            if record.fingerprint != fingerprint:
                 raise UserError(
                     f"{self.path} holds another study ({record.name!r}, this one is {name!r}, or its data differ)",
                     hint=f"choose another folder with {parameter('out')}",
@@ -165,17 +165,17 @@ class StudyFolder:
         owner = os.pread(handle, 32, 0).decode() or "unknown"
         raise UserError(f"another run is at work in {self.path} (process {owner})", hint="wait for it, or stop it")
 
-    def _known(self, name: str, identity: str) -> StudyRecord:
+    def _known(self, name: str, fingerprint: str) -> StudyRecord:
         if (self.path / _FILE).is_file():
             return self.read()
         if (self.path / _EARLIER).is_file():  # its finished cells are found in their folders
             facts = _earlier(self.path)
             return StudyRecord(facts["name"], facts["identity"], facts.get("engine", ""))
-        return StudyRecord(name, identity)
+        return StudyRecord(name, fingerprint)
 
 
 def _earlier(folder: Path) -> dict[str, str]:
-    """Name, identity, engine and more of a study that an earlier version began.
+    """Name, fingerprint (by its name of then, identity), engine and more of a study that an earlier version began.
 
     Raises:
         UserError: the file is damaged.

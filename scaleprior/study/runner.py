@@ -70,7 +70,7 @@ def run_study(
     get_engine(name)  # one that is not there should leave no folder behind
     place = _executor(spec, executor, jobs)
     folder = StudyFolder(out)
-    with folder.claim(name=spec.name, identity=_identity(spec)) as known:
+    with folder.claim(name=spec.name, fingerprint=_fingerprint(spec)) as known:
         remove_leftovers(out, recursive=False)
         resolved = _resolve_engine(folder, known, name)
         data = prepare_data(spec, out, progress=prepare_progress)
@@ -94,7 +94,7 @@ def _command(spec: StudySpec, out: Path, engine: str | None, executor: Executor 
     return shlex.join(["scaleprior", "study", "run", spec.source, flag("out"), str(out), *chosen, *spec.overrides])
 
 
-def _identity(spec: StudySpec) -> str:
+def _fingerprint(spec: StudySpec) -> str:
     """What makes two specs the same study: its name and its data. Rungs, seeds and recipes may be added later."""
     text = json.dumps([spec.name, spec.raw.get("corpus"), spec.raw.get("detection")], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A study's folder: identity, locks, states, and folders of earlier versions."""
+"""A study's folder: fingerprint, locks, states, and folders of earlier versions."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def make_cell(key: str) -> Cell:
     return Cell(key, "R-50", 10, 0, "torchvision", 1, None, StageSection("c.yaml", ("A", "1")), DATA)
 
 
-def claimed(path: Path, name: str = "a", identity: str = "1") -> StudyRecord:
-    with StudyFolder(path).claim(name=name, identity=identity) as record:
+def claimed(path: Path, name: str = "a", fingerprint: str = "1") -> StudyRecord:
+    with StudyFolder(path).claim(name=name, fingerprint=fingerprint) as record:
         return record
 
 
@@ -77,7 +77,7 @@ def test_a_result_survives_its_file(tmp_path: Path, pretrain: PretrainMetrics | 
 
 def test_a_record_survives_its_file(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path)
-    with folder.claim(name="a", identity="1") as record:
+    with folder.claim(name="a", fingerprint="1") as record:
         assert record == StudyRecord("a", "1") == folder.read()
         record = replace(record, engine="torchvision", facts={"command": "x"}, cells=(make_cell("x"), make_cell("y")))
         folder.write(record)
@@ -181,8 +181,8 @@ def test_no_study_a_damaged_one_and_one_of_the_future(tmp_path: Path) -> None:
         ("{", r"study\.json is not JSON: line 1"),
         ("[]", "has schema None, this version reads 1"),
         ('{"schema": 9}', "has schema 9, this version reads 1"),
-        ('{"schema": 1, "name": "a", "cells": []}', r"study\.json is damaged: .*identity"),
-        ('{"schema": 1, "name": "a", "identity": "1", "cells": [{}]}', r"study\.json is damaged: 'data'"),
+        ('{"schema": 1, "name": "a", "cells": []}', r"study\.json is damaged: .*fingerprint"),
+        ('{"schema": 1, "name": "a", "fingerprint": "1", "cells": [{}]}', r"study\.json is damaged: 'data'"),
     ):
         if content is not None:
             (tmp_path / "study.json").write_text(content)
@@ -195,7 +195,9 @@ def test_one_runner_at_a_time_and_the_lock_dies_with_its_process(tmp_path: Path)
     assert not folder.busy()
     code = (
         "import sys; from pathlib import Path; from scaleprior.study.folder import StudyFolder\n"
-        "with StudyFolder(Path(sys.argv[1])).claim(name='a', identity='1'): print('held', flush=True); sys.stdin.read()"
+        "with StudyFolder(Path(sys.argv[1])).claim(name='a', fingerprint='1'):\n"
+        "    print('held', flush=True)\n"
+        "    sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -219,7 +221,8 @@ def test_a_folder_of_an_earlier_version_is_read_once(finished: Path, tmp_path: P
     with sqlite3.connect(out / "study.sqlite") as connection:
         connection.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         facts = json.dumps(record["facts"])
-        rows = [("schema", "1"), ("facts", facts), *((k, record[k]) for k in ("name", "identity", "engine"))]
+        rows = [("schema", "1"), ("facts", facts), *((k, record[k]) for k in ("name", "engine"))]
+        rows.append(("identity", record["fingerprint"]))  # its name of then
         connection.executemany("INSERT INTO meta VALUES (?, ?)", rows)
     connection.close()
     with pytest.raises(UserError, match=r"was written by an earlier version .*: scaleprior study run .*tiny\.yaml"):

@@ -128,7 +128,7 @@ def _results(tables: Sequence[ResultTable]) -> Iterator[str]:
             (r["pretraining"], human_count(r["images"]), *(f"{r[m]:.1f}" if m in r else "-" for m in AP_NAMES))
             for r in table.rows
         ]
-        columns = ("pretraining", "images", "AP", "AP50", "AP75", "APs", "APm", "APl")
+        columns = ("pretraining", "images", *AP_NAMES.values())
         yield from _table(columns, rows, right=range(1, len(columns)))
         yield ""
         if table.measured_here:
