@@ -291,6 +291,11 @@ def _check_stages(
         if learner is not None:
             card = check_pretraining(learner.cfg)
             training_images(learner.cfg, corpus_images)
+        elif rung is None and detector.cfg.MODEL.WEIGHTS:
+            raise UserError(
+                f"a cell from scratch would start from MODEL.WEIGHTS {detector.cfg.MODEL.WEIGHTS} ({detector.source})",
+                hint="leave scratch out (scratch: false), or empty that key in finetune.overrides",
+            )
         get_engine(engine).check_config(detector.cfg if card is None else apply_card(detector, card))
     except UserError as e:
         raise UserError(f"{where}: {e}") from e

@@ -151,3 +151,10 @@ def test_detectron2s_resnets_are_not_taken_for_the_trunk_that_a_config_names(tmp
     named = overridden("finetune", MODEL__TIMM__MODEL="resnet50_clip")
     with pytest.raises(UserError, match=r"'resnet50_clip' with .*; use MODEL.BACKBONE.NAME build_timm_fpn_backbone"):
         plan(tmp_path, planned, "detectron2", **named)
+
+
+def test_from_scratch_is_from_scratch(tmp_path: Path, planned: Path) -> None:
+    weights = overridden("finetune", MODEL__WEIGHTS="somebody.safetensors")
+    with pytest.raises(UserError, match=r"from scratch would start from MODEL.WEIGHTS somebody.safetensors .*scratch"):
+        plan(tmp_path, planned, **weights)
+    assert [cell.images for cell in plan(tmp_path, planned, scratch=False, **weights)] == [16, 32, 64]
