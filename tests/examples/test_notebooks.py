@@ -47,7 +47,7 @@ def test_what_is_committed_is_clean(path: Path) -> None:
     outputs = [output for cell in code for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     text = re.sub(r"[A-Za-z0-9+/=]{200,}", "a picture", path.read_text(encoding="utf-8"))
-    for place in ("/tmp/", "/home/", "/root/", "/work/", "/Users/", "C:\\\\"):
+    for place in ("/tmp/", "/home/", "/root/", "/Users/", "C:\\\\"):
         assert place not in text, f"{path.name} holds a path of a machine: {place}"
     numbers = [cell.execution_count for cell in code]
     assert numbers in ([None] * len(code), list(range(1, len(code) + 1))), "executed from top to bottom, or not at all"
