@@ -71,12 +71,12 @@ def work(args: argparse.Namespace) -> None:
     main_process = os.environ.get("RANK", "0") == "0"
     if args.eval_only:
         if main_process:
-            print(evaluate_pretrained(loaded, out))
+            print(evaluate_pretrained(loaded, out).to_dict())
         return
     with progress_bar("pretraining") as progress:
         result = pretrain(loaded, out, resume=args.resume, progress=progress if main_process else None)
     if main_process:
-        print(f"{result.backbone}: {result.metrics}")
+        print(f"{result.backbone}: {result.metrics.to_dict()}")
 
 
 def launch_plain(args: argparse.Namespace) -> None:
