@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from scaleprior.wording import Wording, in_flags
+
+if TYPE_CHECKING:
+    from scaleprior.corpus.importers import Doubt
 
 __all__ = ["register"]
 
@@ -60,32 +66,41 @@ def _register_build(actions: Any) -> None:
         help="accepted share of unusable images, 0 to 1 (default: 0.05)",
     )
     build.add_argument("--overwrite", action="store_true", help="replace an existing index")
+    build.add_argument("--yes", action="store_true", help="what is doubtful about SRC is meant; ask nothing")
     build.add_argument("--json", action="store_true", help="print JSON")
     build.set_defaults(handler=_build)
 
 
 def _build(args: argparse.Namespace) -> None:
     from scaleprior.corpus import Corpus
-    from scaleprior.progress import progress_bar
 
-    with progress_bar(f"indexing {args.source}", unit="images") as progress:
-        corpus = Corpus.build(
-            args.source,
-            args.out,
-            labels=args.labels,
-            hierarchy=args.hierarchy,
-            file_column=args.file_column,
-            label_column=args.label_column,
-            split=args.split,
-            split_column=args.split_column,
-            name=args.name,
-            salt=args.salt,
-            verify=args.verify,
-            max_skipped=args.max_skipped,
-            overwrite=args.overwrite,
-            progress=progress,
-        )
+    on_terminal = sys.stdin.isatty() and sys.stderr.isatty()
+    corpus = Corpus.build(
+        args.source,
+        args.out,
+        labels=args.labels,
+        hierarchy=args.hierarchy,
+        file_column=args.file_column,
+        label_column=args.label_column,
+        split=args.split,
+        split_column=args.split_column,
+        name=args.name,
+        salt=args.salt,
+        verify=args.verify,
+        max_skipped=args.max_skipped,
+        overwrite=args.overwrite,
+        yes=args.yes or (_ask if on_terminal else False),
+        progress=True,
+    )
     _show({**_summary(corpus), "index": args.out}, args.json)
+
+
+def _ask(doubt: Doubt) -> bool:
+    """Put a doubt to the person at the terminal; on standard error, where a pipe takes no answer for a result."""
+    for text in (doubt.what, f"If not: {doubt.options}."):
+        print(in_flags(Wording(text)), file=sys.stderr)
+    print("Is it meant so? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _info(args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from scaleprior.files import read_json
 from scaleprior.progress import ProgressFn, watched
 
 if TYPE_CHECKING:
+    from scaleprior.corpus.importers.doubts import Answer
     from scaleprior.corpus.index import ImageRow
 
 __all__ = ["Corpus", "build_index"]
@@ -83,6 +84,7 @@ class Corpus:
         verify: bool = True,
         max_skipped: float = 0.05,
         overwrite: bool = False,
+        yes: bool | Answer = False,
         progress: ProgressFn | bool | None = False,
     ) -> Corpus:
         """Index a collection of labelled images into the folder ``out``, and open it.
@@ -95,15 +97,20 @@ class Corpus:
             verify: decode every image; those that fail are skipped, counted and listed.
             max_skipped: largest accepted share of skipped images, in [0, 1].
             overwrite: replace an existing index once the new one is complete.
+            yes: True: what is doubtful about the source is meant; a function is asked about each doubt.
             progress: True for a bar on the terminal; or a function that is called with (images done, images in all,
                 {"skipped": ...}).
 
         Raises:
-            UserError: a source that is not there or does not hold together; too many unreadable images; ``out`` exists.
+            UserError: a source that is not there, does not hold together, or may not be meant as it would be read; too
+                many unreadable images; ``out`` exists.
             FailureError: disk full or another error of the file system.
         """
         from scaleprior.corpus.importers import open_source
+        from scaleprior.corpus.importers.doubts import settle
+        from scaleprior.corpus.staging import refuse_existing
 
+        refuse_existing(Path(out), "corpus.json", overwrite)  # before anything is read or asked
         opened = open_source(
             source,
             labels=labels,
@@ -114,7 +121,8 @@ class Corpus:
             split_column=split_column,
             verified=verify,
         )
-        with watched(progress, "indexing", unit="images") as report:
+        settle(opened.doubts, yes)
+        with watched(progress, f"indexing {source}", unit="images") as report:
             return build_index(
                 opened.rows(),
                 out,

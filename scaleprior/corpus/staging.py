@@ -13,7 +13,7 @@ from pathlib import Path
 from scaleprior.errors import FailureError, UserError
 from scaleprior.wording import parameter
 
-__all__ = ["staged_folder"]
+__all__ = ["refuse_existing", "staged_folder"]
 
 _LOCK = ".building"
 
@@ -36,7 +36,7 @@ def staged_folder(path: str | Path, *, marker: str, overwrite: bool = False) -> 
         FailureError: the file system refuses (disk full, read-only).
     """
     path = Path(os.path.abspath(path))
-    _refuse_existing(path, marker, overwrite)
+    refuse_existing(path, marker, overwrite)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
@@ -58,7 +58,8 @@ def staged_folder(path: str | Path, *, marker: str, overwrite: bool = False) -> 
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _refuse_existing(path: Path, marker: str, overwrite: bool) -> None:
+def refuse_existing(path: Path, marker: str, overwrite: bool) -> None:
+    """Raise UserError where :func:`staged_folder` would."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not path.is_dir() or not (path / marker).is_file():
@@ -71,7 +72,7 @@ def _refuse_existing(path: Path, marker: str, overwrite: bool) -> None:
 
 def _swap_in(temporary: Path, path: Path, marker: str, overwrite: bool) -> None:
     """Rename into place. A folder cannot replace a full one in one step: the old one steps aside first."""
-    _refuse_existing(path, marker, overwrite)  # again: another build may have finished meanwhile
+    refuse_existing(path, marker, overwrite)  # again: another build may have finished meanwhile
     if (path / marker).is_file():
         aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".building"))
         os.replace(path, aside / path.name)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scaleprior.corpus import Corpus, World, WorldSpec
+from scaleprior.corpus.importers import Doubt
 from scaleprior.detect.data.coco import DetectionSet, load_coco
 from scaleprior.errors import UserError
 from scaleprior.files import file_sha256
@@ -16,6 +17,7 @@ from scaleprior.progress import ProgressFn
 from scaleprior.study.rungs import Rung, describe_rungs, find_rungs
 from scaleprior.study.sections import CocoSet
 from scaleprior.study.spec import StudySpec
+from scaleprior.wording import flag
 
 __all__ = ["PrepareProgress", "StudyData", "describe_data", "prepare_data"]
 
@@ -144,7 +146,14 @@ def _corpus(spec: StudySpec, world: World | None, out: Path, progress: PreparePr
     for key in ("labels", "hierarchy"):
         if key in options:
             options[key] = section.source / options[key]  # an absolute path stays as it is
-    return Corpus.build(section.source, folder, progress=_named(progress, "indexing the corpus"), **options)
+    report = _named(progress, "indexing the corpus")
+    return Corpus.build(section.source, folder, yes=_refuse_doubt, progress=report, **options)
+
+
+def _refuse_doubt(doubt: Doubt) -> bool:
+    """A study asks nobody: what its corpus means is said in its spec, or where the corpus is indexed."""
+    build = f"scaleprior corpus build SRC OUT {flag('yes')}"
+    raise UserError(doubt.what, hint=f"{doubt.options}; or, if it is meant so, index it with: {build}")
 
 
 def _coco_sets(

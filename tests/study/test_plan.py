@@ -14,6 +14,7 @@ from scaleprior.errors import UserError
 from scaleprior.study import load_spec
 from scaleprior.study.cells import plan_cells
 from scaleprior.study.prepare import prepare_data
+from tests.corpus.pictures import class_folders
 from tests.study.conftest import TINY, run_study_command, write_spec
 
 CLIP = {"MODEL.BACKBONE.NAME": "build_timm_fpn_backbone", "MODEL.TIMM.MODEL": "resnet50_clip"}
@@ -158,3 +159,15 @@ def test_from_scratch_is_from_scratch(tmp_path: Path, planned: Path) -> None:
     with pytest.raises(UserError, match=r"from scratch would start from MODEL.WEIGHTS somebody.safetensors .*scratch"):
         plan(tmp_path, planned, **weights)
     assert [cell.images for cell in plan(tmp_path, planned, scratch=False, **weights)] == [16, 32, 64]
+
+
+def test_a_study_takes_no_doubtful_corpus(tmp_path: Path) -> None:
+    """Nobody is asked in the middle of a study, whatever terminal it was started from."""
+    class_folders(tmp_path / "src", {"images": 2})
+    coco = {"json": "none.json", "images": "none"}
+    path = write_spec(tmp_path, corpus={"source": str(tmp_path / "src")}, detection={"train": coco, "val": coco})
+    with pytest.raises(
+        UserError, match=r"the one label 'images'.*index it with: scaleprior corpus build SRC OUT --yes"
+    ):
+        prepare_data(load_spec(path), tmp_path / "out")
+    assert not (tmp_path / "out" / "corpus").exists()

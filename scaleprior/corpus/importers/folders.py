@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scaleprior.corpus.images import IMAGE_SUFFIXES
+from scaleprior.corpus.importers.doubts import one_label
 from scaleprior.corpus.importers.source import Source
 from scaleprior.corpus.index import ImageRow
 from scaleprior.corpus.label_space import LabelSpace
@@ -33,6 +34,7 @@ def folder_source(path: Path, label_space: LabelSpace | None, *, by_suffix: bool
             f"{path} has no class folders, no tar files with labels, and no labels.csv",
             hint=f"put each class' images in a folder named after it, or pass {parameter('labels', words='TABLE')}",
         )
+    doubts = one_label(classes, str(path))
     if label_space is None:
         label_space = LabelSpace.flat(classes)
     for name in classes:
@@ -49,7 +51,7 @@ def folder_source(path: Path, label_space: LabelSpace | None, *, by_suffix: bool
                     key = f"{relative}/{file}"
                     yield ImageRow(key, (name,), "", key, 0, _size(os.path.join(folder, file)))
 
-    return Source("folders", path, label_space, rows, facts={"path": str(path)})
+    return Source("folders", path, label_space, rows, facts={"path": str(path)}, doubts=doubts)
 
 
 def _size(path: str) -> int:

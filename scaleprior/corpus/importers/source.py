@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scaleprior.corpus.importers.doubts import Doubt
 from scaleprior.corpus.label_space import LabelSpace
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Source:
         rows: starts a fresh stream of rows.
         total: rows to come, 0 when unknown.
         facts: what to record about the source beside its kind.
+        doubts: what may not be meant as it would be read; found before any row is made.
     """
 
     kind: str
@@ -34,3 +36,4 @@ class Source:
     rows: Callable[[], Iterator[ImageRow]]
     total: int = 0
     facts: dict[str, str] = field(default_factory=dict)
+    doubts: tuple[Doubt, ...] = ()

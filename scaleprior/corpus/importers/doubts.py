@@ -1,0 +1,58 @@
+"""Doubts about a source: what it can be read as and may not be meant as, asked about before anything is spent.
+
+An importer puts a :class:`Doubt` into its ``Source``. ``Corpus.build`` refuses to go on unless every doubt is answered:
+on a terminal by the person, else by the parameter that says what is meant. The sentences stand here, so that they are
+worded alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from scaleprior.errors import UserError
+from scaleprior.wording import parameter
+
+__all__ = ["Answer", "Doubt", "one_label", "settle"]
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Something about a source that its reader cannot decide.
+
+    Attributes:
+        what: what was found and how it would be read, with counts and examples.
+        options: what to pass to have it read otherwise.
+    """
+
+    what: str
+    options: str
+
+
+Answer = Callable[[Doubt], bool]
+"""Whether a doubt is to be read as it stands; what a terminal asks a person."""
+
+
+def settle(doubts: Sequence[Doubt], yes: bool | Answer) -> None:
+    """Return if all that is doubtful is meant.
+
+    Args:
+        doubts: in the order to ask about them.
+        yes: True: all is meant; a function is asked about one after the other.
+
+    Raises:
+        UserError: some are not; names them all and what to do about each.
+    """
+    open_doubts = [doubt for doubt in doubts if not (yes(doubt) if callable(yes) else yes)]
+    if open_doubts:
+        what = "; ".join(doubt.what for doubt in open_doubts)
+        options = "; ".join(doubt.options for doubt in open_doubts)
+        raise UserError(what, hint=f"{options}; or pass {parameter('yes', True)} if it is meant so")
+
+
+def one_label(labels: Sequence[str], where: str) -> tuple[Doubt, ...]:
+    """A source whose images all have the same label: mostly a folder of everything, or the wrong column."""
+    if len(labels) != 1:
+        return ()
+    options = f"give the folder above the classes, or a table by {parameter('labels', words='TABLE')}"
+    return (Doubt(f"all images of {where} would have the one label {labels[0]!r}", options),)
