@@ -97,7 +97,31 @@ class Fraction:
 
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Labels as given (without ancestors), CSR: int32 [M], ascending and unique in each row, and int64 [N + 1]."""
-        rows = self._read_columns("labels").column("labels").combine_chunks()
+        return self._lists("labels")
+
+    def absent(self) -> tuple[np.ndarray, np.ndarray]:
+        """Labels verified not to be there (without descendants), CSR as :meth:`labels`; what neither lists is unknown.
+
+        No present label, nor one of its ancestors, is among an image's absent ones.
+        """
+        if not self.has_absent:
+            return np.zeros(0, dtype=np.int32), np.zeros(self.images + 1, dtype=np.int64)
+        return self._lists("absent")
+
+    @property
+    def has_absent(self) -> bool:
+        """Whether the corpus records labels that are verified to be absent; then what is not listed is unknown."""
+        return "absent" in self._columns
+
+    @cached_property
+    def _columns(self) -> list[str]:
+        try:
+            return pq.read_schema(self.corpus.parquet).names
+        except (OSError, pa.ArrowInvalid) as e:
+            raise UserError(f"cannot read the index {self.corpus.parquet}: {e}", hint="build the index again") from e
+
+    def _lists(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        rows = self._read_columns(column).column(column).combine_chunks()
         counts = rows.value_lengths().to_numpy(zero_copy_only=False)
         offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
         return rows.flatten().to_numpy(zero_copy_only=False).astype(np.int32), offsets

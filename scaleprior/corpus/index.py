@@ -7,13 +7,13 @@ rows stream into ``index.parquet``. Duplicates are neighbours by then.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from scaleprior.corpus.digest import IndexDigest
 from scaleprior.corpus.hashing import hash64
 from scaleprior.corpus.images import ImageError, check_image
 from scaleprior.corpus.label_space import LabelSpace
@@ -48,7 +49,8 @@ INDEX_SCHEMA = pa.schema(
         ("size", pa.int64()),
     ]
 )
-_UNSORTED_SCHEMA = INDEX_SCHEMA.set(3, pa.field("shard", pa.string()))
+_ABSENT = pa.field("absent", pa.list_(pa.int32()))  # the last column, of an index that has such labels
+_UNSORTED_SCHEMA = INDEX_SCHEMA.set(3, pa.field("shard", pa.string())).append(_ABSENT)
 _BATCH_ROWS = 4096
 _GROUP_ROWS = 65_536  # rows of a Parquet row group: what opening a small fraction reads at most
 _SKIPPED_LISTED = 10_000  # skipped files listed in corpus.json; the count is always complete
@@ -64,6 +66,7 @@ class ImageRow(NamedTuple):
         path: the file relative to the root, or the member's name.
         offset: first byte within the file or tar.
         size: bytes.
+        absent: ids of labels that somebody has verified not to be there; labels in neither tuple are unknown.
     """
 
     key: str
@@ -72,6 +75,7 @@ class ImageRow(NamedTuple):
     path: str
     offset: int
     size: int
+    absent: tuple[str, ...] = ()
 
 
 def write_index(
@@ -112,15 +116,17 @@ def write_index(
     skipped = _Skipped(max_skipped)
     reader = ByteReader(folder if str(root) == "." else root) if verify else None
     unsorted = folder / "unsorted.parquet"
+    absent = _Absent()
     with pq.ParquetWriter(unsorted, _UNSORTED_SCHEMA, compression="zstd") as writer:
         for batch in _checked_batches(rows, reader, skipped, total, progress):
             if batch:
-                writer.write_batch(_encode(batch, label_space, salt))
+                writer.write_batch(_encode(batch, label_space, salt, absent))
     images = pq.read_metadata(unsorted).num_rows
     skipped.judge(images)
-    digest = _Digest(salt, label_space.fingerprint)
-    with pq.ParquetWriter(folder / "index.parquet", INDEX_SCHEMA, compression="zstd") as writer:
-        for table in _sorted_groups(unsorted, folder, memory_limit):
+    digest = IndexDigest(SCHEMA_VERSION, salt, label_space.fingerprint)
+    schema = INDEX_SCHEMA.append(_ABSENT) if absent.labels else INDEX_SCHEMA
+    with pq.ParquetWriter(folder / "index.parquet", schema, compression="zstd") as writer:
+        for table in _sorted_groups(unsorted, folder, memory_limit, schema):
             digest.update(table)
             writer.write_table(table, row_group_size=_GROUP_ROWS)
     unsorted.unlink()
@@ -137,8 +143,18 @@ def write_index(
         "verified": verify,
         "skipped": {"count": skipped.count, "reasons": dict(skipped.reasons), "files": skipped.files},
     }
+    if absent.labels or absent.contradicted:
+        facts["absent"] = {"labels": absent.labels, "contradicted": absent.contradicted}
     write_json(folder / "corpus.json", facts)
     logger.info("indexed %d images, skipped %d, fingerprint %s", images, skipped.count, facts["fingerprint"][:12])
+
+
+@dataclass
+class _Absent:
+    """How many absent labels are stored, and how many are not because a present label contradicts them."""
+
+    labels: int = 0
+    contradicted: int = 0
 
 
 class _Skipped:
@@ -202,15 +218,10 @@ def _problem(reader: ByteReader, row: ImageRow) -> str | None:
     return None
 
 
-def _encode(rows: list[ImageRow], label_space: LabelSpace, salt: str) -> pa.RecordBatch:
+def _encode(rows: list[ImageRow], label_space: LabelSpace, salt: str, absent: _Absent) -> pa.RecordBatch:
     for row in rows:
         _check_key(row.key)
-    labels = []
-    for row in rows:
-        try:
-            labels.append(sorted({label_space.index(label) for label in row.labels}))
-        except UserError as e:
-            raise UserError(f"image {row.key!r}: {e}") from e
+    labels = _numbered(rows, "labels", label_space)
     keys = [row.key for row in rows]
     columns = {
         "key": keys,
@@ -220,8 +231,36 @@ def _encode(rows: list[ImageRow], label_space: LabelSpace, salt: str) -> pa.Reco
         "path": [row.path for row in rows],
         "offset": [row.offset for row in rows],
         "size": [row.size for row in rows],
+        "absent": _settled(rows, labels, label_space, absent),
     }
     return pa.record_batch([pa.array(columns[f.name], type=f.type) for f in _UNSORTED_SCHEMA], schema=_UNSORTED_SCHEMA)
+
+
+def _numbered(rows: list[ImageRow], field: str, label_space: LabelSpace) -> list[list[int]]:
+    numbered = []
+    for row in rows:
+        try:
+            numbered.append(sorted({label_space.index(label) for label in getattr(row, field)}))
+        except UserError as e:
+            raise UserError(f"image {row.key!r}: {e}") from e
+    return numbered
+
+
+def _settled(rows: list[ImageRow], labels: list[list[int]], label_space: LabelSpace, count: _Absent) -> list[list[int]]:
+    """The absent labels of each row that its present ones do not contradict."""
+    absent = _numbered(rows, "absent", label_space)
+    given = sum(map(len, absent))
+    if not given:
+        return absent
+    kept, offsets = label_space.settle_absent(*_csr(labels), *_csr(absent))
+    count.labels += len(kept)
+    count.contradicted += given - len(kept)
+    return [row.tolist() for row in np.split(kept, offsets[1:-1])]
+
+
+def _csr(rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    flat = np.array([label for row in rows for label in row], dtype=np.int64)
+    return flat, np.cumsum([0, *map(len, rows)])
 
 
 def _check_key(key: str) -> None:
@@ -234,7 +273,7 @@ def _check_key(key: str) -> None:
         raise UserError(f"the file name {key!r} is not UTF-8", hint="rename the file") from e
 
 
-def _sorted_groups(unsorted: Path, folder: Path, memory_limit: str) -> Iterator[pa.Table]:
+def _sorted_groups(unsorted: Path, folder: Path, memory_limit: str, schema: pa.Schema) -> Iterator[pa.Table]:
     """The rows sorted by (hash, key), a row group at a time; a key that repeats is an error."""
     import duckdb
 
@@ -257,7 +296,7 @@ def _sorted_groups(unsorted: Path, folder: Path, memory_limit: str) -> Iterator[
             assert np.all(hashes[1:] >= hashes[:-1]), "the sort returned rows out of order"
             _refuse_duplicates(keys, previous)
             previous, last = keys[-1], hashes[-1]
-            yield pa.Table.from_batches([batch]).cast(INDEX_SCHEMA)
+            yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
     ordered.unlink()
     shutil.rmtree(spill, ignore_errors=True)
 
@@ -275,29 +314,3 @@ def _refuse_duplicates(keys: pa.Array, previous: pa.Scalar | None) -> None:
     if repeated:
         shown = ", ".join(map(repr, list(dict.fromkeys(repeated))[:5]))
         raise UserError(f"duplicate key {shown}", hint="each image must occur once; remove the repeated rows")
-
-
-class _Digest:
-    """SHA-256 over the sorted rows, column by column, so that it does not depend on how rows are grouped."""
-
-    def __init__(self, salt: str, label_space: str) -> None:
-        self._whole = hashlib.sha256(f"{SCHEMA_VERSION}\0{salt}\0{label_space}".encode())
-        self._columns = [hashlib.sha256() for _ in range(5)]
-
-    def update(self, table: pa.Table) -> None:
-        keys = table.column("key").combine_chunks()
-        labels = table.column("labels").combine_chunks()
-        pieces = (
-            "".join(key + "\0" for key in keys.to_pylist()).encode("utf-8"),
-            np.asarray(table.column("hash").to_numpy(), dtype="<u8").tobytes(),
-            np.asarray(labels.value_lengths().to_numpy(zero_copy_only=False), dtype="<i4").tobytes(),
-            np.asarray(labels.flatten().to_numpy(zero_copy_only=False), dtype="<i4").tobytes(),
-            np.asarray(table.column("size").to_numpy(), dtype="<i8").tobytes(),
-        )
-        for column, piece in zip(self._columns, pieces):
-            column.update(piece)
-
-    def hexdigest(self) -> str:
-        for column in self._columns:
-            self._whole.update(column.digest())
-        return self._whole.hexdigest()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -160,19 +161,73 @@ class LabelSpace:
         Raises:
             UserError: a label outside [0, C).
         """
-        labels = np.asarray(labels, dtype=np.int64)
+        return self._spread(labels, offsets, self._closure, self._closure_offsets)
+
+    def expand_absent(self, absent: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Add every descendant to each image's absent labels: where there is no animal, there is no dog.
+
+        Arguments, returns and errors are those of :meth:`expand`.
+        """
+        return self._spread(absent, offsets, *self._descendants)
+
+    def settle_absent(
+        self, labels: np.ndarray, offsets: np.ndarray, absent: np.ndarray, absent_offsets: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Leave out the absent labels that a present one contradicts by being that label or below it: presence wins.
+
+        What :meth:`expand` and :meth:`expand_absent` then add has no label in common: a present label below a
+        remaining absent one would have that one among its ancestors.
+
+        Args:
+            labels, offsets: the present labels, CSR of N images, with or without ancestors.
+            absent, absent_offsets: CSR of the same N images.
+
+        Returns:
+            int32 absent labels, ascending and unique in each row, and int64 offsets [N + 1].
+
+        Raises:
+            UserError: a label outside [0, C).
+        """
+        expanded, expanded_offsets = self.expand(labels, offsets)
+        present = self._flat(expanded, expanded_offsets)
+        return self._rows(np.setdiff1d(self._flat(self._inside(absent), absent_offsets), present), len(offsets) - 1)
+
+    @cached_property
+    def _descendants(self) -> tuple[np.ndarray, np.ndarray]:
+        """Descendants including the node itself, ascending, as CSR: the closure turned round."""
+        nodes = np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self._closure_offsets))
+        counts = np.bincount(self._closure, minlength=len(self))
+        offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+        return nodes[np.argsort(self._closure, kind="stable")], offsets
+
+    def _spread(
+        self, labels: np.ndarray, offsets: np.ndarray, closure: np.ndarray, closure_offsets: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Replace each label by its row of ``closure``."""
+        labels = self._inside(labels)
         offsets = np.asarray(offsets, dtype=np.int64)
-        if labels.size and (labels.min() < 0 or labels.max() >= len(self)):
-            bad = labels[(labels < 0) | (labels >= len(self))][0]
-            raise UserError(f"label {bad} is outside the label space [0, {len(self)})", hint="use this corpus' labels")
         rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        starts = self._closure_offsets[labels]
-        counts = self._closure_offsets[labels + 1] - starts
+        starts = closure_offsets[labels]
+        counts = closure_offsets[labels + 1] - starts
         # position k of the output belongs to label j and is element k - (first output of j) of j's closure
         first = np.cumsum(counts) - counts
         gather = np.repeat(starts - first, counts) + np.arange(counts.sum())
-        flat = np.unique(np.repeat(rows, counts) * len(self) + self._closure[gather])
-        per_row = np.bincount(flat // len(self), minlength=len(offsets) - 1)
+        return self._rows(np.unique(np.repeat(rows, counts) * len(self) + closure[gather]), len(offsets) - 1)
+
+    def _inside(self, labels: np.ndarray) -> np.ndarray:
+        labels = np.asarray(labels, dtype=np.int64)
+        if labels.size and (labels.min() < 0 or labels.max() >= len(self)):
+            bad = labels[(labels < 0) | (labels >= len(self))][0]
+            raise UserError(f"label {bad} is outside the label space [0, {len(self)})", hint="use this corpus' labels")
+        return labels
+
+    def _flat(self, labels: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """CSR as ``row * C + label``, int64 [M]."""
+        return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)) * len(self) + labels
+
+    def _rows(self, flat: np.ndarray, images: int) -> tuple[np.ndarray, np.ndarray]:
+        """The CSR of ascending ``row * C + label``."""
+        per_row = np.bincount(flat // len(self), minlength=images)
         return (flat % len(self)).astype(np.int32), np.concatenate(([0], np.cumsum(per_row))).astype(np.int64)
 
     def _checked(self, node: int) -> int:

@@ -298,3 +298,55 @@ def test_sort_spills_below_its_memory_limit(tmp_path):
     small = build_index(rows, tmp_path / "small", verify=False, memory_limit="48MB", **FIXED)
     assert np.all(np.diff(small.fraction(ratio=1.0).hashes().astype(np.float64)) >= 0)
     assert len(small) == 200_000
+
+
+def absent_rows() -> list[ImageRow]:
+    present = {"1.jpg": ((), ("a", "b")), "2.jpg": (("a",), ("b",)), "3.jpg": (("b",), ("top", "b")), "4.jpg": ((), ())}
+    return [ImageRow(key, labels, "", key, 0, 1, absent) for key, (labels, absent) in present.items()]
+
+
+def test_absent_labels_are_a_column_that_only_their_indexes_have(tmp_path):
+    with_some = build_index(absent_rows(), tmp_path / "some", verify=False, **FIXED)
+    fraction = with_some.fraction(ratio=1.0)
+    labels, offsets = fraction.absent()
+    found = {key: labels[offsets[k] : offsets[k + 1]].tolist() for k, key in enumerate(fraction.keys())}
+    # 3.jpg has b, which contradicts both "no b" and "no top"
+    assert found == {"1.jpg": [1, 2], "2.jpg": [2], "3.jpg": [], "4.jpg": []}
+    assert with_some.facts["absent"] == {"labels": 3, "contradicted": 2}
+    assert fraction.has_absent
+
+    rows = [row._replace(absent=()) for row in absent_rows()]
+    without = build_index(rows, tmp_path / "none", verify=False, **FIXED)
+    assert pq.read_schema(without.parquet).names == index_module.INDEX_SCHEMA.names
+    assert "absent" not in without.facts
+    empty, offsets = without.fraction(images=3).absent()
+    assert (empty.tolist(), offsets.tolist(), without.fraction(images=3).has_absent) == ([], [0, 0, 0, 0], False)
+    assert without.fingerprint != with_some.fingerprint
+
+
+def test_the_fingerprint_is_the_one_of_before_and_sees_absent_labels(tmp_path):
+    rows = [row._replace(absent=()) for row in absent_rows()]
+    plain = build_index(rows, tmp_path / "plain", verify=False, **FIXED)
+    # as the version without absent labels wrote it
+    assert plain.fingerprint == "5571c85f31ad6795c91526d4a61a453ed271cbd891ef123e0dc6a44338a2bfd7"
+    prints = {plain.fingerprint}
+    for k, absent in enumerate([("b",), ("a",), ("a", "b")]):
+        changed = [rows[0]._replace(absent=absent), *rows[1:]]
+        prints.add(build_index(changed, tmp_path / str(k), verify=False, **FIXED).fingerprint)
+    other = [rows[1]._replace(absent=("b",)) if k == 1 else row for k, row in enumerate(rows)]
+    prints.add(build_index(reversed(other), tmp_path / "other", verify=False, **FIXED).fingerprint)
+    assert len(prints) == 5
+
+
+def test_a_saved_fraction_keeps_absent_labels(tmp_path):
+    corpus = build_index(absent_rows(), tmp_path / "index", verify=False, **FIXED)
+    corpus.fraction(images=2).save(tmp_path / "f.parquet")
+    saved = Corpus.open(tmp_path / "f.parquet").fraction(images=2)
+    for mine, theirs in zip(saved.absent(), corpus.fraction(images=2).absent()):
+        assert mine.tolist() == theirs.tolist()
+    assert saved.fingerprint == corpus.fraction(images=2).fingerprint
+
+
+def test_a_foreign_absent_label_names_the_image(tmp_path):
+    with pytest.raises(UserError, match=r"image 'x.jpg': label 'cow' is not in the label space"):
+        build_index([ImageRow("x.jpg", (), "", "x.jpg", 0, 1, ("cow",))], tmp_path / "i", verify=False, **FIXED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -207,3 +208,41 @@ def test_real_hierarchy_agrees_with_its_readme(shared_data):
     # figures of the data's README
     assert (len(space), len(space.leaves), sum(map(len, space.parents))) == (543, 200, 566)
     assert (min(counts), max(counts), round(sum(counts) / 200, 3)) == (4, 18, 10.715)
+
+
+def csr(*rows: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array([label for row in rows for label in row], dtype=np.int64), np.cumsum([0, *map(len, rows)])
+
+
+def sets(labels: np.ndarray, offsets: np.ndarray) -> list[set[int]]:
+    return [set(labels[start:stop].tolist()) for start, stop in itertools.pairwise(offsets)]
+
+
+def test_absence_goes_down_and_presence_up_by_hand():
+    # animal > (dog > puppy, cat), car
+    space = LabelSpace(
+        [("animal", "", []), ("dog", "", ["animal"]), ("puppy", "", ["dog"]), ("cat", "", ["animal"]), ("car", "", [])]
+    )
+    animal, dog, puppy, cat, car = range(5)
+    # no animal, so neither dog, puppy nor cat; no dog beside a cat; nothing known
+    assert sets(*space.expand_absent(*csr([animal], [dog], []))) == [{animal, dog, puppy, cat}, {dog, puppy}, set()]
+    # a puppy contradicts "no animal" and "no dog", not "no cat" and "no car"; a dog does not contradict "no puppy"
+    absent = csr([animal, dog, cat, car], [puppy], [animal])
+    settled = space.settle_absent(*csr([puppy], [dog], []), *absent)
+    assert sets(*settled) == [{cat, car}, {puppy}, {animal}]
+    with pytest.raises(UserError, match=r"label 5 is outside the label space \[0, 5\)"):
+        space.settle_absent(*csr([0]), *csr([5]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(space=dags(), data=st.data())
+def test_settled_absences_never_meet_what_is_present(space, data):
+    rows = data.draw(st.lists(st.tuples(*[st.sets(st.integers(0, len(space) - 1))] * 2), max_size=5))
+    present, absent = (csr(*(sorted(row[side]) for row in rows)) for side in (0, 1))
+    up = [{int(a) for n in row for a in (n, *space.ancestors(n))} for row, _ in rows]  # the slow way, walking up
+    settled = sets(*space.settle_absent(*present, *absent))
+    assert settled == [row[1] - above for row, above in zip(rows, up)]
+    down = sets(*space.expand_absent(*space.settle_absent(*present, *absent)))
+    for kept, below, above in zip(settled, down, up):
+        assert below == {n for n in range(len(space)) if kept & {n, *space.ancestors(n).tolist()}}
+        assert not below & above
