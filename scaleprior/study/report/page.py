@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
 from scaleprior._version import __version__
 from scaleprior.ap_names import AP_NAMES
 from scaleprior.errors import UserError
 from scaleprior.files import write_bytes, write_text
+from scaleprior.pages.environment import render
 from scaleprior.study.report.sentences import describe_cell, study_sentences
 from scaleprior.study.report.summary import ArchSummary, images_seen, result_rows, summarise, write_results
 from scaleprior.study.status import CellStatus, StudyView
@@ -193,16 +192,10 @@ def _context(report: StudyReport) -> dict[str, Any]:
 
 
 def _render(template: str, context: Mapping[str, Any]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("scaleprior.study.report"),
-        autoescape=jinja2.select_autoescape(["html.jinja"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["ap"] = lambda x: f"{x:.2f}"
-    environment.filters["signed"] = lambda x: f"{x:+.2f}"
-    environment.filters["count"] = lambda n: "elsewhere" if n is None else f"{n:,}"
-    environment.filters["sec"] = lambda x: "" if x != x else f"{x:.1f}"
-    return environment.get_template(template).render(context)
+    filters = {
+        "ap": lambda x: f"{x:.2f}",
+        "signed": lambda x: f"{x:+.2f}",
+        "count": lambda n: "elsewhere" if n is None else f"{n:,}",
+        "sec": lambda x: "" if x != x else f"{x:.1f}",
+    }
+    return render("scaleprior.study.report", template, context, filters=filters)
