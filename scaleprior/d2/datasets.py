@@ -183,7 +183,8 @@ def _set_metadata(name: str, values: Mapping[str, Any]) -> None:
 
 def _completed(data: DetectionSet) -> Path:
     """The annotations with everything filled in, as a file in the cache."""
-    target = ZooHome.current().root / "coco" / file_sha256(data.source) / "completed.json"
+    # 2: an earlier version's completed.json kept annotation ids, 0 among them
+    target = ZooHome.current().root / "coco" / file_sha256(data.source) / "completed_2.json"
     if not target.is_file():
         write_text(target, jsonlib.dumps({"info": {}, "licenses": [], **data.truth}))
     return target

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaleprior.backbones.card import Card
+from scaleprior.detect.data.coco_format import CocoId
 from scaleprior.errors import UserError
 from scaleprior.provenance import CreatedBy
 
@@ -28,7 +29,7 @@ class TrainedDetector:
     """
 
     class_names: tuple[str, ...]
-    category_ids: tuple[int, ...] | None
+    category_ids: tuple[CocoId, ...] | None
     config: Mapping[str, Any]
     card: Card | None
     seed: int

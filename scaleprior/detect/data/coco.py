@@ -5,9 +5,7 @@ Boxes are float32 xyxy in pixels of the original image; classes are 0..C-1 in th
 
 from __future__ import annotations
 
-import logging
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,28 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scaleprior.detect.data.coco_format import CocoAnnotation, CocoImage, CocoTruth
+from scaleprior.detect.data.coco_check import check_coco
+from scaleprior.detect.data.coco_format import CocoAnnotation, CocoId, CocoImage, CocoTruth
 from scaleprior.detect.data.image_root import ImageRoot, open_root
 from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, require_files
+from scaleprior.detect.data.problems import DropBad, Findings, Problem
 from scaleprior.errors import UserError
-from scaleprior.files import is_number, read_json
+from scaleprior.files import read_json
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 __all__ = ["DetectionSet", "ImageRecord", "dataset_paths", "load_coco", "load_dataset"]
 
-logger = logging.getLogger(__name__)
-
-_Unchecked = Mapping[str, Any]
-"""An object of the file of which nothing is known yet."""
-
 
 @dataclass(frozen=True)
 class ImageRecord:
     """One image with its objects: boxes [G, 4], classes int64 [G], crowd bool [G]."""
 
-    id: int
+    id: CocoId
     file_name: str
     height: int
     width: int
@@ -53,20 +48,22 @@ class DetectionSet:
         name: what the config calls it.
         records: in the order of the JSON.
         class_names, category_ids: of class 0, 1, ...; ids ascend.
-        truth: the JSON with defaults filled in, as COCO's evaluation wants it.
-        complete: the file itself is that: nothing had to be filled in or left out.
+        truth: the JSON with defaults filled in and annotations numbered from 1, as COCO's evaluation wants it.
+        complete: the file itself will do: nothing had to be filled in, left out or numbered anew.
         root: reads the images.
         source: the JSON's path, for error messages.
+        problems: what was left out of the file, and what is odd about it.
     """
 
     name: str
     records: Sequence[ImageRecord]
     class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    category_ids: tuple[CocoId, ...]
     truth: CocoTruth
     complete: bool
     root: ImageRoot
     source: str
+    problems: tuple[Problem, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -89,155 +86,83 @@ def load_coco(
     name: str,
     drop_empty_boxes: bool = False,
     segmentation: bool = False,
+    drop_bad: DropBad = "none",
+    problems: list[Problem] | None = None,
 ) -> DetectionSet:
     """Read and check a COCO instances file and that its images are there.
 
-    Missing ``iscrowd``, ``area`` and annotation ids get 0, width times height, and consecutive numbers.
+    What pycocotools reads is read: ids may be texts or floats without fraction. Missing ``iscrowd`` and ``area``, and
+    those that are null, get 0, and width times height. Annotations are numbered anew, from 1.
 
     Args:
         root: see ``image_root.open_root``.
-        drop_empty_boxes: drop and log boxes without extent instead of refusing them.
+        drop_empty_boxes: leave out boxes without extent instead of refusing them.
         segmentation: ``truth`` carries on what annotations say of it, unchecked.
+        drop_bad: leave out the annotations that would be refused, and boxes that lie outside their image, or the
+            images of such annotations with all that is in them. ``problems`` of the set list them.
+        problems: a list that all kinds of problems are appended to, instead of an error at the first; what cannot be
+            used is then left out of the set. Only a file that cannot be read at all, or a missing ``root``, is raised.
 
     Raises:
         UserError: anything that does not fit; names the file, how many there are, and the first of them.
     """
     path = Path(os.path.expanduser(os.path.expandvars(str(path))))
+    findings = Findings(str(path), into=problems)
+    checked = check_coco(
+        _lists(path, name),
+        findings,
+        drop_bad=drop_bad,
+        drop_empty_boxes=drop_empty_boxes,
+        segmentation=segmentation,
+    )
+    source = open_root(root)
+    missing = set(source.missing(image["file_name"] for image in checked.images.values()))
+    gone = [image for image in checked.images.values() if image["file_name"] in missing]
+    findings.add(
+        "error",
+        "image_missing",
+        f"images that are not at {root}",
+        [(image["file_name"], {"part": "images", **image}) for image in gone],
+    )
+    images = [image for image in checked.images.values() if image["file_name"] not in missing]
+    classes = {category: number for number, category in enumerate(checked.categories)}
+    objects: dict[CocoId, list[CocoAnnotation]] = {image["id"]: [] for image in images}
+    annotations = [a for a in checked.annotations if a["image_id"] in objects]
+    for annotation in annotations:
+        objects[annotation["image_id"]].append(annotation)
+    truth: CocoTruth = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": category, "name": label} for category, label in checked.categories.items()],
+    }
+    return DetectionSet(
+        name=name,
+        records=[_record(image, objects[image["id"]], classes) for image in images],
+        class_names=tuple(checked.categories.values()),
+        category_ids=tuple(checked.categories),
+        truth=truth,
+        complete=checked.as_is,
+        root=source,
+        source=str(path),
+        problems=tuple(findings.problems),
+    )
+
+
+def _lists(path: Path, name: str) -> dict[str, Any]:
+    """The content of an instances file, of which it is known that it has three lists of objects."""
     data = read_json(path, what=f"annotations of {name}")
     for part in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or not isinstance(data.get(part), list):
             raise UserError(f"{path} has no list {part!r}", hint="give a COCO instances file")
-        _refuse(path, f"{part} that are not objects", [str(e)[:40] for e in data[part] if not isinstance(e, dict)])
-    categories = _categories(path, data["categories"])
-    images = _images(path, data["images"])
-    annotations = _annotations(path, data["annotations"], set(categories), images, drop_empty_boxes, segmentation)
-    source = open_root(root)
-    _refuse(path, f"images that are not at {root}", source.missing(i["file_name"] for i in images.values()))
-
-    classes = {category: number for number, category in enumerate(categories)}
-    objects: dict[int, list[CocoAnnotation]] = {image: [] for image in images}
-    for annotation in annotations:
-        objects[annotation["image_id"]].append(annotation)
-    truth: CocoTruth = {
-        "images": list(images.values()),
-        "annotations": annotations,
-        "categories": [{"id": category, "name": label} for category, label in categories.items()],
-    }
-    return DetectionSet(
-        name=name,
-        records=[_record(image, objects[image["id"]], classes) for image in images.values()],
-        class_names=tuple(categories.values()),
-        category_ids=tuple(categories),
-        truth=truth,
-        complete=len(annotations) == len(data["annotations"])
-        and all(key in a for a in data["annotations"] for key in ("id", "area", "iscrowd")),
-        root=source,
-        source=str(path),
-    )
+        odd = [str(e)[:40] for e in data[part] if not isinstance(e, dict)]
+        if odd:
+            raise UserError(
+                f"{path} has {len(odd)} {part} that are not objects, first: {odd[0]}", hint="repair the file"
+            )
+    return data
 
 
-def _refuse(path: Path, what: str, offenders: Sequence[str]) -> None:
-    if offenders:
-        raise UserError(f"{path} has {len(offenders)} {what}, first: {offenders[0]}", hint="repair the file")
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _categories(path: Path, entries: Sequence[_Unchecked]) -> dict[int, str]:
-    """id -> name, ids ascending."""
-    if not entries:
-        raise UserError(f"{path} has no categories", hint="give a COCO instances file")
-    bad = [str(e)[:80] for e in entries if not _is_id(e.get("id")) or not isinstance(e.get("name"), str)]
-    _refuse(path, "categories without an integer id and a name", bad)
-    _refuse(path, "category ids that occur twice", _twice(e["id"] for e in entries))
-    return {e["id"]: e["name"] for e in sorted(entries, key=lambda e: e["id"])}
-
-
-def _twice(ids: Any) -> list[str]:
-    return [str(value) for value, times in Counter(ids).items() if times > 1]
-
-
-def _images(path: Path, entries: Sequence[_Unchecked]) -> dict[int, CocoImage]:
-    if not entries:
-        raise UserError(f"{path} has no images", hint="give a COCO instances file")
-    bad = [
-        str(e)[:80]
-        for e in entries
-        if not _is_id(e.get("id"))
-        or not isinstance(e.get("file_name"), str)
-        or not all(_is_id(e.get(side)) and e[side] > 0 for side in ("height", "width"))
-    ]
-    _refuse(path, "images without an integer id, a file_name, or a height and width above 0", bad)
-    _refuse(path, "image ids that occur twice", _twice(e["id"] for e in entries))
-    return {
-        e["id"]: {"id": e["id"], "file_name": e["file_name"], "height": e["height"], "width": e["width"]}
-        for e in entries
-    }
-
-
-def _annotations(
-    path: Path,
-    entries: Sequence[_Unchecked],
-    categories: set[int],
-    images: Mapping[int, CocoImage],
-    drop_empty_boxes: bool,
-    segmentation: bool,
-) -> list[CocoAnnotation]:
-    """Checked annotations with everything filled in."""
-
-    def named(entry: _Unchecked, key: str) -> str:
-        return f"{key} {entry.get(key)!r} in annotation {entry.get('id')}"
-
-    numbered = any("id" in e for e in entries)
-    if numbered:
-        _refuse(path, "annotations without an integer id", [str(e)[:80] for e in entries if not _is_id(e.get("id"))])
-        _refuse(path, "annotation ids that occur twice", _twice(e["id"] for e in entries))
-    bad = [named(e, "category_id") for e in entries if not _known(e.get("category_id"), categories)]
-    _refuse(path, "annotations with unknown category ids", bad)
-    bad = [named(e, "image_id") for e in entries if not _known(e.get("image_id"), images)]
-    _refuse(path, "annotations of unknown images", bad)
-    bad = [named(e, "bbox") for e in entries if not _is_box(e.get("bbox"))]
-    _refuse(path, "annotations without a bbox of four finite numbers", bad)
-    bad = [named(e, "iscrowd") for e in entries if e.get("iscrowd", 0) not in (0, 1)]
-    _refuse(path, "annotations whose iscrowd is not 0 or 1", bad)
-    bad = [named(e, "ignore") for e in entries if e.get("ignore", 0) != 0]
-    _refuse(path, "annotations to ignore, which neither engine can; mark them as crowds", bad)
-    bad = [named(e, "area") for e in entries if "area" in e and not is_number(e["area"])]
-    _refuse(path, "annotations whose area is not a number", bad)
-    empty = [named(e, "bbox") for e in entries if min(e["bbox"][2:]) <= 0]
-    if empty and drop_empty_boxes:
-        logger.warning("%s: dropped %d boxes of zero or negative size, first: %s", path, len(empty), empty[0])
-        entries = [e for e in entries if min(e["bbox"][2:]) > 0]
-    else:
-        _refuse(path, "boxes of zero or negative size", empty)
-    return [_filled_in(e, e["id"] if numbered else number, segmentation) for number, e in enumerate(entries, start=1)]
-
-
-def _filled_in(entry: _Unchecked, number: int, segmentation: bool) -> CocoAnnotation:
-    annotation: CocoAnnotation = {
-        "id": number,
-        "image_id": entry["image_id"],
-        "category_id": entry["category_id"],
-        "bbox": [float(v) for v in entry["bbox"]],
-        "area": float(entry["area"] if "area" in entry else entry["bbox"][2] * entry["bbox"][3]),
-        "iscrowd": int(entry.get("iscrowd", 0)),
-    }
-    if segmentation and "segmentation" in entry:
-        annotation["segmentation"] = entry["segmentation"]
-    return annotation
-
-
-def _known(value: Any, ids: Any) -> bool:
-    return _is_id(value) and value in ids
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
-
-
-def _record(image: CocoImage, objects: Sequence[CocoAnnotation], classes: Mapping[int, int]) -> ImageRecord:
+def _record(image: CocoImage, objects: Sequence[CocoAnnotation], classes: Mapping[CocoId, int]) -> ImageRecord:
     boxes = np.array([o["bbox"] for o in objects], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return ImageRecord(

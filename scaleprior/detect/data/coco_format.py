@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from typing import Any, TypedDict
 
-__all__ = ["CocoAnnotation", "CocoCategory", "CocoImage", "CocoTruth", "Detection"]
+__all__ = ["CocoAnnotation", "CocoCategory", "CocoId", "CocoImage", "CocoTruth", "Detection"]
+
+CocoId = int | str
+"""Of an image or a category; within a file all are numbers, or all texts."""
 
 
 class CocoImage(TypedDict):
     """One image; sides in pixels."""
 
-    id: int
+    id: CocoId
     file_name: str
     height: int
     width: int
@@ -23,14 +26,14 @@ class CocoImage(TypedDict):
 class CocoCategory(TypedDict):
     """One category."""
 
-    id: int
+    id: CocoId
     name: str
 
 
 class _Annotation(TypedDict):
     id: int
-    image_id: int
-    category_id: int
+    image_id: CocoId
+    category_id: CocoId
     bbox: list[float]
     area: float
     iscrowd: int
@@ -53,7 +56,7 @@ class CocoTruth(TypedDict):
 class Detection(TypedDict):
     """One detection; the score is in [0, 1]."""
 
-    image_id: int
-    category_id: int
+    image_id: CocoId
+    category_id: CocoId
     bbox: list[float]
     score: float

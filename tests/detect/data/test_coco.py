@@ -62,12 +62,21 @@ def _set(part: str, index: int, key: str, value: Any) -> Callable[[dict[str, Any
         (_set("annotations", 0, "iscrowd", 2), "iscrowd is not 0 or 1"),
         (_set("annotations", 0, "area", "big"), "area is not a number"),
         (_set("annotations", 0, "ignore", 1), "1 annotations to ignore, .*first: ignore 1 in annotation 1"),
-        (_set("annotations", 0, "id", 2), "annotation ids that occur twice, first: 2"),
-        (_set("images", 0, "id", 101), "image ids that occur twice, first: 101"),
+        (_set("annotations", 0, "image_id", 100.5), "1 annotations of unknown images, first: image_id 100.5"),
+        (_set("annotations", 0, "image_id", "100"), "1 annotations of unknown images, first: image_id '100'"),
+        (
+            _set("annotations", 0, "bbox", []),
+            r"without a bbox of four finite numbers, first: bbox \[\] in annotation 1",
+        ),
+        (_set("annotations", 0, "bbox", None), "without a bbox of four finite numbers, first: bbox None"),
+        (_set("annotations", 0, "bbox", [0, 0, 0, 0]), "1 boxes of zero or negative size.*drop_bad='annotations'"),
+        (_set("images", 0, "id", 101), "image ids that occur twice, for different images, first: 101"),
+        (_set("images", 0, "id", "a"), "1 images whose id is a text, and others whose id is a number, first: 'a'"),
+        (_set("images", 0, "id", True), "images without an id, a file_name, or a height and width above 0"),
         (_set("images", 0, "width", 0), "height and width above 0"),
         (_set("images", 0, "file_name", "gone.png"), "1 images that are not at .*first: gone.png"),
-        (_set("categories", 0, "id", 3), "category ids that occur twice, first: 3"),
-        (_set("categories", 0, "name", None), "categories without an integer id and a name"),
+        (_set("categories", 0, "id", 3), "category ids that occur twice, with different names, first: 3"),
+        (_set("categories", 0, "name", None), "categories without an id and a name"),
         (lambda data: data.pop("annotations"), "no list 'annotations'"),
         (lambda data: data["images"].append(7), "1 images that are not objects"),
         (lambda data: data["images"].clear(), "has no images"),
@@ -97,7 +106,8 @@ def test_cocos_own_sets_lose_their_empty_boxes(tmp_path: Path, monkeypatch: pyte
     root.rename(tmp_path / "coco" / "val2017")
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     data = load_dataset("coco_2017_val", tiny_config("FPN").cfg)
-    assert 1 not in [a["id"] for a in data.truth["annotations"]]
+    assert [1, 2, 3, 0] not in [a["bbox"] for a in data.truth["annotations"]]
+    assert [(p.kind, p.severity, p.count) for p in data.problems] == [("box_size", "dropped", 1)]
 
 
 def test_a_missing_coco_names_the_variable_and_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,344 @@
+"""The checks of a COCO instances file: what cannot be used is refused or left out, what has a meaning is read as it.
+
+What pycocotools and Detectron2 read is read: ids are whole numbers (``3.0`` is 3) or texts, ``null`` stands for a value
+that is absent. Annotation ids mean nothing here. Boxes are [x, y, width, height] in pixels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scaleprior.detect.data.coco_format import CocoAnnotation, CocoId, CocoImage
+from scaleprior.detect.data.problems import DropBad, Findings, Offender, drop_hint
+from scaleprior.errors import UserError
+from scaleprior.files import is_number
+
+__all__ = ["CheckedCoco", "as_id", "check_coco"]
+
+_Unchecked = Mapping[str, Any]
+"""An object of the file of which nothing is known yet."""
+_Numbered = tuple[int, _Unchecked]
+"""One of a list, and where it stands there, from 0."""
+
+# Why an annotation cannot be used -> in words, and the key to show; the first that holds, in this order.
+_FAULTS = {
+    "category_unknown": ("annotations with unknown category ids", "category_id"),
+    "image_unknown": ("annotations of unknown images", "image_id"),
+    "box": ("annotations without a bbox of four finite numbers", "bbox"),
+    "iscrowd": ("annotations whose iscrowd is not 0 or 1", "iscrowd"),
+    "ignore": ("annotations to ignore, which neither engine can; mark them as crowds", "ignore"),
+    "area": ("annotations whose area is not a number", "area"),
+    "box_size": ("boxes of zero or negative size", "bbox"),
+}
+_LARGEST_AREA = 1e10  # of an object that COCO's evaluation counts, in square pixels
+_SIDES = ("height", "width")
+_NAMESAKES = "they stay different classes; results are listed by category id"
+_BEYOND = "training clips them, as Detectron2 does; evaluation takes them as they are, as pycocotools does"
+
+
+@dataclass(frozen=True)
+class CheckedCoco:
+    """What of a file can be used, filled in.
+
+    Attributes:
+        categories: id -> name, ids ascending.
+        images: by id, in the file's order; their sides are 0 where nobody asked for them and the file has none.
+        annotations: in the file's order, with ids from 1.
+        as_is: the file says just this: nothing was filled in, numbered anew or left out.
+    """
+
+    categories: dict[CocoId, str]
+    images: dict[CocoId, CocoImage]
+    annotations: list[CocoAnnotation]
+    as_is: bool
+
+
+def check_coco(
+    data: Mapping[str, Sequence[_Unchecked]],
+    findings: Findings,
+    *,
+    drop_bad: DropBad = "none",
+    drop_empty_boxes: bool = False,
+    segmentation: bool = False,
+    for_images: bool = True,
+) -> CheckedCoco:
+    """Check the three lists of an instances file against each other.
+
+    Args:
+        data: ``images``, ``annotations`` and ``categories``, lists of objects.
+        findings: takes what is wrong; where it collects, what cannot be used is left out.
+        drop_bad: see :func:`scaleprior.detect.load_coco`, as the next two.
+        for_images: the images will be read: their names and sides have to be there.
+
+    Raises:
+        UserError: no images or no categories; all else as ``findings`` decides.
+    """
+    for part in ("categories", "images"):
+        if not data[part]:
+            raise UserError(f"{findings.source} has no {part}", hint="give a COCO instances file")
+    categories = _categories(data["categories"], findings)
+    images = _images(data["images"], findings, for_images)
+    entries = list(enumerate(data["annotations"]))
+    # Against all that have an id: an annotation has no fault of its own where its image or category has one.
+    known = [{as_id(e.get("id")) for e in data[part]} - {None} for part in ("categories", "images")]
+    good, bad = _sorted_out(entries, known[0], known[1], findings, leave_out=drop_bad != "none", empty=drop_empty_boxes)
+    good = [(i, e) for i, e in good if as_id(e["category_id"]) in categories and as_id(e["image_id"]) in images]
+    good, outside = _outside(good, images, findings, leave_out=drop_bad != "none")
+    bad += outside
+    if drop_bad == "images" and bad:
+        lost = {as_id(entry.get("image_id")) for _, entry in bad}
+        places = [_place("images", i, e) for i, e in enumerate(data["images"]) if as_id(e.get("id")) in lost]
+        shown = [(str(place.get("file_name", place["id"])), place) for place in places]
+        findings.add("dropped", "image_of_bad", "images of such annotations, with all that is in them", shown)
+        images = {number: image for number, image in images.items() if number not in lost}
+        good = [(i, e) for i, e in good if as_id(e["image_id"]) not in lost]
+    if not images or not categories:
+        raise UserError(f"{findings.source} has nothing left that can be used", hint="repair the file")
+    _look_at(good, categories, images, findings)
+    return CheckedCoco(
+        categories,
+        images,
+        [_filled_in(entry, number, segmentation) for number, (_, entry) in enumerate(good, start=1)],
+        as_is=(len(images), len(categories)) == (len(data["images"]), len(data["categories"]))
+        and all(type(e["id"]) in (int, str) for part in ("images", "categories") for e in data[part])
+        and all(type(e.get(side)) is int for e in data["images"] for side in _SIDES)
+        and len(good) == len(entries)
+        and _says_all([entry for _, entry in good]),
+    )
+
+
+def as_id(value: Any) -> CocoId | None:
+    """An id as JSON gives it: a whole number, also as ``3.0``, or a text; None for what is none."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
+        return None
+    return value
+
+
+def _categories(entries: Sequence[_Unchecked], findings: Findings) -> dict[CocoId, str]:
+    """id -> name, ids ascending."""
+    fit = _with_ids("categories", entries, findings, "an id and a name", lambda e: isinstance(e.get("name"), str))
+    names: dict[CocoId, str] = {}
+    again, other = [], []
+    for index, entry in fit:
+        number = as_id(entry["id"])
+        assert number is not None
+        if number in names:
+            same = names[number] == entry["name"]
+            (again if same else other).append((repr(number), _place("categories", index, entry)))
+        else:
+            names[number] = entry["name"]
+    findings.add("error", "category_id_repeated", "category ids that occur twice, with different names", other)
+    findings.add("warning", "category_repeated", "categories that occur twice; each counts once", again)
+    places = {as_id(e["id"]): _place("categories", i, e) for i, e in fit}
+    count = Counter(names.values())
+    namesakes = [(f"{name!r} of id {i!r}", places[i]) for i, name in names.items() if count[name] > 1]
+    findings.add(
+        "warning", "category_name_repeated", "categories whose name another has, too", namesakes, hint=_NAMESAKES
+    )
+    return dict(sorted(names.items()))  # type: ignore[type-var]  # all of one type, says _with_ids
+
+
+def _images(entries: Sequence[_Unchecked], findings: Findings, for_images: bool) -> dict[CocoId, CocoImage]:
+    """By id, in the file's order."""
+    what = "an id, a file_name, or a height and width above 0" if for_images else "an id"
+    fit = _with_ids("images", entries, findings, what, lambda e: not for_images or _is_readable(e))
+    images: dict[CocoId, CocoImage] = {}
+    again, other = [], []
+    for index, entry in fit:
+        number = as_id(entry["id"])
+        assert number is not None
+        height, width = (_side(entry.get(side)) or 0 for side in _SIDES)
+        name = entry.get("file_name")
+        image: CocoImage = {"id": number, "file_name": str(name or ""), "height": height, "width": width}
+        if number in images:
+            (again if images[number] == image else other).append((repr(number), _place("images", index, entry)))
+        else:
+            images[number] = image
+    findings.add("error", "image_id_repeated", "image ids that occur twice, for different images", other)
+    findings.add("warning", "image_repeated", "images that occur twice; each counts once", again)
+    count = Counter(image["file_name"] for image in images.values())
+    shared = [
+        (f"{e['file_name']!r} of image {e['id']!r}", _place("images", i, e))
+        for i, e in fit
+        if e.get("file_name") and count[e["file_name"]] > 1
+    ]
+    findings.add("warning", "file_name_repeated", "images whose file another has, too", shared)
+    return images
+
+
+def _with_ids(
+    part: str, entries: Sequence[_Unchecked], findings: Findings, what: str, fits: Callable[[_Unchecked], bool]
+) -> list[tuple[int, _Unchecked]]:
+    """Those with an id that ``fits``, numbered; all ids numbers, or all texts, because they are put in order."""
+    numbered = list(enumerate(entries))
+    fit = [(i, e) for i, e in numbered if as_id(e.get("id")) is not None and fits(e)]
+    kept = {i for i, _ in fit}
+    bad = [(str(e)[:80], _place(part, i, e)) for i, e in numbered if i not in kept]
+    findings.add("error", f"{part}_entry", f"{part} without {what}", bad)
+    texts = [(repr(e["id"]), _place(part, i, e)) for i, e in fit if isinstance(e["id"], str)]
+    if 0 < len(texts) < len(fit):
+        findings.add("error", f"{part}_ids_mixed", f"{part} whose id is a text, and others whose id is a number", texts)
+        fit = [(i, e) for i, e in fit if not isinstance(e["id"], str)]
+    return fit
+
+
+def _sorted_out(
+    entries: Sequence[_Numbered],
+    categories: Collection[CocoId | None],
+    images: Collection[CocoId | None],
+    findings: Findings,
+    *,
+    leave_out: bool,
+    empty: bool,
+) -> tuple[list[_Numbered], list[_Numbered]]:
+    """The annotations that can be used, and those that cannot.
+
+    Args:
+        leave_out: those are left out. empty: those without extent are in any case.
+    """
+    faults = [_fault(entry, categories, images) for _, entry in entries]
+    for kind, (what, key) in _FAULTS.items():
+        bad = [_offender(*entry, key) for entry, fault in zip(entries, faults) if fault == kind]
+        dropped = leave_out or (empty and kind == "box_size")
+        findings.add("dropped" if dropped else "error", kind, what, bad, hint="" if dropped else drop_hint())
+    good = [entry for entry, fault in zip(entries, faults) if fault is None]
+    return good, [entry for entry, fault in zip(entries, faults) if fault is not None]
+
+
+def _outside(
+    good: Sequence[_Numbered], images: Mapping[CocoId, CocoImage], findings: Findings, *, leave_out: bool
+) -> tuple[list[_Numbered], list[_Numbered]]:
+    """What to keep, and what is left out because its box lies outside its image."""
+    outside = [(i, e) for i, e in good if _is_outside(e, images)]
+    findings.add(
+        "dropped" if leave_out else "warning",
+        "box_outside",
+        "boxes that lie outside their image, where nobody can find them",
+        [_offender(i, e, "bbox") for i, e in outside],
+        hint="" if leave_out else drop_hint(),
+    )
+    if not leave_out:
+        return list(good), []
+    gone = {i for i, _ in outside}
+    return [(i, e) for i, e in good if i not in gone], outside
+
+
+def _fault(entry: _Unchecked, categories: Collection[CocoId | None], images: Collection[CocoId | None]) -> str | None:
+    """The first of ``_FAULTS`` that an annotation has."""
+    if as_id(entry.get("category_id")) not in categories:
+        return "category_unknown"
+    if as_id(entry.get("image_id")) not in images:
+        return "image_unknown"
+    box = entry.get("bbox")
+    if not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box))):
+        return "box"
+    if entry.get("iscrowd") not in (None, 0, 1):
+        return "iscrowd"
+    if entry.get("ignore") not in (None, 0):
+        return "ignore"
+    area = entry.get("area")
+    if area is not None and not is_number(area):
+        return "area"
+    return "box_size" if min(box[2:]) <= 0 else None
+
+
+def _look_at(
+    good: Sequence[_Numbered], categories: Mapping[CocoId, str], images: Mapping[CocoId, CocoImage], findings: Findings
+) -> None:
+    """Tell what is odd about annotations that are used as they are."""
+    times = Counter(e["id"] for _, e in good if isinstance(e.get("id"), Hashable) and e.get("id") is not None)
+    twice = [_offender(i, e, "id") for i, e in good if isinstance(e.get("id"), Hashable) and times[e.get("id")] > 1]
+    findings.add("warning", "annotation_id_repeated", "annotations whose id another has; numbered anew", twice, hint="")
+    seen: set[tuple[Any, ...]] = set()
+    again = []
+    for index, entry in good:
+        what = (as_id(entry["image_id"]), as_id(entry["category_id"]), *entry["bbox"], entry.get("iscrowd") or 0)
+        if what in seen:
+            again.append(_offender(index, entry, "bbox"))
+        seen.add(what)
+    findings.add("warning", "annotation_repeated", "annotations that repeat another: image, category and box", again)
+    areas = [_offender(i, e, "area") for i, e in good if not 0 <= (e.get("area") or 0) <= _LARGEST_AREA]
+    findings.add("warning", "area_range", "areas outside 0 to 1e10, which COCO's AP passes over", areas)
+    beyond = [_offender(i, e, "bbox") for i, e in good if _reaches_out(e, images)]
+    findings.add(
+        "warning", "box_beyond", "boxes that reach out of their image by more than a pixel", beyond, hint=_BEYOND
+    )
+    used = {as_id(e["category_id"]) for _, e in good}
+    unused = [
+        (f"{name!r} of id {number!r}", {"part": "categories", "id": number})
+        for number, name in categories.items()
+        if number not in used
+    ]
+    findings.add("note", "category_unused", "categories without annotations", unused, hint="")
+
+
+def _visible(entry: _Unchecked, images: Mapping[CocoId, CocoImage]) -> tuple[float, float] | None:
+    """How far a box reaches into its image, and how far out of it, in pixels; None where the sides are not known."""
+    image = images[entry["image_id"]]  # 3.0 finds 3
+    height, width = image["height"], image["width"]
+    if not height or not width:
+        return None
+    x, y, w, h = entry["bbox"]
+    inside = min(min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0))
+    return inside, max(-x, -y, x + w - width, y + h - height)
+
+
+def _is_outside(entry: _Unchecked, images: Mapping[CocoId, CocoImage]) -> bool:
+    visible = _visible(entry, images)
+    return visible is not None and visible[0] <= 0
+
+
+def _reaches_out(entry: _Unchecked, images: Mapping[CocoId, CocoImage]) -> bool:
+    visible = _visible(entry, images)
+    return visible is not None and visible[0] > 0 and visible[1] > 1
+
+
+def _is_readable(entry: _Unchecked) -> bool:
+    return isinstance(entry.get("file_name"), str) and all(_side(entry.get(side)) for side in _SIDES)
+
+
+def _side(value: Any) -> int | None:
+    number = as_id(value)
+    return number if isinstance(number, int) and number > 0 else None
+
+
+def _says_all(entries: Sequence[_Unchecked]) -> bool:
+    """Whether evaluators can take the annotations as they stand; 0 is no id, because it means "none" to them."""
+    return len({e.get("id") for e in entries if type(e.get("id")) is int and e["id"] != 0}) == len(entries) and all(
+        all(type(e[key]) in (int, str) for key in ("image_id", "category_id"))
+        and all(e.get(key) is not None for key in ("area", "iscrowd"))
+        and e.get("ignore", 0) is not None
+        for e in entries
+    )
+
+
+def _filled_in(entry: _Unchecked, number: int, segmentation: bool) -> CocoAnnotation:
+    image, category, area = as_id(entry["image_id"]), as_id(entry["category_id"]), entry.get("area")
+    assert image is not None
+    assert category is not None
+    annotation: CocoAnnotation = {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "bbox": [float(v) for v in entry["bbox"]],
+        "area": float(entry["bbox"][2] * entry["bbox"][3] if area is None else area),
+        "iscrowd": int(entry.get("iscrowd") or 0),
+    }
+    if segmentation and "segmentation" in entry:
+        annotation["segmentation"] = entry["segmentation"]
+    return annotation
+
+
+def _place(part: str, index: int, entry: _Unchecked) -> dict[str, Any]:
+    said = {key: entry[key] for key in ("id", "image_id", "file_name", "category_id", "name", "bbox") if key in entry}
+    return {"part": part, "index": index, **said}
+
+
+def _offender(index: int, entry: _Unchecked, key: str) -> Offender:
+    which = f"annotation {entry['id']}" if entry.get("id") is not None else f"annotations[{index}]"
+    return f"{key} {entry.get(key)!r} in {which}"[:160], _place("annotations", index, entry)
