@@ -135,6 +135,7 @@ class Corpus:
                 verify=verify,
                 max_skipped=max_skipped,
                 total=opened.total,
+                notes=opened.notes,
                 progress=report,
             )
 

@@ -27,6 +27,7 @@ from scaleprior.corpus.digest import IndexDigest
 from scaleprior.corpus.hashing import hash64
 from scaleprior.corpus.images import ImageError, check_image
 from scaleprior.corpus.label_space import LabelSpace
+from scaleprior.corpus.notes import Notes
 from scaleprior.corpus.shards import ByteReader
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_json
@@ -90,6 +91,7 @@ def write_index(
     verify: bool = True,
     max_skipped: float = 0.05,
     total: int = 0,
+    notes: Notes | None = None,
     memory_limit: str = "1GB",
     progress: ProgressFn | None = None,
 ) -> None:
@@ -106,6 +108,7 @@ def write_index(
         verify: decode every image; those that fail are skipped, counted and listed.
         max_skipped: largest accepted share of skipped images, in [0, 1].
         total: rows expected, for the progress report; 0 when unknown.
+        notes: what the importer met beside the images, complete when the rows have ended; kept in ``corpus.json``.
         memory_limit: of the sort, in DuckDB's notation; more rows than fit spill to the disk.
 
     Raises:
@@ -142,6 +145,7 @@ def write_index(
         "root": "." if str(root) == "." else os.path.abspath(root),
         "verified": verify,
         "skipped": {"count": skipped.count, "reasons": dict(skipped.reasons), "files": skipped.files},
+        **(notes or Notes()).to_dict(),
     }
     if absent.labels or absent.contradicted:
         facts["absent"] = {"labels": absent.labels, "contradicted": absent.contradicted}

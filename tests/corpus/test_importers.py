@@ -70,20 +70,6 @@ def test_class_folders_with_a_hierarchy(tmp_path):
         open_source(src)
 
 
-def test_class_folders_without_decoding_go_by_suffix(tmp_path):
-    src = class_folders(tmp_path / "src", {"dog": 1})
-    (src / "dog" / "boxes.txt").write_text("1 2 3 4")
-    assert [row.key for row in open_source(src, verified=False).rows()] == ["dog/0.jpg"]
-    assert [row.key for row in open_source(src).rows()] == ["dog/0.jpg", "dog/boxes.txt"]
-
-
-def test_dangling_link_is_skipped_not_fatal(tmp_path):
-    src = class_folders(tmp_path / "src", {"dog": 3})
-    (src / "dog" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    corpus = build(src, tmp_path / "i", max_skipped=0.5)
-    assert corpus.facts["skipped"]["reasons"] == {"unreadable": 1}
-
-
 @pytest.fixture
 def tars(tmp_path) -> Path:
     """Two tars, a CSV with splits and a multi-label row, and a hierarchy."""
@@ -225,8 +211,10 @@ def test_missing_empty_and_hopeless_sources(tmp_path):
     with pytest.raises(UserError, match="has no class folders"):
         open_source(tmp_path / "flat")
     class_folders(tmp_path / "classes", {"a": 1})
-    with pytest.raises(UserError, match=r"^split 'train' needs a table of labels"):
+    with pytest.raises(UserError, match=r"has no folder for split 'train'; the folders there are 'a'"):
         open_source(tmp_path / "classes", split="train")
+    with pytest.raises(UserError, match=r"^label_column 'x' needs a table of labels"):
+        open_source(tmp_path / "classes", label_column="x")
 
 
 def test_a_corpus_is_built_in_one_call(tmp_path: Path) -> None:

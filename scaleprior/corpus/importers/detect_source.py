@@ -37,10 +37,10 @@ def open_source(
         file_column: the table's column of file or member names; by default file, path, image or filename.
         label_column: its column of labels, several in one CSV cell separated by ";" or as a Parquet list; by default
             label, labels, wnid or class.
-        split: take only rows whose ``split_column`` has this value.
+        split: take only rows whose ``split_column`` has this value; without a table, only the folder of this name.
         split_column: see ``split``.
-        verified: the index builder will decode the images. Otherwise files whose suffix is not an image's are left
-            out of class folders here.
+        verified: the index builder will decode the images. Otherwise images of formats that are not read are left out
+            of class folders here.
 
     Raises:
         UserError: missing or empty folder, missing or malformed table or hierarchy; names the path.
@@ -60,13 +60,13 @@ def open_source(
     if labels is None:
         from scaleprior.corpus.importers.folders import folder_source
 
-        for option, value in {"split": split, "label_column": label_column, "file_column": file_column}.items():
+        for option, value in {"label_column": label_column, "file_column": file_column}.items():
             if value is not None:
                 raise UserError(
                     f"{parameter(option)} {value!r} needs a table of labels, {path} has none",
                     hint=f"pass {parameter('labels', words='TABLE')}",
                 )
-        return folder_source(path, label_space, by_suffix=not verified)
+        return folder_source(path, label_space, split=split, readable=not verified)
     from scaleprior.corpus.importers.tables import LabelTable, file_source
     from scaleprior.corpus.importers.tars import tar_source
 

@@ -7,13 +7,14 @@ worded alike.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter
 
-__all__ = ["Answer", "Doubt", "one_label", "settle"]
+__all__ = ["Answer", "Doubt", "alike", "one_label", "settle"]
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,16 @@ def one_label(labels: Sequence[str], where: str) -> tuple[Doubt, ...]:
         return ()
     options = f"give the folder above the classes, or a table by {parameter('labels', words='TABLE')}"
     return (Doubt(f"all images of {where} would have the one label {labels[0]!r}", options),)
+
+
+def alike(names: Sequence[str], what: str) -> tuple[Doubt, ...]:
+    """Labels that differ only in case, in blanks around them or in Unicode normalisation: mostly one label twice."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(unicodedata.normalize("NFC", name).casefold().strip(), []).append(name)
+    pairs = [group for group in groups.values() if len(group) > 1]
+    if not pairs:
+        return ()
+    first = " and ".join(ascii(name) if not name.isascii() else repr(name) for name in pairs[0][:2])
+    more = f" ({len(pairs):,} such pairs)" if len(pairs) > 1 else ""
+    return (Doubt(f"{what} {first}{more} differ only in case, blanks or Unicode normalisation", "give them one name"),)

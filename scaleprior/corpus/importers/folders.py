@@ -6,56 +6,119 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from scaleprior.corpus.images import IMAGE_SUFFIXES
-from scaleprior.corpus.importers.doubts import one_label
+from scaleprior.corpus.importers.doubts import Doubt, alike, one_label
 from scaleprior.corpus.importers.source import Source
+from scaleprior.corpus.importers.splits import choose_split, folders_in, split_doubts
+from scaleprior.corpus.importers.walk import hidden, is_folder, walk_images
 from scaleprior.corpus.index import ImageRow
 from scaleprior.corpus.label_space import LabelSpace
+from scaleprior.corpus.magic import IMAGE_LIKE, compressed, unpacking
+from scaleprior.corpus.notes import Notes
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter
 
 __all__ = ["folder_source"]
 
 
-def folder_source(path: Path, label_space: LabelSpace | None, *, by_suffix: bool) -> Source:
+def folder_source(path: Path, label_space: LabelSpace | None, *, split: str | None = None, readable: bool) -> Source:
     """Open a folder of class folders; without a label space the folder names are a flat one.
 
-    Hidden files and files beside the class folders are not part of the source.
+    Hidden files and files beside the class folders are not part of the source; they are counted.
 
     Args:
-        by_suffix: take only files with an image's suffix (for builds that do not decode).
+        split: take the images of this split alone, ``SRC/SPLIT/LABEL/...`` or ``SRC/LABEL/SPLIT/...``.
+        readable: leave out images of formats that are not read (for builds that do not decode).
 
     Raises:
-        UserError: there are no class folders, or one is not in the label space.
+        UserError: there are no class folders, none of that split, or one that is not in the label space.
     """
-    classes = sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
+    facts = {"path": str(path)}
+    inner = ""
+    if split is not None:
+        facts["split"] = split
+        path, inner = _of_split(path, split)
+    found = folders_in(path)
+    classes = [name for name in found if not inner or (path / name / inner).is_dir()]
     if not classes:
-        raise UserError(
-            f"{path} has no class folders, no tar files with labels, and no labels.csv",
-            hint=f"put each class' images in a folder named after it, or pass {parameter('labels', words='TABLE')}",
-        )
-    doubts = one_label(classes, str(path))
+        _refuse(path)
+    _refuse_names(path, classes)
+    doubts = () if inner else split_doubts(path, classes) or one_label(classes, str(path))
+    doubts += alike(classes, f"class folders of {path}") + _lost_classes(path)
     if label_space is None:
         label_space = LabelSpace.flat(classes)
     for name in classes:
         label_space.index(name)
+    notes, known = Notes(), set(classes)
 
     def rows() -> Iterator[ImageRow]:
+        notes.clear()
+        _note_beside(path, notes)
+        for name in found:
+            if name not in known:
+                notes.warn(f"class folders without {inner!r}", name)
+        places: dict[tuple[int, int], str] = {}
         for name in classes:
-            for folder, below, files in os.walk(path / name):
-                below[:] = sorted(entry for entry in below if not entry.startswith("."))
-                relative = Path(folder).relative_to(path).as_posix()
-                for file in sorted(files):
-                    if file.startswith(".") or (by_suffix and Path(file).suffix.lower() not in IMAGE_SUFFIXES):
-                        continue
-                    key = f"{relative}/{file}"
-                    yield ImageRow(key, (name,), "", key, 0, _size(os.path.join(folder, file)))
+            below = f"{name}/{inner}" if inner else name
+            empty = True
+            for key, size in walk_images(path, below, notes, places=places, readable=readable):
+                empty = False
+                yield ImageRow(key, (name,), "", key, 0, size)
+            if empty:
+                notes.warn("class folders without images", name)
 
-    return Source("folders", path, label_space, rows, facts={"path": str(path)}, doubts=doubts)
+    return Source("folders", path, label_space, rows, facts=facts, doubts=doubts, notes=notes)
 
 
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0  # a dangling link: reading it while verifying says why
+def _of_split(path: Path, split: str) -> tuple[Path, str]:
+    """Where the class folders of a split lie, and the folder in each of them that is the split."""
+    classes = folders_in(path)
+    if not (path / split).is_dir() and any((path / name / split).is_dir() for name in classes) and len(classes) > 1:
+        return path, split
+    return choose_split(path, split), ""
+
+
+def _refuse(path: Path) -> None:
+    """Say why there are no class folders: what lies there instead."""
+    names = sorted(entry.name for entry in os.scandir(path) if not hidden(entry.name))
+    archives = [name for name in names if compressed(name)]
+    if archives:
+        raise UserError(
+            f"{path} holds {archives[0]!r}, which is compressed, and no class folders",
+            hint=f"unpack it: {unpacking(path / archives[0])}",
+        )
+    images = sum(os.path.splitext(name)[1].lower() in IMAGE_LIKE for name in names)
+    lie = f"; {images:,} images lie in it without a label" if images else ""
+    raise UserError(
+        f"{path} has no class folders, no tar files with labels, and no labels.csv{lie}",
+        hint=f"put each class' images in a folder named after it, or pass {parameter('labels', words='TABLE')}",
+    )
+
+
+def _refuse_names(path: Path, classes: list[str]) -> None:
+    for name in classes:
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError as e:
+            raise UserError(f"the folder name {name!r} in {path} is not UTF-8", hint="rename the folder") from e
+
+
+def _lost_classes(path: Path) -> tuple[Doubt, ...]:
+    """Links beside the class folders that lead nowhere: classes of a disk that is not mounted, say."""
+    lost = sorted(e.name for e in os.scandir(path) if e.is_symlink() and not hidden(e.name) and not os.path.exists(e))
+    if not lost:
+        return ()
+    target = os.readlink(path / lost[0])
+    what = f"{len(lost):,} links in {path} lead nowhere and would be left out, first: {lost[0]!r} to {target!r}"
+    return (Doubt(what, "mount or copy what they lead to"),)
+
+
+def _note_beside(path: Path, notes: Notes) -> None:
+    """Count the files beside the class folders, which have no label."""
+    for entry in sorted(os.scandir(path), key=lambda entry: entry.name):
+        if is_folder(entry):
+            if hidden(entry.name):
+                notes.warn("hidden folders", entry.name)
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_LIKE:
+            notes.warn("images beside the class folders (they have no label)", entry.name)
+        else:
+            notes.other(entry.name)

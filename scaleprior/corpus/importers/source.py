@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from scaleprior.corpus.importers.doubts import Doubt
 from scaleprior.corpus.label_space import LabelSpace
+from scaleprior.corpus.notes import Notes
 
 if TYPE_CHECKING:
     from scaleprior.corpus.index import ImageRow
@@ -28,6 +29,7 @@ class Source:
         total: rows to come, 0 when unknown.
         facts: what to record about the source beside its kind.
         doubts: what may not be meant as it would be read; found before any row is made.
+        notes: what a stream of rows met beside the images; complete when it has ended.
     """
 
     kind: str
@@ -37,3 +39,4 @@ class Source:
     total: int = 0
     facts: dict[str, str] = field(default_factory=dict)
     doubts: tuple[Doubt, ...] = ()
+    notes: Notes = field(default_factory=Notes)

@@ -1,0 +1,106 @@
+"""Splits above or below class folders: ``train/cat/1.jpg`` or ``cat/train/1.jpg``, where ``train`` is no label."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from scaleprior.corpus.importers.doubts import Doubt
+from scaleprior.corpus.importers.walk import hidden, is_folder
+from scaleprior.errors import UserError
+from scaleprior.wording import parameter
+
+__all__ = ["choose_split", "folders_in", "is_split", "split_doubts"]
+
+_SPLIT = re.compile(
+    r"(train|training|val|valid|validation|eval|dev|test|testing|holdout)([-_ ]?(set|split|data|\d{1,4}))?", re.I
+)
+_WRAPPERS = frozenset(
+    {"images", "image", "imgs", "img", "jpegimages", "data", "dataset", "datasets", "raw", "labels", "annotations"}
+)
+_LOOKED_INTO = 20  # class folders whose inside is listed: enough to tell, and bounded for 20,000 of them
+_SHOWN = 5
+
+
+def is_split(name: str) -> bool:
+    """Whether a folder is called like a part of a data set: train, val, test, training_set, val2017, ..."""
+    return _SPLIT.fullmatch(name) is not None
+
+
+def choose_split(path: Path, split: str) -> Path:
+    """The folder of a split: ``path/split``, or that below a folder that wraps all, such as ``path/dataset/split``.
+
+    Raises:
+        UserError: there is none; names the folders there are.
+    """
+    tried = path
+    while True:
+        if (tried / split).is_dir():
+            return tried / split
+        inside = folders_in(tried)
+        if len(inside) != 1:
+            break
+        tried = tried / inside[0]
+    found = folders_in(path) if len(folders_in(tried)) == 0 else folders_in(tried)
+    raise UserError(
+        f"{path} has no folder for {parameter('split')} {split!r}",
+        hint=f"the folders there are {_some(found)}" if found else "it has no folders",
+    )
+
+
+def split_doubts(path: Path, classes: Sequence[str]) -> tuple[Doubt, ...]:
+    """The doubt that the ``classes``, folders of ``path``, or the folders in them, are splits and no labels."""
+    if len(classes) == 1:  # a folder that wraps all, or one class
+        inside = folders_in(path / classes[0])
+        return (split_doubts(path / classes[0], inside) or _wrapped(path, classes[0], inside)) if inside else ()
+    named = [name for name in classes if is_split(name)]
+    wrapping = [name for name in classes if name.lower() in _WRAPPERS]
+    if len(named) >= 2 or len(named) + len(wrapping) == len(classes):
+        return (_outer(path, classes, named),)
+    return _inner(path, classes)
+
+
+def _wrapped(path: Path, name: str, inside: Sequence[str]) -> tuple[Doubt, ...]:
+    what = f"all images of {path} would have the one label {name!r}; in it lie the folders {_some(inside)}"
+    return (Doubt(what, f"give {path / name} if those are the labels"),)
+
+
+def _outer(path: Path, classes: Sequence[str], named: Sequence[str]) -> Doubt:
+    listed = {name: folders_in(path / name) for name in classes}
+    inside = sorted(set().union(*listed.values()))
+    below = f"; below them lie {_some(inside)}" if inside else ""
+    split = named[0] if named else classes[0]
+    return Doubt(
+        f"the folders {_some(classes)} of {path} are called like parts of a data set, and would be its labels{below}",
+        f"take one of them with {parameter('split', split)}",
+    )
+
+
+def _inner(path: Path, classes: Sequence[str]) -> tuple[Doubt, ...]:
+    """``cat/train``: the labels would be right, but what is held out would be learned from."""
+    found = {name: [f for f in folders_in(path / name) if is_split(f)] for name in classes[:_LOOKED_INTO]}
+    if not found or not all(len(splits) >= 2 for splits in found.values()):
+        return ()
+    splits = sorted(set().union(*found.values()))
+    return (
+        Doubt(
+            f"the class folders of {path} hold the folders {_some(splits)}, called like parts of a data set; "
+            "the images of all would be taken",
+            f"take one of them with {parameter('split', splits[0])}",
+        ),
+    )
+
+
+def folders_in(path: Path) -> list[str]:
+    """Names of the folders, hidden ones left out, sorted."""
+    try:
+        return sorted(entry.name for entry in os.scandir(path) if not hidden(entry.name) and is_folder(entry))
+    except OSError:
+        return []
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more

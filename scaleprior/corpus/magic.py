@@ -1,0 +1,92 @@
+"""What the first bytes of a file say it is: an image, or an archive that must be unpacked first."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+from scaleprior.errors import UserError
+
+__all__ = ["HEAD", "IMAGE_LIKE", "compressed", "is_image", "refuse_compressed", "unpacking"]
+
+HEAD = 32
+"""Bytes that are enough to tell."""
+
+IMAGE_LIKE = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
+    | {".heic", ".heif", ".jp2", ".jxl", ".ppm", ".pgm", ".dng"}
+)
+"""Suffixes of images, of formats that are read and that are not: such a file is to be an image, whatever it holds."""
+
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # sizes of the header behind the file header, one a version
+
+
+class _Archive(NamedTuple):
+    suffixes: tuple[str, ...]
+    magic: bytes
+    beside: str  # the command where {0} has one of the suffixes
+    to: str  # the command that takes any name and writes {1}
+
+
+_ARCHIVES = (
+    _Archive((".gz", ".tgz", ".taz"), b"\x1f\x8b\x08", "gunzip -k {0}", "gunzip -c {0} > {1}"),
+    _Archive((".zst", ".tzst"), b"\x28\xb5\x2f\xfd", "zstd -d {0}", "zstd -d {0} -o {1}"),
+    _Archive((".xz", ".txz"), b"\xfd7zXZ\x00", "xz -dk {0}", "xz -dc {0} > {1}"),
+    _Archive((".bz2", ".tbz", ".tbz2"), b"BZh", "bunzip2 -k {0}", "bunzip2 -c {0} > {1}"),
+    _Archive((".lz4",), b"\x04\x22\x4d\x18", "lz4 -d {0}", "lz4 -d {0} {1}"),
+    _Archive((".zip",), b"PK\x03\x04", "unzip {0} -d {1}", "unzip {0} -d {1}"),
+    _Archive((".7z",), b"7z\xbc\xaf\x27\x1c", "7z x {0} -o{1}", "7z x {0} -o{1}"),
+    _Archive((".rar",), b"Rar!\x1a\x07", "unrar x {0} {1}/", "unrar x {0} {1}/"),
+)
+
+
+def is_image(head: bytes) -> bool:
+    """Whether a file that starts with ``head`` (``HEAD`` bytes) is a JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF."""
+    if head[:3] == b"\xff\xd8\xff" or head[:8] == b"\x89PNG\r\n\x1a\n" or head[:6] in (b"GIF87a", b"GIF89a"):
+        return True
+    if head[:4] in (b"II*\0", b"MM\0*"):
+        return True
+    if head[4:12] in (b"ftypavif", b"ftypavis") or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return True
+    return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS  # text may start with BM, too
+
+
+def compressed(name: str, head: bytes = b"") -> bool:
+    """Whether a file's suffix or its first bytes are those of a compressed file or a zip."""
+    return _archive(name, head) is not None
+
+
+def unpacking(path: str | Path) -> str:
+    """The command that unpacks the archive ``path`` beside itself and keeps it."""
+    name = str(path)
+    archive = _archive(name, _head(path))
+    assert archive is not None, "ask only about archives"
+    stem, suffix = os.path.splitext(name)
+    known = suffix.lower() in archive.suffixes
+    command = archive.beside if known else archive.to  # such as a gzip that is called .tar
+    return command.format(shlex.quote(name), shlex.quote(stem if known else f"{stem}-unpacked{suffix}"))
+
+
+def refuse_compressed(path: str | Path) -> None:
+    """Raise UserError with the command that unpacks ``path``, if it is compressed: images are read in place."""
+    if compressed(str(path), _head(path)):
+        raise UserError(
+            f"{path} is compressed, and images are read from their place in a file",
+            hint=f"unpack it: {unpacking(path)}",
+        )
+
+
+def _archive(name: str, head: bytes) -> _Archive | None:
+    suffix = os.path.splitext(name)[1].lower()
+    by_content = next((a for a in _ARCHIVES if head.startswith(a.magic)), None)
+    return by_content or next((a for a in _ARCHIVES if suffix in a.suffixes and not head), None)
+
+
+def _head(path: str | Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(HEAD)
+    except OSError:
+        return b""
