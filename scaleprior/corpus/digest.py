@@ -46,5 +46,8 @@ class IndexDigest:
 
 def _list_bytes(column: pa.ChunkedArray) -> tuple[bytes, bytes]:
     rows = column.combine_chunks()
-    lengths, flat = rows.value_lengths(), rows.flatten()
-    return tuple(np.asarray(part.to_numpy(zero_copy_only=False), dtype="<i4").tobytes() for part in (lengths, flat))
+    return _bytes(rows.value_lengths()), _bytes(rows.flatten())
+
+
+def _bytes(numbers: pa.Array) -> bytes:
+    return np.asarray(numbers.to_numpy(zero_copy_only=False), dtype="<i4").tobytes()

@@ -36,6 +36,7 @@ class LabelledBatch:
         labels, offsets: CSR of the b images, int64 [M] and [b + 1].
         rows: indices into the fraction, int64 [b].
         unreadable: (row, reason) of images that could not be read and are not among the b.
+        absent: CSR (labels, offsets) of the labels known to be absent; None: all that are not listed.
     """
 
     images: Tensor
@@ -43,6 +44,7 @@ class LabelledBatch:
     offsets: Tensor
     rows: Tensor
     unreadable: tuple[tuple[int, str], ...] = ()
+    absent: tuple[Tensor, Tensor] | None = None
 
 
 class ImageSet:
@@ -51,18 +53,26 @@ class ImageSet:
     Attributes:
         fraction: where the images are. start: its first row here; the set runs to the fraction's end.
         labels, offsets: CSR, without ancestors. hashes: uint64 [n], of the keys.
-        expand: add ancestors when a batch is made.
+        absent: CSR of the labels known to be absent, without descendants; None: all that are not listed.
+        expand: add ancestors, and descendants of the absent, when a batch is made.
     """
 
     def __init__(
-        self, fraction: Fraction, labels: np.ndarray, offsets: np.ndarray, *, start: int = 0, expand: bool = True
+        self,
+        fraction: Fraction,
+        labels: np.ndarray,
+        offsets: np.ndarray,
+        *,
+        absent: tuple[np.ndarray, np.ndarray] | None = None,
+        start: int = 0,
+        expand: bool = True,
     ) -> None:
         self.fraction = fraction
         self.start = start
         self.expand = expand
         self.hashes = fraction.hashes()[start:]
-        self.offsets = offsets[start:] - offsets[start]
-        self.labels = labels[offsets[start] :]
+        self.labels, self.offsets = _from_row(start, labels, offsets)
+        self.absent = None if absent is None else _from_row(start, *absent)
 
     def __len__(self) -> int:
         return len(self.fraction) - self.start
@@ -86,25 +96,43 @@ class ImageSet:
 
     def labels_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """CSR of some rows, with ancestors if ``expand``: int64 labels and offsets [len(rows) + 1]."""
-        counts = self.offsets[rows + 1] - self.offsets[rows]
-        ends = np.cumsum(counts)
-        offsets = np.concatenate(([0], ends)).astype(np.int64)
-        gather = np.repeat(self.offsets[rows] - (ends - counts), counts) + np.arange(offsets[-1])
-        labels = self.labels[gather]
+        labels, offsets = _select(self.labels, self.offsets, rows)
         if self.expand:
             labels, offsets = self.label_space.expand(labels, offsets)
         return labels.astype(np.int64), offsets
+
+    def absent_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """The labels known to be absent, with descendants if ``expand``, as :meth:`labels_of`; None as ``absent``."""
+        if self.absent is None:
+            return None
+        absent, offsets = _select(*self.absent, rows)
+        if self.expand:
+            absent, offsets = self.label_space.expand_absent(absent, offsets)
+        return absent.astype(np.int64), offsets
+
+
+def _from_row(start: int, labels: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return labels[offsets[start] :], offsets[start:] - offsets[start]
+
+
+def _select(labels: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    counts = offsets[rows + 1] - offsets[rows]
+    ends = np.cumsum(counts)
+    selected = np.concatenate(([0], ends)).astype(np.int64)
+    gather = np.repeat(offsets[rows] - (ends - counts), counts) + np.arange(selected[-1])
+    return labels[gather], selected
 
 
 def training_set(cfg: CfgNode, corpus: Corpus) -> ImageSet:
     """The fraction that ``cfg.PRETRAIN`` asks for, with its noise.
 
     Raises:
-        UserError: see :func:`training_images`.
+        UserError: see :func:`training_images`; or PRETRAIN.LOSS.UNLABELLED is "ignore" and nothing is known as absent.
     """
     node = cfg.PRETRAIN
     fraction = corpus.fraction(images=training_images(cfg, len(corpus)))
     labels, offsets = fraction.labels()
+    absent = _known_absent(fraction) if node.LOSS.UNLABELLED == "ignore" else None
     if node.NOISE.RATE or node.NOISE.DROP:
         labels, offsets = corrupt_labels(
             labels,
@@ -116,11 +144,26 @@ def training_set(cfg: CfgNode, corpus: Corpus) -> ImageSet:
             drop=node.NOISE.DROP,
             seed=node.NOISE.SEED,
         )
-    return ImageSet(fraction, labels, offsets, expand=node.EXPAND_LABELS)
+        if absent is not None:  # a wrong label may be one that is known to be absent
+            absent = fraction.label_space.settle_absent(labels, offsets, *absent)
+    return ImageSet(fraction, labels, offsets, absent=absent, expand=node.EXPAND_LABELS)
+
+
+def _known_absent(fraction: Fraction) -> tuple[np.ndarray, np.ndarray]:
+    absent = fraction.absent()
+    if not len(absent[0]):
+        raise UserError(
+            f"PRETRAIN.LOSS.UNLABELLED is 'ignore', and none of the {len(fraction)} images of {fraction.corpus.name!r} "
+            "has a label that is known to be absent: nothing would be a negative",
+            hint="set it to negative, or build the index from a table that says what is absent",
+        )
+    return absent
 
 
 def held_out_set(cfg: CfgNode, corpus: Corpus) -> ImageSet | None:
     """What to evaluate on, with labels free of artificial noise; None for none.
+
+    Where its corpus records absent labels, what is not listed is unknown.
 
     Raises:
         UserError: too few images, or a held-out corpus with another label space.
@@ -129,16 +172,19 @@ def held_out_set(cfg: CfgNode, corpus: Corpus) -> ImageSet | None:
     if not node.IMAGES:
         return None
     if not node.CORPUS:
-        whole = corpus.fraction(images=len(corpus))
-        return ImageSet(whole, *whole.labels(), start=len(corpus) - node.IMAGES, expand=cfg.PRETRAIN.EXPAND_LABELS)
+        return _as_recorded(cfg, corpus.fraction(images=len(corpus)), start=len(corpus) - node.IMAGES)
     other = Corpus.open(node.CORPUS)
     if other.label_space.fingerprint != corpus.label_space.fingerprint:
         raise UserError(
             f"PRETRAIN.HELD_OUT.CORPUS {node.CORPUS} has another label space than PRETRAIN.CORPUS",
             hint="build both with the same hierarchy",
         )
-    fraction = other.fraction(images=node.IMAGES)
-    return ImageSet(fraction, *fraction.labels(), expand=cfg.PRETRAIN.EXPAND_LABELS)
+    return _as_recorded(cfg, other.fraction(images=node.IMAGES))
+
+
+def _as_recorded(cfg: CfgNode, fraction: Fraction, *, start: int = 0) -> ImageSet:
+    absent = fraction.absent() if fraction.has_absent else None
+    return ImageSet(fraction, *fraction.labels(), absent=absent, start=start, expand=cfg.PRETRAIN.EXPAND_LABELS)
 
 
 class TrainBatches(Dataset):
@@ -181,12 +227,14 @@ class TrainBatches(Dataset):
             )
         rows = np.asarray(good, dtype=np.int64)
         labels, offsets = self.images.labels_of(rows)
+        absent = self.images.absent_of(rows)
         return LabelledBatch(
             torch.from_numpy(crops[: len(good)]),
             torch.from_numpy(labels),
             torch.from_numpy(offsets),
             torch.from_numpy(rows),
             tuple(unreadable),
+            None if absent is None else (torch.from_numpy(absent[0]), torch.from_numpy(absent[1])),
         )
 
     def _stored(self, row: int) -> np.ndarray:

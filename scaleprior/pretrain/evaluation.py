@@ -42,31 +42,58 @@ def average_precision(scores: np.ndarray, present: np.ndarray) -> float:
     return float((gained * hits / ranks).sum() / hits[-1])
 
 
-def label_metrics(scores: np.ndarray, labels: np.ndarray, offsets: np.ndarray, leaves: np.ndarray) -> LabelMetrics:
+def label_metrics(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    offsets: np.ndarray,
+    leaves: np.ndarray,
+    *,
+    absent: tuple[np.ndarray, np.ndarray] | None = None,
+) -> LabelMetrics:
     """Figures over all labels.
+
+    With ``absent``, a pair of image and label that is listed nowhere is unknown and left out, as in Open Images'
+    evaluation: a label's average precision is over the images for which it was verified.
 
     Args:
         scores: floating [N, C], higher = more present.
         labels, offsets: CSR of the true labels with their ancestors.
         leaves: indices of the labels without children; precision at 1 looks at these alone, since guessing the root
             of the hierarchy is always right.
+        absent: CSR of the labels known to be absent, with their descendants; None: all that are not listed.
     """
-    present = np.zeros(scores.shape, dtype=bool)
-    present[np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), labels] = True
-    counts = present.sum(axis=0)
-    usable = np.flatnonzero((counts > 0) & (counts < len(scores)))
-    precision_at_1 = None
-    with_leaf = present[:, leaves].any(axis=1)
-    if with_leaf.any():
-        best = leaves[scores[:, leaves].argmax(axis=1)]
-        precision_at_1 = float(present[np.arange(len(scores)), best][with_leaf].mean())
-    average_precisions = [average_precision(scores[:, c], present[:, c]) for c in usable]
+    present = _dense(labels, offsets, scores.shape)
+    known = np.ones_like(present) if absent is None else present | _dense(*absent, scores.shape)
+    counts, judged = present.sum(axis=0), known.sum(axis=0)
+    usable = np.flatnonzero((counts > 0) & (counts < judged))
+    average_precisions = [average_precision(scores[known[:, c], c], present[known[:, c], c]) for c in usable]
     return LabelMetrics(
         images=len(scores),
         map_labels=len(usable),
         map=float(np.mean(average_precisions)) if len(usable) else None,
-        precision_at_1=precision_at_1,
+        precision_at_1=_precision_at_1(
+            scores[:, leaves], present[:, leaves], None if absent is None else known[:, leaves]
+        ),
+        known=None if absent is None else float(known.mean()),
     )
+
+
+def _dense(labels: np.ndarray, offsets: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    dense = np.zeros(shape, dtype=bool)
+    dense[np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), labels] = True
+    return dense
+
+
+def _precision_at_1(scores: np.ndarray, present: np.ndarray, known: np.ndarray | None) -> float | None:
+    """Of leaves [N, L]; where only some are known, an image whose known ones are all present has nothing to tell."""
+    with_leaf = present.any(axis=1)
+    if known is not None:
+        with_leaf &= (known & ~present).any(axis=1)
+        scores = np.where(known, scores, -np.inf)
+    if not with_leaf.any():
+        return None
+    best = scores.argmax(axis=1)
+    return float(present[np.arange(len(scores)), best][with_leaf].mean())
 
 
 def evaluate(
@@ -105,5 +132,6 @@ def evaluate(
     if not rows:
         raise FailureError(f"none of the {len(images)} held-out images can be read", hint="check PRETRAIN.HELD_OUT")
     labels, offsets = images.labels_of(np.asarray(rows))
-    figures = label_metrics(np.concatenate(scores), labels, offsets, images.label_space.leaves)
+    absent = images.absent_of(np.asarray(rows))
+    figures = label_metrics(np.concatenate(scores), labels, offsets, images.label_space.leaves, absent=absent)
     return replace(figures, unreadable=unreadable)

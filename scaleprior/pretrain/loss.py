@@ -1,8 +1,9 @@
-"""Per-label logistic loss with sparse targets: every label that is not listed for an image is a negative.
+"""Per-label logistic loss with sparse targets: what is not listed for an image is a negative, or left out.
 
 B images, C labels, M positives in the batch. Labels are CSR: image i has ``labels[offsets[i]:offsets[i + 1]]``.
 Sun et al. 2017 train JFT-300M with this loss; their 18,291 labels make the dense B x C target mostly zeros, so it is
-never built here. Beyond the logits, the forward pass and the backward pass hold one B x C tensor each.
+never built here. Beyond the logits, the forward pass and the backward pass hold one B x C tensor each; where unlisted
+labels are left out, the backward pass alone.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["sparse_logistic_loss"]
+__all__ = ["known_logistic_loss", "sparse_logistic_loss"]
+
+Reduction = Literal["mean", "sum", "none"]
 
 
-def sparse_logistic_loss(
-    logits: Tensor, labels: Tensor, offsets: Tensor, *, reduction: Literal["mean", "sum", "none"] = "mean"
-) -> Tensor:
+def sparse_logistic_loss(logits: Tensor, labels: Tensor, offsets: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """Logistic loss summed over labels, ``sum_c softplus(x_c) - sum_(c positive) x_c``, in float32 or wider.
 
     The positives' ``softplus(x) - x`` is evaluated as ``softplus(-x)``, so that confident positives do not cancel.
@@ -32,6 +33,51 @@ def sparse_logistic_loss(
     Raises:
         ValueError: shapes that do not fit, a label outside [0, C), or an unknown reduction.
     """
+    rows = _rows(logits, labels, offsets)
+    wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    per_image = _SparseLogistic.apply(wide, rows.to(logits.device), labels.to(logits.device, torch.int64))
+    return _reduced(per_image, reduction)
+
+
+def known_logistic_loss(
+    logits: Tensor,
+    labels: Tensor,
+    offsets: Tensor,
+    absent: Tensor,
+    absent_offsets: Tensor,
+    *,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Logistic loss over the labels that are known of an image; the others have neither loss nor gradient.
+
+    ``sum_(c present) softplus(-x_c) + sum_(c absent) softplus(x_c)``, in float32 or wider. It is not divided by the
+    number of known labels, so an image of which more is known counts more.
+
+    Args:
+        logits: floating [B, C].
+        labels, offsets: the present labels, as in :func:`sparse_logistic_loss`.
+        absent, absent_offsets: the absent ones, in the same form. A label listed twice counts once, and one that is
+            listed as both counts as present.
+        reduction: "mean" over the B images, their "sum", or "none" for [B].
+
+    Raises:
+        ValueError: shapes that do not fit, a label outside [0, C), or an unknown reduction.
+    """
+    classes = logits.shape[-1]
+    present = torch.unique(_rows(logits, labels, offsets) * classes + labels.to(torch.int64))
+    missing = torch.unique(_rows(logits, absent, absent_offsets) * classes + absent.to(torch.int64))
+    missing = missing[torch.isin(missing, present, invert=True)]
+    signs = torch.cat((-torch.ones(len(present)), torch.ones(len(missing))))
+    places = torch.cat((present, missing))
+    losses = _KnownLogistic.apply(logits, places.to(logits.device), signs.to(logits.device))
+    if reduction == "mean":  # without the sums of each image, which a GPU adds in an order of its own
+        return losses.sum() / len(logits)
+    per_image = losses.new_zeros(len(logits)).index_add(0, (places // classes).to(losses.device), losses)
+    return _reduced(per_image, reduction)
+
+
+def _rows(logits: Tensor, labels: Tensor, offsets: Tensor) -> Tensor:
+    """The image of each label, int64 [M], where the offsets are."""
     if logits.ndim != 2 or offsets.ndim != 1 or len(offsets) != len(logits) + 1 or labels.ndim != 1:
         raise ValueError(
             f"need logits [B, C], labels [M], offsets [B + 1]; got {tuple(logits.shape)}, {tuple(labels.shape)}, "
@@ -43,9 +89,10 @@ def sparse_logistic_loss(
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]):
         raise ValueError(f"labels {int(labels.min())}..{int(labels.max())} are outside [0, {logits.shape[1]})")
     # Where the labels come from the CPU, all of this stays there: on a GPU each check would wait for the device.
-    rows = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts).to(logits.device)
-    wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    per_image = _SparseLogistic.apply(wide, rows, labels.to(logits.device, torch.int64))
+    return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+
+
+def _reduced(per_image: Tensor, reduction: Reduction) -> Tensor:
     if reduction == "none":
         return per_image
     if reduction not in ("mean", "sum"):
@@ -70,6 +117,28 @@ class _SparseLogistic(torch.autograd.Function):
         slopes = torch.sigmoid(logits)
         slopes[rows, labels] = -torch.sigmoid(-logits[rows, labels])
         return slopes.mul_(grad[:, None]), None, None
+
+
+class _KnownLogistic(torch.autograd.Function):
+    """``softplus(sign * x)`` at unique places of the flattened logits; by hand for the reason above."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, places: Tensor, signs: Tensor) -> Tensor:
+        known = logits.flatten()[places]
+        known = known.float() if known.dtype in (torch.float16, torch.bfloat16) else known
+        signed = known * signs.to(known)
+        ctx.save_for_backward(signed, signs, places)
+        ctx.like = logits.shape, logits.dtype
+        return _softplus(signed)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        signed, signs, places = ctx.saved_tensors
+        shape, dtype = ctx.like
+        slopes = torch.zeros(shape, dtype=dtype, device=grad.device)
+        slopes.view(-1)[places] = (signs.to(signed) * torch.sigmoid(signed) * grad).to(dtype)
+        return slopes, None, None
 
 
 def _softplus(x: Tensor) -> Tensor:

@@ -18,11 +18,15 @@ class LabelMetrics:
 
     Attributes:
         images: number of them that could be read.
-        map_labels: labels that some, but not all, of them have; those that an average precision can be had of.
+        map_labels: labels that some, but not all, of them have; those that an average precision can be had of. Where
+            absent labels are recorded: that are known to be present in some and absent in others.
         map: mean average precision over these labels, in [0, 1]; None where there is none.
         precision_at_1: share, in [0, 1], of the images with a leaf label whose best-scored leaf is present; None where
-            no image has one.
+            no image has one. Where absent labels are recorded: of the images with known leaves of both kinds, the best
+            of the known.
         unreadable: images that could not be read.
+        known: share, in [0, 1], of all pairs of image and label that are known; the others are left out of every
+            figure. None: no absent labels are recorded, and what is not listed counts as absent.
     """
 
     images: int
@@ -30,6 +34,7 @@ class LabelMetrics:
     map: float | None = None
     precision_at_1: float | None = None
     unreadable: int = 0
+    known: float | None = None
 
     def to_dict(self) -> dict[str, float | int]:
         """By name, as ``result.json`` says it; a figure over nothing is left out, and so is ``unreadable`` at 0."""

@@ -255,9 +255,14 @@ def _trainer(
 
 
 def _label_density(images: ImageSet, labels: int) -> float:
-    """Mean share of labels present, from the first 4,096 images, kept away from 0 and 1."""
-    _, offsets = images.labels_of(np.arange(min(len(images), 4096)))
-    return float(np.clip(offsets[-1] / (len(offsets) - 1) / labels, 1e-6, 0.5))
+    """Mean share of the (known) labels that are present, from the first 4,096 images, kept away from 0 and 1."""
+    rows = np.arange(min(len(images), 4096))
+    _, offsets = images.labels_of(rows)
+    absent = images.absent_of(rows)
+    if absent is None:
+        return float(np.clip(offsets[-1] / (len(offsets) - 1) / labels, 1e-6, 0.5))
+    known = offsets[-1] + absent[1][-1]
+    return float(np.clip(offsets[-1] / max(known, 1), 1e-6, 0.5))
 
 
 def _evaluate(cfg: CfgNode, model: Pretrainer, held_out: ImageSet, device: torch.device) -> LabelMetrics:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from scaleprior.errors import FailureError
 from scaleprior.pretrain.batches import LabelledBatch, TrainBatches, batches
-from scaleprior.pretrain.loss import sparse_logistic_loss
+from scaleprior.pretrain.loss import known_logistic_loss, sparse_logistic_loss
 from scaleprior.pretrain.recorder import Counters, Recorder
 from scaleprior.training.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
 from scaleprior.training.run_folder import refuse_other_run, restoring
@@ -169,7 +169,7 @@ class PretrainTrainer:
             group["lr"] = rate
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.amp):
             logits = net(batch.images.to(device, non_blocking=True))
-        loss = sparse_logistic_loss(logits, batch.labels, batch.offsets)
+        loss = _loss(logits, batch)
         self.optimizer.zero_grad(set_to_none=True)
         # The check comes before the update: a poisoned gradient must reach neither the weights nor a checkpoint.
         images, bad = len(batch.images), len(batch.unreadable)
@@ -209,3 +209,9 @@ class PretrainTrainer:
                 f"{self.max_unreadable:g} that PRETRAIN.LOADER.MAX_UNREADABLE allows",
                 hint="check the corpus' files; their keys are in the log",
             )
+
+
+def _loss(logits: Tensor, batch: LabelledBatch) -> Tensor:
+    if batch.absent is None:
+        return sparse_logistic_loss(logits, batch.labels, batch.offsets)
+    return known_logistic_loss(logits, batch.labels, batch.offsets, *batch.absent)

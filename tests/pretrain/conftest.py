@@ -46,6 +46,18 @@ def index_images(source: Path, out: Path) -> Corpus:
     )
 
 
+def index_verified(folder: Path) -> Path:
+    """Index folder of 60 images, each verified to be nothing below the other parent; other leaves are unknown."""
+    source = open_source(write_images(folder / "images", 10))
+    rows = (
+        row._replace(absent=tuple(parent for parent, leaves in CLASSES.items() if row.labels[0] not in leaves))
+        for row in source.rows()
+    )
+    facts = {"label_space": source.label_space, "root": source.root, "source": {"kind": source.kind}}
+    build_index(rows, folder / "index", name="verified", verify=False, **facts)
+    return folder / "index"
+
+
 @pytest.fixture(scope="session")
 def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Index folder of 60 images."""

@@ -14,6 +14,7 @@ from scaleprior.errors import FailureError, UserError
 from scaleprior.pretrain.augment import CropAugmentation
 from scaleprior.pretrain.batches import TrainBatches, batches, held_out_set, training_set
 from scaleprior.training.positions import BatchPlan
+from tests.pretrain.conftest import index_verified
 
 
 def test_labels_of_equals_a_loop_and_adds_ancestors(small_config: Callable, corpus_folder: Path) -> None:
@@ -105,3 +106,69 @@ def test_unreadable_images_are_left_out_and_reported(
     monkeypatch.setattr(type(dataset.images.fraction), "read", lambda f, i: b"junk")
     with pytest.raises(FailureError, match=r"step 0: 8 of 8 images cannot be read, first '.*png'"):
         dataset[0]
+
+
+@pytest.fixture(scope="module")
+def verified(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return Corpus.open(index_verified(tmp_path_factory.mktemp("verified")))
+
+
+IGNORE = ("PRETRAIN.LOSS.UNLABELLED", "ignore")
+
+
+def test_unlabelled_is_negative_unless_it_is_to_be_ignored(small_config: Callable, verified: Corpus) -> None:
+    rows = np.array([5, 0])
+    assert training_set(small_config().cfg, verified).absent_of(rows) is None
+    labels, offsets = training_set(small_config(*IGNORE).cfg, verified).labels_of(rows)
+    absent, absent_offsets = training_set(small_config(*IGNORE).cfg, verified).absent_of(rows)
+    for k in range(2):
+        leaf = labels[offsets[k] : offsets[k + 1]].max()
+        # the other parent and, below it, all three of its leaves
+        assert absent[absent_offsets[k] : absent_offsets[k + 1]].tolist() == (
+            [1, 5, 6, 7] if leaf < 5 else [0, 2, 3, 4]
+        )
+    flat = training_set(small_config(*IGNORE, "PRETRAIN.EXPAND_LABELS", "False").cfg, verified)
+    assert flat.absent_of(rows)[1].tolist() == [0, 1, 2]
+
+
+def test_ignoring_needs_labels_that_are_absent(small_config: Callable, corpus_folder: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"LOSS.UNLABELLED is 'ignore', and none of the 60 images .* nothing would be a neg"
+    ):
+        training_set(small_config(*IGNORE).cfg, Corpus.open(corpus_folder))
+
+
+def test_noise_contradicts_absences_and_drops_none(small_config: Callable, verified: Corpus) -> None:
+    rows = np.arange(60)
+    clean = training_set(small_config(*IGNORE).cfg, verified)
+    dropped = training_set(small_config(*IGNORE, "PRETRAIN.NOISE.DROP", "1.0").cfg, verified)
+    assert len(dropped.labels_of(rows)[0]) == 0
+    assert np.array_equal(dropped.absent_of(rows)[0], clean.absent_of(rows)[0])
+    noisy = training_set(small_config(*IGNORE, "PRETRAIN.NOISE.RATE", "1.0").cfg, verified)
+    (labels, offsets), (absent, absent_offsets) = noisy.labels_of(rows), noisy.absent_of(rows)
+    crossed = 0
+    for n in rows:
+        present = set(labels[offsets[n] : offsets[n + 1]].tolist())
+        missing = set(absent[absent_offsets[n] : absent_offsets[n + 1]].tolist())
+        assert not present & missing
+        crossed += not missing
+    assert 0 < crossed < 60  # a wrong label of the other parent leaves nothing absent
+
+
+def test_held_out_images_know_what_is_absent(small_config: Callable, verified: Corpus, corpus_folder: Path) -> None:
+    cfg = small_config("PRETRAIN.HELD_OUT.IMAGES", "12").cfg
+    held_out = held_out_set(cfg, verified)
+    whole = training_set(small_config(*IGNORE).cfg, verified)
+    rows = np.arange(12)
+    assert np.array_equal(held_out.absent_of(rows)[0], whole.absent_of(rows + 48)[0])
+    assert held_out_set(cfg, Corpus.open(corpus_folder)).absent_of(rows) is None
+
+
+def test_batches_carry_what_is_absent(small_config: Callable, verified: Corpus) -> None:
+    cfg = small_config(*IGNORE).cfg
+    images = training_set(cfg, verified)
+    dataset = TrainBatches(images, BatchPlan(60, 8, seed=5), CropAugmentation.from_config(cfg), order="RGB")
+    batch = dataset[3]
+    absent, offsets = images.absent_of(batch.rows.numpy())
+    assert batch.absent[0].tolist() == absent.tolist()
+    assert batch.absent[1].tolist() == offsets.tolist()

@@ -46,3 +46,40 @@ def test_label_metrics_leave_out_what_cannot_be_judged() -> None:
 def test_nothing_to_judge_gives_no_figure() -> None:
     figures = label_metrics(np.zeros((1, 2)), np.array([], dtype=int), np.array([0, 0]), leaves=np.array([0, 1]))
     assert figures == LabelMetrics(images=1, map_labels=0, map=None, precision_at_1=None)
+
+
+def test_unknown_labels_are_left_out_where_absent_ones_are_recorded() -> None:
+    # label 0: present in image 0, absent in 1, unknown in 2, whose score would come between them
+    scores = np.array([[3, 1, 0], [1, 2, 0], [2, 9, 0]], dtype=float)
+    labels, offsets = np.array([0, 1]), np.array([0, 1, 1, 2])
+    absent = np.array([0, 1]), np.array([0, 0, 2, 2])
+    figures = label_metrics(scores, labels, offsets, leaves=np.array([0, 1, 2]), absent=absent)
+    # label 1: present in image 2, absent in 1; label 2: never known. Leaves of both kinds: no image has them
+    assert figures == LabelMetrics(images=3, map_labels=2, map=1.0, known=4 / 9)
+    # as absent, the unlisted label 0 of image 2 still ranks below image 0; label 1: ranks 9, 2, 1, first is present
+    plain = label_metrics(scores, labels, offsets, leaves=np.array([0, 1, 2]))
+    assert plain == LabelMetrics(images=3, map_labels=2, map=1.0, precision_at_1=1.0)
+
+
+def test_known_figures_equal_a_loop_over_the_known_pairs() -> None:
+    rng = np.random.default_rng(1)
+    images, classes = 40, 6
+    scores, state = rng.normal(size=(images, classes)), rng.choice(["present", "absent", "unknown"], (images, classes))
+
+    def csr(what: str) -> tuple[np.ndarray, np.ndarray]:
+        found = state == what
+        return np.nonzero(found)[1], np.concatenate(([0], np.cumsum(found.sum(axis=1))))
+
+    figures = label_metrics(scores, *csr("present"), leaves=np.arange(classes), absent=csr("absent"))
+    precisions = []
+    for c in range(classes):
+        rows = [n for n in range(images) if state[n, c] != "unknown"]
+        precisions.append(slow_average_precision(scores[rows, c], state[rows, c] == "present"))
+    first = []
+    for n in range(images):
+        known = [c for c in range(classes) if state[n, c] != "unknown"]
+        if {state[n, c] for c in known} == {"present", "absent"}:
+            first.append(state[n, max(known, key=lambda c: scores[n, c])] == "present")
+    assert figures.map == pytest.approx(np.mean(precisions))
+    assert figures.precision_at_1 == pytest.approx(np.mean(first))
+    assert figures.known == (state != "unknown").mean()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from scaleprior.pretrain import sparse_logistic_loss
+from scaleprior.pretrain import known_logistic_loss, sparse_logistic_loss
 
 
 def csr(*rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,3 +123,82 @@ def test_makes_one_dense_tensor_forward_and_one_backward() -> None:
         target = torch.zeros(images, classes)
         F.binary_cross_entropy_with_logits(logits, target, reduction="sum").backward()
     assert len(usual.operations) >= 4
+
+
+def test_known_by_hand() -> None:
+    # image 0: label 1 present, label 0 absent, label 2 unknown: softplus(-ln 3) + softplus(0); image 1: nothing known
+    logits = torch.tensor([[0.0, math.log(3), 99.0], [5.0, 5.0, 5.0]], dtype=torch.float64, requires_grad=True)
+    per_image = known_logistic_loss(logits, *csr([1], []), *csr([0], []), reduction="none")
+    assert per_image.tolist() == pytest.approx([math.log(4 / 3) + math.log(2), 0], abs=1e-15)
+    mean = known_logistic_loss(logits, *csr([1], []), *csr([0], []))
+    mean.backward()
+    # sigmoid(-ln 3) = 1/4, sigmoid(0) = 1/2, halved by the mean of two images
+    expected = torch.tensor([[0.25, -0.125, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(logits.grad, expected, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("scale", [1.0, 30.0, 200.0])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_known_equals_dense_bce_with_a_mask_in_value_and_gradient(scale: float, reduction: str) -> None:
+    generator = torch.Generator().manual_seed(2)
+    present, absent = ([3, 0], [], [6], list(range(7)), [2]), ([1], [0, 5], [], [], [0, 1, 3, 4, 5, 6])
+    logits = (torch.randn(5, 7, generator=generator, dtype=torch.float64) * scale).requires_grad_()
+    loss = known_logistic_loss(logits, *csr(*present), *csr(*absent), reduction=reduction)
+    loss.backward()
+    mine, logits.grad = logits.grad, None
+    target = dense(present, 7)
+    per_label = F.binary_cross_entropy_with_logits(logits, target, weight=target + dense(absent, 7), reduction="none")
+    reference = getattr(per_label.sum(1), reduction)()
+    reference.backward()
+    assert loss.item() == pytest.approx(reference.item(), rel=1e-9)
+    torch.testing.assert_close(mine, logits.grad, rtol=1e-9, atol=1e-12)
+    assert mine[dense(present, 7) + dense(absent, 7) == 0].abs().max() == 0
+
+
+def test_known_with_everything_else_absent_is_the_sparse_loss() -> None:
+    logits = torch.randn(4, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64, requires_grad=True)
+    present = ([0], [1, 5], [], [2, 3, 4])
+    absent = [sorted({*range(6)} - {*row}) for row in present]
+    for reduction in ("none", "mean", "sum"):
+        torch.testing.assert_close(
+            known_logistic_loss(logits, *csr(*present), *csr(*absent), reduction=reduction),
+            sparse_logistic_loss(logits, *csr(*present), reduction=reduction),
+            rtol=1e-14, atol=0,
+        )  # fmt: skip
+        assert torch.autograd.gradcheck(
+            lambda x, r=reduction: known_logistic_loss(x, *csr(*present), *csr([1], [], [0], []), reduction=r), [logits]
+        )
+
+
+def test_known_takes_repeated_and_contradicting_labels_once_and_widens() -> None:
+    logits = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.bfloat16, requires_grad=True)
+    once = known_logistic_loss(logits, *csr([0]), *csr([1]))
+    assert known_logistic_loss(logits, *csr([0, 0]), *csr([1, 0, 1])).item() == once.item()
+    assert once.dtype == torch.float32
+    once.backward()
+    assert logits.grad.dtype == torch.bfloat16
+    empty = known_logistic_loss(logits, *csr([]), *csr([]))
+    empty.backward()  # a batch of which nothing is known still takes part in the step
+    assert empty.item() == 0
+
+
+def test_known_makes_no_dense_tensor_forward_and_one_backward() -> None:
+    images, classes = 8, 5000
+    logits = torch.zeros(images, classes, requires_grad=True)
+    sides = csr(*([i] for i in range(images))), csr(*([i + 1, i + 2] for i in range(images)))
+    with _DenseAllocations(images * classes * 4) as forward:
+        loss = known_logistic_loss(logits, *sides[0], *sides[1])
+    with _DenseAllocations(images * classes * 4) as backward:
+        loss.backward()
+    assert forward.operations == []
+    assert backward.operations == ["aten.zeros.default"]
+
+
+def test_known_refuses_what_does_not_fit() -> None:
+    logits = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match=r"labels 3..3 are outside \[0, 3\)"):
+        known_logistic_loss(logits, *csr([0], []), *csr([3], []))
+    with pytest.raises(ValueError, match="need logits"):
+        known_logistic_loss(logits, *csr([0], []), *csr([1]))
+    with pytest.raises(ValueError, match="reduction is 'avg'"):
+        known_logistic_loss(logits, *csr([0], []), *csr([1], []), reduction="avg")  # type: ignore[arg-type]

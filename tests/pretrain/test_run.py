@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from scaleprior.backbones import ResNetSpec, load_backbone, read_card
+from scaleprior.corpus import Corpus
 from scaleprior.errors import FailureError, UserError
 from scaleprior.pretrain import (
     evaluate_pretrained,
@@ -27,9 +28,10 @@ from scaleprior.pretrain import (
     run as run_module,
     trainer as trainer_module,
 )
+from scaleprior.pretrain.batches import training_set
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.signals import Interrupted
-from tests.pretrain.conftest import SMALL, index_images, write_images
+from tests.pretrain.conftest import SMALL, index_images, index_verified, write_images
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -416,3 +418,19 @@ def test_finished_runs_of_the_first_schema_are_still_finished(small_config: Call
     steps: list[int] = []
     again = pretrain(small_config(), run, resume=True, progress=lambda d, t, n: steps.append(d))
     assert (steps[0], again.metrics.loss) == (1, first.metrics.loss)
+
+
+def test_a_run_that_ignores_what_is_unknown(small_config: Callable, tmp_path: Path) -> None:
+    corpus = index_verified(tmp_path)
+    keys = "PRETRAIN.CORPUS", str(corpus), "PRETRAIN.HELD_OUT.IMAGES", "12", "PRETRAIN.BUDGET.AMOUNT", "6"
+    ignoring = small_config(*keys, "PRETRAIN.LOSS.UNLABELLED", "ignore")
+    result = pretrain(ignoring, tmp_path / "ignore")
+    assert result.metrics.held_out is not None
+    # a leaf and its parent are present, the other parent and its three leaves absent: 6 of 8
+    assert result.metrics.held_out.known == pytest.approx(6 / 8)
+    assert read_card(result.backbone).recipe["PRETRAIN"]["LOSS"] == {"UNLABELLED": "ignore"}
+    plain = pretrain(small_config(*keys), tmp_path / "negative")
+    assert "LOSS" not in read_card(plain.backbone).recipe["PRETRAIN"]  # a key at its default changes no fingerprint
+    assert weights(tmp_path / "ignore") != weights(tmp_path / "negative")
+    # the head starts at the share of the known labels that are present, 2 of 6, not of all 8
+    assert run_module._label_density(training_set(ignoring.cfg, Corpus.open(corpus)), 8) == pytest.approx(2 / 6)

@@ -64,20 +64,29 @@ _DATA = (
     ),
     _key(
         "PRETRAIN.NOISE.RATE", 0.0,
-        "Share of labels replaced by a wrong one, before ancestors are added; 0 = labels as they come.", legal=SHARE,
+        "Share of labels replaced by a wrong one, before ancestors are added; 0 = labels as they come. Absent labels "
+        "stay, but for those that a wrong label contradicts.",
+        legal=SHARE,
     ),
     _key(
         "PRETRAIN.NOISE.KIND", "uniform",
         'Wrong labels are drawn from all leaves ("uniform") or from the true label\'s siblings ("sibling").',
         legal=one_of("uniform", "sibling"),
     ),
-    _key("PRETRAIN.NOISE.DROP", 0.0, "Share of labels dropped.", legal=SHARE),
+    _key("PRETRAIN.NOISE.DROP", 0.0, "Share of (present) labels dropped.", legal=SHARE),
     _key(
         "PRETRAIN.NOISE.SEED", 0,
         "The seed of the noise: apart from SEED, so that seeds of one study share their noise.",
         legal=Number(0, 2**63 - 1),
     ),
     _key("PRETRAIN.EXPAND_LABELS", True, 'A label also counts as each of its ancestors ("apple" as "fruit").'),
+    _key(
+        "PRETRAIN.LOSS.UNLABELLED", "negative",
+        "What a label is that is listed for an image neither as present nor as absent. negative: absent, as in the "
+        "paper. ignore: unknown, and left out of the loss; negatives are then the labels that the corpus records as "
+        "verified absent, and their descendants with EXPAND_LABELS.",
+        legal=one_of("negative", "ignore"), since=2,
+    ),
     _key(
         "PRETRAIN.HELD_OUT.CORPUS", "", 'Index folder to evaluate on; "" = the tail of the corpus.', by_content=True
     ),
@@ -141,7 +150,8 @@ _TRAINING = (
     _key(
         "PRETRAIN.HEAD.PRIOR", 0.0,
         "The head's biases start at log(PRIOR / (1 - PRIOR)): every label is first believed present with this "
-        "probability. 0 = the mean share of labels present in the fraction. (RetinaNet takes 0.01, Lin et al. 2017, "
+        "probability. 0 = the mean share of labels present in the fraction, of the known ones with LOSS.UNLABELLED "
+        "ignore. (RetinaNet takes 0.01, Lin et al. 2017, "
         "3.3; big_vision's ImageNet-21k recipe takes a bias of -10, that is 4.5e-5.)",
         legal=Number(0, 1, below=True),
     ),
