@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -253,8 +254,27 @@ def batches(dataset: TrainBatches, start: int, stop: int, *, workers: int) -> It
         yield from map(dataset.__getitem__, range(start, stop))
         return
     steps = range(start, stop)
-    yield from DataLoader(dataset, batch_size=None, sampler=steps, num_workers=workers, worker_init_fn=_one_cv2_thread)
+    loader = DataLoader(dataset, batch_size=None, sampler=steps, num_workers=workers, worker_init_fn=_one_cv2_thread)
+    with _no_cv2_pool():
+        running = iter(loader)  # starts the processes
+    yield from running
+
+
+@contextlib.contextmanager
+def _no_cv2_pool() -> Iterator[None]:
+    """OpenCV's pool of threads is taken down within the block.
+
+    A forked process has the pool's state but not its threads. If it changes their number, as one process of many must,
+    OpenCV waits for ever for a thread that is not there to wake up.
+    """
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _one_cv2_thread(worker: int) -> None:
-    cv2.setNumThreads(1)  # else every worker would start a thread for every core
+    if cv2.getNumThreads() != 1:  # started anew instead of forked; else every worker would have a thread for every core
+        cv2.setNumThreads(1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from scaleprior.errors import FailureError, UserError
 from scaleprior.pretrain.augment import CropAugmentation
 from scaleprior.pretrain.batches import TrainBatches, batches, held_out_set, training_set
 from scaleprior.training.positions import BatchPlan
+from tests.conftest import REPO
 from tests.pretrain.conftest import index_verified
 
 
@@ -89,6 +93,40 @@ def test_workers_cache_and_resume_change_nothing(small_config: Callable, corpus_
     assert plain[0].images.shape == (8, 16, 16, 3)
     assert plain[0].images.dtype == torch.uint8
     assert not torch.equal(plain[0].images, plain[1].images)
+
+
+AFTER_OPENCV = """
+import os, sys, time
+import cv2, numpy as np
+from scaleprior.config import load_config
+from scaleprior.corpus import Corpus
+from scaleprior.pretrain.augment import CropAugmentation
+from scaleprior.pretrain.batches import TrainBatches, batches, training_set
+from scaleprior.training.positions import BatchPlan
+
+if __name__ == "__main__":
+    cfg = load_config(sys.argv[1]).cfg
+    cv2.setNumThreads(3)
+    before = len(os.listdir("/proc/self/task"))
+    cv2.cvtColor(np.zeros((2000, 2000, 3), dtype=np.uint8), cv2.COLOR_BGR2LAB)
+    started = len(os.listdir("/proc/self/task")) - before
+    time.sleep(1)  # the threads of OpenCV's pool spin for a while before they sleep
+    images = training_set(cfg, Corpus.open(cfg.PRETRAIN.CORPUS))
+    dataset = TrainBatches(images, BatchPlan(60, 8, seed=5), CropAugmentation.from_config(cfg), order="RGB")
+    print(started, sum(len(batch.rows) for batch in batches(dataset, 0, 3, workers=2)), cv2.getNumThreads())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads as Linux does")
+def test_workers_start_in_a_process_that_has_used_opencvs_threads(small_config: Callable, tmp_path: Path) -> None:
+    """The workers are forked. OpenCV's pool must not be there then: they would wait for its threads for ever."""
+    (tmp_path / "config.yaml").write_text(small_config().cfg.dump())
+    command = [sys.executable, "-c", AFTER_OPENCV, "config.yaml"]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment, timeout=300
+    )
+    assert done.stdout.split() == ["2", "24", "3"], done.stderr
 
 
 def test_unreadable_images_are_left_out_and_reported(
