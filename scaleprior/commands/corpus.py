@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.commands.corpus_info import add_info_options, show_info
 from scaleprior.wording import Wording, in_flags
 
 if TYPE_CHECKING:
@@ -22,8 +23,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     actions = corpus.add_subparsers(dest="action", metavar="ACTION", required=True)
     _register_build(actions)
     info = actions.add_parser("info", help="what an index holds")
-    info.add_argument("index", metavar="INDEX", help="index folder, or a saved fraction")
-    info.add_argument("--json", action="store_true", help="print JSON")
+    add_info_options(info)
     info.set_defaults(handler=_info)
     fraction = actions.add_parser("fraction", help="the first images in hash order, optionally saved as an index")
     fraction.add_argument("index", metavar="INDEX", help="index folder, or a saved fraction")
@@ -107,7 +107,7 @@ def _info(args: argparse.Namespace) -> None:
     from scaleprior.corpus import Corpus
 
     corpus = Corpus.open(args.index)
-    _show({**_summary(corpus), "index": args.index}, args.json)
+    show_info({**_summary(corpus), "index": args.index}, corpus, args)
 
 
 def _fraction(args: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from scaleprior.progress import ProgressFn, watched
 if TYPE_CHECKING:
     from scaleprior.corpus.importers.doubts import Answer
     from scaleprior.corpus.index import ImageRow
+    from scaleprior.corpus.statistics import CorpusStatistics
 
 __all__ = ["Corpus", "build_index"]
 
@@ -185,6 +186,42 @@ class Corpus:
                 hint=f"ask for 1 to {len(self)} images",
             )
         return Fraction(self, int(images))
+
+    def statistics(
+        self, *, images: int | None = None, sample: int | None = 1000, progress: ProgressFn | bool | None = False
+    ) -> CorpusStatistics:
+        """Labels with counts, the long tail, what the hierarchy adds, bytes, formats and sizes; a notebook shows them.
+
+        Args:
+            images: of the first so many in hash order; by default of all.
+            sample: of how many images the headers are read, for formats and sizes: the first in hash order, which are a
+                random sample. None for all, 0 for none.
+            progress: True for a bar on the terminal; or a function that is called with (headers read, in all, {}).
+
+        Raises:
+            UserError: a number that does not fit. Images that are not where the index says are counted, not refused.
+        """
+        from scaleprior.corpus.statistics import corpus_statistics
+
+        fraction = self.fraction(images=len(self) if images is None else images)
+        with watched(progress, "reading headers", unit="images") as report:
+            return corpus_statistics(fraction, sample=sample, progress=report)
+
+    def write_page(self, path: str | Path, statistics: CorpusStatistics | None = None) -> Path:
+        """Write a page for a browser, one file: the tail, the labels, sample images of each, sizes.
+
+        Args:
+            statistics: what :meth:`statistics` gave, of all images or of the first; by default of all.
+
+        Returns:
+            ``path``.
+        """
+        from scaleprior.corpus.page import corpus_page
+        from scaleprior.files import write_text
+
+        statistics = statistics or self.statistics()
+        write_text(path, corpus_page(self.fraction(images=statistics.images), statistics))
+        return Path(path)
 
     def prefix_fingerprint(self, images: int) -> str:
         """Identity of the first ``images`` rows; the same whether asked of the corpus or of a saved fraction of it."""

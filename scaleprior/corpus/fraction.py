@@ -7,7 +7,7 @@ rows; a forked worker shares the parent's rows and opens its own files.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -125,6 +125,22 @@ class Fraction:
         counts = rows.value_lengths().to_numpy(zero_copy_only=False)
         offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
         return rows.flatten().to_numpy(zero_copy_only=False).astype(np.int32), offsets
+
+    def batches(self, *columns: str) -> Iterator[pa.Table]:
+        """Some columns of the N rows, a row group at a time: a pass over any number of images in bounded memory."""
+        path, left = self.corpus.parquet, self.images
+        try:
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    if left <= 0:
+                        return
+                    table = file.read_row_group(group, columns=list(columns), use_threads=False).slice(0, left)
+                    left -= table.num_rows
+                    yield table
+        except (OSError, pa.ArrowInvalid) as e:
+            raise UserError(f"cannot read the index {path}: {e}", hint="build the index again") from e
+        if left > 0:
+            raise UserError(f"{path} holds {self.images - left} rows of {self.images}", hint="build the index again")
 
     def read(self, index: int) -> bytes:
         """The encoded image ``index``.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from scaleprior.pages.numbers import count, short
 
-__all__ = ["Axis", "Series", "bar_chart", "xy_chart"]
+__all__ = ["Axis", "Bars", "Series", "bar_chart", "xy_chart"]
 
 _WIDTH, _HEIGHT = 460, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 16, 18, 46
@@ -87,6 +87,14 @@ class Series:
     dashed: bool = False
 
 
+@dataclass(frozen=True)
+class Bars:
+    """Heights of one group of bars, 0 or more, and what the legend calls it; "" for no legend."""
+
+    heights: Sequence[float]
+    name: str = ""
+
+
 def xy_chart(series: Sequence[Series], x: Axis, y: Axis, *, label: str) -> str:
     """Lines and dots over two axes.
 
@@ -102,40 +110,51 @@ def xy_chart(series: Sequence[Series], x: Axis, y: Axis, *, label: str) -> str:
             path = " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
             dash = " dashed" if one.dashed else ""
             parts.append(f'<polyline class="line c{one.accent}{dash}" points="{path}"/>')
-    for row, one in enumerate(s for s in series if s.name):
-        place = _TOP + 12 + 18 * row
-        end = _WIDTH - _RIGHT
-        dash = " dashed" if one.dashed else ""
-        parts.append(
-            f'<line class="line c{one.accent}{dash}" x1="{end - 20}" x2="{end}" y1="{place - 4}" y2="{place - 4}"/>'
-            f'<text x="{end - 26}" y="{place}" text-anchor="end">{html.escape(one.name)}</text>'
-        )
+    parts += _legend([(one.name, f"line c{one.accent}{' dashed' if one.dashed else ''}") for one in series])
     return _svg(parts, label)
 
 
-def bar_chart(bars: Sequence[tuple[str, float]], *, x_title: str, y_title: str, label: str) -> str:
-    """Bars side by side, each with its name below it; names that would overlap are left out evenly.
+def bar_chart(names: Sequence[str], *groups: Bars, x_title: str, y_title: str, label: str) -> str:
+    """Bars side by side, a name below each place; names that would overlap are left out evenly.
 
     Args:
-        bars: (name, height); heights are 0 or more.
+        names: of the places along the axis.
+        groups: heights at every place, 0 or more; several stand beside each other.
         label: what the chart shows, for who cannot see it.
     """
-    y = Axis.around(y_title, [value for _, value in bars] or [1], zero=True)
+    y = Axis.around(y_title, [value for group in groups for value in group.heights] or [1], zero=True)
     parts = list(_y_axis(y))
-    step = (_WIDTH - _LEFT - _RIGHT) / max(len(bars), 1)
+    step = (_WIDTH - _LEFT - _RIGHT) / max(len(names), 1)
     gap = min(3.0, 0.15 * step)
-    widest = 7.0 * max((len(name) for name, _ in bars), default=1) + 6
-    every = max(1, math.ceil(widest / step))
-    for number, (name, value) in enumerate(bars):
-        left, top = _LEFT + number * step, _up(y.place(value))
-        parts.append(
-            f'<rect class="bar" x="{left + gap / 2:.1f}" y="{top:.1f}" width="{step - gap:.1f}" '
-            f'height="{_HEIGHT - _BOTTOM - top:.1f}"><title>{html.escape(name)}: {count(value)}</title></rect>'
-        )
-        if number % every == 0:
+    width = (step - gap) / max(len(groups), 1)
+    every = max(1, math.ceil((7.0 * max(map(len, names), default=1) + 6) / step))
+    for place, name in enumerate(names):
+        left = _LEFT + place * step
+        for number, group in enumerate(groups):
+            value = group.heights[place]
+            top = _up(y.place(value))
+            said = html.escape(f"{name}: {count(value)}{f' {group.name}' if group.name else ''}")
+            parts.append(
+                f'<rect class="bar c{number + 1}" x="{left + gap / 2 + number * width:.1f}" y="{top:.1f}" '
+                f'width="{width:.1f}" height="{_HEIGHT - _BOTTOM - top:.1f}"><title>{said}</title></rect>'
+            )
+        if place % every == 0:
             parts.append(_tick_text(left + step / 2, name))
+    parts += _legend([(group.name, f"bar c{number}") for number, group in enumerate(groups, start=1)])
     parts.append(_x_title(x_title))
     return _svg(parts, label)
+
+
+def _legend(entries: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Names with the style of what they name, at the upper right."""
+    end = _WIDTH - _RIGHT
+    for row, (name, style) in enumerate((name, style) for name, style in entries if name):
+        place = _TOP + 12 + 18 * row
+        if style.startswith("bar"):
+            yield f'<rect class="{style}" x="{end - 20}" y="{place - 9}" width="20" height="10"/>'
+        else:
+            yield f'<line class="{style}" x1="{end - 20}" x2="{end}" y1="{place - 4}" y2="{place - 4}"/>'
+        yield f'<text x="{end - 26}" y="{place}" text-anchor="end">{html.escape(name)}</text>'
 
 
 def _across(place: float) -> float:

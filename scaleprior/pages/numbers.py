@@ -11,9 +11,9 @@ def count(value: float) -> str:
 
 
 def decimal(value: float) -> str:
-    """Three figures that mean something: 0.0123, 1.23, 12.3, 123, 12,345."""
+    """Three figures that mean something: 0.0123, 1, 1.23, 12.3, 123, 12,345."""
     size = abs(value)
-    if size >= 100 or value == 0:
+    if size >= 100 or float(value).is_integer():
         return f"{value:,.0f}"
     return f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 1 else f"{value:.3g}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -128,3 +129,43 @@ def test_importing_the_room_is_light():
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True)
+
+
+def test_info_lists_labels_and_writes_a_page(cli, src, tmp_path):
+    cli("corpus", "build", "src", "idx")
+    before = {
+        "name",
+        "images",
+        "nodes",
+        "leaves",
+        "skipped",
+        "source",
+        "root",
+        "salt",
+        "verified",
+        "fingerprint",
+        "index",
+    }
+    run = cli("corpus", "info", "idx", "--json", "--html", "page.html", "--sample", "4")
+    assert (run.returncode, run.stderr) == (0, "")
+    facts = json.loads(run.stdout)
+    assert before <= set(facts)
+    assert [(label["id"], label["images"]) for label in facts["labels"]] == [("cat", 6), ("dog", 4)]
+    assert facts["headers"]["sample"] == {"images": 4, "of": 10, "complete": False, "read": 4}
+    assert (tmp_path / facts["html"]).read_text().startswith("<!doctype html>")
+    text = cli("corpus", "info", "idx", "--all").stdout
+    assert "Of all 10 images: 10 JPEG." in text
+    assert re.search(r"^cat +6 +6$", text, re.MULTILINE)
+    refused = cli("corpus", "info", "idx", "--sample", "-1")
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "scaleprior: error: --sample is -1; give a number of images, or 0 for none\n",
+    )
+
+
+def test_info_tells_what_it_can_without_the_images(cli, src, tmp_path):
+    cli("corpus", "build", "src", "idx")
+    src.rename(tmp_path / "moved")
+    run = cli("corpus", "info", "idx")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "10 not readable (cannot be read)" in run.stdout

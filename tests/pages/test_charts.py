@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from scaleprior.pages.charts import Axis, Series, bar_chart, xy_chart
+from scaleprior.pages.charts import Axis, Bars, Series, bar_chart, xy_chart
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_points_stand_where_their_values_are() -> None:
 
 
 def test_bars_are_as_high_as_their_values() -> None:
-    svg = bar_chart([("a", 10), ("b", 5), ("c", 0)], x_title="x", y_title="y", label="l")
-    tall, half, none = (float(h) for h in re.findall(r'class="bar".*?height="(.*?)"', svg))
+    svg = bar_chart(["a", "b", "c"], Bars([10, 5, 0]), x_title="x", y_title="y", label="l")
+    tall, half, none = (float(h) for h in re.findall(r'class="bar c1".*?height="(.*?)"', svg))
     assert tall == pytest.approx(2 * half, abs=0.2)  # written with one decimal
     assert none == 0
 
@@ -56,8 +56,8 @@ def test_text_is_escaped_and_the_chart_is_xml() -> None:
     bad = '<script>alert("1")</script>&'
     charts = [
         xy_chart([Series([(1, 1)], bad)], Axis(bad, 0, 2), Axis(bad, 0, 2), label=bad),
-        bar_chart([(bad, 1)], x_title=bad, y_title=bad, label=bad),
-        bar_chart([], x_title="", y_title="", label=""),
+        bar_chart([bad], Bars([1], bad), Bars([2], bad), x_title=bad, y_title=bad, label=bad),
+        bar_chart([], Bars([]), x_title="", y_title="", label=""),
     ]
     for chart in charts:
         assert "<script" not in chart

@@ -33,8 +33,9 @@ def test_the_script_is_allowed_by_its_hash(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_numbers_read_as_people_write_them() -> None:
     assert [count(v) for v in (0, 12345, 2.5)] == ["0", "12,345", "2.5"]
-    assert [decimal(v) for v in (0, 0.0123, 1.234, 12.34, 123.4, 12345)] == [
+    assert [decimal(v) for v in (0, 2, 0.0123, 1.234, 12.34, 123.4, 12345)] == [
         "0",
+        "2",
         "0.0123",
         "1.23",
         "12.3",

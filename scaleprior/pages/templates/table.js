@@ -3,7 +3,7 @@ document.querySelectorAll("[data-rows]").forEach((box) => {
   const rows = JSON.parse(document.getElementById(box.dataset.rows).textContent);
   const body = box.querySelector("tbody"), said = box.querySelector("output"), field = box.querySelector("input");
   const shown = Number(box.dataset.shown), number = new Intl.NumberFormat("en");
-  const heads = [...box.querySelectorAll("th")], words = rows.map((row) => (row[0] + " " + row[1]).toLowerCase());
+  const heads = [...box.querySelectorAll("th")], words = rows.map((row) => row.filter((value) => typeof value === "string").join(" ").toLowerCase());
   let column = Number(box.dataset.sorted), down = true;
   function fill() {
     const asked = field.value.trim().toLowerCase();
@@ -31,7 +31,7 @@ document.querySelectorAll("[data-rows]").forEach((box) => {
   }
   heads.forEach((head, place) => {
     head.tabIndex = 0;
-    head.onclick = () => { down = place === column ? !down : place >= 2; column = place; fill(); };
+    head.onclick = () => { down = place === column ? !down : rows.length > 0 && typeof rows[0][place] === "number"; column = place; fill(); };
     head.onkeydown = (event) => { if (event.key === "Enter") head.click(); };
   });
   field.oninput = fill;

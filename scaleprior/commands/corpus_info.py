@@ -1,0 +1,88 @@
+"""``scaleprior corpus info``: what an index holds, on the terminal, as JSON, or as a page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scaleprior.corpus import Corpus, CorpusStatistics
+
+__all__ = ["add_info_options", "show_info"]
+
+_HEAD = 10  # labels printed of the head of the tail, and of its end
+
+
+def add_info_options(parser: argparse.ArgumentParser) -> None:
+    """The index, and how much of it is looked at."""
+    parser.description = (
+        "Labels with counts, the long tail, what the hierarchy adds, bytes; formats and sizes from the headers of a "
+        "sample of images."
+    )
+    parser.add_argument("index", metavar="INDEX", help="index folder, or a saved fraction")
+    looked_at = parser.add_mutually_exclusive_group()
+    looked_at.add_argument(
+        "--sample",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="read the headers of the first N images in hash order, a random sample (default: 1000; 0: none)",
+    )
+    looked_at.add_argument("--all", action="store_true", help="read the headers of all images")
+    parser.add_argument("--html", type=Path, metavar="PAGE", help="also write a page with plots and sample images")
+    parser.add_argument("--json", action="store_true", help="print JSON, with every label")
+
+
+def show_info(facts: Mapping[str, Any], corpus: Corpus, args: argparse.Namespace) -> None:
+    """Print ``facts`` of an index and its statistics; write the page that was asked for."""
+    statistics = corpus.statistics(sample=None if args.all else args.sample, progress=True)
+    page = {} if args.html is None else {"html": str(corpus.write_page(args.html, statistics))}
+    if args.json:
+        print(json.dumps({**facts, **statistics.to_dict(), **page}, indent=2))
+        return
+    width = max(map(len, (*facts, *page)))
+    for name, value in {**facts, **page}.items():
+        print(f"{name:{width}}  {value:,}" if type(value) is int else f"{name:{width}}  {value}")
+    print()
+    for sentence in statistics.sentences():
+        print(sentence)
+    _print_headers(statistics)
+    _print_labels(statistics)
+
+
+def _print_headers(statistics: CorpusStatistics) -> None:
+    headers = statistics.headers
+    if headers is None:
+        return
+    kinds = [f"{number:,} {kind}" for kind, number in headers.formats.items()]
+    kinds += [f"{number:,} not readable ({why})" for why, number in headers.problems.items()]
+    print(f"Of {headers.describe()}: {', '.join(kinds)}.")
+    spread = headers.spread()
+    if spread:
+        sides = [f"{side} {low:,} to {high:,}, median {middle:,}" for side, (low, middle, high) in spread.items()]
+        print(f"Pixels: {'; '.join(sides[:2])}.")
+
+
+def _print_labels(statistics: CorpusStatistics) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    given = statistics.given
+    table = Table(box=None, pad_edge=False, header_style="")
+    columns = ["images", "with descendants", *(["absent"] if statistics.has_absent else [])]
+    for head in ("label", "name", *columns):
+        table.add_column(head, justify="right" if head in columns else "left", overflow="fold")
+    left_out = max(len(given) - 2 * _HEAD, 0)
+    for number, label in enumerate(given):
+        if left_out and number == _HEAD:
+            table.add_row("...", f"({left_out:,} more)")
+        if number < _HEAD or number >= len(given) - _HEAD:
+            counts = [label.images, label.closed, *([label.absent] if statistics.has_absent else [])]
+            name = label.name if label.name != label.id else ""
+            table.add_row(Text(label.id), Text(name), *(f"{value:,}" for value in counts))
+    print()
+    Console().print(table)
