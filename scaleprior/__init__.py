@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from scaleprior.detect.call import detect as _detect
     from scaleprior.laws.compare import compare_laws as compare_laws
     from scaleprior.laws.fit import fit_law as fit_law
+    from scaleprior.preflight import check as check
     from scaleprior.pretrain.call import pretrain as _pretrain
     from scaleprior.study.study import Study as Study
 

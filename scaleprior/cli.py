@@ -16,7 +16,9 @@ from scaleprior.wording import in_flags
 
 __all__ = ["build_parser", "main"]
 
-_COMMANDS = ("quickstart", "study", "corpus", "backbone", "pretrain", "detect", "zoo", "laws", "config", "doctor")
+_COMMANDS = (
+    *("quickstart", "study", "corpus", "backbone", "pretrain", "detect", "check", "zoo", "laws", "config", "doctor"),
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

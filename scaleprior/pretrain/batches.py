@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from scaleprior.corpus import LabelSpace
 
-__all__ = ["ImageSet", "LabelledBatch", "TrainBatches", "batches", "held_out_set", "training_set"]
+__all__ = ["ImageSet", "LabelledBatch", "TrainBatches", "batches", "held_out_rows", "held_out_set", "training_set"]
 
 
 @dataclass(frozen=True)
@@ -167,25 +167,34 @@ def held_out_set(cfg: CfgNode, corpus: Corpus) -> ImageSet | None:
     Where its corpus records absent labels, what is not listed is unknown.
 
     Raises:
+        UserError: see :func:`held_out_rows`.
+    """
+    found = held_out_rows(cfg, corpus)
+    if found is None:
+        return None
+    fraction, start = found
+    absent = fraction.absent() if fraction.has_absent else None
+    return ImageSet(fraction, *fraction.labels(), absent=absent, start=start, expand=cfg.PRETRAIN.EXPAND_LABELS)
+
+
+def held_out_rows(cfg: CfgNode, corpus: Corpus) -> tuple[Fraction, int] | None:
+    """A fraction, and the first of its rows that is held out, as all behind it are; None for none.
+
+    Raises:
         UserError: too few images, or a held-out corpus with another label space.
     """
     node = cfg.PRETRAIN.HELD_OUT
     if not node.IMAGES:
         return None
     if not node.CORPUS:
-        return _as_recorded(cfg, corpus.fraction(images=len(corpus)), start=len(corpus) - node.IMAGES)
+        return corpus.fraction(images=len(corpus)), len(corpus) - node.IMAGES
     other = Corpus.open(node.CORPUS)
     if other.label_space.fingerprint != corpus.label_space.fingerprint:
         raise UserError(
             f"PRETRAIN.HELD_OUT.CORPUS {node.CORPUS} has another label space than PRETRAIN.CORPUS",
             hint="build both with the same hierarchy",
         )
-    return _as_recorded(cfg, other.fraction(images=node.IMAGES))
-
-
-def _as_recorded(cfg: CfgNode, fraction: Fraction, *, start: int = 0) -> ImageSet:
-    absent = fraction.absent() if fraction.has_absent else None
-    return ImageSet(fraction, *fraction.labels(), absent=absent, start=start, expand=cfg.PRETRAIN.EXPAND_LABELS)
+    return other.fraction(images=node.IMAGES), 0
 
 
 class TrainBatches(Dataset):

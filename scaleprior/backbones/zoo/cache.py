@@ -9,6 +9,7 @@
     zoo/partial/NAME            downloads under way, kept for going on
     zoo/locks/NAME              one process works on a name at a time
     coco/SHA256/                COCO annotations with what was missing filled in
+    checks/                     what checks found of files that have not changed since
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from scaleprior._version import __version__
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import file_sha256, read_json, write_json
+from scaleprior.home import home_folder
 
 __all__ = ["Record", "ZooHome", "is_intact"]
 
@@ -54,7 +56,7 @@ class ZooHome:
     @classmethod
     def current(cls) -> ZooHome:
         """The folder that the environment names now."""
-        return cls(Path(os.environ.get("SCALEPRIOR_HOME") or "~/.cache/scaleprior").expanduser())
+        return cls(home_folder())
 
     @property
     def catalogue(self) -> Path:

@@ -24,7 +24,7 @@ from scaleprior.files import read_json
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["DetectionSet", "ImageRecord", "dataset_paths", "load_coco", "load_dataset"]
+__all__ = ["DetectionSet", "ImageRecord", "dataset_paths", "load_coco", "load_dataset", "read_instances"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def load_coco(
     path = Path(os.path.expanduser(os.path.expandvars(str(path))))
     findings = Findings(str(path), into=problems)
     checked = check_coco(
-        _lists(path, name),
+        read_instances(path, name),
         findings,
         drop_bad=drop_bad,
         drop_empty_boxes=drop_empty_boxes,
@@ -148,8 +148,12 @@ def load_coco(
     )
 
 
-def _lists(path: Path, name: str) -> dict[str, Any]:
-    """The content of an instances file, of which it is known that it has three lists of objects."""
+def read_instances(path: Path, name: str) -> dict[str, Any]:
+    """The content of an instances file, of which it is known that it has three lists of objects.
+
+    Raises:
+        UserError: it cannot be read, or has them not.
+    """
     data = read_json(path, what=f"annotations of {name}")
     for part in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or not isinstance(data.get(part), list):

@@ -7,19 +7,42 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from scaleprior.corpus.shards import ByteReader, TarMember, tar_members
 from scaleprior.errors import UserError
 
-__all__ = ["FolderRoot", "ImageRoot", "TarRoot", "open_root"]
+__all__ = ["FolderRoot", "ImageRoot", "Place", "TarRoot", "open_root"]
+
+
+class Place(NamedTuple):
+    """Where an image's bytes are: a file, the first of them in it, and how many; None is the whole file."""
+
+    path: str
+    offset: int = 0
+    size: int | None = None
 
 
 class ImageRoot(ABC):
-    """Reads encoded images by the names that the annotations use."""
+    """Reads encoded images by the names that the annotations use.
+
+    Attributes:
+        where: the folder, or the tars, by their full paths; the same text is the same place.
+    """
+
+    where: str
 
     @abstractmethod
     def missing(self, names: Iterable[str]) -> list[str]:
         """Those of ``names`` that are not there, in order."""
+
+    @abstractmethod
+    def place(self, name: str) -> Place | None:
+        """Where ``name`` is, without looking whether a file is there; None where it is known not to be.
+
+        Raises:
+            UserError: the name means several images.
+        """
 
     @abstractmethod
     def read(self, name: str) -> bytes:
@@ -46,6 +69,7 @@ class FolderRoot(ImageRoot):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.where = os.path.abspath(folder)
 
     def missing(self, names: Iterable[str]) -> list[str]:
         present: dict[str, set[str]] = {}
@@ -59,6 +83,9 @@ class FolderRoot(ImageRoot):
                 absent.append(name)
         return absent
 
+    def place(self, name: str) -> Place:
+        return Place(os.path.join(self.where, name))
+
     def read(self, name: str) -> bytes:
         try:
             return (self.folder / name).read_bytes()
@@ -71,6 +98,7 @@ class TarRoot(ImageRoot):
 
     def __init__(self, tars: list[Path]) -> None:
         self.tars = tars
+        self.where = "\n".join(str(tar.absolute()) for tar in tars)
         self._reader = ByteReader("")
         self._members: dict[str, tuple[str, TarMember]] = {}
         self._full_names: dict[str, list[str]] = {}
@@ -84,13 +112,24 @@ class TarRoot(ImageRoot):
     def missing(self, names: Iterable[str]) -> list[str]:
         return [name for name in names if name not in self._members and name not in self._full_names]
 
-    def read(self, name: str) -> bytes:
+    def place(self, name: str) -> Place | None:
         if name not in self._members:
             full = self._full_names.get(name, [])
-            if len(full) != 1:
-                found = f"is both {full[0]} and {full[1]}" if full else "is not there"
-                where = ", ".join(tar.name for tar in self.tars[:3])
-                raise UserError(f"image {name} {found} ({where})", hint="use full member names in the JSON")
+            if len(full) > 1:
+                raise self._unclear(name, f"is both {full[0]} and {full[1]}")
+            if not full:
+                return None
             name = full[0]
         tar, member = self._members[name]
-        return self._reader.read(tar, member.offset, member.size)
+        return Place(tar, member.offset, member.size)
+
+    def read(self, name: str) -> bytes:
+        place = self.place(name)
+        if place is None:
+            raise self._unclear(name, "is not there")
+        assert place.size is not None
+        return self._reader.read(place.path, place.offset, place.size)
+
+    def _unclear(self, name: str, why: str) -> UserError:
+        where = ", ".join(tar.name for tar in self.tars[:3])
+        return UserError(f"image {name} {why} ({where})", hint="use full member names in the JSON")

@@ -50,7 +50,7 @@ from scaleprior.training.seeds import seed_everything
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["MODEL_FILE", "TorchvisionEngine"]
+__all__ = ["MODEL_FILE", "TorchvisionEngine", "read_start_card"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class TorchvisionEngine:
         """
         if weights is None and loaded.cfg.MODEL.WEIGHTS:
             weights = local_path(loaded.cfg.MODEL.WEIGHTS)
-        card = None if weights is None else _read_card(weights)
+        card = None if weights is None else read_start_card(weights)
         loaded = loaded if card is None else LoadedConfig(apply_card(loaded, card), loaded.explicit, loaded.source)
         sets = _load_sets(loaded.cfg, "DATASETS.TRAIN")
         for name in loaded.cfg.DATASETS.TEST:
@@ -211,7 +211,12 @@ def _with_classes(loaded: LoadedConfig, data: DetectionSet) -> CfgNode:
     return cfg
 
 
-def _read_card(path: Path) -> Card:
+def read_start_card(path: Path) -> Card:
+    """Card of the backbone to start from.
+
+    Raises:
+        UserError: no such file, none of ours, or a trained detector.
+    """
     if path.is_file() and path.suffix == ".safetensors" and _is_detector(path):
         raise UserError(
             f"{path} is a trained detector, not a backbone", hint="train from a backbone file, or evaluate it"

@@ -1,0 +1,139 @@
+"""Everything that would stop a fine-tuning run, found before it begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from scaleprior.backbones.card import Card
+from scaleprior.backbones.contract import apply_card
+from scaleprior.backbones.trunks.selection import spec_from_config
+from scaleprior.backbones.trunks.trunk import build_trunk
+from scaleprior.backbones.weights import has_card, read_card
+from scaleprior.backbones.zoo import local_path
+from scaleprior.checking import CheckReport
+from scaleprior.config import LoadedConfig
+from scaleprior.config.dotted import set_key
+from scaleprior.detect.data.check import SetFiles, check_sets
+from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, require_files
+from scaleprior.detect.engines import Engine
+from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine, read_start_card
+from scaleprior.detect.faster_rcnn.model import build_detector
+from scaleprior.detect.plan import check_class_count, set_names
+from scaleprior.errors import ScalePriorError
+from scaleprior.progress import ProgressFn
+from scaleprior.training.resources import check_disk, check_memory, map_bytes, parameter_bytes, training_bytes
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+__all__ = ["check_detection"]
+
+_CLASSES = "MODEL.ROI_HEADS.NUM_CLASSES"
+_TWO_STAGES = "GeneralizedRCNN"  # whose classes that key counts; the torchvision engine has no other
+_MOMENTUM = 1  # numbers that SGD keeps for each parameter
+
+
+def check_detection(
+    loaded: LoadedConfig,
+    weights: str | Path | None,
+    out: str | Path,
+    *,
+    engine: Engine,
+    processes: int = 1,
+    progress: ProgressFn | None = None,
+) -> CheckReport:
+    """Look at all that ``engine.train`` and then ``engine.evaluate`` would meet; nothing is written but the cache.
+
+    Looked at are the backbone's card, the config, both sets with the headers of all images, the space on the disk and
+    the memory.
+
+    Args:
+        loaded: on the engine's ``default_config()``.
+        weights: backbone to start from; None = ``MODEL.WEIGHTS``, or fresh weights where that is empty.
+        out: folder of the run.
+        processes: that share out a batch.
+        progress: called with (images done, images in all, {}) for each set.
+    """
+    report = CheckReport()
+    with report.collecting("weights"):
+        card = _card(weights or loaded.cfg.MODEL.WEIGHTS, engine)
+        if card is not None:
+            report.facts["weights"] = f"{card.name}, {card.arch.name}"
+            loaded = LoadedConfig(apply_card(loaded, card), loaded.explicit, loaded.source)
+    with report.collecting("config"):
+        engine.check_config(loaded.cfg)
+    sets, classes = check_sets(
+        _sets(loaded.cfg, engine, report),
+        same_ids=isinstance(engine, TorchvisionEngine),
+        progress=progress,
+    )
+    report.take(sets)
+    cfg = loaded.cfg.clone()
+    cfg.defrost()
+    if classes is not None and cfg.MODEL.get("META_ARCHITECTURE", _TWO_STAGES) == _TWO_STAGES:
+        with report.collecting("config"):
+            check_class_count(loaded, _CLASSES, classes, "the training set")
+        set_key(cfg, _CLASSES, classes)
+    if not any(finding.kind in ("weights", "config") for finding in report.findings):
+        _check_room(report, cfg, out, engine, processes)
+    return report
+
+
+def _card(weights: str | Path, engine: Engine) -> Card | None:
+    """Of the backbone; None from scratch, and where only the engine knows how to read it.
+
+    Raises:
+        UserError: there is none that the run could start from.
+    """
+    if not str(weights):
+        return None
+    path = local_path(weights)
+    if isinstance(engine, TorchvisionEngine):
+        return read_start_card(path)
+    return read_card(path) if has_card(path) else None
+
+
+def _sets(cfg: CfgNode, engine: Engine, report: CheckReport) -> list[SetFiles]:
+    """The files of the sets to train and evaluate on; those that only the engine may know are left to it."""
+    found = []
+    own = own_sets(cfg)
+    with report.collecting("data"):
+        set_names(cfg, "DATASETS.TRAIN")
+    for role, names in (("train", cfg.DATASETS.TRAIN), ("val", cfg.DATASETS.TEST)):
+        for name in names:
+            known = name in own or name in BUILTIN_SETS
+            if not known and not isinstance(engine, TorchvisionEngine):
+                report.facts[f"{role} {name}"] = f"not looked at: the {engine.name} engine may know it"
+                continue
+            with report.collecting("data"):
+                annotations, root = dataset_paths(name, cfg)
+                builtin = name not in own
+                if builtin:
+                    require_files(name, annotations, root)
+                found.append(SetFiles(role, name, annotations, root, drop_empty_boxes=builtin))
+    return found
+
+
+def _check_room(report: CheckReport, cfg: CfgNode, out: str | Path, engine: Engine, processes: int) -> None:
+    """Disk and memory; of a model that is not known here, its trunk alone counts."""
+    try:
+        spec = spec_from_config(cfg)
+        with torch.device("meta"):
+            whole = isinstance(engine, TorchvisionEngine)
+            model: nn.Module = build_detector(cfg) if whole else build_trunk(spec)
+    except ScalePriorError:
+        return  # another's builder, whose trunk is not known here
+    weights = parameter_bytes(model)
+    checkpoint = weights * (1 + _MOMENTUM)
+    # a checkpoint is written beside the one before it
+    check_disk(report, out, least=weights, most=max(2 * checkpoint, checkpoint + weights))
+    maps = cfg.MODEL.RESNETS.OUT_FEATURES
+    side = min(*cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN)
+    images = max(cfg.SOLVER.IMS_PER_BATCH // processes, 1)
+    batch = images * map_bytes(spec, side * side, maps, half=cfg.SOLVER.AMP.ENABLED)
+    of = f"parameters, gradients, momentum and the maps of {images} images of {side}x{side} pixels"
+    check_memory(report, cfg.MODEL.DEVICE, training_bytes(model, slots=_MOMENTUM) + batch, of=of)

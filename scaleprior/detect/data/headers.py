@@ -1,0 +1,204 @@
+"""Size, format and orientation of every image of a set, from the files' headers: many at a time, and read once.
+
+What a header said is kept in ScalePrior's folder with the file's identity (inode, size, times of change). While that is
+the same, asking again costs one ``stat`` an image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from scaleprior.corpus.images import ImageError, check_image, image_size
+from scaleprior.detect.data.image_root import ImageRoot, Place
+from scaleprior.errors import ScalePriorError, UserError
+from scaleprior.files import write_text
+from scaleprior.home import home_folder
+from scaleprior.progress import ProgressFn
+
+__all__ = ["Header", "Identity", "file_identity", "read_headers"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_SCHEMA = 1
+_HEAD = 65_536  # bytes: more than an EXIF block can have; smaller files are read whole
+_TAIL = 64  # bytes, where JPEG and PNG have their end markers
+_CHUNK = 256  # images a task
+_THREADS = 32
+_WAITING = 3  # times the work: waited for others, a file system as a rule
+_COLUMNS = ("inode", "bytes", "mtime", "ctime", "offset", "kind", "height", "width")
+
+Identity = tuple[int, int, int, int]
+"""Inode, bytes, and the times in nanoseconds when content and inode changed."""
+
+
+class Header(NamedTuple):
+    """What a file says of itself.
+
+    Attributes:
+        size: bytes.
+        kind: "JPEG", "PNG", ...; "" where there is a problem.
+        height, width: in pixels, as stored.
+        problem: why it cannot be used; "" where nothing was found.
+        absent: there is no such file.
+    """
+
+    size: int
+    kind: str
+    height: int
+    width: int
+    problem: str = ""
+    absent: bool = False
+
+
+def file_identity(path: str | Path) -> Identity | None:
+    """What changes whenever a file changes; None where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # a name that no file can have
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def read_headers(
+    root: ImageRoot, names: Iterable[str], *, progress: ProgressFn | None = None
+) -> tuple[dict[str, Header], int]:
+    """The header of every image by its name, and how many of them had to be read for it.
+
+    Args:
+        names: as the annotations use them.
+        progress: called with (images done, images in all, {}).
+    """
+    wanted = list(dict.fromkeys(names))
+    path = _cache_file(root)
+    known = _load(path)
+    found: dict[str, Header] = {}
+    unread: list[tuple[str, Place, Identity]] = []
+    for name, (place, identity, problem) in zip(wanted, _each(_Locate(root), wanted)):
+        if identity is None or place is None:
+            found[name] = Header(0, "", 0, 0, problem, absent=not problem)
+            continue
+        before = known.get(name)
+        if before is not None and before[:5] == (*identity, place.offset):
+            found[name] = Header(identity[1] if place.size is None else place.size, *before[5:])
+        else:
+            unread.append((name, place, identity))
+    for done, ((name, place, identity), header) in enumerate(zip(unread, _each(_read, unread)), start=1):
+        found[name] = header
+        if not header.problem:  # which may be gone at the next look
+            known[name] = (*identity, place.offset, *header[1:4])
+        if progress is not None and (done % _CHUNK == 0 or done == len(unread)):
+            progress(len(wanted) - len(unread) + done, len(wanted), {})
+    if unread:
+        _save(path, known)
+    return found, len(unread)
+
+
+def _each(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """``work`` of every item, in order; in many threads where the first ones were waited for more than worked on.
+
+    Python's threads take turns: where the system answers at once (a local disk, files that were read lately), a second
+    one costs more than it brings. Measured on 100,000 files: 1.2 s for their ``stat`` in one thread, 2.1 s in 32.
+    """
+    first, rest = items[:_CHUNK], items[_CHUNK:]
+    wall, cpu = time.perf_counter(), time.thread_time()
+    yield from [work(item) for item in first]
+    if time.perf_counter() - wall < _WAITING * (time.thread_time() - cpu):
+        yield from map(work, rest)
+        return
+    stream = iter(rest)
+    chunks = iter(lambda: list(islice(stream, _CHUNK)), [])
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for results in pool.map(lambda chunk: [work(item) for item in chunk], chunks):
+            yield from results
+
+
+class _Locate:
+    """Where an image is, and what tells whether it changed; a tar's identity is asked for once."""
+
+    def __init__(self, root: ImageRoot) -> None:
+        self._root = root
+        self._tars: dict[str, Identity | None] = {}
+
+    def __call__(self, name: str) -> tuple[Place | None, Identity | None, str]:
+        try:
+            place = self._root.place(name)
+        except UserError as e:
+            return None, None, str(e)
+        if place is None:
+            return None, None, ""
+        if place.size is None:
+            return place, file_identity(place.path), ""
+        if place.path not in self._tars:
+            self._tars[place.path] = file_identity(place.path)
+        return place, self._tars[place.path], ""
+
+
+def _read(item: tuple[str, Place, Identity]) -> Header:
+    _, place, identity = item
+    size = identity[1] if place.size is None else place.size
+    try:
+        descriptor = os.open(place.path, os.O_RDONLY)
+        try:
+            kind, height, width = _claims(descriptor, place.offset, size)
+        finally:
+            os.close(descriptor)
+    except OSError as e:
+        return Header(size, "", 0, 0, f"cannot be read: {e.strerror or e}")
+    except ImageError as e:
+        return Header(size, "", 0, 0, str(e))
+    return Header(size, kind, height, width)
+
+
+def _claims(descriptor: int, offset: int, size: int) -> tuple[str, int, int]:
+    """As ``image_size``, without reading all of a large JPEG or PNG."""
+    head = os.pread(descriptor, min(size, _HEAD), offset)
+    jpeg = head[:2] == b"\xff\xd8"
+    if size > _HEAD and (jpeg or head[:4] == b"\x89PNG"):
+        tail = os.pread(descriptor, _TAIL, offset + size - _TAIL)
+        try:
+            if not jpeg or b"\xff\xd9" in tail:
+                return image_size(head + tail)
+        except ImageError:
+            pass  # a header longer than what was read, or a fault: the whole file tells
+    data = head if size <= _HEAD else os.pread(descriptor, size, offset)
+    if jpeg and b"\xff\xd9" not in data[-_TAIL:]:
+        check_image(data)  # it looks cut off, or has bytes behind its end, which decoding tells apart
+    return image_size(data)
+
+
+def _cache_file(root: ImageRoot) -> Path:
+    name = hashlib.sha256(root.where.encode("utf-8", "surrogateescape")).hexdigest()
+    return home_folder() / "checks" / f"images-{name[:32]}.json"
+
+
+def _load(path: Path) -> dict[str, tuple]:
+    """Name -> the columns that are kept of it; empty where nothing was kept, or what was kept is of no use."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        columns = kept["columns"]
+        if kept["schema"] != _SCHEMA or list(columns) != list(_COLUMNS):
+            return {}
+        return dict(zip(kept["names"], zip(*columns.values(), strict=True), strict=True))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _save(path: Path, known: dict[str, tuple]) -> None:
+    columns = dict(zip(_COLUMNS, zip(*known.values())))
+    text = json.dumps({"schema": _SCHEMA, "names": list(known), "columns": columns})
+    try:
+        write_text(path, text, durable=False)
+    except ScalePriorError as e:  # the next check reads again
+        logger.info("what was read of the images is not kept: %s", e)

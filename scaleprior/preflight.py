@@ -1,0 +1,126 @@
+"""``scaleprior.check(...)``: everything that would stop a run, said at once, before anything is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scaleprior.checking import CheckReport
+from scaleprior.config.sources import ConfigSource, open_config
+from scaleprior.errors import UserError
+from scaleprior.progress import ProgressFn, watched
+from scaleprior.wording import parameter
+
+if TYPE_CHECKING:
+    from scaleprior.study.study import Study
+
+__all__ = ["check"]
+
+Data = str | Path | tuple[str | Path, str | Path]
+"""A corpus' index, or (COCO JSON, its images: a folder, a tar, or a glob of tars)."""
+
+
+def check(
+    config: ConfigSource = None,
+    out: str | Path | None = None,
+    *,
+    data: Data | Sequence[Data] | None = None,
+    study: str | Path | Mapping[str, Any] | Study | None = None,
+    weights: str | Path | None = None,
+    engine: str = "auto",
+    overrides: Mapping[str, Any] | None = None,
+    progress: ProgressFn | bool = False,
+) -> CheckReport:
+    """Look at data, at the run of a config, or at a whole study: nothing is trained, and what is found is not raised.
+
+    ::
+
+        report = sp.check(data=[("train.json", "images"), ("val.json", "images")])
+        report.ok, report.findings
+
+    Args:
+        config: of a fine-tuning or, where it sets ``PRETRAIN.CORPUS``, of a pretraining run; see ``scaleprior.detect``.
+        out: folder that the run would write to; by default the config's ``OUTPUT_DIR``, or the study's name.
+        data: in place of a config: an index, a detection set, or several: the first set is the one to train on, and
+            the others, to evaluate on, are held against it.
+        study: in place of a config: a spec, by path, by its name in ``configs/``, as a mapping, or made already.
+        weights: backbone to start from; by default ``MODEL.WEIGHTS``.
+        engine: ``auto``, ``torchvision``, ``detectron2``, or one that another package announces.
+        overrides: keys of the config, or of the study's spec.
+        progress: True for a bar on the terminal; or a function that is called with (files done, files in all, {}).
+
+    Raises:
+        UserError: not exactly one of the three was given, or what was given cannot be opened at all.
+    """
+    if sum(given is not None for given in (config, data, study)) != 1:
+        ways = f"{parameter('data')}, {parameter('config', option='config_file')} or {parameter('study')}"
+        raise UserError("a check looks at one thing", hint=f"give {ways}")
+    with watched(progress, "checking", unit="files") as report:
+        if data is not None:
+            return _check_data(data, report)
+        if study is not None:
+            return _check_study(study, out, engine, overrides, report)
+        return _check_config(config, out, weights, engine, overrides, report)
+
+
+def _check_data(data: Data | Sequence[Data], progress: ProgressFn | None) -> CheckReport:
+    from scaleprior.corpus import Corpus
+    from scaleprior.corpus.check import check_corpus
+    from scaleprior.detect.data.check import SetFiles, check_sets
+
+    several = data if isinstance(data, Sequence) and not isinstance(data, str) and not _is_pair(data) else [data]
+    report = CheckReport()
+    sets = []
+    for each in several:
+        if isinstance(each, (str, Path)):
+            with report.collecting("corpus"):
+                corpus = Corpus.open(each)
+                found = check_corpus(corpus.fraction(images=len(corpus)), name=f"corpus {each}", progress=progress)
+                report.take(found)
+        elif _is_pair(each):
+            sets.append(SetFiles("val" if sets else "train", Path(each[0]).stem, str(each[0]), str(each[1])))
+        else:
+            raise UserError(f"{parameter('data')} is {each!r}", hint="give an index, or a COCO JSON and its images")
+    if sets:
+        report.take(check_sets(sets, progress=progress)[0])
+    return report
+
+
+def _is_pair(data: Any) -> bool:
+    return isinstance(data, tuple) and len(data) == 2 and all(isinstance(each, (str, Path)) for each in data)
+
+
+def _check_config(
+    config: ConfigSource,
+    out: str | Path | None,
+    weights: str | Path | None,
+    engine: str,
+    overrides: Mapping[str, Any] | None,
+    progress: ProgressFn | None,
+) -> CheckReport:
+    from scaleprior.detect import get_engine
+    from scaleprior.detect.check import check_detection
+    from scaleprior.pretrain.check import check_pretraining_run
+
+    chosen = get_engine(engine)
+    loaded = open_config(config, overrides, defaults=chosen.default_config())
+    folder = out or loaded.cfg.OUTPUT_DIR
+    pretrains = not loaded.cfg.DATASETS.TRAIN and any(key.startswith("PRETRAIN.") for key in loaded.explicit)
+    if loaded.cfg.PRETRAIN.CORPUS or pretrains:
+        return check_pretraining_run(loaded, folder, progress=progress)
+    return check_detection(loaded, weights, folder, engine=chosen, progress=progress)
+
+
+def _check_study(
+    study: str | Path | Mapping[str, Any] | Study,
+    out: str | Path | None,
+    engine: str,
+    overrides: Mapping[str, Any] | None,
+    progress: ProgressFn | None,
+) -> CheckReport:
+    from scaleprior.study.check import check_study
+    from scaleprior.study.study import Study
+
+    spec = study.spec if isinstance(study, Study) else Study(study, overrides=overrides).spec
+    return check_study(spec, Path(out or spec.name), engine=None if engine == "auto" else engine, progress=progress)

@@ -1,0 +1,251 @@
+"""The check of detection sets: everything that is wrong at once, from headers alone, and known the next time."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scaleprior.detect.data import headers
+from scaleprior.detect.data.check import SetFiles, check_sets
+from scaleprior.detect.data.headers import read_headers
+from scaleprior.detect.data.image_root import open_root
+from tests.detect.conftest import make_coco
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))
+
+
+def files(role: str, place: tuple[Path, Path]) -> SetFiles:
+    return SetFiles(role, role, str(place[0]), str(place[1]))
+
+
+def kinds(*sets: SetFiles, **options: Any) -> dict[str, int]:
+    report, _ = check_sets(sets, **options)
+    return {finding.kind: finding.count for finding in report.findings}
+
+
+def test_sound_sets_have_nothing_wrong_and_are_described(tmp_path: Path) -> None:
+    train, val = make_coco(tmp_path / "a", 6), make_coco(tmp_path / "b", 4, seed=1)
+    report, classes = check_sets([files("train", train), files("val", val)], same_ids=True)
+    assert (report.findings, report.ok, classes) == ([], True, 2)
+    assert report.facts == {
+        "train train": "6 images, 2 classes, 9 boxes; 6 image headers read, 0 known",
+        "val val": "4 images, 2 classes, 6 boxes; 4 image headers read, 0 known",
+    }
+
+
+def test_everything_is_said_at_once(tmp_path: Path) -> None:
+    train, val = make_coco(tmp_path / "a", 6), make_coco(tmp_path / "b", 4, seed=1, change=_rename)
+    root = train[1]
+    (root / "000.png").unlink()
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(root / "001.png")
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(root / "002.png")
+    (root / "003.png").write_text("no image")
+    (root / "004.png").write_bytes((root / "004.png").read_bytes()[:-300])
+    check_sets([files("train", train)])  # known or not, all of it is wrong
+    report, _ = check_sets([files("train", train), files("val", val)])
+    found = {finding.kind: finding for finding in report.findings}
+    assert {kind: finding.count for kind, finding in found.items()} == {
+        "image_missing": 1, "image_damaged": 2, "image_size": 2, "categories": 2,
+    }  # fmt: skip
+    assert found["image_size"].examples[0] == "001.png is 30x20, the annotations say 64x64 (width x height)"
+    assert found["image_damaged"].examples[0].startswith("003.png: not a JPEG")
+    assert "truncated PNG" in found["image_damaged"].examples[1]
+    assert found["categories"].examples == (f"'block' only in {train[0]}", f"'stone' only in {val[0]}")
+    assert not report.ok
+    with pytest.raises(ValueError, match=r"^4 things would stop this run, nothing was started\n- .* 1 images that are"):
+        report.refuse()
+
+
+def _rename(data: dict[str, Any]) -> None:
+    data["categories"][1]["name"] = "stone"
+
+
+def _other_order(data: dict[str, Any]) -> None:
+    data["categories"] = [{"id": 3, "name": "square"}, {"id": 7, "name": "block"}]
+
+
+def _other_ids(data: dict[str, Any]) -> None:
+    data["categories"][0]["id"] = 8
+    for annotation in data["annotations"]:
+        annotation["category_id"] = 3
+
+
+def _no_boxes(data: dict[str, Any]) -> None:
+    data["annotations"] = []
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "example"),
+    [
+        (_other_order, "category_order", "class 0 is 'block' and 'square'"),
+        (_other_ids, "category_ids", "'square' is 7 and 8"),
+        (_no_boxes, "nothing_to_find", None),
+    ],
+)
+def test_the_second_set_has_to_fit_the_first(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], kind: str, example: str | None
+) -> None:
+    train, val = make_coco(tmp_path / "a"), make_coco(tmp_path / "b", seed=1, change=change)
+    report, _ = check_sets([files("train", train), files("val", val)], same_ids=True)
+    (finding,) = report.findings
+    assert (finding.kind, finding.stops, *finding.examples) == (kind, True, *([example] if example else []))
+    # Detectron2 numbers the classes of each set by itself, so there other ids are only worth knowing.
+    report, _ = check_sets([files("train", train), files("val", val)])
+    assert report.ok == (kind == "category_ids")
+
+
+def test_a_set_without_a_box_cannot_be_trained_on(tmp_path: Path) -> None:
+    assert kinds(files("train", make_coco(tmp_path / "a", change=_no_boxes))) == {"nothing_to_train": 1}
+
+
+def test_a_broken_json_does_not_hide_the_other_set(tmp_path: Path) -> None:
+    train, val = make_coco(tmp_path / "a"), make_coco(tmp_path / "b", seed=1)
+    train[0].write_text("{")
+    (val[1] / "002.png").unlink()
+    assert kinds(files("train", train), files("val", val)) == {"annotations": 1, "image_missing": 1}
+
+
+def test_shared_images_are_worth_knowing(tmp_path: Path) -> None:
+    train, val = make_coco(tmp_path / "a", 6), make_coco(tmp_path / "b", 4, seed=1)  # names are shared, bytes are not
+    assert kinds(files("train", train), files("val", val)) == {}
+    (val[1] / "001.png").write_bytes((train[1] / "001.png").read_bytes())
+    report, _ = check_sets([files("train", train), files("val", val)])
+    (finding,) = report.findings
+    assert (finding.kind, finding.examples, finding.stops) == ("shared_images", ("001.png",), False)
+    report.refuse()  # logs it
+    other = train[0].with_name("other.json")
+    other.write_bytes(train[0].read_bytes())
+    assert kinds(files("train", train), files("val", (other, train[1]))) == {"shared_images": 6}
+    assert kinds(files("train", train), files("val", train)) == {"shared_images": 1}
+
+
+def test_what_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
+    _, root = make_coco(tmp_path / "a", 6)
+    names = [f"{number:03d}.png" for number in range(6)]
+    first, read = read_headers(open_root(root), names)
+    assert (read, first["003.png"][1:]) == (6, ("PNG", 64, 64, "", False))
+    assert read_headers(open_root(root), names) == (first, 0)
+    before = os.stat(root / "003.png")
+    (root / "003.png").write_bytes(padded_png(40, 50, before.st_size))
+    os.utime(root / "003.png", ns=(before.st_atime_ns, before.st_mtime_ns))  # as a copy that keeps times leaves it
+    again, read = read_headers(open_root(root), names)
+    assert (read, again["003.png"][1:4]) == (1, ("PNG", 40, 50))
+    assert {name: h for name, h in again.items() if name != "003.png"} == {
+        name: h for name, h in first.items() if name != "003.png"
+    }
+
+
+def padded_png(height: int, width: int, size: int) -> bytes:
+    """A PNG padded to ``size`` bytes in front of its end."""
+    out = io.BytesIO()
+    Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(out, "PNG")
+    data = out.getvalue()
+    filler = size - len(data) - 12
+    assert filler >= 0
+    return data[:-12] + filler.to_bytes(4, "big") + b"tEXt" + bytes(filler + 4) + data[-12:]
+
+
+def test_a_damaged_cache_is_no_cache(tmp_path: Path) -> None:
+    path, root = make_coco(tmp_path / "a", 3)
+    sets = [files("train", (path, root))]
+    first, _ = check_sets(sets)
+    for kept in (tmp_path / "home" / "checks").iterdir():
+        kept.write_text('{"schema": 1, "columns": 3}')
+    assert check_sets(sets)[0] == first
+    for kept in (tmp_path / "home" / "checks").iterdir():
+        kept.write_bytes(b"\xff\x00")
+    assert check_sets(sets)[0] == first
+
+
+def test_a_home_that_cannot_be_written_costs_the_cache_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "file"))
+    assert kinds(files("train", make_coco(tmp_path / "a", 3))) == {}
+
+
+def test_images_in_tars_are_known_by_their_tar(tmp_path: Path) -> None:
+    path, root = make_coco(tmp_path / "a", 4)
+    with tarfile.open(tmp_path / "images.tar", "w") as tar:
+        tar.add(root, "deep")
+    sets = [files("train", (path, tmp_path / "images.tar"))]
+    report, _ = check_sets(sets)
+    assert report.findings == []
+    report, _ = check_sets(sets)
+    assert report.facts["train train"].endswith("0 image headers read, 4 known")
+    os.utime(tmp_path / "images.tar")
+    report, _ = check_sets(sets)
+    assert report.facts["train train"].endswith("4 image headers read, 0 known")
+
+
+@pytest.mark.parametrize("waiting", [0.0, 1e9])
+def test_one_thread_or_many_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: float) -> None:
+    monkeypatch.setattr(headers, "_CHUNK", 2)
+    monkeypatch.setattr(headers, "_WAITING", waiting)
+    _, root = make_coco(tmp_path / "a", 7)
+    (root / "005.png").unlink()
+    names = [f"{number:03d}.png" for number in range(7)]
+    told: list[tuple[int, int]] = []
+    found, read = read_headers(open_root(root), names, progress=lambda done, total, _: told.append((done, total)))
+    assert list(found) == sorted(names, key=lambda name: (name != "005.png", name))
+    assert (read, found["005.png"].absent, told[-1]) == (6, True, (7, 7))
+
+
+def large_jpeg(**options: Any) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", quality=95, **options)
+    assert len(out.getvalue()) > 2 * headers._HEAD
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (large_jpeg(), ""),
+        (large_jpeg(icc_profile=bytes(200_000)), ""),  # its frame header lies behind what is read first
+        (large_jpeg() + bytes(100), ""),  # bytes behind the end are harmless
+        (large_jpeg()[:-5000], "truncated"),
+        (large_jpeg()[:90_000], "truncated"),
+    ],
+    ids=["whole", "long header", "spare bytes", "cut off", "cut in half"],
+)
+def test_large_images_are_judged_by_head_and_tail(tmp_path: Path, data: bytes, problem: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(data)
+    found, _ = read_headers(open_root(tmp_path), ["a.jpg"])
+    assert problem in found["a.jpg"].problem
+    assert bool(problem) == bool(found["a.jpg"].problem)
+    if not problem:
+        assert found["a.jpg"] == (len(data), "JPEG", 300, 400, "", False)
+
+
+@pytest.mark.parametrize("name", ["no\0name", "../a.jpg", "folder"])
+def test_names_that_are_no_images(tmp_path: Path, name: str) -> None:
+    (tmp_path / "images" / "folder").mkdir(parents=True)
+    found, _ = read_headers(open_root(tmp_path / "images"), [name])
+    assert found[name].absent == (name != "folder")
+    assert ("cannot be read" in found[name].problem) == (name == "folder")
+
+
+def test_the_json_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = make_coco(tmp_path / "a", 3)
+    first, _ = check_sets([files("train", place)])
+    with monkeypatch.context() as patch:
+        patch.delattr("scaleprior.detect.data.check.read_instances")
+        again, _ = check_sets([files("train", place)])
+    assert again.facts["train train"].split(";")[0] == first.facts["train train"].split(";")[0]
+    data = json.loads(place[0].read_text())
+    data["images"][0]["width"] = 63
+    place[0].write_text(json.dumps(data))
+    assert kinds(files("train", place)) == {"image_size": 1}
