@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["Wording", "either", "flag", "in_flags", "parameter"]
+__all__ = ["Wording", "either", "flag", "in_flags", "parameter", "shown"]
 
 # Both spellings travel inside the text, between control characters that no message holds otherwise, until Wording
 # keeps one and remembers the other: f-strings and joins need to know nothing of it.
@@ -46,6 +46,16 @@ def parameter(name: str, value: object = _ABSENT, *, words: str = "", option: st
 def either(python: str, shell: str) -> str:
     """Words for a message where the two say more than a parameter in ways of their own; either may be empty."""
     return f"\x02{python}\x1f{shell}\x03"
+
+
+def shown(value: object, limit: int = 100) -> str:
+    """``repr(value)`` for a message, cut where it is longer than ``limit`` characters: a cell may hold a whole JPEG."""
+    if isinstance(value, (str, bytes)) and len(value) > limit:
+        unit = "characters" if isinstance(value, str) else "bytes"
+        start = repr(value[: limit // 4] if isinstance(value, bytes) else value[:limit])[: limit + 2]
+        return f"{start}... ({len(value):,} {unit})"
+    text = repr(value)
+    return text if len(text) <= limit + 2 else f"{text[:limit]}..."
 
 
 class Wording(str):

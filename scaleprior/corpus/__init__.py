@@ -17,12 +17,9 @@ if TYPE_CHECKING:
     from scaleprior.corpus.label_space import LabelSpace as LabelSpace
     from scaleprior.corpus.long_tail import LongTail as LongTail
     from scaleprior.corpus.noise import corrupt_labels as corrupt_labels
-    from scaleprior.corpus.shards import (
-        ByteReader as ByteReader,
-        ShardWriter as ShardWriter,
-        tar_members as tar_members,
-    )
+    from scaleprior.corpus.shards import ByteReader as ByteReader, ShardWriter as ShardWriter
     from scaleprior.corpus.statistics import CorpusStatistics as CorpusStatistics, LabelCount as LabelCount
+    from scaleprior.corpus.tar_files import tar_members as tar_members
     from scaleprior.corpus.world import World as World, WorldSpec as WorldSpec, contact_sheet as contact_sheet
 
 lazy_exports(__name__)

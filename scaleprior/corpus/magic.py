@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from scaleprior.errors import UserError
 
-__all__ = ["HEAD", "IMAGE_LIKE", "compressed", "is_image", "refuse_compressed", "unpacking"]
+__all__ = ["HEAD", "IMAGE_LIKE", "compressed", "is_image", "refuse_compressed", "unpacked", "unpacking"]
 
 HEAD = 32
 """Bytes that are enough to tell."""
@@ -53,35 +53,46 @@ def is_image(head: bytes) -> bool:
     return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS  # text may start with BM, too
 
 
-def compressed(name: str, head: bytes = b"") -> bool:
-    """Whether a file's suffix or its first bytes are those of a compressed file or a zip."""
-    return _archive(name, head) is not None
+def compressed(path: str | Path) -> bool:
+    """Whether a file is compressed or a zip: by its first bytes, or by its suffix where it cannot be read."""
+    return _archive(path) is not None
+
+
+def unpacked(path: str | Path) -> Path:
+    """The file, or for a zip the folder, that unpacking ``path`` by :func:`unpacking` makes."""
+    stem, suffix = os.path.splitext(path)
+    if suffix.lower() not in _of(path).suffixes:  # such as a gzip that is called .tar
+        return Path(f"{stem}-unpacked{suffix}")
+    return Path(f"{stem}.tar" if suffix.lower().startswith(".t") else stem)
 
 
 def unpacking(path: str | Path) -> str:
     """The command that unpacks the archive ``path`` beside itself and keeps it."""
-    name = str(path)
-    archive = _archive(name, _head(path))
-    assert archive is not None, "ask only about archives"
-    stem, suffix = os.path.splitext(name)
-    known = suffix.lower() in archive.suffixes
-    command = archive.beside if known else archive.to  # such as a gzip that is called .tar
-    return command.format(shlex.quote(name), shlex.quote(stem if known else f"{stem}-unpacked{suffix}"))
+    archive = _of(path)
+    known = os.path.splitext(path)[1].lower() in archive.suffixes
+    command = archive.beside if known else archive.to
+    return command.format(shlex.quote(str(path)), shlex.quote(str(unpacked(path))))
 
 
 def refuse_compressed(path: str | Path) -> None:
     """Raise UserError with the command that unpacks ``path``, if it is compressed: images are read in place."""
-    if compressed(str(path), _head(path)):
+    if compressed(path):
         raise UserError(
             f"{path} is compressed, and images are read from their place in a file",
             hint=f"unpack it: {unpacking(path)}",
         )
 
 
-def _archive(name: str, head: bytes) -> _Archive | None:
-    suffix = os.path.splitext(name)[1].lower()
+def _archive(path: str | Path) -> _Archive | None:
+    suffix, head = os.path.splitext(path)[1].lower(), _head(path)
     by_content = next((a for a in _ARCHIVES if head.startswith(a.magic)), None)
     return by_content or next((a for a in _ARCHIVES if suffix in a.suffixes and not head), None)
+
+
+def _of(path: str | Path) -> _Archive:
+    archive = _archive(path)
+    assert archive is not None, "ask only about archives"
+    return archive
 
 
 def _head(path: str | Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Tar files as image stores: listing members, reading them by offset, and writing WebDataset-compatible shards.
+"""Tar files as image stores: reading members by offset, and writing WebDataset-compatible shards.
 
 A shard is a plain ustar archive whose images come in hash order, each followed by its JSON: ``KEY.jpg``, ``KEY.json``.
 WebDataset's readers group the two by KEY; ours read an image by its byte offset without touching the rest.
@@ -13,45 +13,15 @@ import os
 import tarfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from scaleprior.corpus.tar_files import TarMember
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import atomic_path
 
-__all__ = ["ByteReader", "ShardWriter", "TarMember", "tar_members"]
-
-
-class TarMember(NamedTuple):
-    """A regular file inside a tar: its name without a leading ``./``, and where its bytes lie."""
-
-    name: str
-    offset: int
-    size: int
-
-
-def tar_members(path: str | Path) -> Iterator[TarMember]:
-    """The regular files of an uncompressed tar in archive order, with the offsets of their bytes.
-
-    Raises:
-        UserError: missing, compressed, truncated, or not a tar; names the path and the last good member.
-    """
-    last = "its start"
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                # tarfile keeps every member it has seen; a shard of a billion-image corpus must not fill the memory
-                tar.members = []  # pyright: ignore[reportAttributeAccessIssue] (typeshed lacks it)
-                if member.isreg() and not member.issparse():
-                    last = repr(member.name)
-                    name = member.name[2:] if member.name.startswith("./") else member.name
-                    yield TarMember(name, member.offset_data, member.size)
-    except FileNotFoundError as e:
-        raise UserError(f"tar file not found: {path}", hint="check the path") from e
-    except tarfile.TarError as e:
-        hint = "copy it again; a compressed tar must be decompressed, images are read in place"
-        raise UserError(f"{path} is not a complete uncompressed tar: {e}, after {last}", hint=hint) from e
+__all__ = ["ByteReader", "ShardWriter"]
 
 
 class _Descriptor:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -143,6 +144,97 @@ def test_damaged_member_is_skipped(tars, tmp_path):
     write_tar(tars / "two.tar", {"sub/c.jpg": jpeg(4)[:-30]})
     corpus = build(tars, tmp_path / "i", max_skipped=0.4)
     assert [entry["key"] for entry in corpus.facts["skipped"]["files"]] == ["sub/c.jpg"]
+
+
+def test_members_with_absurd_names_harm_nobody(tars, tmp_path):
+    """One name that is not UTF-8, which no row asks for, was a crash."""
+    members = {"a.jpg": jpeg(1), "caf\udce9.jpg": jpeg(2), "/etc/x.jpg": jpeg(3), "../b.jpg": jpeg(4)}
+    write_tar(tars / "one.tar", members)
+    table(tars / "labels.csv", [["file", "wnid"], ["a.jpg", "cat"]])
+    corpus = Corpus.build(tars, tmp_path / "i")
+    assert contents(corpus) == {"a.jpg": (["cat"], jpeg(1))}
+    assert corpus.facts["warnings"] == {
+        "names in tars that are not UTF-8": {"count": 1, "examples": ["caf\\udce9.jpg"]},
+        "tar members that no row names (left out)": {"count": 3, "examples": ["../b.jpg"]},
+    }
+    table(tars / "labels.csv", [["file", "wnid"], ["../b.jpg", "cat"]])
+    with pytest.raises(UserError, match=r"key '../b.jpg' is not a relative path"):
+        Corpus.build(tars, tmp_path / "j")
+
+
+def test_hard_and_symbolic_links_in_tars_are_images(tars, tmp_path):
+    """GNU tar stores a file that has two names once, and the other name as a link."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.jpg").write_bytes(jpeg(1))
+    os.link(tmp_path / "d" / "a.jpg", tmp_path / "d" / "b.jpg")
+    (tmp_path / "d" / "c.jpg").symlink_to("b.jpg")
+    (tmp_path / "d" / "gone.jpg").symlink_to("/elsewhere.jpg")
+    subprocess.run(
+        ["tar", "cf", tars / "one.tar", "-C", tmp_path / "d", "a.jpg", "b.jpg", "c.jpg", "gone.jpg"], check=True
+    )
+    rows = [["file", "wnid"], ["a.jpg", "cat"], ["b.jpg", "dog"], ["c.jpg", "pet"]]
+    table(tars / "labels.csv", rows)
+    assert contents(build(tars, tmp_path / "i")) == {
+        "a.jpg": (["cat"], jpeg(1)),
+        "b.jpg": (["dog"], jpeg(1)),
+        "c.jpg": (["pet"], jpeg(1)),
+    }
+    table(tars / "labels.csv", [*rows, ["gone.jpg", "cat"]])
+    with pytest.raises(
+        UserError, match=r"in no tar .*; there are links in tars that lead to no file in their tar: 'gone"
+    ):
+        build(tars, tmp_path / "j")
+
+
+def test_spellings_of_a_member_are_matched_and_counted(tars, tmp_path):
+    write_tar(tars / "one.tar", {"caf\u00e9.jpg": jpeg(1), "sub/nin\u0303o.jpg": jpeg(2), "x/plain.jpg": jpeg(3)})
+    names = ["cafe\u0301.jpg", ".\\sub\\ni\u00f1o.jpg", "x\\plain.jpg"]
+    table(tars / "labels.csv", [["file", "wnid"], *([name, "cat"] for name in names)])
+    corpus = Corpus.build(tars, tmp_path / "i", yes=True)
+    assert set(contents(corpus)) == {"caf\u00e9.jpg", "sub/nin\u0303o.jpg", "x/plain.jpg"}
+    warnings = corpus.facts["warnings"]
+    assert warnings["names in another Unicode normalisation (matched)"] == {"count": 1, "examples": names[:1]}
+    assert warnings["names written with back-slashes (matched)"]["count"] == 2
+
+
+def test_spellings_that_could_be_two_members_are_refused(tars, tmp_path):
+    write_tar(tars / "one.tar", {"caf\u00e9.jpg": jpeg(1), "cafe\u0301.jpg": jpeg(2), "x.JPG": jpeg(3)})
+    table(tars / "labels.csv", [["file", "wnid"], ["caf\u00e9.jpg", "cat"], ["cafe\u0301.jpg", "dog"]])
+    assert len(build(tars, tmp_path / "i")) == 2  # both are there as they are written
+    table(tars / "labels.csv", [["file", "wnid"], [".\\caf\u00e9.jpg", "cat"]])
+    with pytest.raises(UserError, match=r"in no tar of"):
+        build(tars, tmp_path / "j")
+    table(tars / "labels.csv", [["file", "wnid"], ["x.jpg", "cat"]])
+    with pytest.raises(UserError, match=r"in no tar .*'x.jpg'; there is 'x.JPG' \(names in another case\)"):
+        build(tars, tmp_path / "j")
+
+
+@pytest.mark.parametrize("name", ["more.tar.gz", "more.tgz", "more.zip", "more.tar.zst"])
+def test_archives_beside_a_table_are_not_passed_over(tars, tmp_path, name):
+    (tars / name).write_bytes(b"")
+    with pytest.raises(
+        UserError, match=rf"1 compressed files in .*src would not be read, first: '{name}'; unpack it: "
+    ):
+        Corpus.build(tars, tmp_path / "i")
+    assert len(Corpus.build(tars, tmp_path / "i", yes=True)) == 3
+    for tar in tars.glob("*.tar"):
+        tar.unlink()
+    with pytest.raises(
+        UserError, match=rf"names image 'a.jpg', which is not in .*src; '{name}' there is compressed; unpack"
+    ):
+        open_source(tars)
+    with pytest.raises(UserError, match=rf"{name} is compressed, and images are read from their place"):
+        open_source(tars / name)
+    for image in ("a.jpg", "b.jpg", "sub/c.jpg"):  # somebody has unpacked it, and kept it
+        (tars / image).parent.mkdir(exist_ok=True)
+        (tars / image).write_bytes(jpeg(1))
+    assert len(Corpus.build(tars, tmp_path / "j")) == 3
+
+
+def test_a_path_that_is_not_utf8(tmp_path):
+    src = class_folders(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")), {"cat": 1, "dog": 1})
+    with pytest.raises(UserError, match=r"the path '.*caf\\udce9' is not UTF-8; rename"):
+        open_source(src)
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
-"""Tars: listing, reading by offset, writing WebDataset shards."""
+"""Tars: reading by offset, writing WebDataset shards."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import pickle
@@ -11,43 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from scaleprior.corpus import ByteReader, ShardWriter, tar_members
+from scaleprior.corpus import ByteReader, ShardWriter
 from scaleprior.errors import FailureError, UserError
-from tests.corpus.pictures import write_tar
-
-
-@pytest.mark.parametrize("style", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_members_lie_where_they_are_said_to(tmp_path, style):
-    path = tmp_path / "a.tar"
-    # over 100 characters: every style stores it differently
-    long = "/".join(["folder" * 5] * 4) + "/ä.jpg"
-    contents = {"./one.jpg": b"1" * 700, "empty": b"", long: b"long name"}
-    write_tar(path, contents, style=style)
-    raw = path.read_bytes()
-    found = {m.name: raw[m.offset : m.offset + m.size] for m in tar_members(path)}
-    assert found == {name[2:] if name.startswith("./") else name: data for name, data in contents.items()}
-
-
-def test_links_and_folders_are_not_members(tmp_path):
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name, kind in (("d", tarfile.DIRTYPE), ("l", tarfile.SYMTYPE)):
-            info = tarfile.TarInfo(name)
-            info.type = kind
-            tar.addfile(info)
-    assert list(tar_members(tmp_path / "a.tar")) == []
-
-
-def test_damaged_tars(tmp_path):
-    write_tar(tmp_path / "a.tar", {"one": b"1" * 5000, "two": b"2" * 5000})
-    whole = (tmp_path / "a.tar").read_bytes()
-    (tmp_path / "cut.tar").write_bytes(whole[:7000])
-    (tmp_path / "zip.tar").write_bytes(gzip.compress(whole))
-    (tmp_path / "text.tar").write_text("hello")
-    for name in ("cut.tar", "zip.tar", "text.tar"):
-        with pytest.raises(UserError, match=rf"{name} is not a complete uncompressed tar"):
-            list(tar_members(tmp_path / name))
-    with pytest.raises(UserError, match="tar file not found"):
-        list(tar_members(tmp_path / "absent.tar"))
 
 
 def test_reader_keeps_few_files_open_and_survives_threads(tmp_path):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from scaleprior.corpus.importers.doubts import left_packed
 from scaleprior.corpus.importers.source import Source
+from scaleprior.corpus.importers.walk import hidden
 from scaleprior.corpus.label_space import LabelSpace
+from scaleprior.corpus.magic import compressed, refuse_compressed, unpacked, unpacking
 from scaleprior.errors import UserError
-from scaleprior.wording import parameter
+from scaleprior.wording import parameter, shown
+
+if TYPE_CHECKING:
+    from scaleprior.corpus.importers.tables import LabelTable
 
 __all__ = ["open_source"]
 
@@ -46,7 +54,9 @@ def open_source(
         UserError: missing or empty folder, missing or malformed table or hierarchy; names the path.
     """
     path = Path(path)
+    _refuse_path(path)
     if path.is_file() and labels is None:
+        refuse_compressed(path)
         path, labels = path.parent, path
     if not path.is_dir():
         raise UserError(f"source folder not found: {path}", hint="check the path")
@@ -73,6 +83,41 @@ def open_source(
     table = LabelTable(
         labels, file_column=file_column, label_column=label_column, split=split, split_column=split_column
     )
-    tars = sorted(path.glob("*.tar"))
+    tars, packed = _tars_in(path), _packed(path)
+    if packed and not tars:
+        _refuse_packed(path, table, packed[0])
     label_space = label_space or LabelSpace.flat(table.distinct_labels())
-    return tar_source(path, tars, table, label_space) if tars else file_source(path, table, label_space)
+    if not tars:
+        return file_source(path, table, label_space)
+    source = tar_source(path, tars, table, label_space)
+    return replace(source, doubts=(*source.doubts, *left_packed(path, packed)))
+
+
+def _refuse_path(path: Path) -> None:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise UserError(f"the path {str(path)!r} is not UTF-8", hint="rename the folder or file") from e
+
+
+def _tars_in(path: Path) -> list[Path]:
+    tars = sorted(path.glob("*.tar"))
+    for tar in tars:
+        _refuse_path(tar)
+    return tars
+
+
+def _packed(path: Path) -> list[Path]:
+    """Compressed files in the folder that nobody has unpacked beside themselves, sorted."""
+    found = [entry for entry in sorted(path.iterdir()) if not hidden(entry.name) and compressed(entry)]
+    return [archive for archive in found if not unpacked(archive).exists()]
+
+
+def _refuse_packed(path: Path, table: LabelTable, archive: Path) -> None:
+    """A table whose images are not there, and an archive beside it: they are inside."""
+    first = next(table.rows(), ("", ()))[0]
+    if not (path / first).exists():
+        raise UserError(
+            f"{table.path} names image {shown(first)}, which is not in {path}; {archive.name!r} there is compressed",
+            hint=f"unpack it: {unpacking(archive)}",
+        )

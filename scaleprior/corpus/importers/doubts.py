@@ -10,11 +10,13 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from scaleprior.corpus.magic import unpacking
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter
 
-__all__ = ["Answer", "Doubt", "alike", "one_label", "settle"]
+__all__ = ["Answer", "Doubt", "alike", "left_packed", "one_label", "settle"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,11 @@ def alike(names: Sequence[str], what: str) -> tuple[Doubt, ...]:
     first = " and ".join(ascii(name) if not name.isascii() else repr(name) for name in pairs[0][:2])
     more = f" ({len(pairs):,} such pairs)" if len(pairs) > 1 else ""
     return (Doubt(f"{what} {first}{more} differ only in case, blanks or Unicode normalisation", "give them one name"),)
+
+
+def left_packed(path: Path, archives: Sequence[Path]) -> tuple[Doubt, ...]:
+    """Compressed files beside tars that are read: their images would be left out."""
+    if not archives:
+        return ()
+    what = f"{len(archives):,} compressed files in {path} would not be read, first: {archives[0].name!r}"
+    return (Doubt(what, f"unpack it: {unpacking(archives[0])}"),)

@@ -80,7 +80,7 @@ def _of_split(path: Path, split: str) -> tuple[Path, str]:
 def _refuse(path: Path) -> None:
     """Say why there are no class folders: what lies there instead."""
     names = sorted(entry.name for entry in os.scandir(path) if not hidden(entry.name))
-    archives = [name for name in names if compressed(name)]
+    archives = [name for name in names if compressed(path / name)]
     if archives:
         raise UserError(
             f"{path} holds {archives[0]!r}, which is compressed, and no class folders",

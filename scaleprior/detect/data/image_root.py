@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from scaleprior.corpus.shards import ByteReader, TarMember, tar_members
+from scaleprior.corpus.shards import ByteReader
+from scaleprior.corpus.tar_files import TarMember, tar_members
 from scaleprior.errors import UserError
 
 __all__ = ["FolderRoot", "ImageRoot", "Place", "TarRoot", "open_root"]

@@ -1,0 +1,37 @@
+"""File names that mean the same: written with back-slashes, in another Unicode normalisation, or in another case.
+
+A Mac stores ``é`` as two characters (NFD) where a table has one (NFC); a table or JSON made on Windows has
+``images\\a.jpg``. Such names are matched where only one file can be meant. A different case is only pointed out: on
+Linux both may exist.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+__all__ = ["BACKSLASHES", "CASE", "NORMALISATION", "difference", "plain", "spellings"]
+
+BACKSLASHES = "names written with back-slashes"
+NORMALISATION = "names in another Unicode normalisation"
+CASE = "names in another case"
+
+
+def plain(name: str) -> str:
+    """What the spellings of a name have in common: forward slashes, no ``./`` in front, NFC."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
+
+
+def spellings(name: str) -> list[str]:
+    """Other spellings of ``name``, the likeliest first."""
+    bases = [name, name.replace("\\", "/").removeprefix("./")]
+    forms = [unicodedata.normalize(form, base) for base in bases for form in ("NFC", "NFD")]
+    return [form for form in dict.fromkeys([bases[1], *forms]) if form != name]
+
+
+def difference(one: str, other: str) -> str:
+    """What the names of one file differ in, in words; "" if they are not spellings of one name."""
+    if one == other or plain(one).casefold() != plain(other).casefold():
+        return ""
+    if plain(one) != plain(other):
+        return CASE
+    return BACKSLASHES if ("\\" in one) != ("\\" in other) else NORMALISATION
