@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.commands.corpus_build import show_build
 from scaleprior.commands.corpus_info import add_info_options, show_info
 from scaleprior.wording import Wording, in_flags
 
@@ -92,7 +93,7 @@ def _build(args: argparse.Namespace) -> None:
         yes=args.yes or (_ask if on_terminal else False),
         progress=True,
     )
-    _show({**_summary(corpus), "index": args.out}, args.json)
+    show_build({**_summary(corpus), "index": args.out}, corpus, as_json=args.json)
 
 
 def _ask(doubt: Doubt) -> bool:

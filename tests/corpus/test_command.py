@@ -169,3 +169,31 @@ def test_info_tells_what_it_can_without_the_images(cli, src, tmp_path):
     run = cli("corpus", "info", "idx")
     assert (run.returncode, run.stderr) == (0, "")
     assert "10 not readable (cannot be read)" in run.stdout
+
+
+def test_build_says_what_was_read_as_what(cli, src, tmp_path):
+    (src / "cat" / "broken.jpg").write_bytes(b"<html>")
+    (src / "cat" / "notes.txt").write_text("")
+    (src / "dog" / "gone").symlink_to("nowhere")
+    built = cli("corpus", "build", "src", "idx", "--max-skipped", "0.2")
+    assert built.returncode == 0, built.stderr
+    labels, skipped, *met = built.stdout.split("\n\n")[1].splitlines()
+    assert labels == "2 labels with images, most frequent first: cat 6, dog 4"
+    assert skipped.startswith("Skipped images: 1 not a JPEG")
+    assert skipped.endswith("; corpus.json lists them.")
+    assert met == ["Warning: links that lead nowhere: 1, such as dog/gone.", "Other files: 1 .txt."]
+    facts = json.loads(cli("corpus", "build", "src", "two", "--max-skipped", "0.2", "--json").stdout)
+    assert (facts["labels"], facts["images_without_labels"], facts["other_files"]) == (2, 0, {".txt": 1})
+    assert facts["most_frequent"] == [["cat", 6], ["dog", 4]]
+    assert list(facts["skipped_by_reason"].values()) == [1]
+    assert facts["warnings"] == {"links that lead nowhere": {"count": 1, "examples": ["dog/gone"]}}
+
+
+def test_build_says_which_labels_are_rare_and_that_most_images_have_none(cli, src, tmp_path):
+    names = [f"{folder}/{k}.jpg" for folder, count in (("cat", 6), ("dog", 4)) for k in range(count)]
+    rows = [f"{name},{chr(97 + k) + ';z' if k < 3 else ''}" for k, name in enumerate(names)]
+    (src / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    (src / "hierarchy.json").write_text(json.dumps({"nodes": {label: {} for label in "abcxyz"}}))
+    said = cli("corpus", "build", "src", "idx", "--yes").stdout
+    assert "4 of 6 labels with images, most frequent first: z 3, a 1, b 1, c 1" in said
+    assert "Warning: 7 of 10 images have no label." in said
