@@ -18,7 +18,7 @@ from scaleprior.errors import UserError
 
 __all__ = ["LeftOut", "TarMember", "tar_members"]
 
-LeftOut = Callable[[str, str], None]
+LeftOut = Callable[[str, str], object]
 """Called with the kind, in words, and the name of each member that cannot be read in place."""
 
 _PADDED = 20 * tarfile.BLOCKSIZE  # GNU tar pads an archive to a multiple of this

@@ -140,7 +140,8 @@ def _register(name: str, json: str, root: str, *, drop_empty_boxes: bool) -> Non
         raise UserError(f"data set {name} is registered already, not by ScalePrior", hint="take another name")
     data = load_coco(files[0], files[1], name=name, drop_empty_boxes=drop_empty_boxes, segmentation=True)
     json_file = files[0] if data.complete else str(_completed(data))
-    in_tars = not isinstance(data.root, FolderRoot)
+    # Detectron2 joins names to a folder by itself, which finds neither tars nor names spelled otherwise than the files'
+    in_tars = not isinstance(data.root, FolderRoot) or data.root.respelled
     image_root = _TARS.folder(files[1], data.root) if in_tars else files[1]
     _set_metadata(
         name,

@@ -254,6 +254,20 @@ def test_minival(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert _perfect(names[0], evaluator)["AP"] == pytest.approx(100.0)
 
 
+def test_names_made_on_windows_are_read(tmp_path: Path) -> None:
+    """Detectron2 joins the JSON's names to the folder by itself, and would not find them."""
+    path, root = make_coco(tmp_path)
+    (tmp_path / "all" / "images").mkdir(parents=True)
+    data = json.loads(path.read_text())
+    for image in data["images"]:
+        (root / image["file_name"]).rename(tmp_path / "all" / "images" / image["file_name"])
+        image["file_name"] = f"images\\{image['file_name']}"
+    (tmp_path / "windows.json").write_text(json.dumps(data))
+    register_coco("d2_windows", tmp_path / "windows.json", tmp_path / "all")
+    for record in DatasetCatalog.get("d2_windows"):
+        assert detection_utils.read_image(record["file_name"], "RGB").shape[:2] == (record["height"], record["width"])
+
+
 def test_real_mosaics_in_tars(shared_data: Path) -> None:
     folder = shared_data / "mosaic_detection"
     register_coco("d2_mosaic", folder / "instances_val.json", folder / "val-*.tar")

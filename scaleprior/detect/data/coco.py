@@ -122,7 +122,7 @@ def load_coco(
         "error",
         "image_missing",
         f"images that are not at {root}",
-        [(image["file_name"], {"part": "images", **image}) for image in gone],
+        [(_named(image["file_name"], source, first=image is gone[0]), {"part": "images", **image}) for image in gone],
     )
     images = [image for image in checked.images.values() if image["file_name"] not in missing]
     classes = {category: number for number, category in enumerate(checked.categories)}
@@ -164,6 +164,12 @@ def read_instances(path: Path, name: str) -> dict[str, Any]:
                 f"{path} has {len(odd)} {part} that are not objects, first: {odd[0]}", hint="repair the file"
             )
     return data
+
+
+def _named(name: str, root: ImageRoot, *, first: bool) -> str:
+    """A missing image; the first, which messages show, with what is there instead."""
+    near = root.near(name) if first else ""
+    return f"{name}; {near}" if near else name
 
 
 def _record(image: CocoImage, objects: Sequence[CocoAnnotation], classes: Mapping[CocoId, int]) -> ImageRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -238,7 +239,7 @@ def test_a_bare_name_in_two_folders_is_ambiguous(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         tar.add(file, arcname="train/1.jpg")
         tar.add(file, arcname="val/1.jpg")
-    with pytest.raises(UserError, match=r"1\.jpg is both train/1\.jpg and val/1\.jpg"):
+    with pytest.raises(UserError, match=r"'1\.jpg' is both train/1\.jpg and val/1\.jpg"):
         open_root(tmp_path / "a.tar").read("1.jpg")
 
 
@@ -265,3 +266,17 @@ def test_real_mosaics_in_tars(shared_data: Path) -> None:
     assert len(boxes) == 7849
     assert boxes.min() >= 0
     assert boxes.max() <= 256
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("IMAGES/1.JPG", ""), ("1.JPG", "; there is '1.jpg' (names in another case)")]
+)
+def test_a_missing_image_names_the_one_that_is_there(tmp_path: Path, name: str, near: str) -> None:
+    path, root = make_coco(tmp_path)
+    data = json.loads(path.read_text())
+    first = data["images"][0]
+    (Path(root) / first["file_name"]).rename(Path(root) / "1.jpg")
+    first["file_name"] = name
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match=re.escape(f"images that are not at {root}, first: {name}{near}")):
+        load_coco(path, root, name="tiny")
