@@ -1,4 +1,4 @@
-"""``scaleprior detect train|eval``: fine-tune a detector from a backbone, and measure its COCO AP."""
+"""``scaleprior detect train|eval|score``: fine-tune a detector from a backbone, and measure COCO AP."""
 
 from __future__ import annotations
 
@@ -46,6 +46,18 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action.add_argument("--json", action="store_true", help="print the result as one JSON object")
         action.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override, e.g. SEED 1")
 
+    score = actions.add_parser(
+        "score",
+        help="COCO AP of any detector's results file",
+        description="COCO AP of a file of detections in COCO's results format, by any detector, against a COCO "
+        "instances file. Boxes are scored, and masks where detections and truth all have a segmentation. No images "
+        "and no model are needed.",
+    )
+    score.add_argument("detections", type=Path, metavar="DETECTIONS.json", help="list of detections, as COCO wants it")
+    score.add_argument("--gt", type=Path, metavar="COCO.json", required=True, help="the truth: a COCO instances file")
+    score.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    score.set_defaults(handler=_score)
+
 
 def _train(args: argparse.Namespace) -> None:
     from scaleprior.backbones.zoo import local_path
@@ -80,11 +92,26 @@ def _evaluate(args: argparse.Namespace) -> None:
     print_results(results, engine.name, model, as_json=args.json)
 
 
+def _score(args: argparse.Namespace) -> None:
+    import json
+
+    from scaleprior.ap_names import AP_NAMES
+    from scaleprior.detect.metrics import results_to_dict
+    from scaleprior.detect.score import score_detections
+
+    result = score_detections(args.detections, args.gt)
+    if args.json:
+        print(json.dumps({"truth": str(args.gt), "scored": str(args.detections), **results_to_dict({"": result})}))
+        return
+    print(f"boxes: {_figures(result.named())} ({result.images} images, {result.detections} detections)")
+    if result.masks is not None:
+        print(f"masks: {_figures({column: result.masks[word] for column, word in AP_NAMES.items()})}")
+
+
 def print_results(results: Mapping[str, DetectionResult], engine: str, model: Path, *, as_json: bool) -> None:
     """One JSON object (flat for one set, by name of the set for more), or the model's path and a line of AP per set."""
     import json
 
-    from scaleprior.ap_names import AP_NAMES
     from scaleprior.detect.metrics import results_to_dict
 
     if as_json:
@@ -92,8 +119,12 @@ def print_results(results: Mapping[str, DetectionResult], engine: str, model: Pa
         return
     print(f"model: {model}")
     for name, result in results.items():
-        figures = ", ".join(
-            f"{AP_NAMES[column]} {'-' if ap is None else format(ap, '.2f')}" for column, ap in result.named().items()
-        )
         images = "?" if result.images is None else result.images
-        print(f"{name + ': ' if len(results) > 1 else ''}{figures} (engine {engine}, {images} images)")
+        head = f"{name}: " if len(results) > 1 else ""
+        print(f"{head}{_figures(result.named())} (engine {engine}, {images} images)")
+
+
+def _figures(named: Mapping[str, float | None]) -> str:
+    from scaleprior.ap_names import AP_NAMES
+
+    return ", ".join(f"{AP_NAMES[column]} {'-' if ap is None else format(ap, '.2f')}" for column, ap in named.items())

@@ -7,7 +7,6 @@ Writes into its folder what Detectron2 writes (``model_final.pth``, ``last_check
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -15,27 +14,26 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.evaluation import inference_on_dataset
 from torch import nn
 
 from scaleprior.config import LoadedConfig
 from scaleprior.d2.checkpoint import load_detector
 from scaleprior.d2.checks import check_builders, detectron2_refuses
+from scaleprior.d2.evaluator import to_result
 from scaleprior.d2.logs import quiet_stdout, run_log
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training, read_trained
 from scaleprior.d2.trainer import Trainer
-from scaleprior.detect.evaluate import coco_ap
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
 from scaleprior.detect.results_file import append_result
 from scaleprior.errors import UserError
-from scaleprior.files import read_json, write_json, write_text
+from scaleprior.files import write_json, write_text
 from scaleprior.progress import ProgressFn
 from scaleprior.training.run_folder import RUN_FILE, RunFolder
 from scaleprior.training.seeds import seed_everything
 from scaleprior.wording import parameter
 
-__all__ = ["MODEL_FILE", "Detectron2Engine", "claim", "evaluate_sets", "record", "to_result"]
+__all__ = ["MODEL_FILE", "Detectron2Engine", "claim", "evaluate_sets", "record"]
 
 logger = logging.getLogger(__name__)
 
@@ -160,20 +158,6 @@ def evaluate_sets(
         seconds = round(time.perf_counter() - start, 3)
         results[name] = replace(to_result(found, name), images=len(loader), seconds=seconds)
     return results
-
-
-def to_result(found: Mapping[str, Any], dataset: str) -> DetectionResult:
-    """Detectron2's result of one set as our record; a nan of Detectron2's, where there are no such objects, is None."""
-    boxes = found.get("bbox", {})
-    if all(math.isnan(value) for value in boxes.values()):
-        # Detectron2 evaluates nothing where nothing was detected; COCO's AP is 0 then.
-        return coco_ap(read_json(MetadataCatalog.get(dataset).json_file, what=f"annotations of {dataset}"), [])
-    clean = {key: None if math.isnan(value) else float(value) for key, value in boxes.items()}
-    per_class = {key.removeprefix("AP-"): value for key, value in clean.items() if key.startswith("AP-")}
-    words: dict[str, Any] = {**clean, "per_class": per_class}
-    if "segm" in found:
-        words["segm"] = {k: None if math.isnan(v) else float(v) for k, v in found["segm"].items() if "-" not in k}
-    return DetectionResult.from_dict(words, where=f"Detectron2's evaluation of {dataset}")
 
 
 def record(plan: Plan, results: Mapping[str, DetectionResult], model: str | Path) -> None:

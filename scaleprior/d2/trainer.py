@@ -21,12 +21,13 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, hooks
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from scaleprior.config.seed import run_seed
 from scaleprior.d2.checkpoint import is_detector_state
 from scaleprior.d2.checks import check_solver
+from scaleprior.d2.evaluator import Evaluator
 from scaleprior.d2.loader import NamedMapper, ResumableLoader, TestLoader
 from scaleprior.d2.plan import EXTRA_KEY
 from scaleprior.detect.trained import TrainedDetector
@@ -128,7 +129,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
-        """COCO's official evaluation, never the unofficial C++ one.
+        """See ``evaluator.py``.
 
         Raises:
             UserError: a set that is not evaluated as COCO's are.
@@ -140,7 +141,7 @@ class Trainer(DefaultTrainer):
                 hint="give a COCO-format set, or override build_evaluator",
             )
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=False)
+        return Evaluator(dataset_name, folder)
 
 
 class _Checkpointer(DetectionCheckpointer):

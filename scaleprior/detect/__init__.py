@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from scaleprior.detect.evaluate import coco_ap as coco_ap
     from scaleprior.detect.faster_rcnn.model import build_detector as build_detector
     from scaleprior.detect.faster_rcnn.model_file import LoadReport as LoadReport
-    from scaleprior.detect.metrics import DetectionResult as DetectionResult
+    from scaleprior.detect.metrics import ClassAP as ClassAP, DetectionResult as DetectionResult
+    from scaleprior.detect.score import score_detections as score_detections
 
 lazy_exports(__name__)
 make_callable(__name__)

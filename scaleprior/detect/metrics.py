@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from scaleprior.ap_names import AP_NAMES
+from scaleprior.detect.data.coco_format import CocoId
 from scaleprior.errors import UserError
 from scaleprior.files import is_number
 
-__all__ = ["DetectionResult", "results_to_dict"]
+__all__ = ["ClassAP", "DetectionResult", "results_to_dict"]
 
+_WHOLE = re.compile(r"0|-?[1-9][0-9]*")  # an id that was a number before it was a key of JSON
 _OPTIONAL = {"segm": "masks", "images": "images", "detections": "detections", "seconds": "seconds"}  # JSON -> attribute
+
+
+@dataclass(frozen=True)
+class ClassAP:
+    """COCO AP of one class, in [0, 100]; None where there is no object of it. Two classes may have one name."""
+
+    name: str
+    ap: float | None
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,7 @@ class DetectionResult:
     Attributes:
         ap, ap50, ap75: over IoU 0.50:0.95, at 0.50 and at 0.75. They exist wherever there is an object to find.
         ap_small, ap_medium, ap_large: for objects below 32^2, below 96^2 and from 96^2 pixels; None where none is.
-        per_class: AP by class name; None for a class without objects.
+        per_class: by the data's category ids, in their order. (By name, as read from what an earlier version wrote.)
         masks: the same numbers of masks, by COCO's names, where the detector has them.
         images: number of them; None where the engine does not say, as with the next two.
         detections: number of them.
@@ -35,7 +46,7 @@ class DetectionResult:
     ap_small: float | None
     ap_medium: float | None
     ap_large: float | None
-    per_class: Mapping[str, float | None]
+    per_class: Mapping[CocoId, ClassAP]
     masks: Mapping[str, float | None] | None = None
     images: int | None = None
     detections: int | None = None
@@ -48,7 +59,7 @@ class DetectionResult:
     def to_dict(self) -> dict[str, Any]:
         """In the words of ``results.json``: AP, AP50, AP75, APs, APm, APl, per_class, and what else is known."""
         words: dict[str, Any] = {AP_NAMES[name]: value for name, value in self.named().items()}
-        words["per_class"] = dict(self.per_class)
+        words["per_class"] = {str(number): {"name": c.name, "ap": c.ap} for number, c in self.per_class.items()}
         known = {word: getattr(self, name) for word, name in _OPTIONAL.items()}
         return {**words, **{word: value for word, value in known.items() if value is not None}}
 
@@ -69,11 +80,29 @@ class DetectionResult:
                 )
         counts = {word: raw.get(word) for word in _OPTIONAL if word != "segm"}
         _check_figures(counts, where)
-        _check_figures(raw.get("per_class", {}), f"{where}: per_class")
+        per_class = _read_classes(raw.get("per_class", {}), f"{where}: per_class")
         _check_figures({} if raw.get("segm") is None else raw["segm"], f"{where}: segm")
         numbers = {name: raw[word] for name, word in AP_NAMES.items()}
         known = {name: raw[word] for word, name in _OPTIONAL.items() if word in raw}
-        return cls(**numbers, per_class=raw.get("per_class", {}), **known)
+        return cls(**numbers, per_class=per_class, **known)
+
+
+def _read_classes(raw: Any, where: str) -> dict[CocoId, ClassAP]:
+    """What ``per_class`` says: {id: {"name", "ap"}}, or {name: AP} of an earlier version."""
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{where} is {raw!r}", hint="evaluate again")
+    classes: dict[CocoId, ClassAP] = {}
+    for key, said in raw.items():
+        if not isinstance(said, Mapping):
+            _check_figures({key: said}, where)
+            classes[key] = ClassAP(key, said)
+            continue
+        name, ap = said.get("name"), said.get("ap")
+        _check_figures({key: ap}, where)
+        if not isinstance(name, str):
+            raise UserError(f"{where}: the name of {key} is {name!r}", hint="evaluate again")
+        classes[int(key) if _WHOLE.fullmatch(key) else key] = ClassAP(name, ap)
+    return classes
 
 
 def _check_figures(raw: Any, where: str) -> None:
@@ -88,8 +117,8 @@ def _check_figures(raw: Any, where: str) -> None:
 def results_to_dict(results: Mapping[str, DetectionResult]) -> dict[str, Any]:
     """What ``Engine.evaluate`` returned, as ``results.json`` and ``--json`` say it: flat for one set, by name for more.
 
-    Scripts read the flat form; this is the one place that makes it.
+    Every number has COCO's name, as in :meth:`DetectionResult.to_dict`, and its column's: ``AP`` and ``ap``. Scripts
+    read the flat form; this is the one place that makes it.
     """
-    if len(results) == 1:
-        return next(iter(results.values())).to_dict()
-    return {name: result.to_dict() for name, result in results.items()}
+    words = {name: {**result.to_dict(), **result.named()} for name, result in results.items()}
+    return next(iter(words.values())) if len(words) == 1 else words

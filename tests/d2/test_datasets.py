@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import pickle
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from detectron2.data import (
     detection_utils,
     get_detection_dataset_dicts,
 )
+from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.file_io import PathManager
@@ -31,7 +32,9 @@ from detectron2.utils.file_io import PathManager
 from scaleprior.config import add_scaleprior_config
 from scaleprior.d2 import datasets as d2_data
 from scaleprior.d2.datasets import TarHandler, register_coco, register_datasets
+from scaleprior.d2.evaluator import Evaluator, to_result
 from scaleprior.d2.zoo_files import zoo_file, zoo_folder
+from scaleprior.detect.metrics import ClassAP
 from scaleprior.errors import UserError
 from tests.detect.conftest import make_coco, write_val2014
 
@@ -120,19 +123,86 @@ def test_a_broken_set_is_refused_and_not_registered(tmp_path: Path) -> None:
     assert "thing_classes" not in MetadataCatalog.get("d2_broken").as_dict()
 
 
-def _perfect(name: str, evaluator: COCOEvaluator, shift: float = 0.0) -> dict[str, float]:
-    """AP of the true boxes, moved right by ``shift`` of their width, as predictions."""
+def _perfect(
+    name: str, evaluator: COCOEvaluator, shift: float = 0.0, only_class: int | None = None
+) -> dict[str, float]:
+    """AP of the true boxes, moved right by ``shift`` of their width, as predictions; of one class or all."""
     evaluator.reset()
     for record in DatasetCatalog.get(name):
-        boxes = torch.tensor([o["bbox"] for o in record["annotations"]], dtype=torch.float32).reshape(-1, 4)
+        objects = [o for o in record["annotations"] if only_class in (None, o["category_id"])]
+        boxes = torch.tensor([o["bbox"] for o in objects], dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         boxes[:, ::2] += shift * (boxes[:, 2:3] - boxes[:, :1])
         instances = Instances((record["height"], record["width"]))
         instances.pred_boxes = Boxes(boxes)
         instances.scores = torch.ones(len(boxes))
-        instances.pred_classes = torch.tensor([o["category_id"] for o in record["annotations"]])
+        instances.pred_classes = torch.tensor([o["category_id"] for o in objects], dtype=torch.int64)
         evaluator.process([record], [{"instances": instances}])
     return evaluator.evaluate()["bbox"]
+
+
+@pytest.mark.parametrize(
+    "ids", [lambda i: i, lambda i: 5, lambda i: float(i // 2)], ids=["from 0", "all one", "twice, as floats"]
+)
+def test_ap_depends_on_no_annotation_id_whoever_registered_the_set(tmp_path: Path, ids: Callable[[int], Any]) -> None:
+    """Detectron2 alone reads a set that our code never saw, as ``coco_2014_minival`` is one."""
+
+    def change(data: dict[str, Any]) -> None:
+        for number, annotation in enumerate(data["annotations"]):
+            annotation["id"] = ids(number)
+
+    path, root = make_coco(tmp_path, change=change)
+    theirs = f"d2_minival_{tmp_path.name}"  # Detectron2 takes repeated ids in files of this name only
+    renamed = path.with_name("instances_minival.json")
+    renamed.write_text(path.read_text())
+    register_coco_instances(theirs, {}, str(renamed), str(root))
+    register_coco(f"{theirs}_ours", path, root)
+    for name in (theirs, f"{theirs}_ours"):
+        DatasetCatalog.get(name)
+        found = _perfect(name, Evaluator(name, None))
+        assert found["AP"] == pytest.approx(100.0)
+        result = to_result({"bbox": found}, name)
+        assert {number: (c.name, c.ap) for number, c in result.per_class.items()} == {
+            3: ("block", pytest.approx(100.0)),
+            7: ("square", pytest.approx(100.0)),
+        }
+    # ... and Detectron2's own evaluator finds no difference in what we registered
+    own = COCOEvaluator(f"{theirs}_ours", output_dir=None, use_fast_impl=False)
+    assert _perfect(f"{theirs}_ours", own)["AP"] == pytest.approx(100.0)
+
+
+def test_classes_of_one_name_are_two_and_a_single_class_has_its_ap(tmp_path: Path) -> None:
+    def namesakes(data: dict[str, Any]) -> None:
+        data["categories"][0]["name"] = data["categories"][1]["name"]
+
+    def one(data: dict[str, Any]) -> None:
+        data["categories"] = [{"id": 3, "name": "block"}]
+        for annotation in data["annotations"]:
+            annotation["category_id"] = 3
+
+    register_coco("d2_namesakes", *make_coco(tmp_path / "a", change=namesakes))
+    found = _perfect("d2_namesakes", Evaluator("d2_namesakes", None), only_class=1)
+    assert {key: value for key, value in found.items() if "-" in key} == {
+        "AP-block (3)": pytest.approx(0.0),
+        "AP-block (7)": pytest.approx(100.0),
+    }
+    result = to_result({"bbox": found}, "d2_namesakes")
+    assert [(i, c.name, round(c.ap or 0)) for i, c in result.per_class.items()] == [(3, "block", 0), (7, "block", 100)]
+    register_coco("d2_one", *make_coco(tmp_path / "b", change=one))
+    result = to_result({"bbox": _perfect("d2_one", Evaluator("d2_one", None))}, "d2_one")
+    assert result.per_class == {3: ClassAP("block", result.ap)}
+
+
+def test_ids_may_be_texts(tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        for image in data["images"]:
+            image["id"] = f"im{image['id']}"
+        for annotation in data["annotations"]:
+            annotation["image_id"] = f"im{annotation['image_id']}"
+
+    register_coco("d2_texts", *make_coco(tmp_path, change=change))
+    assert [r["image_id"] for r in DatasetCatalog.get("d2_texts")] == [f"im{100 + i}" for i in range(6)]
+    assert _perfect("d2_texts", Evaluator("d2_texts", None))["AP"] == pytest.approx(100.0)
 
 
 def test_an_incomplete_json_is_completed_for_the_evaluator(tmp_path: Path) -> None:

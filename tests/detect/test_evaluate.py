@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
 from scaleprior.detect.data.coco import load_coco
-from scaleprior.detect.data.coco_format import CocoAnnotation, CocoCategory, CocoImage, CocoTruth, Detection
+from scaleprior.detect.data.coco_format import CocoAnnotation, CocoCategory, CocoId, CocoImage, CocoTruth, Detection
 from scaleprior.detect.evaluate import coco_ap
 from scaleprior.detect.faster_rcnn.parts.roi_heads import Detections
 from scaleprior.detect.faster_rcnn.predict import predict
+from scaleprior.detect.metrics import ClassAP
 from scaleprior.errors import UserError
 from tests.detect.conftest import make_coco
 
 
-def _random_case(seed: int) -> tuple[CocoTruth, list[Detection]]:
+def random_case(seed: int) -> tuple[CocoTruth, list[Detection]]:
     """Truth with crowds in three size bins, and detections around it and elsewhere."""
     generator = np.random.default_rng(seed)
     images: list[CocoImage] = [{"id": i, "file_name": f"{i}.jpg", "height": 400, "width": 400} for i in range(12)]
@@ -49,25 +55,115 @@ def _random_case(seed: int) -> tuple[CocoTruth, list[Detection]]:
     return {"images": images, "annotations": annotations, "categories": categories}, detections
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_equals_pycocotools(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+def pycocotools(truth: Any, detections: Sequence[Any], kind: Any = "bbox") -> list[float | None]:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    truth, detections = _random_case(seed)
-    reference = COCO()
-    reference.dataset = {**truth, "annotations": [dict(a) for a in truth["annotations"]]}
-    reference.createIndex()
-    evaluator = COCOeval(reference, reference.loadRes([dict(d) for d in detections]), "bbox")
-    evaluator.evaluate(), evaluator.accumulate(), evaluator.summarize()
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO()
+        reference.dataset = {**truth, "annotations": [dict(a) for a in truth["annotations"]]}
+        reference.createIndex()
+        evaluator = COCOeval(reference, reference.loadRes([dict(d) for d in detections]), kind)
+        evaluator.evaluate(), evaluator.accumulate(), evaluator.summarize()
+    return [None if value == -1 else float(value) * 100 for value in evaluator.stats[:6]]
+
+
+def same_ap(mine: Iterable[float | None], theirs: Iterable[float | None]) -> bool:
+    """Up to the order of a sum over at most 101 x 10 x 4 numbers in [0, 100]."""
+    return all(a == (None if b is None else pytest.approx(b, abs=1e-9)) for a, b in zip(mine, theirs, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equalspycocotools(seed: int) -> None:
+    truth, detections = random_case(seed)
     result = coco_ap(truth, detections)
-    actual = list(result.named().values())
-    expected = [None if value == -1 else value * 100 for value in evaluator.stats[:6]]
-    for mine, theirs in zip(actual, expected):
-        assert mine == (None if theirs is None else pytest.approx(theirs, abs=1e-9))
-    assert result.per_class["c4"] is None
-    mean = np.mean([value for value in result.per_class.values() if value is not None])
+    assert same_ap(result.named().values(), pycocotools(truth, detections))
+    assert {number: c.name for number, c in result.per_class.items()} == {i: f"c{i}" for i in range(1, 5)}
+    assert result.per_class[4].ap is None
+    mean = np.mean([c.ap for c in result.per_class.values() if c.ap is not None])
     assert mean == pytest.approx(result.ap, abs=1e-9)
+
+
+@functools.cache
+def _known_case(seed: int) -> tuple[CocoTruth, list[Detection], list[float | None], Mapping[CocoId, ClassAP]]:
+    """A case, pycocotools' numbers, and ours by class; nobody changes it."""
+    truth, detections = random_case(seed)
+    return truth, detections, pycocotools(truth, detections), coco_ap(truth, detections).per_class
+
+
+_IDS = st.one_of(st.integers(-5, 2**40), st.sampled_from([0, 1, 2**63]))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_ap_depends_on_no_id_and_on_no_order(data: st.DataObject) -> None:
+    """What pycocotools finds with annotations numbered from 1 is found under any ids and in any order.
+
+    Scores are distinct, and no detection overlaps two objects equally well: there COCO's AP does depend on the order.
+    """
+    truth, detections, expected, before = _known_case(data.draw(st.integers(0, 2), label="case"))
+
+    def ids(olds: Sequence[CocoId], label: str) -> dict[CocoId, Any]:
+        kinds = [_IDS] if label == "annotations" else [_IDS, st.text(min_size=1, max_size=4)]
+        kind = data.draw(st.sampled_from(kinds), label=f"kind of id of {label}")
+        new = data.draw(st.lists(kind, min_size=len(olds), max_size=len(olds), unique=True), label=label)
+        return dict(zip(olds, new))
+
+    images = ids([i["id"] for i in truth["images"]], "images")
+    categories = ids([c["id"] for c in truth["categories"]], "categories")
+    count = len(truth["annotations"])
+    numbers = ids(list(range(count)), "annotations") if data.draw(st.booleans()) else {i: i for i in range(count)}
+    if data.draw(st.booleans(), label="one id for all"):
+        numbers = dict.fromkeys(numbers, 0)
+    order = np.random.default_rng(data.draw(st.integers(0, 99), label="order"))
+
+    def mixed(entries: Sequence[Any], **change: Callable[[Any], Any]) -> list[Any]:
+        changed = [{**e, **{key: new(e) for key, new in change.items()}} for e in entries]
+        return [changed[i] for i in order.permutation(len(changed))]
+
+    of_entry: dict[str, Callable[[Any], Any]] = {
+        "image_id": lambda e: images[e["image_id"]],
+        "category_id": lambda e: categories[e["category_id"]],
+    }
+    other: CocoTruth = {
+        "images": mixed(truth["images"], id=lambda i: images[i["id"]]),
+        "annotations": mixed(truth["annotations"], id=lambda a: numbers[a["id"] - 1], **of_entry),
+        "categories": mixed(truth["categories"], id=lambda c: categories[c["id"]]),
+    }
+    result = coco_ap(other, mixed(detections, **of_entry))
+    assert same_ap(result.named().values(), expected)
+    after = {number: result.per_class[categories[number]] for number in before}
+    assert all(before[i].name == after[i].name and same_ap([after[i].ap], [before[i].ap]) for i in before)
+
+
+def test_a_match_with_annotation_0_is_a_match(tmp_path: Path) -> None:
+    """One object, found exactly: AP 100. Where ids count from 0, pycocotools takes the match for none."""
+    image: CocoImage = {"id": 1, "file_name": "a.jpg", "height": 50, "width": 50}
+    box = {"image_id": 1, "category_id": 1, "bbox": [5.0, 5.0, 20.0, 20.0]}
+    truth: Any = {"images": [image], "categories": [{"id": 1, "name": "cat"}]}
+    truth["annotations"] = [{**box, "id": 0, "area": 400.0, "iscrowd": 0}]
+    found: Any = [{**box, "score": 0.9}]
+    assert coco_ap(truth, found).ap == pytest.approx(100.0)
+    assert pycocotools(truth, found)[0] == pytest.approx(0.0)  # why ids are numbered anew
+
+
+def test_classes_of_one_name_keep_their_ap() -> None:
+    truth, detections = random_case(0)
+    before = coco_ap(truth, detections).per_class
+    for category in truth["categories"]:
+        category["name"] = "cat"
+    after = coco_ap(truth, detections).per_class
+    assert list(after) == [1, 2, 3, 4]
+    assert {number: c.ap for number, c in after.items()} == {number: c.ap for number, c in before.items()}
+    assert {c.name for c in after.values()} == {"cat"}
+
+
+def test_detections_of_what_is_not_there_are_refused() -> None:
+    truth, detections = random_case(0)
+    for change, message in (({"image_id": "x"}, "category 'x'"), ({"category_id": 77}, "category 77")):
+        wrong: Any = [*detections, {**detections[0], **change}]
+        with pytest.raises(UserError, match=f"is of the image or {message}, which is not in the set"):
+            coco_ap(truth, wrong)
 
 
 def test_the_truth_itself_scores_100_and_absent_sizes_none(tmp_path: Path) -> None:
@@ -84,7 +180,7 @@ def test_no_detection_is_zero_not_a_crash(tmp_path: Path) -> None:
     data = load_coco(*make_coco(tmp_path), name="tiny")
     result = coco_ap(data.truth, [])
     assert (result.ap, result.ap50, result.ap_small, result.ap_medium) == (0.0, 0.0, 0.0, None)
-    assert result.per_class == {"block": 0.0, "square": 0.0}
+    assert result.per_class == {3: ClassAP("block", 0.0), 7: ClassAP("square", 0.0)}
 
 
 def test_nothing_to_find_is_an_error(tmp_path: Path) -> None:

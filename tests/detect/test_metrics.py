@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
-from scaleprior.detect.metrics import DetectionResult, results_to_dict
+from scaleprior.detect.data.coco_format import CocoId
+from scaleprior.detect.metrics import ClassAP, DetectionResult, results_to_dict
 from scaleprior.errors import UserError
 
-# As results.json has held it since before there was a record.
+# As results.json holds it.
 WORDS: dict[str, Any] = {
     "AP": 12.5, "AP50": 30.0, "AP75": 8.0, "APs": None, "APm": 10.0, "APl": 20.0,
-    "per_class": {"cat": 12.5, "dog": None}, "images": 9, "detections": 40, "seconds": 1.5,
+    "per_class": {"3": {"name": "cat", "ap": 12.5}, "7": {"name": "cat", "ap": None}},
+    "images": 9, "detections": 40, "seconds": 1.5,
 }  # fmt: skip
 
 
@@ -24,6 +26,20 @@ def test_words_of_files_and_back() -> None:
     assert result.to_dict() == WORDS
     assert list(result.to_dict()) == list(WORDS)
     assert json.loads(json.dumps(result.to_dict())) == WORDS
+
+
+def test_classes_are_known_by_the_ids_of_the_data() -> None:
+    result = DetectionResult.from_dict(WORDS)
+    assert result.per_class == {3: ClassAP("cat", 12.5), 7: ClassAP("cat", None)}
+    named: dict[CocoId, ClassAP] = {"n01": ClassAP("cat", 1.0), "007": ClassAP("dog", None)}
+    other = DetectionResult(1.0, 2.0, 0.0, None, None, 3.0, per_class=named)
+    assert DetectionResult.from_dict(json.loads(json.dumps(other.to_dict()))) == other
+
+
+def test_what_earlier_versions_wrote_is_read() -> None:
+    """AP by the class's name, one number a name."""
+    old = DetectionResult.from_dict({**WORDS, "per_class": {"cat": 12.5, "3": None}})
+    assert old.per_class == {"cat": ClassAP("cat", 12.5), "3": ClassAP("3", None)}
 
 
 def test_what_an_engine_does_not_say_is_left_out() -> None:
@@ -36,8 +52,10 @@ def test_what_an_engine_does_not_say_is_left_out() -> None:
 
 def test_one_set_is_flat_and_several_stand_by_name() -> None:
     one = DetectionResult.from_dict(WORDS)
-    assert results_to_dict({"a": one}) == WORDS
-    assert results_to_dict({"a": one, "b": one}) == {"a": WORDS, "b": WORDS}
+    both = {**WORDS, "ap": 12.5, "ap50": 30.0, "ap75": 8.0, "ap_small": None, "ap_medium": 10.0, "ap_large": 20.0}
+    assert results_to_dict({"a": one}) == both
+    assert results_to_dict({"a": one, "b": one}) == {"a": both, "b": both}
+    assert DetectionResult.from_dict(both) == one
     assert results_to_dict({}) == {}
 
 
@@ -51,6 +69,8 @@ def test_one_set_is_flat_and_several_stand_by_name() -> None:
         ({"APs": True}, r"here: APs is True"),
         ({"per_class": [1.0]}, r"here: per_class is \[1.0\]"),
         ({"per_class": {"cat": "1"}}, r"here: per_class: cat is '1'"),
+        ({"per_class": {"3": {"name": "cat", "ap": "1"}}}, r"here: per_class: 3 is '1'"),
+        ({"per_class": {"3": {"ap": 1.0}}}, r"here: per_class: the name of 3 is None"),
         ({"segm": {"AP": math.inf}}, r"here: segm: AP is inf"),
         ({"detections": "many"}, r"here: detections is 'many'"),
     ],

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from scaleprior.detect.metrics import DetectionResult
+from scaleprior.detect.metrics import ClassAP, DetectionResult
 from scaleprior.errors import UserError
 from scaleprior.files import write_json
 from scaleprior.pretrain.metrics import PretrainMetrics
@@ -27,7 +27,9 @@ from tests.pretrain.test_metrics import RECORD as LEARNED, WORDS as LEARNED_WORD
 from tests.study.conftest import write_spec
 
 DATA = CellData("/corpus", ("t", "/t.json", "/t"), ("v", "/v.json", "/v"))
-DETECTION = DetectionResult(1.5, 3.0, 1.0, None, 1.0, 2.0, per_class={"cat": 1.5}, images=8, detections=4, seconds=0.5)
+DETECTION = DetectionResult(
+    1.5, 3.0, 1.0, None, 1.0, 2.0, per_class={1: ClassAP("cat", 1.5)}, images=8, detections=4, seconds=0.5
+)
 
 
 def make_cell(key: str) -> Cell:

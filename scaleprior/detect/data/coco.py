@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scaleprior.detect.data.coco_check import check_coco
+from scaleprior.detect.data.coco_check import CheckedCoco, check_coco
 from scaleprior.detect.data.coco_format import CocoAnnotation, CocoId, CocoImage, CocoTruth
 from scaleprior.detect.data.image_root import ImageRoot, open_root
 from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, require_files
@@ -24,7 +24,9 @@ from scaleprior.files import read_json
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["DetectionSet", "ImageRecord", "dataset_paths", "load_coco", "load_dataset", "read_instances"]
+__all__ = [
+    "DetectionSet", "ImageRecord", "dataset_paths", "load_coco", "load_dataset", "load_truth", "read_instances",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,15 +128,10 @@ def load_coco(
     )
     images = [image for image in checked.images.values() if image["file_name"] not in missing]
     classes = {category: number for number, category in enumerate(checked.categories)}
+    truth = _truth(checked, images)
     objects: dict[CocoId, list[CocoAnnotation]] = {image["id"]: [] for image in images}
-    annotations = [a for a in checked.annotations if a["image_id"] in objects]
-    for annotation in annotations:
+    for annotation in truth["annotations"]:
         objects[annotation["image_id"]].append(annotation)
-    truth: CocoTruth = {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": category, "name": label} for category, label in checked.categories.items()],
-    }
     return DetectionSet(
         name=name,
         records=[_record(image, objects[image["id"]], classes) for image in images],
@@ -146,6 +143,32 @@ def load_coco(
         source=str(path),
         problems=tuple(findings.problems),
     )
+
+
+def load_truth(
+    path: str | Path, *, drop_bad: DropBad = "none", problems: list[Problem] | None = None
+) -> tuple[CocoTruth, tuple[Problem, ...]]:
+    """The truth of an instances file, with segmentations, whose images need not be there; and what is odd about it.
+
+    Raises:
+        UserError: as :func:`load_coco`; names and sides of the images may be missing here.
+    """
+    path = Path(os.path.expanduser(os.path.expandvars(str(path))))
+    findings = Findings(str(path), into=problems)
+    checked = check_coco(
+        read_instances(path, "the truth"), findings, drop_bad=drop_bad, segmentation=True, for_images=False
+    )
+    return _truth(checked, list(checked.images.values())), tuple(findings.problems)
+
+
+def _truth(checked: CheckedCoco, images: list[CocoImage]) -> CocoTruth:
+    """Those of ``images`` only."""
+    kept = {image["id"] for image in images}
+    return {
+        "images": images,
+        "annotations": [a for a in checked.annotations if a["image_id"] in kept],
+        "categories": [{"id": category, "name": label} for category, label in checked.categories.items()],
+    }
 
 
 def read_instances(path: Path, name: str) -> dict[str, Any]:
