@@ -61,7 +61,7 @@ def corpus_page(fraction: Fraction, stats: CorpusStatistics) -> str:
             "sorted": heads.index("images"),
             "strips": {part: [next(strips) for _ in places] for part, places in parts.items()},
             "headers": headers,
-            "size_chart": size_chart(headers) if headers is not None and varied else "",
+            "size_chart": size_chart(headers.sizes[:_DOTS].tolist()) if headers is not None and varied else "",
             "pixel_chart": pixel_chart(headers) if headers is not None and varied else "",
             "facts": _facts(fraction),
         },
@@ -69,13 +69,13 @@ def corpus_page(fraction: Fraction, stats: CorpusStatistics) -> str:
     )  # fmt: skip
 
 
-def tail_chart(counts: Sequence[int], closed: Sequence[int], *, what: str) -> str:
+def tail_chart(counts: Sequence[int], closed: Sequence[int], *, what: str, counted: str = "images") -> str:
     """Images against rank, both logarithmic.
 
     Args:
         counts: images of each label as given, descending.
         closed: with all ancestors, descending; drawn where it differs.
-        what: what is ranked, for the axis.
+        what, counted: what is ranked and by what, for the axes.
     """
     lines = [Series(_thinned(counts), "as given")]
     if list(closed[: len(counts)]) != list(counts):
@@ -85,7 +85,9 @@ def tail_chart(counts: Sequence[int], closed: Sequence[int], *, what: str) -> st
     values = [y for line in lines for _, y in line.points]
     last = max((line.points[-1][0] for line in lines if line.points), default=1)
     x = Axis(f"rank of the {what}", 1, max(last, 2), log=True)
-    return xy_chart(lines, x, Axis.around("images", values, log=True), label=f"images of each {what} against its rank")
+    return xy_chart(
+        lines, x, Axis.around(counted, values, log=True), label=f"{counted} of each {what} against its rank"
+    )
 
 
 def integer_chart(*histograms: tuple[str, np.ndarray], x_title: str, y_title: str) -> str:
@@ -98,12 +100,11 @@ def integer_chart(*histograms: tuple[str, np.ndarray], x_title: str, y_title: st
     return bar_chart(names, *bars, x_title=x_title, y_title=y_title, label=f"{y_title} by {x_title}")
 
 
-def size_chart(headers: HeaderSample) -> str:
+def size_chart(sizes: Sequence[tuple[int, int]]) -> str:
     """Width against height, a dot an image."""
-    points = headers.sizes[:_DOTS].tolist()
-    widths, heights = zip(*points)
+    widths, heights = zip(*sizes)
     return xy_chart(
-        [Series(points, dots=True)],
+        [Series(sizes, dots=True)],
         Axis.around("width (px)", widths, log=True),
         Axis.around("height (px)", heights, log=True),
         label="width and height of images",

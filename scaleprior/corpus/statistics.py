@@ -16,7 +16,7 @@ from scaleprior.corpus.header_sample import HeaderSample, read_sample
 from scaleprior.corpus.long_tail import LongTail, measure_tail
 from scaleprior.corpus.shards import ByteReader
 from scaleprior.errors import UserError
-from scaleprior.pages.numbers import count, decimal, share, size
+from scaleprior.pages.numbers import count, decimal, share, size, some
 from scaleprior.progress import ProgressFn
 from scaleprior.wording import parameter
 
@@ -117,9 +117,9 @@ class CorpusStatistics:
         """What the numbers say, in words."""
         tail = self.tail
         said = [
-            f"{count(self.images)} images with {decimal(self.mean_labels)} labels in the mean"
+            f"{some(self.images, 'image')} with {decimal(self.mean_labels)} labels in the mean"
             + (f", {decimal(self.mean_closed)} with all ancestors" if self.mean_closed > self.mean_labels else "")
-            + f"; {count(tail.labels)} of {count(len(self.labels))} labels are given to an image."
+            + f"; images have {count(tail.labels)} of the {some(len(self.labels), 'label')}."
         ]
         if tail.labels:
             said.append(
@@ -128,18 +128,18 @@ class CorpusStatistics:
                 f"equally frequent labels (Gini {tail.gini:.2f})."
             )
             few = [
-                f"{count(labels)} labels ({share(labels / tail.labels)}) have fewer than {images} images"
+                f"fewer than {images} images: {some(labels, 'label')} ({share(labels / tail.labels)})"
                 for images, labels in tail.below.items()
                 if labels
             ]
-            said += [f"{', '.join(few)}."] if few else []
+            said += [f"Labels with {', with '.join(few)}."] if few else []
         if self.unlabelled:
-            said.append(f"{count(self.unlabelled)} images ({share(self.unlabelled / self.images)}) have no label.")
+            said.append(f"Without a label: {some(self.unlabelled, 'image')} ({share(self.unlabelled / self.images)}).")
         if self.unused:
-            said.append(f"{count(len(self.unused))} labels have no image, not even by a label below them.")
+            said.append(f"Without an image, also by a label below it: {some(len(self.unused), 'label')}.")
         if self.has_absent:
             absent = sum(label.absent for label in self.labels)
-            said.append(f"{count(absent)} labels are verified to be absent from an image; the rest is unknown.")
+            said.append(f"Verified to be absent from an image: {some(absent, 'label')}; what is not listed is unknown.")
         said.append(f"{size(self.bytes_total)} of images, {size(self.bytes_total / self.images)} each in the mean.")
         return said
 

@@ -10,7 +10,13 @@ from scaleprior._lazy import lazy_exports, make_callable
 if TYPE_CHECKING:
     from scaleprior.detect.call import DetectRun as DetectRun, detect as detect
     from scaleprior.detect.data.coco import DetectionSet as DetectionSet, load_coco as load_coco
+    from scaleprior.detect.data.page import write_detection_page as write_detection_page
     from scaleprior.detect.data.problems import Problem as Problem
+    from scaleprior.detect.data.statistics import (
+        ClassCount as ClassCount,
+        DetectionStatistics as DetectionStatistics,
+        detection_statistics as detection_statistics,
+    )
     from scaleprior.detect.engines import (
         Engine as Engine,
         get_engine as get_engine,

@@ -39,7 +39,7 @@ class Axis:
         """An axis that holds ``values`` with a little room; from 0 where ``zero``; a range of its own if they agree."""
         low, high = (min(values), max(values)) if values else (1.0, 10.0)
         if log:
-            room = max((high / low) ** 0.04, 1.15)
+            room = max((high / low) ** 0.04, 1.15, 2 / (high / low) ** 0.5)  # a factor of 4 has two ticks at least
             return cls(title, low / room, high * room, log=True)
         low = 0.0 if zero else low
         room = 0.05 * (high - low) or 1.0

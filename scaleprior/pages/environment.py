@@ -42,7 +42,8 @@ def render(
     environment.filters.update(count=count, decimal=decimal, share=share, size=size)
     environment.filters.update(filters or {})
     environment.globals["table_script"], environment.globals["table_script_hash"] = _script("table.js")
-    return environment.get_template(template).render(context)
+    page = environment.get_template(template).render(context)
+    return page.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair, which JSON may hold, is no text
 
 
 def data_uri(content: bytes, kind: str = "image/jpeg") -> str:

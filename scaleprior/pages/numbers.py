@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["count", "decimal", "share", "short", "size"]
+__all__ = ["count", "decimal", "share", "short", "size", "some"]
 
 
 def count(value: float) -> str:
@@ -41,3 +41,8 @@ def size(value: float) -> str:
         if value >= limit:
             return f"{value / limit:.3g} {unit}"
     return f"{value:.0f} bytes"
+
+
+def some(number: int, one: str, many: str = "") -> str:
+    """A number of things: ``some(1, "image")`` is ``1 image``, ``some(2, "box", "boxes")`` is ``2 boxes``."""
+    return f"{count(number)} {one if number == 1 else many or one + 's'}"

@@ -34,6 +34,7 @@ def test_an_axis_around_one_value_or_none_has_an_extent() -> None:
     for axis in (Axis.around("", [5.0]), Axis.around("", [5.0], log=True), Axis.around("", []), Axis.around("", [0.0])):
         assert axis.low < axis.high
     assert Axis.around("", [3, 9], zero=True).low == 0
+    assert Axis.around("", [392, 393], log=True).ticks() == [200, 500]
 
 
 def test_points_stand_where_their_values_are() -> None:

@@ -11,7 +11,7 @@ import jinja2
 import pytest
 
 from scaleprior.pages.environment import data_uri, render
-from scaleprior.pages.numbers import count, decimal, share, short, size
+from scaleprior.pages.numbers import count, decimal, share, short, size, some
 
 
 def test_the_base_page_allows_nothing_from_outside() -> None:
@@ -45,4 +45,10 @@ def test_numbers_read_as_people_write_them() -> None:
     assert [share(v) for v in (0, 0.0004, 0.25, 0.9999, 1)] == ["0.0 %", "< 0.1 %", "25.0 %", "> 99.9 %", "100.0 %"]
     assert [short(v) for v in (5, 1200, 3e6, 0.5)] == ["5", "1.2k", "3M", "0.5"]
     assert [size(v) for v in (12, 1234, 1234567, 2e9)] == ["12 bytes", "1.23 kB", "1.23 MB", "2 GB"]
+    assert [some(1, "image"), some(1200, "image"), some(2, "box", "boxes")] == ["1 image", "1,200 images", "2 boxes"]
     assert data_uri(b"\xff\xd8") == "data:image/jpeg;base64,/9g="
+
+
+def test_half_a_character_does_not_stop_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jinja2, "PackageLoader", lambda name: jinja2.DictLoader({"t.html.jinja": "{{ name }}"}))
+    assert render("any", "t.html.jinja", {"name": "a\ud800b"}).encode("utf-8") == b"a?b"
