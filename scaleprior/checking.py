@@ -107,20 +107,20 @@ class CheckReport:
             self.add(Finding(kind, prefix + e.wording.marked, stops=stops))
 
     def refuse(self) -> None:
-        """Log what is only worth knowing, and raise if anything would stop a run.
+        """Raise if anything would stop a run; otherwise log what is worth knowing.
 
         Raises:
             UserError: names everything that would, one thing a line.
         """
-        for finding in self.findings:
-            if not finding.stops:
-                logger.warning("%s", Wording(finding.sentence + (f"; {finding.hint}" if finding.hint else "")))
         stopping = [finding for finding in self.findings if finding.stops]
         if len(stopping) == 1:
             raise UserError(stopping[0].sentence, hint=stopping[0].hint)
+        said = [finding.sentence + (f"; {finding.hint}" if finding.hint else "") for finding in self.findings]
         if stopping:
-            lines = [f.sentence + (f"; {f.hint}" if f.hint else "") for f in stopping]
+            lines = [line for line, finding in zip(said, self.findings) if finding.stops]
             raise UserError("\n- ".join([f"{len(lines)} things would stop this run, nothing was started", *lines]))
+        for line in said:
+            logger.warning("%s", Wording(line))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: ``ok``, ``facts`` and ``findings``."""

@@ -26,6 +26,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     train.add_argument("--weights", metavar="W", help="backbone file or scaleprior://NAME (default: MODEL.WEIGHTS)")
     train.add_argument("--resume", action="store_true", help="go on with the run in OUT; start one if there is none")
+    train.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="look at both sets, the weights, disk and memory first (see `scaleprior check`)",
+    )
     train.set_defaults(handler=_train)
 
     evaluate = actions.add_parser("eval", help="evaluate a trained model file on DATASETS.TEST")
@@ -63,13 +69,17 @@ def _train(args: argparse.Namespace) -> None:
     from scaleprior.backbones.zoo import local_path
     from scaleprior.config import load_config
     from scaleprior.detect import get_engine
+    from scaleprior.detect.check import check_detection
     from scaleprior.progress import progress_bar
 
     engine = get_engine(args.engine)
     loaded = load_config(args.config_file, args.opts, defaults=engine.default_config())
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
+    weights = local_path(args.weights) if args.weights else None
+    if args.check:
+        with progress_bar("checking", unit="images") as progress:
+            check_detection(loaded, weights, out, engine=engine, progress=progress).refuse()
     with progress_bar("fine-tuning") as progress:
-        weights = local_path(args.weights) if args.weights else None
         model = engine.train(loaded, weights, out, resume=args.resume, progress=progress)
     results: dict[str, DetectionResult] = {}
     if loaded.cfg.DATASETS.TEST:

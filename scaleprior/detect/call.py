@@ -65,6 +65,7 @@ def detect(
     engine: str = "auto",
     overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
+    check: bool = True,
     progress: ProgressFn | bool = False,
 ) -> DetectRun:
     """Fine-tune a detector from a backbone, then measure its COCO AP; with ``model``, measure only.
@@ -84,6 +85,7 @@ def detect(
         engine: ``auto``, ``torchvision``, ``detectron2``, or one that another package announces.
         overrides: other keys, ``{"SOLVER.MAX_ITER": 10}`` or nested.
         resume: go on with a run of the same config in ``out``; start one if there is none.
+        check: look at both sets, the weights, disk and memory before anything is trained; see ``scaleprior.check``.
         progress: True for a bar on the terminal; or a function that is called with (done, total, numbers), once a step
             and then once an image.
 
@@ -98,11 +100,23 @@ def detect(
     loaded = open_config(loaded, _dataset_keys(loaded, train, val))
     folder = Path(out or loaded.cfg.OUTPUT_DIR)
     if model is None:
-        with _canonical(weights) as start, watched(progress, "fine-tuning") as report:
-            trained = chosen.train(loaded, start, folder, resume=resume, progress=report)
+        with _canonical(weights) as start:
+            if check:
+                _check(chosen, loaded, start, folder, progress)
+            with watched(progress, "fine-tuning") as report:
+                trained = chosen.train(loaded, start, folder, resume=resume, progress=report)
     else:
         trained = Path(model)
     return DetectRun(trained, chosen.name, _evaluate(chosen, loaded, trained, folder, progress))
+
+
+def _check(engine: Engine, loaded: LoadedConfig, start: Path | None, out: Path, progress: ProgressFn | bool) -> None:
+    """Refuse what would stop the run."""
+    from scaleprior.detect.check import check_detection
+
+    # a function of the caller's counts steps
+    with watched(progress is True, "checking", unit="images") as report:
+        check_detection(loaded, start, out, engine=engine, progress=report).refuse()
 
 
 def _evaluate(

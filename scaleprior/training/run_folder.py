@@ -10,14 +10,17 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.files import read_json, remove_leftovers, write_json
+from scaleprior.wording import parameter
 
-__all__ = ["RUN_FILE", "RunFolder", "refuse_other_run", "restoring"]
+__all__ = ["RUN_FILE", "RunFolder", "refuse_other_run", "restoring", "with_way_on"]
 
 RUN_FILE = "run.json"
+E = TypeVar("E", bound=ScalePriorError)
+
 _OLD_NAMES = ("hash", "run_hash")  # what run.json and checkpoints called the fingerprint at first
 
 
@@ -90,3 +93,11 @@ def restoring(path: Path) -> Iterator[None]:
             f"{path} was written by another version: {type(e).__name__}: {said}",
             hint="go on with that version, or remove the file to start this run anew",
         ) from e
+
+
+def with_way_on(error: E, steps: int) -> E:
+    """An error of the data of a step, that also says how to go on: the ``steps`` before it are saved."""
+    return type(error)(
+        error.wording.marked,
+        hint=f"the {steps} steps before it are saved: repair that file and go on with {parameter('resume', True)}",
+    )

@@ -19,11 +19,11 @@ import torch
 from scaleprior.detect.data.loader import DetectionBatch, TrainLoader
 from scaleprior.detect.faster_rcnn.model import Detector
 from scaleprior.detect.faster_rcnn.solver import build_optimizer, clip_gradients, lr_factor
-from scaleprior.errors import FailureError
+from scaleprior.errors import FailureError, UserError
 from scaleprior.progress import ProgressFn
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.metrics_file import cut_lines
-from scaleprior.training.run_folder import RunFolder, refuse_other_run, restoring
+from scaleprior.training.run_folder import RunFolder, refuse_other_run, restoring, with_way_on
 from scaleprior.training.seeds import mixed_seed
 from scaleprior.training.signals import Interrupted, catch_sigterm
 from scaleprior.wording import parameter
@@ -69,7 +69,7 @@ class DetectorTrainer:
         Raises:
             FailureError: the loss is not finite; names the step and the images.
             Interrupted: SIGTERM came; the state is saved.
-            UserError: the checkpoint belongs to another run.
+            UserError: the checkpoint belongs to another run; or an image cannot be used, and the state is saved.
         """
         checkpoint = self.folder.out / CHECKPOINT
         if resume and checkpoint.is_file():
@@ -81,7 +81,7 @@ class DetectorTrainer:
             catch_sigterm() as stop,
             contextlib.closing(self.loader.batches(self.step, total)) as batches,
         ):
-            for batch in batches:
+            for batch in self._saved_from(batches, checkpoint):
                 numbers = self._step(batch)
                 self.step += 1
                 if self.step % _METRICS_PERIOD == 0 or self.step == total:
@@ -97,6 +97,21 @@ class DetectorTrainer:
                     )
                 if period and self.step % period == 0 and self.step < total:
                     self._save(checkpoint)
+
+    def _saved_from(self, batches: Iterator[DetectionBatch], checkpoint: Path) -> Iterator[DetectionBatch]:
+        """The batches; where the data of one cannot be used, the steps before it are saved first.
+
+        Raises:
+            UserError: says how to go on.
+        """
+        begun = self.step
+        try:
+            yield from batches
+        except UserError as e:
+            if self.step == begun:  # what there is to save is on the disk, or nothing was trained yet
+                raise
+            self._save(checkpoint)
+            raise with_way_on(e, self.step) from e
 
     def _step(self, batch: DetectionBatch) -> dict[str, float]:
         rate = self.factor(self.step / self.cfg.SOLVER.MAX_ITER)

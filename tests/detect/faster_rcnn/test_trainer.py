@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
@@ -118,6 +121,62 @@ def test_sigterm_saves_and_says_so(tmp_path: Path, coco_overrides: list[str]) ->
         get_engine("torchvision").train(loaded, None, tmp_path / "part", progress=progress)
     assert caught.value.exit_code == 143
     assert _same(_train(tmp_path / "part", coco_overrides, resume=True), _train(tmp_path / "whole", coco_overrides))
+
+
+def _remove(image: Path) -> None:
+    image.unlink()
+
+
+def _cut(image: Path) -> None:
+    image.write_bytes(image.read_bytes()[:-200])
+
+
+def _shrink(image: Path) -> None:
+    cv2.imwrite(str(image), np.zeros((8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("damage", [_remove, _cut, _shrink])
+@pytest.mark.parametrize("threads", ["0", "2"])
+def test_an_image_that_goes_bad_loses_no_step(tmp_path: Path, damage: Callable[[Path], None], threads: str) -> None:
+    overrides = [
+        *data_overrides(*make_coco(tmp_path / "data")),
+        *("SCALEPRIOR.IMAGE_CACHE_MB", "0", "DATALOADER.NUM_WORKERS", threads, "SOLVER.MAX_ITER", "9"),
+    ]
+    images = tmp_path / "data" / "images"
+    sound = {image: image.read_bytes() for image in images.iterdir()}
+    whole = _train(tmp_path / "whole", overrides)
+    steps = []
+
+    def progress(done: int, total: int, numbers: Any) -> None:
+        steps.append(done)
+        if done == 2:
+            for image in images.iterdir():
+                damage(image)
+
+    loaded = tiny_config("FPN", overrides)
+    with pytest.raises(
+        UserError, match=r"image .*; the (\d) steps before it are saved: .* with resume=True$"
+    ) as caught:
+        get_engine("torchvision").train(loaded, None, tmp_path / "part", progress=progress)
+    assert f"the {steps[-1]} steps before it are saved" in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert load_checkpoint(tmp_path / "part" / CHECKPOINT)["step"] == steps[-1] < 9
+    for image, data in sound.items():
+        image.write_bytes(data)
+    resumed = get_engine("torchvision").train(
+        loaded, None, tmp_path / "part", resume=True, progress=lambda done, total, numbers: steps.append(done)
+    )
+    assert steps == [*range(1, 10)]
+    assert _same(whole, resumed)
+
+
+def test_an_image_that_is_bad_from_the_first_step_leaves_no_checkpoint(tmp_path: Path) -> None:
+    path, root = make_coco(tmp_path / "data")
+    for image in root.iterdir():
+        _cut(image)
+    with pytest.raises(UserError, match=r"image 00\d\.png: .*; replace the file$"):
+        _train(tmp_path / "out", data_overrides(path, root))
+    assert not (tmp_path / "out" / CHECKPOINT).exists()
 
 
 def test_a_finished_run_is_not_repeated_and_another_is_refused(tmp_path: Path, coco_overrides: list[str]) -> None:
