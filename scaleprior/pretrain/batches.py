@@ -93,7 +93,7 @@ class ImageSet:
 
     def decode(self, row: int, order: str) -> np.ndarray:
         """uint8 [H, W, 3]. Raises UserError (also ImageError) for an image that cannot be read."""
-        return decode(self.fraction.read(self.start + row), order=order)
+        return decode(self.fraction.read(self.start + row), order=order, upright=False)
 
     def labels_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """CSR of some rows, with ancestors if ``expand``: int64 labels and offsets [len(rows) + 1]."""

@@ -21,6 +21,7 @@ from scaleprior.detect.data.coco import read_instances
 from scaleprior.detect.data.coco_check import check_coco
 from scaleprior.detect.data.headers import Header, file_identity, read_headers
 from scaleprior.detect.data.image_root import ImageRoot, open_root
+from scaleprior.detect.data.image_sizes import EXIF_HINT, SIZE_HINT, describe_size, is_stored_size
 from scaleprior.detect.data.problems import Findings, Problem
 from scaleprior.errors import ScalePriorError
 from scaleprior.files import write_text
@@ -163,22 +164,22 @@ def _summary(files: SetFiles) -> _Summary:
 
 
 def _image_findings(files: SetFiles, summary: _Summary, headers: Mapping[str, Header]) -> list[Finding]:
-    absent, unusable, differing = [], [], []
+    absent, unusable, differing, turned = [], [], [], []
     for name, height, width in zip(summary.names, summary.heights, summary.widths):
         header = headers[name]
         if header.absent:
             absent.append(name)
         elif header.problem:
             unusable.append(f"{name}: {header.problem}")
-        elif (header.height, header.width) != (height, width):
-            differing.append(
-                f"{name} is {header.width}x{header.height}, the annotations say {width}x{height} (width x height)"
-            )
+        elif (header.image.upright_height, header.image.upright_width) != (height, width):
+            offenders = turned if is_stored_size(header.image, height, width) else differing
+            offenders.append(describe_size(name, header.image, height, width))
     found = []
     for kind, things, offenders, hint in (
         ("image_missing", f"images that are not at {files.root}", absent, "repair the file, or copy the images"),
         ("image_damaged", "images that cannot be used", unusable, "replace the files"),
-        ("image_size", "images of another size", differing, "repair the annotations"),
+        ("image_size", "images of another size", differing, SIZE_HINT),
+        ("image_turned", "images of another size once EXIF has turned them", turned, EXIF_HINT),
     ):
         if offenders:
             found.append(Finding.of(kind, files.json, things, offenders, hint=hint))

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from scaleprior.corpus.images import ImageError, check_image, image_size
+from scaleprior.corpus.images import ImageError, ImageFacts, check_image, inspect_image, seems_complete
 from scaleprior.detect.data.image_root import ImageRoot, Place
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.files import write_text
@@ -37,7 +37,7 @@ _TAIL = 64  # bytes, where JPEG and PNG have their end markers
 _CHUNK = 256  # images a task
 _THREADS = 32
 _WAITING = 3  # times the work: waited for others, a file system as a rule
-_COLUMNS = ("inode", "bytes", "mtime", "ctime", "offset", "kind", "height", "width")
+_COLUMNS = ("inode", "bytes", "mtime", "ctime", "offset", "kind", "height", "width", "orientation")
 
 Identity = tuple[int, int, int, int]
 """Inode, bytes, and the times in nanoseconds when content and inode changed."""
@@ -52,6 +52,7 @@ class Header(NamedTuple):
         height, width: in pixels, as stored.
         problem: why it cannot be used; "" where nothing was found.
         absent: there is no such file.
+        orientation: EXIF's.
     """
 
     size: int
@@ -60,6 +61,12 @@ class Header(NamedTuple):
     width: int
     problem: str = ""
     absent: bool = False
+    orientation: int = 1
+
+    @property
+    def image(self) -> ImageFacts:
+        """As ``inspect_image`` says it."""
+        return ImageFacts(self.kind, self.height, self.width, self.orientation)
 
 
 def file_identity(path: str | Path) -> Identity | None:
@@ -91,13 +98,14 @@ def read_headers(
             continue
         before = known.get(name)
         if before is not None and before[:5] == (*identity, place.offset):
-            found[name] = Header(identity[1] if place.size is None else place.size, *before[5:])
+            size = identity[1] if place.size is None else place.size
+            found[name] = Header(size, *before[5:8], orientation=before[8])
         else:
             unread.append((name, place, identity))
     for done, ((name, place, identity), header) in enumerate(zip(unread, _each(_read, unread)), start=1):
         found[name] = header
         if not header.problem:  # which may be gone at the next look
-            known[name] = (*identity, place.offset, *header[1:4])
+            known[name] = (*identity, place.offset, *header.image)
         if progress is not None and (done % _CHUNK == 0 or done == len(unread)):
             progress(len(wanted) - len(unread) + done, len(wanted), {})
     if unread:
@@ -151,31 +159,29 @@ def _read(item: tuple[str, Place, Identity]) -> Header:
     try:
         descriptor = os.open(place.path, os.O_RDONLY)
         try:
-            kind, height, width = _claims(descriptor, place.offset, size)
+            image = _claims(descriptor, place.offset, size)
         finally:
             os.close(descriptor)
     except OSError as e:
         return Header(size, "", 0, 0, f"cannot be read: {e.strerror or e}")
     except ImageError as e:
         return Header(size, "", 0, 0, str(e))
-    return Header(size, kind, height, width)
+    return Header(size, image.kind, image.height, image.width, orientation=image.orientation)
 
 
-def _claims(descriptor: int, offset: int, size: int) -> tuple[str, int, int]:
-    """As ``image_size``, without reading all of a large JPEG or PNG."""
+def _claims(descriptor: int, offset: int, size: int) -> ImageFacts:
+    """As ``inspect_image``, without reading all of a large file that ends as it should."""
     head = os.pread(descriptor, min(size, _HEAD), offset)
-    jpeg = head[:2] == b"\xff\xd8"
-    if size > _HEAD and (jpeg or head[:4] == b"\x89PNG"):
-        tail = os.pread(descriptor, _TAIL, offset + size - _TAIL)
-        try:
-            if not jpeg or b"\xff\xd9" in tail:
-                return image_size(head + tail)
-        except ImageError:
-            pass  # a header longer than what was read, or a fault: the whole file tells
-    data = head if size <= _HEAD else os.pread(descriptor, size, offset)
-    if jpeg and b"\xff\xd9" not in data[-_TAIL:]:
-        check_image(data)  # it looks cut off, or has bytes behind its end, which decoding tells apart
-    return image_size(data)
+    try:
+        image = inspect_image(head)
+    except ImageError:
+        if size <= _HEAD:
+            raise
+        image = inspect_image(os.pread(descriptor, size, offset))  # a header longer than what was read, or a fault
+    tail = os.pread(descriptor, min(size, _TAIL), offset + max(0, size - _TAIL))
+    if not seems_complete(image.kind, head, tail, size):
+        check_image(os.pread(descriptor, size, offset))  # cut off, or of an unusual end: decoding tells these apart
+    return image
 
 
 def _cache_file(root: ImageRoot) -> Path:

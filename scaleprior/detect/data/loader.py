@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from scaleprior.config.seed import run_seed
-from scaleprior.corpus.images import ImageError, decode
+from scaleprior.corpus.images import ImageError, decode, inspect_image
 from scaleprior.detect.data.coco import DetectionSet, ImageRecord
+from scaleprior.detect.data.image_sizes import EXIF_HINT, SIZE_HINT, describe_size, is_stored_size
 from scaleprior.detect.data.transforms import ResizeAugmentation, flip, resize, resized_shape, to_tensor
 from scaleprior.errors import UserError
 
@@ -78,15 +79,16 @@ class ImageStore:
         return resize(kept, shape)
 
     def _decode(self, record: ImageRecord) -> Tensor:
+        encoded = self.data.root.read(record.file_name)
         try:
-            image = to_tensor(decode(self.data.root.read(record.file_name), order=self.order))
+            image = to_tensor(decode(encoded, order=self.order))
         except ImageError as e:
             raise UserError(f"{self.data.source}: image {record.file_name}: {e}", hint="replace the file") from e
         if tuple(image.shape[1:]) != (record.height, record.width):
+            found, size = inspect_image(encoded), (record.height, record.width)
             raise UserError(
-                f"{self.data.source}: image {record.file_name} is {image.shape[2]}x{image.shape[1]}, "
-                f"the annotations say {record.width}x{record.height} (width x height)",
-                hint="repair the annotations",
+                f"{self.data.source}: image {describe_size(record.file_name, found, *size)}",
+                hint=EXIF_HINT if is_stored_size(found, *size) else SIZE_HINT,
             )
         return image
 

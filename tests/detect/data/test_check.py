@@ -18,6 +18,7 @@ from scaleprior.detect.data import headers
 from scaleprior.detect.data.check import SetFiles, check_sets
 from scaleprior.detect.data.headers import read_headers
 from scaleprior.detect.data.image_root import open_root
+from tests.corpus.images.files import exif, noise, save
 from tests.detect.conftest import make_coco
 
 
@@ -60,7 +61,7 @@ def test_everything_is_said_at_once(tmp_path: Path) -> None:
         "image_missing": 1, "image_damaged": 2, "image_size": 2, "categories": 2,
     }  # fmt: skip
     assert found["image_size"].examples[0] == "001.png is 30x20, the annotations say 64x64 (width x height)"
-    assert found["image_damaged"].examples[0].startswith("003.png: not a JPEG")
+    assert found["image_damaged"].examples[0].startswith("003.png: not an image of a known format")
     assert "truncated PNG" in found["image_damaged"].examples[1]
     assert found["categories"].examples == (f"'block' only in {train[0]}", f"'stone' only in {val[0]}")
     assert not report.ok
@@ -135,7 +136,7 @@ def test_what_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
     _, root = make_coco(tmp_path / "a", 6)
     names = [f"{number:03d}.png" for number in range(6)]
     first, read = read_headers(open_root(root), names)
-    assert (read, first["003.png"][1:]) == (6, ("PNG", 64, 64, "", False))
+    assert (read, first["003.png"][1:]) == (6, ("PNG", 64, 64, "", False, 1))
     assert read_headers(open_root(root), names) == (first, 0)
     before = os.stat(root / "003.png")
     (root / "003.png").write_bytes(padded_png(40, 50, before.st_size))
@@ -227,7 +228,7 @@ def test_large_images_are_judged_by_head_and_tail(tmp_path: Path, data: bytes, p
     assert problem in found["a.jpg"].problem
     assert bool(problem) == bool(found["a.jpg"].problem)
     if not problem:
-        assert found["a.jpg"] == (len(data), "JPEG", 300, 400, "", False)
+        assert found["a.jpg"] == headers.Header(len(data), "JPEG", 300, 400)
 
 
 @pytest.mark.parametrize("name", ["no\0name", "../a.jpg", "folder"])
@@ -249,3 +250,24 @@ def test_the_json_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     data["images"][0]["width"] = 63
     place[0].write_text(json.dumps(data))
     assert kinds(files("train", place)) == {"image_size": 1}
+
+
+def test_photographs_are_judged_as_exif_turns_them(tmp_path: Path) -> None:
+    """What training would say of them, before it: upright sizes fit, the sizes of stored pixels are called that."""
+
+    def change(data: dict[str, Any]) -> None:
+        data["annotations"] = data["annotations"][:0]
+        for image, (width, height) in zip(data["images"], ((20, 30), (30, 20), (40, 30))):
+            image |= {"width": width, "height": height}
+
+    place = make_coco(tmp_path / "a", 3, change=change)
+    for name in ("000.png", "001.png", "002.png"):
+        (place[1] / name).write_bytes(save(noise(20, 30), "PNG", exif=exif(6)))
+    for _ in range(2):  # read, and known
+        report, _ = check_sets([files("val", place)])
+        found = {finding.kind: finding for finding in report.findings}
+        assert set(found) == {"image_size", "image_turned", "nothing_to_find"}
+        said = "is 20x30 upright (its EXIF orientation is 6), the annotations say"
+        assert found["image_turned"].examples == (f"001.png {said} 30x20 (width x height)",)
+        assert found["image_size"].examples == (f"002.png {said} 40x30 (width x height)",)
+        assert "exiftool" in str(found["image_turned"].hint)

@@ -14,6 +14,7 @@ from scaleprior.detect.data.coco import DetectionSet, load_coco
 from scaleprior.detect.data.loader import ImageStore, TrainLoader, batch_order, usable
 from scaleprior.detect.data.transforms import ResizeAugmentation, flip, resize, resized_shape
 from scaleprior.errors import UserError
+from tests.corpus.images.files import TURNS, exif, noise, pillow, save
 from tests.detect.conftest import make_coco
 
 _AUGMENTATION = ResizeAugmentation(sizes=(32, 48), sampling="choice", longest=64, direction="horizontal")
@@ -158,7 +159,41 @@ def test_damaged_and_misdescribed_images_are_named(tmp_path: Path) -> None:
     (root / "000.png").write_bytes(b"not an image")
     (root / "001.png").write_bytes((make_coco(tmp_path / "other", side=40)[1] / "001.png").read_bytes())
     store = ImageStore(data, order="RGB", cache_bytes=0)
-    with pytest.raises(UserError, match=r"image 000\.png: not a JPEG"):
+    with pytest.raises(UserError, match=r"image 000\.png: not an image of a known format"):
         store.load(0, 0, 64, keep=True)
     with pytest.raises(UserError, match=r"001\.png is 40x40, the annotations say 64x64"):
         store.load(1, 0, 64, keep=True)
+
+
+def _photographs(tmp_path: Path, orientation: int, size: tuple[int, int]) -> ImageStore:
+    """One photograph of 64 x 32 stored pixels with this tag, and annotations that say ``size`` (width, height)."""
+
+    def change(data: dict[str, Any]) -> None:
+        data["annotations"] = []
+        data["images"][0] |= {"width": size[0], "height": size[1], "file_name": "000.jpg"}
+
+    path, root = make_coco(tmp_path, images=1, change=change)
+    (root / "000.jpg").write_bytes(save(noise(32, 64), "JPEG", exif=exif(orientation), quality=100))
+    return ImageStore(load_coco(path, root, name="tiny"), order="RGB", cache_bytes=0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_upright_before_boxes_are_looked_at(tmp_path: Path, orientation: int) -> None:
+    size = (32, 64) if orientation >= 5 else (64, 32)
+    store = _photographs(tmp_path, orientation, size)
+    expected = TURNS[orientation](pillow((tmp_path / "images" / "000.jpg").read_bytes()))
+    assert np.array_equal(store.load(0, 0, 64, keep=True).permute(1, 2, 0).numpy(), expected)
+
+
+def test_sizes_of_the_stored_pixels_are_explained_by_exif(tmp_path: Path) -> None:
+    store = _photographs(tmp_path, 6, (64, 32))
+    with pytest.raises(
+        UserError, match=r"000\.jpg is 32x64 upright \(its EXIF orientation is 6\), the annotations say 64x32"
+    ) as error:
+        store.load(0, 0, 64, keep=True)
+    assert "swap its width and height" in str(error.value.hint)
+    assert "exiftool -Orientation=" in str(error.value.hint)
+    store = _photographs(tmp_path / "other", 6, (50, 32))
+    with pytest.raises(UserError, match=r"32x64 upright .* say 50x32") as error:
+        store.load(0, 0, 64, keep=True)
+    assert error.value.hint == "repair the annotations"
