@@ -79,10 +79,13 @@ class CheckReport:
     Attributes:
         facts: what was looked at, in words by name: ``{"train": "118,287 images, 80 classes, ..."}``.
         findings: in the order in which they were found.
+        statistics: figures of what was looked at, JSON-ready, by the same names as the facts where there are any;
+            ``sentences`` say the main ones in words.
     """
 
     facts: dict[str, str] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -96,6 +99,7 @@ class CheckReport:
     def take(self, other: CheckReport, *, prefix: str = "") -> None:
         """Add another report's facts, with ``prefix`` before their names, and its findings."""
         self.facts.update({prefix + name: fact for name, fact in other.facts.items()})
+        self.statistics.update({prefix + name: figures for name, figures in other.statistics.items()})
         self.add(*other.findings)
 
     @contextlib.contextmanager
@@ -123,9 +127,10 @@ class CheckReport:
             logger.warning("%s", Wording(line))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: ``ok``, ``facts`` and ``findings``."""
+        """JSON-ready: ``ok``, ``facts``, ``findings`` and ``statistics``."""
         facts: Mapping[str, str] = self.facts
-        return {"ok": self.ok, "facts": dict(facts), "findings": [finding.to_dict() for finding in self.findings]}
+        findings = [finding.to_dict() for finding in self.findings]
+        return {"ok": self.ok, "facts": dict(facts), "findings": findings, "statistics": dict(self.statistics)}
 
 
 def _in_flags(text: str) -> str:

@@ -67,6 +67,7 @@ def check(
 def _check_data(data: Data | Sequence[Data], progress: ProgressFn | None) -> CheckReport:
     from scaleprior.corpus import Corpus
     from scaleprior.corpus.check import check_corpus
+    from scaleprior.corpus.statistics import corpus_statistics
     from scaleprior.detect.data.check import SetFiles, check_sets
 
     several = data if isinstance(data, Sequence) and not isinstance(data, str) and not _is_pair(data) else [data]
@@ -76,8 +77,10 @@ def _check_data(data: Data | Sequence[Data], progress: ProgressFn | None) -> Che
         if isinstance(each, (str, Path)):
             with report.collecting("corpus"):
                 corpus = Corpus.open(each)
-                found = check_corpus(corpus.fraction(images=len(corpus)), name=f"corpus {each}", progress=progress)
-                report.take(found)
+                whole, name = corpus.fraction(images=len(corpus)), f"corpus {each}"
+                report.take(check_corpus(whole, name=name, progress=progress))
+                statistics = corpus_statistics(whole, sample=0)
+                report.statistics[name] = {"sentences": statistics.sentences(), **statistics.to_dict()}
         elif _is_pair(each):
             sets.append(SetFiles("val" if sets else "train", Path(each[0]).stem, str(each[0]), str(each[1])))
         else:

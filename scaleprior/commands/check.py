@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--weights", metavar="W", help="backbone to start from (default: MODEL.WEIGHTS)")
     parser.add_argument("--engine", default="auto", metavar="NAME", help="auto (default), torchvision, detectron2, ...")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder that the run would write to")
+    parser.add_argument(
+        "--html",
+        action="append",
+        type=Path,
+        metavar="PAGE",
+        help="also write a page of the first --data, with plots and samples; again for the next",
+    )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="keys to override, of the config or of the spec")
     parser.set_defaults(handler=_check)
@@ -49,10 +57,18 @@ def _check(args: argparse.Namespace) -> int:
     from scaleprior.preflight import check
     from scaleprior.study import Study, load_spec
 
+    pages = args.html or []
+    if len(pages) > len(args.data or []):
+        given = f"{len(args.data)} --data" if args.data else "no --data"
+        raise UserError(f"there are {len(pages)} --html for {given}", hint="a page is of the --data in its place")
     if args.data:
         if args.opts:
             raise UserError(f"there are no keys to override in data: {' '.join(args.opts)}", hint="leave them out")
-        report = check(data=[_data(words) for words in args.data], progress=True)
+        data = [_data(words) for words in args.data]
+        report = check(data=data, progress=True)
+        for each, page in zip(data, pages):
+            with report.collecting("corpus" if isinstance(each, str) else "annotations"):
+                _write_page(each, page)
     elif args.study:
         report = check(study=Study(load_spec(args.study, args.opts)), out=args.out, engine=args.engine, progress=True)
     else:
@@ -77,11 +93,32 @@ def _data(words: list[str]) -> str | tuple[str, str]:
     return words[0] if len(words) == 1 else (words[0], words[1])
 
 
+def _write_page(data: str | tuple[str, str], page: Path) -> None:
+    """The page of an index or a set; of a set, of what can be used.
+
+    Raises:
+        UserError: it cannot be read at all.
+    """
+    if isinstance(data, str):
+        from scaleprior.corpus import Corpus
+
+        Corpus.open(data).write_page(page)
+        return
+    from scaleprior.detect import load_coco, write_detection_page
+
+    annotations, root = data
+    # named as the check names it, so that what it found already is not found twice
+    annotations = os.path.abspath(os.path.expanduser(os.path.expandvars(annotations)))
+    write_detection_page(page, load_coco(annotations, root, name=Path(annotations).stem, problems=[]))
+
+
 def print_report(report: CheckReport) -> None:
     """What was looked at, then each kind of thing that is wrong with its first examples."""
     width = max(map(len, report.facts), default=0)
     for name, fact in report.facts.items():
         print(f"{name:{width}}  {fact}")
+        for sentence in report.statistics.get(name, {}).get("sentences", ()):
+            print(f"{'':{width}}  {sentence}")
     for finding in report.findings:
         first, *others = finding.lines()
         print("\n" + ("STOPS  " if finding.stops else "note   ") + first)

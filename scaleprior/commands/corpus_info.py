@@ -58,6 +58,7 @@ def _print_headers(statistics: CorpusStatistics) -> None:
     if headers is None:
         return
     kinds = [f"{number:,} {kind}" for kind, number in headers.formats.items()]
+    kinds += [f"{headers.turned:,} turned by EXIF"] if headers.turned else []
     kinds += [f"{number:,} not readable ({why})" for why, number in headers.problems.items()]
     print(f"Of {headers.describe()}: {', '.join(kinds)}.")
     spread = headers.spread()

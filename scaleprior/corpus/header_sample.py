@@ -16,13 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from scaleprior.corpus.images import ImageError, image_size
+from scaleprior.corpus.images import ImageError, ImageFacts, inspect_image
 from scaleprior.errors import UserError
 from scaleprior.progress import ProgressFn
 
-__all__ = ["HeaderSample", "read_sample"]
+__all__ = ["HeaderSample", "ImageReader", "read_sample"]
+
+ImageReader = Callable[[int | None], bytes]
+"""Reads the beginning of an encoded image, at most so many bytes, or all of it; raises UserError where it cannot."""
 
 _CHUNK = 1024  # images handed to the threads at once
+_HEAD = 65_536  # bytes that hold nearly every header
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +36,8 @@ class HeaderSample:
     Attributes:
         images: how many there are.
         asked: of how many the header was to be read.
-        sizes: uint32 [R, 2], width and height in pixels as stored, of the R that could be read.
+        sizes: uint32 [R, 2], width and height in pixels, upright, of the R that could be read.
+        turned: how many of these are not stored upright: their EXIF orientation is not 1.
         formats: images by format, the most frequent first.
         problems: images that could not be read, by reason.
     """
@@ -40,6 +45,7 @@ class HeaderSample:
     images: int
     asked: int
     sizes: np.ndarray
+    turned: int
     formats: Mapping[str, int]
     problems: Mapping[str, int]
 
@@ -72,19 +78,21 @@ class HeaderSample:
         return {
             "sample": {"images": self.asked, "of": self.images, "complete": self.complete, "read": self.read},
             "formats": dict(self.formats),
+            "turned": self.turned,
             **{name: dict(zip(("min", "median", "max"), values)) for name, values in self.spread().items()},
             "problems": dict(self.problems),
         }
 
 
 def read_sample(
-    readers: Iterable[Callable[[], bytes]], asked: int, images: int, *, progress: ProgressFn | None = None
+    readers: Iterable[ImageReader], asked: int, images: int, *, progress: ProgressFn | None = None
 ) -> HeaderSample:
     """Read the headers of ``asked`` images of ``images``, many at a time.
 
     Args:
-        readers: a function an image that returns the encoded file; raises UserError where it cannot.
+        readers: one an image, ``asked`` at least.
     """
+    turned = 0
     sizes: list[tuple[int, int]] = []
     formats: Counter[str] = Counter()
     problems: Counter[str] = Counter()
@@ -92,29 +100,33 @@ def read_sample(
         if isinstance(found, str):
             problems[found] += 1
         else:
-            kind, height, width = found
-            formats[kind] += 1
-            sizes.append((width, height))
+            formats[found.kind] += 1
+            sizes.append((found.upright_width, found.upright_height))
+            turned += found.turned
         if progress is not None and (done % 64 == 0 or done == asked):
             progress(done, asked, {})
     return HeaderSample(
         images=images,
         asked=asked,
         sizes=np.array(sizes, dtype=np.uint32).reshape(-1, 2),
+        turned=turned,
         formats=dict(formats.most_common()),
         problems=dict(problems.most_common()),
     )
 
 
-def _headers(readers: Iterator[Callable[[], bytes]]) -> Iterator[tuple[str, int, int] | str]:
+def _headers(readers: Iterator[ImageReader]) -> Iterator[ImageFacts | str]:
     with ThreadPoolExecutor(max_workers=min(16, 4 * (os.cpu_count() or 1))) as pool:  # they wait for the disk
         while chunk := list(islice(readers, _CHUNK)):
             yield from pool.map(_header, chunk)
 
 
-def _header(read: Callable[[], bytes]) -> tuple[str, int, int] | str:
+def _header(read: ImageReader) -> ImageFacts | str:
     try:
-        return image_size(read())
+        try:
+            return inspect_image(read(_HEAD))
+        except ImageError:
+            return inspect_image(read(None))
     except ImageError as e:
         return str(e).split(":")[0].split(" (")[0]
     except UserError:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scaleprior.corpus.header_sample import HeaderSample, read_sample
+from scaleprior.corpus.header_sample import HeaderSample, ImageReader, read_sample
 from scaleprior.corpus.long_tail import LongTail, measure_tail
 from scaleprior.corpus.shards import ByteReader
 from scaleprior.errors import UserError
@@ -117,7 +117,7 @@ class CorpusStatistics:
         """What the numbers say, in words."""
         tail = self.tail
         said = [
-            f"{some(self.images, 'image')} with {decimal(self.mean_labels)} labels in the mean"
+            f"{some(self.images, 'image')}; labels an image: {decimal(self.mean_labels)} in the mean"
             + (f", {decimal(self.mean_closed)} with all ancestors" if self.mean_closed > self.mean_labels else "")
             + f"; images have {count(tail.labels)} of the {some(len(self.labels), 'label')}."
         ]
@@ -204,8 +204,8 @@ def corpus_statistics(
     )
 
 
-def image_readers(fraction: Fraction) -> Iterator[Callable[[], bytes]]:
-    """A function for each image, in hash order, that reads it; the locations are read a row group at a time."""
+def image_readers(fraction: Fraction) -> Iterator[ImageReader]:
+    """A reader for each image, in hash order; the locations are read a row group at a time."""
     reader = ByteReader(fraction.corpus.root)
     for batch in fraction.batches("shard", "path", "offset", "size"):
         columns = (batch.column(name).to_pylist() for name in ("shard", "path", "offset", "size"))
@@ -213,8 +213,8 @@ def image_readers(fraction: Fraction) -> Iterator[Callable[[], bytes]]:
             yield _reading(reader, shard or path, offset, length)
 
 
-def _reading(reader: ByteReader, path: str, offset: int, length: int) -> Callable[[], bytes]:
-    return lambda: reader.read(path, offset, length)
+def _reading(reader: ByteReader, path: str, offset: int, length: int) -> ImageReader:
+    return lambda limit: reader.read(path, offset, length if limit is None else min(limit, length))
 
 
 class _Counts:

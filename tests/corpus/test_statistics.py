@@ -125,7 +125,10 @@ def test_absent_labels_are_counted_where_there_are_any(tmp_path: Path) -> None:
 def test_the_sentences_say_what_stands_out(tmp_path: Path) -> None:
     """Seven choices hold 8 labels, and 22 with ancestors; 30 images are four rounds, an image of 1 and one of 2."""
     said = build(tmp_path).statistics().sentences()
-    assert said[0] == "30 images with 1.17 labels in the mean, 3.17 with all ancestors; images have 4 of the 8 labels."
+    assert (
+        said[0]
+        == "30 images; labels an image: 1.17 in the mean, 3.17 with all ancestors; images have 4 of the 8 labels."
+    )
     assert "Without a label: 4 images (13.3 %)." in said
     assert "Without an image, also by a label below it: 2 labels." in said
     assert (

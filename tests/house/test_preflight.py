@@ -52,6 +52,29 @@ def test_an_index_and_sets_can_be_looked_at_together(tmp_path: Path) -> None:
     assert [f.kind for f in sp.check(data=tmp_path / "nowhere").findings] == ["corpus"]
 
 
+def test_statistics_are_printed_and_drawn(cli: Cli, tmp_path: Path) -> None:
+    Corpus.build(class_folders(tmp_path / "images", {"cat": 3, "dog": 1}), tmp_path / "index")
+    path, root = make_coco(tmp_path / "a", 6)
+    (root / "000.png").unlink()
+    words = ("check", "--data", "index", "--data", path, root)
+    run = cli(*words, "--html", "index.html", "--html", "set.html")
+    assert (run.returncode, run.stderr) == (2, "")  # an image is missing: what there is, is drawn all the same
+    assert "  4 images; labels an image: 1 in the mean" in run.stdout
+    assert "  6 images with 9 boxes of 2 classes" in run.stdout
+    for page, title in (("index.html", "index</bdi>: what the corpus holds"), ("set.html", "5 images with 8 boxes of")):
+        assert title in (tmp_path / page).read_text()
+    figures = json.loads(cli(*words, "--json").stdout)["statistics"]
+    assert [label["images"] for label in figures["corpus index"]["labels"]] == [3, 1]
+    assert figures["train instances"]["boxes"] == 9
+    refused = cli("check", "--data", "index", "--html", "a.html", "--html", "b.html")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "there are 2 --html for 1 --data" in refused.stderr
+    absent = cli("check", "--data", "nowhere.json", root, "--html", "c.html")
+    assert absent.returncode == 2
+    assert absent.stdout.count("STOPS") == 1
+    assert not (tmp_path / "c.html").exists()
+
+
 def test_one_thing_is_looked_at(cli: Cli, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^a check looks at one thing; give data, config or study$"):
         sp.check()

@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,12 +18,13 @@ from typing import Any, NamedTuple
 
 from scaleprior._version import __version__
 from scaleprior.checking import CheckReport, Finding
-from scaleprior.detect.data.coco import read_instances
+from scaleprior.detect.data.coco import read_instances, truth_of
 from scaleprior.detect.data.coco_check import check_coco
 from scaleprior.detect.data.headers import Header, file_identity, read_headers
 from scaleprior.detect.data.image_root import ImageRoot, open_root
 from scaleprior.detect.data.image_sizes import EXIF_HINT, SIZE_HINT, describe_size, is_stored_size
 from scaleprior.detect.data.problems import Findings, Problem
+from scaleprior.detect.data.statistics import truth_statistics
 from scaleprior.errors import ScalePriorError
 from scaleprior.files import write_text
 from scaleprior.home import home_folder
@@ -32,7 +34,7 @@ __all__ = ["SetFiles", "check_sets"]
 
 logger = logging.getLogger(__name__)
 
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 class SetFiles(NamedTuple):
@@ -58,6 +60,7 @@ class _Summary:
         names, heights, widths: of the images, as the JSON has them.
         objects: annotations that are no crowds.
         problems: of the JSON itself, as a :class:`Finding` takes them.
+        statistics: of the JSON itself, as ``DetectionStatistics.to_dict`` has them, and ``sentences``.
     """
 
     names: list[str]
@@ -68,6 +71,7 @@ class _Summary:
     boxes: int
     objects: int
     problems: list[dict[str, Any]]
+    statistics: dict[str, Any]
 
     @classmethod
     def read(cls, path: Path, files: SetFiles) -> _Summary:
@@ -76,6 +80,7 @@ class _Summary:
         data = read_instances(path, files.name)
         checked = check_coco(data, findings, drop_empty_boxes=files.drop_empty_boxes)
         images = checked.images.values()
+        statistics = truth_statistics(files.name, truth_of(checked, list(images)))
         return cls(
             names=[image["file_name"] for image in images],
             heights=[image["height"] for image in images],
@@ -85,6 +90,7 @@ class _Summary:
             boxes=len(checked.annotations),
             objects=sum(not annotation["iscrowd"] for annotation in checked.annotations),
             problems=[_as_finding(problem) for problem in problems if problem.severity != "note"],
+            statistics={"sentences": statistics.sentences(), **statistics.to_dict()},
         )
 
 
@@ -128,6 +134,7 @@ def check_sets(
             root = open_root(files.root)
             headers, read = read_headers(root, summary.names, progress=progress)
             report.add(*(Finding(**{**each, "examples": tuple(each["examples"])}) for each in summary.problems))
+            report.statistics[f"{files.role} {files.name}"] = {**summary.statistics, **_formats(headers)}
             report.add(*_image_findings(files, summary, headers), *_object_findings(files, summary))
             images.append(_Images(files, root, headers))
             report.facts[f"{files.role} {files.name}"] = (
@@ -137,6 +144,13 @@ def check_sets(
     report.add(*_category_findings(summaries, same_ids=same_ids), *_shared_images(images))
     first = [summary for files, summary in summaries if files == sets[0]]
     return report, len(first[0].class_names) if first else None
+
+
+def _formats(headers: Mapping[str, Header]) -> dict[str, Any]:
+    """What the headers of all images say, as a statistic of the set."""
+    kinds = Counter(header.kind for header in headers.values() if header.kind)
+    turned = sum(header.image.turned for header in headers.values() if header.kind)
+    return {"headers": {"formats": dict(kinds.most_common()), "turned": turned}}
 
 
 def _summary(files: SetFiles) -> _Summary:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DetectionSet", "ImageRecord", "dataset_paths", "load_coco", "load_dataset", "load_truth", "read_instances",
+    "truth_of",
 ]  # fmt: skip
 
 
@@ -128,7 +129,7 @@ def load_coco(
     )
     images = [image for image in checked.images.values() if image["file_name"] not in missing]
     classes = {category: number for number, category in enumerate(checked.categories)}
-    truth = _truth(checked, images)
+    truth = truth_of(checked, images)
     objects: dict[CocoId, list[CocoAnnotation]] = {image["id"]: [] for image in images}
     for annotation in truth["annotations"]:
         objects[annotation["image_id"]].append(annotation)
@@ -158,10 +159,10 @@ def load_truth(
     checked = check_coco(
         read_instances(path, "the truth"), findings, drop_bad=drop_bad, segmentation=True, for_images=False
     )
-    return _truth(checked, list(checked.images.values())), tuple(findings.problems)
+    return truth_of(checked, list(checked.images.values())), tuple(findings.problems)
 
 
-def _truth(checked: CheckedCoco, images: list[CocoImage]) -> CocoTruth:
+def truth_of(checked: CheckedCoco, images: list[CocoImage]) -> CocoTruth:
     """Those of ``images`` only."""
     kept = {image["id"] for image in images}
     return {

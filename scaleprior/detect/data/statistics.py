@@ -6,26 +6,26 @@ below 32 x 32, below 96 x 96, and from there on. COCO's evaluation counts an are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from scaleprior.corpus.hashing import hash64
-from scaleprior.corpus.header_sample import HeaderSample, read_sample
+from scaleprior.corpus.header_sample import HeaderSample, ImageReader, read_sample
 from scaleprior.corpus.long_tail import LongTail, measure_tail
 from scaleprior.detect.data.coco import DetectionSet
-from scaleprior.detect.data.coco_format import CocoId
+from scaleprior.detect.data.coco_format import CocoCategory, CocoId, CocoTruth
 from scaleprior.errors import UserError
 from scaleprior.pages.numbers import decimal, share, some
 from scaleprior.progress import ProgressFn, watched
 from scaleprior.wording import parameter
 
-__all__ = ["AREAS", "ClassCount", "DetectionStatistics", "detection_statistics", "hash_order"]
+__all__ = ["AREAS", "ClassCount", "DetectionStatistics", "detection_statistics", "hash_order", "truth_statistics"]
 
 AREAS: Mapping[str, tuple[float, float]] = {
-    "small": (0.0, 32.0**2),
+    "small": (-float("inf"), 32.0**2),
     "medium": (32.0**2, 96.0**2),
     "large": (96.0**2, float("inf")),
 }
@@ -67,7 +67,7 @@ class DetectionStatistics:
         outside: boxes that reach more than a pixel beyond their image.
         image_sizes: int64 [N, 2], width and height as the annotations say.
         tail: of the boxes per class.
-        headers: formats and stored sizes, of all images or of a sample; None if none was asked for.
+        headers: formats and sizes, of all images or of a sample; None if none was asked for.
     """
 
     name: str
@@ -181,23 +181,32 @@ def detection_statistics(
     if headers is None and asked:
         with watched(progress, "reading headers", unit="images") as report:
             headers = read_sample(_readers(data), asked, len(data), progress=report)
-    place = {category: number for number, category in enumerate(data.category_ids)}
-    annotations = data.truth["annotations"]
-    classes = np.array([place[a["category_id"]] for a in annotations], dtype=np.int64)
+    return truth_statistics(data.name, data.truth, headers)
+
+
+def truth_statistics(name: str, truth: CocoTruth, headers: HeaderSample | None = None) -> DetectionStatistics:
+    """The statistics of a checked instances file alone; :func:`detection_statistics` knows the images, too."""
+    images, annotations, categories = truth["images"], truth["annotations"], truth["categories"]
+    image_place = {image["id"]: number for number, image in enumerate(images)}
+    class_place = {category["id"]: number for number, category in enumerate(categories)}
     crowd = np.array([a["iscrowd"] == 1 for a in annotations], dtype=bool)
-    areas = np.array([a["area"] for a in annotations], dtype=np.float64)
-    boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
-    objects = [int((~record.crowd).sum()) for record in data.records]
-    counted = _classes(data, classes, crowd, areas)
+    classes = np.array([class_place[a["category_id"]] for a in annotations], dtype=np.int64)
+    objects = [a for a in annotations if a["iscrowd"] != 1]
+    at = np.array([image_place[a["image_id"]] for a in objects], dtype=np.int64)
+    boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4)
+    areas = np.array([a["area"] for a in objects], dtype=np.float64)
+    sizes = np.array([(image["width"], image["height"]) for image in images], dtype=np.int64).reshape(-1, 2)
+    over = boxes[:, :2] + boxes[:, 2:] - sizes[at]
+    counted = _classes(categories, classes[~crowd], at, areas, np.bincount(classes[crowd], minlength=len(categories)))
     return DetectionStatistics(
-        name=data.name,
-        images=len(data),
+        name=name,
+        images=len(images),
         classes=counted,
-        per_image=np.bincount(objects, minlength=1),
-        box_sizes=boxes[~crowd, 2:].astype(np.float32),
-        areas=areas[~crowd],
-        outside=sum(_outside(record.boxes[~record.crowd], record.width, record.height) for record in data.records),
-        image_sizes=np.array([(record.width, record.height) for record in data.records], dtype=np.int64).reshape(-1, 2),
+        per_image=np.bincount(np.bincount(at, minlength=len(images)), minlength=1),
+        box_sizes=boxes[:, 2:].astype(np.float32),
+        areas=areas,
+        outside=int(((boxes[:, :2] < -1) | (over > 1)).any(axis=1).sum()),
+        image_sizes=sizes,
         tail=measure_tail(np.array([one.boxes for one in counted], dtype=np.int64)),
         headers=headers,
     )
@@ -211,31 +220,35 @@ def hash_order(names: Sequence[str]) -> np.ndarray:
     return np.argsort(hash64(whole), kind="stable")
 
 
-def _readers(data: DetectionSet) -> Iterator[Callable[[], bytes]]:
+def _readers(data: DetectionSet) -> Iterator[ImageReader]:
     names = [record.file_name for record in data.records]
     return (_reading(data, names[k]) for k in hash_order(names).tolist())
 
 
-def _reading(data: DetectionSet, name: str) -> Callable[[], bytes]:
-    return lambda: data.root.read(name)
+def _reading(data: DetectionSet, name: str) -> ImageReader:
+    return lambda limit: data.root.read(name)[:limit]
 
 
-def _classes(data: DetectionSet, classes: np.ndarray, crowd: np.ndarray, areas: np.ndarray) -> tuple[ClassCount, ...]:
-    """Counts of each class, the one with most boxes first; equals in the order of the categories."""
-    number = len(data.class_names)
+def _classes(
+    categories: Sequence[CocoCategory], classes: np.ndarray, at: np.ndarray, areas: np.ndarray, crowds: np.ndarray
+) -> tuple[ClassCount, ...]:
+    """Counts of each class, the one with most boxes first; equals in the order of the categories.
 
-    def counts(chosen: np.ndarray) -> np.ndarray:
-        return np.bincount(classes[chosen], minlength=number)
-
-    images = np.zeros(number, dtype=np.int64)
-    for record in data.records:
-        images[np.unique(record.classes[~record.crowd])] += 1
-    boxes, crowds = counts(~crowd), counts(crowd)
-    by_size = {size: counts(~crowd & (areas >= low) & (areas < high)) for size, (low, high) in AREAS.items()}
+    Args:
+        classes, at, areas: class, image and area of each of the B boxes.
+        crowds: of each class.
+    """
+    number = len(categories)
+    pairs = np.unique(at * number + classes)  # images that have a class, each once
+    images, boxes = np.bincount(pairs % number, minlength=number), np.bincount(classes, minlength=number)
+    by_size = {
+        size: np.bincount(classes[(areas >= low) & (areas < high)], minlength=number)
+        for size, (low, high) in AREAS.items()
+    }
     return tuple(
         ClassCount(
-            id=data.category_ids[k],
-            name=data.class_names[k],
+            id=categories[k]["id"],
+            name=categories[k]["name"],
             images=int(images[k]),
             boxes=int(boxes[k]),
             crowds=int(crowds[k]),
@@ -243,10 +256,6 @@ def _classes(data: DetectionSet, classes: np.ndarray, crowd: np.ndarray, areas: 
         )
         for k in np.argsort(-boxes, kind="stable").tolist()
     )
-
-
-def _outside(boxes: np.ndarray, width: int, height: int) -> int:
-    return int(((boxes[:, :2] < -1).any(axis=1) | (boxes[:, 2] > width + 1) | (boxes[:, 3] > height + 1)).sum())
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:

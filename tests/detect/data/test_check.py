@@ -46,6 +46,19 @@ def test_sound_sets_have_nothing_wrong_and_are_described(tmp_path: Path) -> None
     }
 
 
+def test_a_set_has_its_statistics_also_the_next_time(tmp_path: Path) -> None:
+    train = make_coco(tmp_path / "a", 6)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(train[1] / "001.png", exif=exif)
+    for _ in range(2):
+        statistics = check_sets([files("train", train)])[0].to_dict()["statistics"]["train train"]
+        assert statistics["sentences"][0] == "6 images with 9 boxes of 2 classes, 1.50 an image in the mean, 2 at most."
+        assert sum(statistics["sizes"].values()) == statistics["boxes"] == 9
+        assert {one["name"] for one in statistics["classes"]} == {"square", "block"}
+        assert statistics["headers"] == {"formats": {"PNG": 6}, "turned": 1}
+
+
 def test_everything_is_said_at_once(tmp_path: Path) -> None:
     train, val = make_coco(tmp_path / "a", 6), make_coco(tmp_path / "b", 4, seed=1, change=_rename)
     root = train[1]

@@ -92,6 +92,18 @@ def test_a_sample_is_the_first_in_the_hash_order_of_the_names(tmp_path: Path) ->
         detection_statistics(data, sample=-2)
 
 
+def test_images_that_exif_turns_are_counted(tmp_path: Path) -> None:
+    data = make(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (120, 60)).save(tmp_path / "2.jpg", exif=exif)
+    headers = detection_statistics(data).headers
+    assert headers is not None
+    assert headers.turned == 1
+    assert sorted(headers.sizes.tolist()) == [[60, 120], [120, 120], [120, 120]]
+    assert "turned by EXIF when they are read: 1." in write_detection_page(tmp_path / "p.html", data).read_text()
+
+
 def test_mosaic_has_the_sizes_that_its_readme_says(shared_data: Path) -> None:
     folder = shared_data / "mosaic_detection"
     stats = detection_statistics(load_coco(folder / "instances_val.json", folder / "val-000.tar", name="m"), sample=0)
