@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import check_contract
@@ -11,13 +11,15 @@ from scaleprior.backbones.trunks.selection import spec_from_config
 from scaleprior.backbones.weights import read_card
 from scaleprior.backbones.zoo import local_path
 from scaleprior.config.seed import run_seed
+from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
-from scaleprior.pretrain.recipe import check_config
+from scaleprior.pretrain.batches import held_out_rows
+from scaleprior.pretrain.recipe import check_config, recipe_fingerprint, training_images
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["check_amp", "check_pretraining", "parent_card", "planned_card"]
+__all__ = ["check_amp", "check_pretraining", "parent_card", "planned_card", "run_identity"]
 
 
 def check_pretraining(cfg: CfgNode) -> Card:
@@ -85,6 +87,26 @@ def parent_card(cfg: CfgNode) -> Card | None:
             hint="use " + " ".join(m.override for m in mismatches),
         )
     return card
+
+
+def run_identity(cfg: CfgNode, corpus: Corpus, *, processes: int = 1) -> dict[str, Any]:
+    """What tells whether two runs are the same run: hashes of the data, of the backbone to go on from, the number of
+    processes, and with the recipe all of them as one "fingerprint".
+
+    Args:
+        corpus: that of ``PRETRAIN.CORPUS``.
+
+    Raises:
+        UserError: as :func:`training_images`, ``batches.held_out_rows`` and :func:`parent_card`.
+    """
+    held_out, parent = held_out_rows(cfg, corpus), parent_card(cfg)
+    facts = {
+        "corpus": corpus.prefix_fingerprint(training_images(cfg, len(corpus))),
+        "held_out": None if held_out is None else held_out[0].fingerprint,
+        "processes": processes,
+        "parent": None if parent is None else parent.tensors_sha256,
+    }
+    return {"fingerprint": recipe_fingerprint(cfg, **facts), **facts}
 
 
 def check_amp(cfg: CfgNode, device: str) -> None:

@@ -29,8 +29,8 @@ from scaleprior.pretrain.batches import ImageSet, TrainBatches, held_out_set, tr
 from scaleprior.pretrain.evaluation import evaluate
 from scaleprior.pretrain.metrics import LabelMetrics, PretrainMetrics
 from scaleprior.pretrain.model import Pretrainer, build_optimizer, prior_bias
-from scaleprior.pretrain.plan import check_amp, check_pretraining, parent_card, planned_card
-from scaleprior.pretrain.recipe import recipe_fingerprint, recipe_of
+from scaleprior.pretrain.plan import check_amp, check_pretraining, parent_card, planned_card, run_identity
+from scaleprior.pretrain.recipe import recipe_of
 from scaleprior.pretrain.recorder import JsonLines, Recorder
 from scaleprior.pretrain.schedule import Schedule, budget_steps
 from scaleprior.pretrain.trainer import CHECKPOINT, PretrainTrainer
@@ -115,7 +115,12 @@ def run_pretraining(
                 f"PRETRAIN.BATCH_SIZE {cfg.PRETRAIN.BATCH_SIZE} is no multiple of the {processes.size} processes",
                 hint="change either",
             )
-        folder = _folder(out, cfg, images, held_out, processes, parent)
+        identity = {
+            "schema": _SCHEMA,
+            **run_identity(cfg, corpus, processes=processes.size),
+            "created_by": created_by(),
+        }
+        folder = RunFolder(out, identity, parts="config, corpus or number of processes")
         finished = _finished(folder, resume=resume)
         processes.wait()  # nobody writes before everybody has looked
         if finished is not None:
@@ -164,19 +169,6 @@ def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> LabelMetrics:
     model.trunk.load(state)
     model.head.load_state_dict(head["head"])
     return _evaluate(cfg, model, held_out, device)
-
-
-def _folder(
-    out: Path, cfg: CfgNode, images: ImageSet, held_out: ImageSet | None, processes: ProcessGroup, parent: Card | None
-) -> RunFolder:
-    facts = {
-        "corpus": images.fraction.fingerprint,
-        "held_out": None if held_out is None else held_out.fraction.fingerprint,
-        "processes": processes.size,
-        "parent": None if parent is None else parent.tensors_sha256,
-    }
-    identity = {"schema": _SCHEMA, "fingerprint": recipe_fingerprint(cfg, **facts), **facts, "created_by": created_by()}
-    return RunFolder(out, identity, parts="config, corpus or number of processes")
 
 
 def _finished(folder: RunFolder, *, resume: bool) -> PretrainResult | None:

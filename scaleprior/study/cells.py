@@ -19,7 +19,7 @@ from scaleprior.corpus import Corpus
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json
-from scaleprior.pretrain.plan import check_pretraining, parent_card
+from scaleprior.pretrain.plan import check_pretraining, parent_card, run_identity
 from scaleprior.pretrain.recipe import training_images
 from scaleprior.study.prepare import StudyData
 from scaleprior.study.rungs import Rung
@@ -69,6 +69,8 @@ class Cell:
             :meth:`finetune_config` set what is the cell's own on top. No ``pretrain`` from scratch and with weights.
         noise: None where there is no ``pretrain``.
         weights, weights_sha256: a backbone that exists already, and the hash of its tensors; "" otherwise.
+        pretraining: as ``key``, over what determines the pretrained backbone alone, and nothing of what it is used for;
+            "" where there is no ``pretrain``, and in what earlier versions wrote.
         cost: rough relative cost, to start the longest cells first.
     """
 
@@ -84,12 +86,18 @@ class Cell:
     noise: Noise | None = None
     weights: str = ""
     weights_sha256: str = ""
+    pretraining: str = ""
     cost: float = field(compare=False, default=0.0)
 
     @property
     def folder_name(self) -> str:
         """A name that people can read, made unique by the key."""
         return f"{self.arch}-{self.images or 'scratch'}-seed{self.seed}-{self.key[:8]}"
+
+    @property
+    def backbone_name(self) -> str:
+        """As :attr:`folder_name`, of its pretraining alone."""
+        return f"{self.arch}-{self.images}-seed{self.seed}-{self.pretraining[:8]}"
 
     def pretrain_config(self) -> LoadedConfig | None:
         """The config of the pretraining stage; None where there is none.
@@ -247,16 +255,31 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
         "engine": engine,
         "threads": spec.threads,
     }
-    if learner is not None and (held_out := learner.cfg.PRETRAIN.HELD_OUT).CORPUS and held_out.IMAGES:
-        determinants["held_out"] = Corpus.open(held_out.CORPUS).fingerprint
-    if learner is not None and (parent := parent_card(learner.cfg)) is not None:
-        determinants["parent"] = parent.tensors_sha256
+    pretraining = ""
+    if learner is not None:
+        if (held_out := learner.cfg.PRETRAIN.HELD_OUT).CORPUS and held_out.IMAGES:
+            determinants["held_out"] = Corpus.open(held_out.CORPUS).fingerprint
+        if (parent := parent_card(learner.cfg)) is not None:
+            determinants["parent"] = parent.tensors_sha256
+        pretraining = _pretraining(learner, spec.threads)
     if rung is not None:
         determinants["backbone"] = _backbone(rung, detector)
-    text = json.dumps(determinants, sort_keys=True, default=str)
     depth = _depth(rung, learner, detector)
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return replace(cell, key=key, cost=depth * (2.0 if learner else 1.0) + images * 1e-9)
+    cost = depth * (2.0 if learner else 1.0) + images * 1e-9
+    return replace(cell, key=_short_hash(determinants), pretraining=pretraining, cost=cost)
+
+
+def _pretraining(learner: LoadedConfig, threads: int) -> str:
+    """Identity of the backbone alone: what is done with it later, and with which data, may change."""
+    cfg = learner.cfg
+    run = run_identity(cfg, Corpus.open(cfg.PRETRAIN.CORPUS))["fingerprint"]
+    # beside what the run itself is held to: on another device, or with other threads, its last bits differ
+    return _short_hash({"version": _RECIPE_VERSION, "run": run, "threads": threads, "device": cfg.MODEL.DEVICE})
+
+
+def _short_hash(determinants: Mapping[str, Any]) -> str:
+    text = json.dumps(determinants, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _depth(rung: Rung | None, learner: LoadedConfig | None, detector: LoadedConfig) -> int:

@@ -55,8 +55,7 @@ def prepare_data(spec: StudySpec, out: Path, *, progress: PrepareProgress | None
             unreadable images than the corpus allows, a COCO JSON that does not hold together; see :func:`find_rungs`.
     """
     world = _world(spec)
-    corpus = _corpus(spec, world, out, progress)
-    rungs = find_rungs(spec, progress=lambda what: _named(progress, what))
+    # first, because an index may take hours
     train, val = _coco_sets(spec, world, out, progress)
     train_set = _checked(train)
     val_set = _checked(val)
@@ -64,6 +63,8 @@ def prepare_data(spec: StudySpec, out: Path, *, progress: PrepareProgress | None
         raise UserError(
             f"{train[1]} and {val[1]} have different categories", hint="give two JSON files with the same categories"
         )
+    rungs = find_rungs(spec, progress=lambda what: _named(progress, what))
+    corpus = _corpus(spec, world, out, progress)
     digest = hashlib.sha256("".join(file_sha256(s[1]) for s in (train, val)).encode()).hexdigest()
     counts = {
         **(_corpus_counts(corpus) if corpus else {}),

@@ -103,8 +103,9 @@ def _stages(cell: Cell, folder: Path) -> CellResult:
     weights, pretrained = None, None
     learner = cell.pretrain_config()
     if learner is not None:
-        with clock.stage("pretrain") as progress:
-            outcome = pretrain(learner, folder / "pretrain", resume=True, progress=progress)
+        place = _pretraining_folder(cell, folder)
+        with _alone(place), clock.stage("pretrain", place) as progress:
+            outcome = pretrain(learner, place, resume=True, progress=progress)
         weights = outcome.backbone
         pretrained = outcome.metrics
     elif cell.weights:
@@ -116,6 +117,22 @@ def _stages(cell: Cell, folder: Path) -> CellResult:
         (found,) = engine.evaluate(detector, model, folder / "evaluate", progress=progress).values()
     versions = {"scaleprior": __version__, "torch": torch.__version__}
     return CellResult(found, pretrained, seconds=clock.wall, cpu_seconds=clock.cpu, versions=versions)
+
+
+def _pretraining_folder(cell: Cell, folder: Path) -> Path:
+    """Where the cell pretrains: outside its own folder, so that cells that differ in what comes later share it.
+
+    ``pretrain`` in the cell's folder leads there; it is a folder itself in cells that an earlier version began.
+    """
+    link = folder / "pretrain"
+    if not cell.pretraining or (link.is_dir() and not link.is_symlink()):
+        link.mkdir(exist_ok=True)
+        return link
+    place = folder.absolute().parents[1] / "pretrained" / cell.backbone_name
+    place.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):  # there already, or a file system without links, which are for people
+        link.symlink_to(os.path.relpath(place, folder.absolute()), target_is_directory=True)
+    return place
 
 
 def _given_weights(cell: Cell) -> Path:
@@ -130,23 +147,41 @@ def _given_weights(cell: Cell) -> Path:
     return Path(cell.weights)
 
 
-class _Clock:
-    """Wall and CPU seconds of each stage, summed over attempts, and the progress file that the runner shows."""
+class _Spent:
+    """Wall and CPU seconds by stage, summed over attempts and kept in a folder."""
 
     def __init__(self, folder: Path) -> None:
-        self._seconds_file = folder / "seconds.json"
-        self._progress_file = folder / "progress.json"
-        spent = read_json(self._seconds_file) if self._seconds_file.is_file() else {"wall": {}, "cpu": {}}
+        self._file = folder / "seconds.json"
+        spent = read_json(self._file) if self._file.is_file() else {"wall": {}, "cpu": {}}
         self.wall: dict[str, float] = spent["wall"]
         self.cpu: dict[str, float] = spent["cpu"]
-
-    def stage(self, name: str) -> _Stage:
-        return _Stage(self, name)
 
     def add(self, name: str, wall: float, cpu: float) -> None:
         self.wall[name] = self.wall.get(name, 0.0) + wall
         self.cpu[name] = self.cpu.get(name, 0.0) + cpu
-        write_json(self._seconds_file, {"wall": self.wall, "cpu": self.cpu}, durable=False)
+        write_json(self._file, {"wall": self.wall, "cpu": self.cpu}, durable=False)
+
+
+class _Clock:
+    """The seconds of each stage, and the progress file that the runner shows."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._progress_file = folder / "progress.json"
+        self._spent = {folder: _Spent(folder)}
+
+    @property
+    def wall(self) -> dict[str, float]:
+        return {name: seconds for spent in self._spent.values() for name, seconds in spent.wall.items()}
+
+    @property
+    def cpu(self) -> dict[str, float]:
+        return {name: seconds for spent in self._spent.values() for name, seconds in spent.cpu.items()}
+
+    def stage(self, name: str, folder: Path | None = None) -> _Stage:
+        """Time a stage; what it cost is kept in ``folder`` where that outlives the cell."""
+        place = self._folder if folder is None or folder.parent == self._folder else folder
+        return _Stage(self, self._spent.setdefault(place, _Spent(place)), name)
 
     def show(self, **state: Any) -> None:
         write_json(self._progress_file, state, durable=False)
@@ -155,8 +190,9 @@ class _Clock:
 class _Stage:
     """Times one stage and hands out its progress function; the time of an interrupted attempt counts, too."""
 
-    def __init__(self, clock: _Clock, name: str) -> None:
+    def __init__(self, clock: _Clock, spent: _Spent, name: str) -> None:
         self._clock = clock
+        self._spent = spent
         self._name = name
 
     def __enter__(self) -> ProgressFn:
@@ -181,7 +217,7 @@ class _Stage:
 
     def _flush(self) -> None:
         now = time.monotonic(), time.process_time()
-        self._clock.add(self._name, now[0] - self._mark[0], now[1] - self._mark[1])
+        self._spent.add(self._name, now[0] - self._mark[0], now[1] - self._mark[1])
         self._mark = now
 
 

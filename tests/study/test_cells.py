@@ -112,6 +112,34 @@ def test_what_changes_results_re_runs_the_cells_it_changes(
     assert changed == [scratch_too, True, True, True]
 
 
+def pretrainings(spec: StudySpec, data: StudyData) -> list[str]:
+    return [cell.pretraining for cell in plan_cells(spec, data, "torchvision")]
+
+
+def test_what_comes_after_pretraining_is_no_part_of_its_identity(tiny: tuple[StudySpec, StudyData]) -> None:
+    """A repaired JSON, or another recipe of fine-tuning, makes other cells on the same backbones."""
+    spec, data = tiny
+    whole = pretrainings(spec, data)
+    assert whole[0] == ""  # from scratch
+    assert len({*whole[1:]}) == 3
+    for other_spec, other_data in (
+        (spec, replace(data, detection_fingerprint="0" * 64)),
+        (with_overrides(spec, "finetune", "SOLVER.BASE_LR", "0.01"), data),
+        (with_overrides(spec, "pretrain", "PRETRAIN.LOADER.NUM_WORKERS", "2"), data),
+    ):
+        assert pretrainings(other_spec, other_data) == whole
+    assert not set(keys(spec, replace(data, detection_fingerprint="0" * 64))) & set(TINY_CELLS)
+    for other_spec in (
+        with_overrides(spec, "pretrain", "PRETRAIN.OPTIMIZER.BASE_LR", "0.01"),
+        with_overrides(spec, "pretrain", "PRETRAIN.NOISE.SEED", "1"),
+        with_overrides(spec, "pretrain", "PRETRAIN.HELD_OUT.IMAGES", "7"),
+        with_overrides(spec, "pretrain", "MODEL.DEVICE", "cpu"),
+        replace(spec, threads=2),
+        replace(spec, seeds=(1,)),
+    ):
+        assert not set(pretrainings(other_spec, data)[1:]) & set(whole)
+
+
 def test_a_held_out_corpus_counts_by_its_content(tiny: tuple[StudySpec, StudyData], tmp_path: Path) -> None:
     spec, data = tiny
     assert data.corpus is not None

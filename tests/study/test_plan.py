@@ -15,6 +15,7 @@ from scaleprior.study import load_spec
 from scaleprior.study.cells import plan_cells
 from scaleprior.study.prepare import prepare_data
 from tests.corpus.pictures import class_folders
+from tests.detect.conftest import make_coco
 from tests.study.conftest import TINY, run_study_command, write_spec
 
 CLIP = {"MODEL.BACKBONE.NAME": "build_timm_fpn_backbone", "MODEL.TIMM.MODEL": "resnet50_clip"}
@@ -164,10 +165,19 @@ def test_from_scratch_is_from_scratch(tmp_path: Path, planned: Path) -> None:
 def test_a_study_takes_no_doubtful_corpus(tmp_path: Path) -> None:
     """Nobody is asked in the middle of a study, whatever terminal it was started from."""
     class_folders(tmp_path / "src", {"images": 2})
-    coco = {"json": "none.json", "images": "none"}
+    coco = dict(zip(("json", "images"), map(str, make_coco(tmp_path / "coco"))))
     path = write_spec(tmp_path, corpus={"source": str(tmp_path / "src")}, detection={"train": coco, "val": coco})
     with pytest.raises(
         UserError, match=r"the one label 'images'.*index it with: scaleprior corpus build SRC OUT --yes"
     ):
         prepare_data(load_spec(path), tmp_path / "out")
     assert not (tmp_path / "out" / "corpus").exists()
+
+
+def test_a_wrong_detection_set_is_refused_before_an_index_is_built(tmp_path: Path) -> None:
+    class_folders(tmp_path / "src", {"cat": 2, "dog": 2})
+    coco = {"json": "none.json", "images": "none"}
+    path = write_spec(tmp_path, corpus={"source": str(tmp_path / "src")}, detection={"train": coco, "val": coco})
+    with pytest.raises(UserError, match=r"annotations of study_train not found: .*none.json"):
+        prepare_data(load_spec(path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -11,12 +11,14 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scaleprior.errors import UserError
 from scaleprior.study import load_spec, run_study, study_status
 from scaleprior.study.report.page import build_report
+from tests.detect.conftest import make_coco
 from tests.study.conftest import TINY, results_of, run_study_command, start_study, write_spec
 
 
@@ -265,3 +267,50 @@ def test_real_images_in_two_cells(shared_data: Path, tmp_path: Path, monkeypatch
     assert outcome.view.facts["corpus images"] == 17800
     assert outcome.view.facts["detection images"] == "1200 to train, 400 to evaluate"
     assert not report.missing
+
+
+def test_another_detection_set_pretrains_nothing_again(tmp_path: Path) -> None:
+    """A repaired JSON makes other cells, on the backbones that are there."""
+    sets = {
+        role: dict(zip(("json", "images"), map(str, make_coco(tmp_path / role, 6, side=48, seed=seed))))
+        for role, seed in (("train", 0), ("val", 1))
+    }
+    changes: dict[str, Any] = {"detection": sets, "ladder": [16], "scratch": False}
+    out = tmp_path / "out"
+    assert run_study_command(write_spec(tmp_path, **changes), out).returncode == 0
+    (first,) = study_status(out).cells
+    (backbone,) = out.glob("pretrained/*/backbone.safetensors")
+    assert backbone.samefile(first.folder / "pretrain" / "backbone.safetensors")
+    written = backbone.stat().st_mtime_ns
+    path = Path(sets["val"]["json"])
+    data = json.loads(path.read_text())
+    data["annotations"][0]["bbox"][0] += 1
+    path.write_text(json.dumps(data))
+    run = run_study_command(write_spec(tmp_path, **changes), out)
+    assert run.returncode == 0, run.stderr
+    (second,) = study_status(out).cells
+    assert second.cell.key != first.cell.key
+    assert backbone.samefile(second.folder / "pretrain" / "backbone.safetensors")
+    assert backbone.stat().st_mtime_ns == written
+    assert first.result is not None
+    assert second.result is not None
+    assert second.result.pretrain == first.result.pretrain
+    assert second.result.seconds["pretrain"] >= first.result.seconds["pretrain"]
+
+
+def test_a_cell_that_an_earlier_version_began_goes_on_in_its_own_folder(finished: Path, tmp_path: Path) -> None:
+    """It had no folder for backbones; what is pretrained, or half pretrained, in the cell's own is not lost."""
+    out = tmp_path / "out"
+    shutil.copytree(finished, out, symlinks=True)
+    cell = study_status(out).cells[1].folder
+    (cell / "result.json").unlink()
+    link = cell / "pretrain"
+    place = link.resolve()
+    link.unlink()
+    place.rename(link)
+    written = (link / "backbone.safetensors").stat().st_mtime_ns
+    run = run_study_command(write_spec(tmp_path), out)
+    assert run.returncode == 0, run.stderr
+    assert (out / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+    assert (link / "backbone.safetensors").stat().st_mtime_ns == written
+    assert not place.exists()
