@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaleprior.commands.corpus_build import show_build
 from scaleprior.commands.corpus_info import add_info_options, show_info
+from scaleprior.commands.corpus_tables import add_table_options, table_options
 from scaleprior.wording import Wording, in_flags
 
 if TYPE_CHECKING:
@@ -50,12 +51,8 @@ def _register_build(actions: Any) -> None:
         metavar="FILE",
         help="hierarchy JSON or WordNet is-a list (default: SRC/hierarchy.json, else flat)",
     )
-    build.add_argument(
-        "--file-column", metavar="NAME", help="column of file names (default: file, path, image, filename)"
-    )
-    build.add_argument("--label-column", metavar="NAME", help="column of labels (default: label, labels, wnid, class)")
     build.add_argument("--split", metavar="VALUE", help="only rows of this split")
-    build.add_argument("--split-column", metavar="NAME", default="split", help="column of splits (default: split)")
+    add_table_options(build)
     build.add_argument("--name", help="the corpus' name (default: OUT's)")
     build.add_argument("--salt", default="", help="another salt gives another order of the same images")
     build.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help="decode every image")
@@ -81,10 +78,8 @@ def _build(args: argparse.Namespace) -> None:
         args.out,
         labels=args.labels,
         hierarchy=args.hierarchy,
-        file_column=args.file_column,
-        label_column=args.label_column,
         split=args.split,
-        split_column=args.split_column,
+        **table_options(args),
         name=args.name,
         salt=args.salt,
         verify=args.verify,

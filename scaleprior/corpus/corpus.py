@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,10 +76,18 @@ class Corpus:
         *,
         labels: str | Path | None = None,
         hierarchy: str | Path | None = None,
+        descriptions: str | Path | None = None,
         file_column: str | None = None,
-        label_column: str | None = None,
+        label_column: str | Sequence[str] | None = None,
         split: str | None = None,
         split_column: str = "split",
+        separator: str | None = None,
+        missing: str | Sequence[str] | None = None,
+        confidence_column: str | None = None,
+        min_confidence: float | None = None,
+        uncertain: str | None = None,
+        encoding: str | None = None,
+        skip_missing: bool = False,
         name: str | None = None,
         salt: str = "",
         verify: bool = True,
@@ -92,7 +100,15 @@ class Corpus:
 
         Args:
             source: a folder of class folders, or of tars or images with a table of labels, or that table.
-            labels, hierarchy, file_column, label_column, split, split_column: see ``importers.open_source``.
+            labels, hierarchy, descriptions, split, split_column: see ``importers.open_source``.
+            file_column, label_column: columns of names and of labels; each of several label columns is a label.
+            separator: text between the labels of a cell; "" for one label a cell.
+            missing: what a cell says that has no label, beside empty ones.
+            confidence_column, min_confidence: of a table with a row a label, "" for no such column; from which
+                confidence on, in (0, 1], a label is present. 0 is absent.
+            uncertain: what -1 in a label's own column is: "ignore" (unknown, the default), "positive" or "negative".
+            encoding: of a CSV table that is not UTF-8.
+            skip_missing: leave out rows whose image is not there.
             name: for people; by default the name of ``out``.
             salt: of the hash order; another salt gives other fractions.
             verify: decode every image; those that fail are skipped, counted and listed.
@@ -116,10 +132,18 @@ class Corpus:
             source,
             labels=labels,
             hierarchy=hierarchy,
+            descriptions=descriptions,
             file_column=file_column,
             label_column=label_column,
             split=split,
             split_column=split_column,
+            separator=separator,
+            missing=missing,
+            confidence_column=confidence_column,
+            min_confidence=min_confidence,
+            uncertain=uncertain,
+            encoding=encoding,
+            skip_missing=skip_missing,
             verified=verify,
         )
         settle(opened.doubts, yes)

@@ -14,7 +14,7 @@ from typing import Any
 
 from scaleprior.errors import UserError
 
-__all__ = ["load_hierarchy", "load_open_images", "load_wordnet_isa"]
+__all__ = ["is_open_images", "load_hierarchy", "load_open_images", "load_wordnet_isa", "read_descriptions"]
 
 
 def load_hierarchy(path: str | Path) -> Any:
@@ -32,6 +32,21 @@ def load_hierarchy(path: str | Path) -> Any:
     return data
 
 
+def is_open_images(path: str | Path) -> bool:
+    """Whether a hierarchy file is in Open Images' form."""
+    data = _strict_json(Path(path)) if Path(path).suffix.lower() == ".json" else None
+    return isinstance(data, dict) and "LabelName" in data
+
+
+def read_descriptions(path: str | Path) -> dict[str, str]:
+    """Names by label, of Open Images' ``class-descriptions*.csv`` or another CSV that begins with label and name.
+
+    Raises:
+        UserError: missing, or not UTF-8; names the path.
+    """
+    return {row[0]: row[1] for row in csv.reader(_text(Path(path)).splitlines()) if len(row) >= 2}
+
+
 def load_open_images(path: str | Path, descriptions: str | Path | None = None) -> dict[str, Any]:
     """Open Images' ``bbox_labels_600_hierarchy.json``: nested ``{"LabelName", "Subcategory": [...]}``.
 
@@ -42,9 +57,7 @@ def load_open_images(path: str | Path, descriptions: str | Path | None = None) -
         path: the hierarchy.
         descriptions: ``class-descriptions*.csv`` without header (label, name); without it names are the labels.
     """
-    names: dict[str, str] = {}
-    if descriptions is not None:
-        names = {row[0]: row[1] for row in csv.reader(_text(Path(descriptions)).splitlines()) if len(row) >= 2}
+    names = {} if descriptions is None else read_descriptions(descriptions)
     return _from_open_images(_strict_json(Path(path)), names, str(path))
 
 

@@ -1,0 +1,130 @@
+"""Importer for plain image files whose labels are in a table."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from scaleprior.corpus.importers.source import Source
+from scaleprior.corpus.importers.tables import sql
+from scaleprior.corpus.importers.tables.names import match_names
+from scaleprior.corpus.importers.tables.table import LabelTable
+from scaleprior.corpus.importers.walk import ImageFile, hidden, is_folder, walk_images
+from scaleprior.corpus.index import ImageRow
+from scaleprior.corpus.label_space import LabelSpace
+from scaleprior.corpus.magic import IMAGE_LIKE
+from scaleprior.corpus.notes import Notes
+from scaleprior.errors import FailureError, UserError
+from scaleprior.wording import shown
+
+__all__ = ["file_source", "images_below"]
+
+_BATCH_ROWS = 10_000
+
+
+def file_source(root: Path, table: LabelTable, label_space: LabelSpace) -> Source:
+    """Plain image files below ``root`` with the labels of a table.
+
+    The folder is listed only if a name of the table is no file's, see ``names``.
+
+    Raises (while streaming):
+        UserError: a row's file is missing or could be several, or its path is absolute.
+    """
+    notes = Notes()
+
+    def rows() -> Iterator[ImageRow]:
+        notes.clear()
+        table.note(notes)
+        with (
+            tempfile.TemporaryDirectory(prefix="scaleprior-") as folder,
+            sql.connect(Path(folder) / "spill", f"{folder}/names.duckdb") as connection,
+        ):
+            try:
+                yield from _rows(connection, root, table, notes)
+            except duckdb.Error as e:
+                raise FailureError(f"joining files and labels failed: {e}", hint="check the temporary folder") from e
+
+    facts = {"path": str(root), "labels": str(table.path)}
+    return Source("files", root, label_space, rows, table.count(), facts, table.doubts, notes)
+
+
+def _rows(connection: Any, root: Path, table: LabelTable, notes: Notes) -> Iterator[ImageRow]:
+    connection.execute("CREATE TABLE absentees (file VARCHAR)")
+    lost: list[str] = []
+    for file, labels, absent in table.rows():
+        if file.startswith("/") or not file:
+            raise UserError(f"{table.path}: path {shown(file)} is not relative", hint=f"make paths relative to {root}")
+        size = _size(root / file)
+        if size is None:
+            lost.append(file)
+            if len(lost) == _BATCH_ROWS:
+                _insert(connection, "absentees", {"file": lost})
+                lost = []
+        else:
+            yield ImageRow(file, labels, "", file, 0, size, absent)
+    if lost:
+        _insert(connection, "absentees", {"file": lost})
+    if connection.execute("SELECT count(*) FROM absentees").fetchone()[0]:
+        yield from _looked_up(connection, root, table, notes)
+
+
+def _looked_up(connection: Any, root: Path, table: LabelTable, notes: Notes) -> Iterator[ImageRow]:
+    """The rows whose names are not those of files, by the listing of the folder."""
+    connection.execute(f"CREATE TABLE labelled AS SELECT * FROM ({table.sql}) SEMI JOIN absentees USING (file)")
+    connection.execute("CREATE TABLE members (name VARCHAR, size BIGINT)")
+    images = images_below(root)
+    while batch := list(islice(images, _BATCH_ROWS)):
+        _insert(connection, "members", {"name": [i.path for i in batch], "size": [i.size for i in batch]})
+    match_names(connection, root, table, notes, place=f"no folder of {root}")
+    cursor = connection.execute("SELECT name, labels, absent, size FROM matched JOIN members USING (name)")
+    while batch := cursor.fetchmany(_BATCH_ROWS):
+        for name, labels, absent, size in batch:
+            yield ImageRow(name, tuple(labels), "", name, 0, size, tuple(absent))
+
+
+def images_below(root: Path) -> Iterator[ImageFile]:
+    """All images below ``root``; links are followed."""
+    ignored = Notes()
+    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
+        if hidden(entry.name):
+            continue
+        if is_folder(entry):
+            for image in walk_images(root, entry.name, ignored, places={}, readable=False):
+                if _is_utf8(image.path):
+                    yield image
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_LIKE and _is_utf8(entry.name):
+            size = _size(root / entry.name)
+            if size is not None:
+                yield ImageFile(entry.name, size)
+
+
+def _is_utf8(name: str) -> bool:
+    """A name that is not cannot stand in a table, so no row means it."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file; None where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):  # also a name that is too long, or holds a zero
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _insert(connection: Any, table: str, columns: dict[str, list[Any]]) -> None:
+    connection.register("batch", pa.table(columns))
+    connection.execute(f"INSERT INTO {table} SELECT * FROM batch")
+    connection.unregister("batch")

@@ -1,0 +1,166 @@
+"""Opening a table: what kind of file it is, its encoding, what separates its columns, and their names.
+
+Reading itself is DuckDB's. It takes UTF-8, so a file in another encoding, or one that is compressed, is first copied
+into the scratch folder as UTF-8, a piece at a time.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scaleprior.corpus.importers.tables import sql
+from scaleprior.errors import UserError
+from scaleprior.wording import parameter, shown
+
+__all__ = ["TableFile", "open_table"]
+
+_HEAD = 1 << 18  # bytes in which the header line ends, and a few more
+_PIECE = 1 << 20
+_LINES = 20
+_DELIMITERS = (",", "\t", ";", "|")  # the first of those that fit equally well
+_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+         (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A table that can be read.
+
+    Attributes:
+        path: where it is.
+        columns: names, in order.
+        types: Arrow type of each column of a Parquet file, by name; empty for text, where all are strings.
+        relation: SQL that DuckDB reads it by.
+    """
+
+    path: Path
+    columns: list[str]
+    types: dict[str, pa.DataType]
+    relation: str
+
+
+def open_table(path: Path, scratch: Path, encoding: str | None = None) -> TableFile:
+    """Open CSV (also with tabs or semicolons, also gzipped) or Parquet.
+
+    Args:
+        scratch: folder for a copy that DuckDB can read, where that is needed.
+        encoding: of text, as Python calls it; by default UTF-8, or what a byte order mark says.
+
+    Raises:
+        UserError: missing, another kind of file, another encoding, a header that names a column twice.
+    """
+    if not path.is_file():
+        raise UserError(f"table of labels not found: {path}", hint="check the path")
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+        if head.startswith(b"PAR1") or path.suffix.lower() in (".parquet", ".pq"):
+            schema = pq.read_schema(path)
+            types = {field.name: field.type for field in schema}
+            return TableFile(path, _checked(path, schema.names), types, f"read_parquet({sql.text(str(path))})")
+        if head.startswith(b"PK\x03\x04"):
+            raise UserError(f"{path} is a zip file or a workbook", hint="unpack it, or save its sheet as CSV (UTF-8)")
+        return _text_table(path, head, scratch, encoding)
+    except UserError:
+        raise
+    except (OSError, EOFError, ValueError, csv.Error) as e:  # Arrow's errors are ValueErrors, too
+        raise UserError(f"{path} cannot be read as a table: {e}", hint="give CSV or Parquet") from e
+
+
+def _text_table(path: Path, head: bytes, scratch: Path, encoding: str | None) -> TableFile:
+    gzipped = head.startswith(b"\x1f\x8b")
+    if gzipped:
+        with gzip.open(path) as file:
+            head = file.read(_HEAD)
+    encoding = encoding or _encoding(path, head)
+    readable = path
+    if gzipped or encoding != "utf-8":
+        readable = scratch / "table.csv"
+    lines = _copied(path, readable, encoding, gzipped=gzipped)
+    skip = 1 if lines and lines[0].lower().startswith("sep=") else 0  # Excel's way to say the delimiter
+    delimiter = (lines[0][4:5] or ",") if skip else _delimiter(lines, path)
+    header = next(csv.reader(lines[skip:], delimiter=delimiter), [])
+    columns = _checked(path, [column.strip() or f"Unnamed: {k}" for k, column in enumerate(header)])
+    types = ", ".join(f"{sql.text(column)}: 'VARCHAR'" for column in columns)
+    options = (
+        f"header = true, auto_detect = false, skip = {skip}, delim = {sql.text(delimiter)}, quote = '\"', escape = '\"'"
+    )
+    return TableFile(path, columns, {}, f"read_csv({sql.text(str(readable))}, columns = {{{types}}}, {options})")
+
+
+def _encoding(path: Path, head: bytes) -> str:
+    for mark, encoding in _BOMS:
+        if head.startswith(mark):
+            return encoding
+    if b"\0" in head[:1000]:
+        guess = "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
+        raise UserError(
+            f"{path} holds bytes of value 0, as no text in UTF-8 does",
+            hint=f"if it is a table, say its encoding, such as {parameter('encoding', guess)}",
+        )
+    return "utf-8"
+
+
+def _copied(path: Path, readable: Path, encoding: str, *, gzipped: bool) -> list[str]:
+    """The first lines of a text file, all of which is checked, and copied as UTF-8 unless ``readable`` is the file."""
+    try:
+        decoder = codecs.getincrementaldecoder(encoding)()
+    except LookupError as e:
+        raise UserError(f"{parameter('encoding')} is {encoding!r}", hint="name one of Python's, such as cp1252") from e
+    first, done = "", 0
+    with (
+        gzip.open(path) if gzipped else open(path, "rb") as source,
+        open(readable, "rb" if readable == path else "wb") as out,
+    ):
+        for piece in _pieces(source):
+            try:
+                decoded = decoder.decode(piece, final=not piece)
+            except UnicodeDecodeError as e:
+                at = done + len(piece) - len(e.object) + e.start  # what was left of the piece before is in it, too
+                raise UserError(
+                    f"{path} is not {encoding.upper()}: byte {e.object[e.start]:#04x} at place {at:,}",
+                    hint=f"save it as UTF-8, or say its encoding, such as {parameter('encoding', 'cp1252')}",
+                ) from e
+            done += len(piece)
+            if len(first) < _HEAD:
+                first += decoded[:_HEAD]
+            if readable != path:
+                out.write(decoded.encode("utf-8"))
+    complete = first if done <= _HEAD else first[: first.rfind("\n") + 1] or first
+    return complete.splitlines()[:_LINES]
+
+
+def _pieces(source: IO[bytes] | gzip.GzipFile) -> Iterator[bytes]:
+    """The bytes of a file, and an empty piece at its end."""
+    while piece := source.read(_PIECE):
+        yield piece
+    yield b""
+
+
+def _delimiter(lines: list[str], path: Path) -> str:
+    """Tabs where the file's name says so, else what gives most lines as many fields as the header."""
+    if path.suffix.lower() in (".tsv", ".tab"):
+        return "\t"
+    best, most = ",", (0.0, 0)
+    for delimiter in _DELIMITERS:
+        rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+        width = len(rows[0]) if rows else 0
+        if width > 1:
+            fit = sum(len(row) == width for row in rows) / len(rows), width
+            best, most = (delimiter, fit) if fit > most else (best, most)
+    return best
+
+
+def _checked(path: Path, columns: list[str]) -> list[str]:
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{path} repeats a column in its header {shown(columns)}", hint="name each column once")
+    return columns

@@ -1,0 +1,44 @@
+"""DuckDB as the reader of tables: connections that stay within their memory, and text made safe for SQL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from scaleprior.errors import UserError
+
+__all__ = ["connect", "name", "run", "text"]
+
+_REASON = 300  # characters of a reason that DuckDB gives; it quotes whole lines
+
+
+def connect(spill: Path, file: str = ":memory:") -> Any:
+    """A connection that holds 1 GB and spills what is more into the folder ``spill``."""
+    return duckdb.connect(file, config={"memory_limit": "1GB", "temp_directory": str(spill)})
+
+
+def run(connection: Any, sql: str, where: Path) -> Any:
+    """Execute ``sql``, which reads the table ``where``.
+
+    Raises:
+        UserError: the table is damaged; names it and the first line of the reason.
+    """
+    try:
+        return connection.execute(sql)
+    except duckdb.Error as e:
+        lines = [line.strip() for line in str(e).splitlines() if line.strip()]
+        reason = " ".join(lines[:2])
+        reason = reason if len(reason) <= _REASON else reason[:_REASON] + "..."
+        raise UserError(f"{where} cannot be read as a table: {reason}", hint="repair the file") from e
+
+
+def name(column: str) -> str:
+    """A column's name, quoted."""
+    return '"' + column.replace('"', '""') + '"'
+
+
+def text(value: str) -> str:
+    """A string, quoted."""
+    return "'" + value.replace("'", "''") + "'"

@@ -1,0 +1,84 @@
+"""Files as spreadsheets and programs write them: delimiters, encodings, quotes, and what is no table."""
+
+from __future__ import annotations
+
+import gzip
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from scaleprior.errors import UserError
+from tests.corpus.tables.conftest import Table
+
+ROWS = [["file", "label"], ["a.jpg", "café"], ["b.jpg", "x, y"], ["c.jpg", 'say "z"']]
+EXPECTED = [["café"], ["x, y"], ['say "z"']]
+
+
+def text(delimiter: str, end: str = "\n") -> str:
+    quoted = [[f'"{cell.replace(chr(34), chr(34) * 2)}"' if k else cell for cell in row] for k, row in enumerate(ROWS)]
+    return end.join(delimiter.join(row) for row in quoted) + end
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_delimiters_line_ends_and_encodings(table: Table, delimiter: str, end: str, encoding: str) -> None:
+    assert table.read(text(delimiter, end).encode(encoding)) == EXPECTED
+
+
+def test_a_semicolon_does_not_make_columns_where_commas_do(table: Table) -> None:
+    assert table.read("file,label\na.jpg,x;y\nb.jpg,y\n") == [["x", "y"], ["y"]]
+    assert table.read("file;label\na.jpg;x,y z\nb.jpg;y\n", separator=",") == [["x", "y z"], ["y"]]
+
+
+def test_excels_line_about_the_delimiter_is_no_header(table: Table) -> None:
+    assert table.read(b"sep=;\r\n" + text(";", "\r\n").encode()) == EXPECTED
+
+
+def test_tabs_by_suffix_and_gzip(table: Table) -> None:
+    assert table.read("file\tlabel\na.jpg\tx,y\n", "labels.tsv", separator="", yes=True) == [["x,y"]]
+    assert table.read(gzip.compress(text(",").encode()), "labels.csv.gz") == EXPECTED
+
+
+def test_latin_1_is_refused_until_it_is_named(table: Table) -> None:
+    with pytest.raises(UserError, match=r"labels.csv is not UTF-8: byte 0xe9 at place 23; .* encoding='cp1252'"):
+        table.source(text(",").encode("latin-1"))
+    assert table.read(text(",").encode("latin-1"), encoding="latin-1") == EXPECTED
+    with pytest.raises(UserError, match="encoding is 'no-such'"):
+        table.source(text(","), encoding="no-such")
+
+
+def test_a_wrong_byte_far_down_is_found_at_its_place(table: Table) -> None:
+    """Pieces of a megabyte: the place counts from the file's start, also when a character straddles two pieces."""
+    content = b"file,label\n" + b"a.jpg,caf\xc3\xa9\n" * 200_000 + b"b.jpg,\xe9\n"
+    with pytest.raises(UserError, match=rf"byte 0xe9 at place {len(content) - 2:,}"):
+        table.source(content)
+
+
+def test_utf_16_without_a_mark_is_pointed_out(table: Table) -> None:
+    with pytest.raises(UserError, match=r"bytes of value 0.*encoding='utf-16-le'"):
+        table.source(text(",").encode("utf-16-le"))
+    assert table.read(text(",").encode("utf-16-le"), encoding="utf-16-le") == EXPECTED
+
+
+def test_blanks_around_names_and_cells(table: Table) -> None:
+    assert table.read(" file , label \n a.jpg , x \n./b.jpg,  y;z\n") == [["x"], ["y", "z"]]
+
+
+def test_a_column_without_a_name_is_pandas_index(table: Table) -> None:
+    assert table.read(",file,label\n0,a.jpg,x\n1,b.jpg,y\n") == [["x"], ["y"]]
+
+
+def test_a_workbook_is_no_table(table: Table, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "book", "w") as book:
+        book.writestr("xl/workbook.xml", "")
+    with pytest.raises(UserError, match=r"labels.csv is a zip file or a workbook; unpack it, or save"):
+        table.source((tmp_path / "book").read_bytes())
+
+
+def test_a_damaged_line_is_one_short_message(table: Table) -> None:
+    with pytest.raises(UserError, match=r"labels.csv cannot be read as a table: .*") as refused:
+        table.source("file,label\n" + "a.jpg,x\n" * 5 + "b.jpg,y," + "z" * 20_000 + "\n")
+    assert len(str(refused.value)) < 700
+    assert str(refused.value).count("\n") == 0
