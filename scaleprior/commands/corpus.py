@@ -1,4 +1,4 @@
-"""``scaleprior corpus build|info|fraction``: indexes of pretraining collections and their prefixes."""
+"""``scaleprior corpus build|info|export|fraction``: indexes of pretraining collections and their prefixes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from scaleprior.commands.corpus_build import show_build
 from scaleprior.commands.corpus_info import add_info_options, show_info
 from scaleprior.commands.corpus_tables import add_table_options, table_options
+from scaleprior.commands.export import register_corpus_export
 from scaleprior.wording import Wording, in_flags
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     info = actions.add_parser("info", help="what an index holds")
     add_info_options(info)
     info.set_defaults(handler=_info)
+    register_corpus_export(actions)
     fraction = actions.add_parser("fraction", help="the first images in hash order, optionally saved as an index")
     fraction.add_argument("index", metavar="INDEX", help="index folder, or a saved fraction")
     size = fraction.add_mutually_exclusive_group(required=True)

@@ -1,4 +1,4 @@
-"""``scaleprior detect train|eval|score``: fine-tune a detector from a backbone, and measure COCO AP."""
+"""``scaleprior detect train|eval|score|export``: fine-tune a detector from a backbone, and measure COCO AP."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from scaleprior.commands.export import register_detect_export
 
 if TYPE_CHECKING:
     from scaleprior.detect import DetectionResult
@@ -63,6 +65,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     score.add_argument("--gt", type=Path, metavar="COCO.json", required=True, help="the truth: a COCO instances file")
     score.add_argument("--json", action="store_true", help="print the result as one JSON object")
     score.set_defaults(handler=_score)
+    register_detect_export(actions)
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -247,6 +247,42 @@ class Corpus:
         write_text(path, corpus_page(self.fraction(images=statistics.images), statistics))
         return Path(path)
 
+    def export(
+        self,
+        out: str | Path,
+        *,
+        format: str = "fiftyone",
+        images: int | None = None,
+        copy: bool = False,
+        overwrite: bool = False,
+        progress: ProgressFn | bool | None = False,
+    ) -> Path:
+        """Write a folder that another tool opens, with each image's labels, key and rank in hash order.
+
+        Args:
+            out: the new folder; complete or not at all.
+            format: ``fiftyone``, which ``fo.Dataset.from_dir(out, fo.types.FiftyOneDataset)`` imports.
+            images: the first so many in hash order; by default all.
+            copy: also copy images that are plain files; otherwise they are named by their full paths. Images inside
+                tars are written into the folder in any case.
+            overwrite: replace an earlier export.
+            progress: True for a bar on the terminal; or a function that is called with (images done, in all, {}).
+
+        Returns:
+            ``out``.
+
+        Raises:
+            UserError: ``out`` exists, an image is gone, or an unknown format.
+            FailureError: disk full.
+        """
+        from scaleprior.corpus.export import check_format, export_fiftyone
+
+        check_format(format)
+        fraction = self.fraction(images=len(self) if images is None else images)
+        with watched(progress, "exporting", unit="images") as report:
+            export_fiftyone(fraction, out, copy=copy, overwrite=overwrite, progress=report)
+        return Path(out)
+
     def prefix_fingerprint(self, images: int) -> str:
         """Identity of the first ``images`` rows; the same whether asked of the corpus or of a saved fraction of it."""
         whole, count = self.facts.get("prefix_of", (self.fingerprint, len(self)))

@@ -23,7 +23,7 @@ from scaleprior.files import atomic_path
 if TYPE_CHECKING:
     from scaleprior.corpus.label_space import LabelSpace
 
-__all__ = ["FACTS_KEY", "LABEL_SPACE_KEY", "Fraction", "Whole"]
+__all__ = ["FACTS_KEY", "LABEL_SPACE_KEY", "Fraction", "Whole", "csr"]
 
 FACTS_KEY = b"scaleprior.corpus"
 LABEL_SPACE_KEY = b"scaleprior.label_space"
@@ -121,10 +121,7 @@ class Fraction:
             raise UserError(f"cannot read the index {self.corpus.parquet}: {e}", hint="build the index again") from e
 
     def _lists(self, column: str) -> tuple[np.ndarray, np.ndarray]:
-        rows = self._read_columns(column).column(column).combine_chunks()
-        counts = rows.value_lengths().to_numpy(zero_copy_only=False)
-        offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-        return rows.flatten().to_numpy(zero_copy_only=False).astype(np.int32), offsets
+        return csr(self._read_columns(column), column)
 
     def batches(self, *columns: str) -> Iterator[pa.Table]:
         """Some columns of the N rows, a row group at a time: a pass over any number of images in bounded memory."""
@@ -213,6 +210,14 @@ class Fraction:
                 f"{path} holds {table.num_rows} rows, corpus.json says {len(self.corpus)}", hint="build the index again"
             )
         return table.slice(0, self.images)
+
+
+def csr(table: pa.Table, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """A column of lists of int32: all of them one after the other [M], and where each row begins, int64 [N + 1]."""
+    rows = table.column(column).combine_chunks()
+    counts = rows.value_lengths().to_numpy(zero_copy_only=False)
+    offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    return rows.flatten().to_numpy(zero_copy_only=False).astype(np.int32), offsets
 
 
 def _restore(kind: type[Whole], path: Path, facts: dict[str, Any], root: Path, images: int) -> Fraction:

@@ -19,7 +19,7 @@ _LOCK = ".building"
 
 
 @contextlib.contextmanager
-def staged_folder(path: str | Path, *, marker: str, overwrite: bool = False) -> Iterator[Path]:
+def staged_folder(path: str | Path, *, marker: str, overwrite: bool = False, what: str = "an index") -> Iterator[Path]:
     """Yield an empty sibling folder; on success it becomes ``path``, on any error it is removed.
 
     A process killed outright leaves only its hidden sibling ``.NAME.*.building``; the next build of the same name
@@ -30,13 +30,14 @@ def staged_folder(path: str | Path, *, marker: str, overwrite: bool = False) -> 
         marker: a file that a finished folder holds. ``overwrite`` replaces only a folder that has it, so a mistyped
             path cannot delete something else.
         overwrite: allow ``path`` to exist already. The old folder stays until the new one is complete.
+        what: such a folder is, for messages.
 
     Raises:
         UserError: ``path`` exists (and is not an empty folder).
         FailureError: the file system refuses (disk full, read-only).
     """
     path = Path(os.path.abspath(path))
-    refuse_existing(path, marker, overwrite)
+    refuse_existing(path, marker, overwrite, what)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
@@ -51,28 +52,28 @@ def staged_folder(path: str | Path, *, marker: str, overwrite: bool = False) -> 
             umask = os.umask(0)
             os.umask(umask)
             os.chmod(temporary, 0o777 & ~umask)
-            _swap_in(temporary, path, marker, overwrite)
+            _swap_in(temporary, path, marker, overwrite, what)
     except OSError as e:
         raise FailureError(f"cannot write {path}: {e.strerror or e}", hint="free space and run again") from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def refuse_existing(path: Path, marker: str, overwrite: bool) -> None:
+def refuse_existing(path: Path, marker: str, overwrite: bool, what: str = "an index") -> None:
     """Raise UserError where :func:`staged_folder` would."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not path.is_dir() or not (path / marker).is_file():
-        raise UserError(f"{path} exists and is not a corpus index", hint="choose another output folder")
+        raise UserError(f"{path} exists and is not {what}", hint="choose another output folder")
     if not overwrite:
         raise UserError(
-            f"{path} already holds an index", hint=f"choose another folder, or pass {parameter('overwrite', True)}"
+            f"{path} already holds {what}", hint=f"choose another folder, or pass {parameter('overwrite', True)}"
         )
 
 
-def _swap_in(temporary: Path, path: Path, marker: str, overwrite: bool) -> None:
+def _swap_in(temporary: Path, path: Path, marker: str, overwrite: bool, what: str) -> None:
     """Rename into place. A folder cannot replace a full one in one step: the old one steps aside first."""
-    refuse_existing(path, marker, overwrite)  # again: another build may have finished meanwhile
+    refuse_existing(path, marker, overwrite, what)  # again: another build may have finished meanwhile
     if (path / marker).is_file():
         aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".building"))
         os.replace(path, aside / path.name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scaleprior.corpus.fraction import Fraction, csr
 from scaleprior.corpus.header_sample import HeaderSample, ImageReader, read_sample
 from scaleprior.corpus.long_tail import LongTail, measure_tail
 from scaleprior.corpus.shards import ByteReader
@@ -22,8 +23,6 @@ from scaleprior.wording import parameter
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from scaleprior.corpus.fraction import Fraction
 
 __all__ = ["SAMPLE", "CorpusStatistics", "LabelCount", "corpus_statistics", "image_readers"]
 
@@ -228,23 +227,17 @@ class _Counts:
 
     def add(self, batch: pa.Table, expand: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]) -> None:
         nodes = len(self.images)
-        labels, offsets = _csr(batch, "labels")
+        labels, offsets = csr(batch, "labels")
         closed, closed_offsets = expand(labels, offsets)
         self.images += np.bincount(labels, minlength=nodes)
         self.closed += np.bincount(closed, minlength=nodes)
         if "absent" in batch.column_names:
-            self.absent += np.bincount(_csr(batch, "absent")[0], minlength=nodes)
+            self.absent += np.bincount(csr(batch, "absent")[0], minlength=nodes)
         self.per_image = _added(self.per_image, np.bincount(np.diff(offsets)))
         self.closed_per_image = _added(self.closed_per_image, np.bincount(np.diff(closed_offsets)))
         sizes = batch.column("size").to_numpy()
         self.bytes_total += int(sizes.sum())
         self.bytes_min, self.bytes_max = min(self.bytes_min, int(sizes.min())), max(self.bytes_max, int(sizes.max()))
-
-
-def _csr(batch: pa.Table, column: str) -> tuple[np.ndarray, np.ndarray]:
-    rows = batch.column(column).combine_chunks()
-    lengths = rows.value_lengths().to_numpy(zero_copy_only=False)
-    return rows.flatten().to_numpy(zero_copy_only=False), np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
 
 
 def _added(one: np.ndarray, other: np.ndarray) -> np.ndarray:

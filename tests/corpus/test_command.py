@@ -179,7 +179,7 @@ def test_build_says_what_was_read_as_what(cli, src, tmp_path):
     assert built.returncode == 0, built.stderr
     labels, skipped, *met = built.stdout.split("\n\n")[1].splitlines()
     assert labels == "2 labels with images, most frequent first: cat 6, dog 4"
-    assert skipped.startswith("Skipped images: 1 not a JPEG")
+    assert skipped.startswith("Skipped images: 1 an HTML page")
     assert skipped.endswith("; corpus.json lists them.")
     assert met == ["Warning: links that lead nowhere: 1, such as dog/gone.", "Other files: 1 .txt."]
     facts = json.loads(cli("corpus", "build", "src", "two", "--max-skipped", "0.2", "--json").stdout)

@@ -99,12 +99,12 @@ def _picture(data: DetectionSet, record: ImageRecord) -> Thumbnail | None:
 
 def _boxes(record: ImageRecord, own: int, names: Sequence[str]) -> tuple[DrawnBox, ...]:
     areas = np.prod(record.boxes[:, 2:] - record.boxes[:, :2], axis=1)
-    chosen = np.asarray(np.lexsort((-areas, record.classes != own)))[:_BOXES]
+    own_first = sorted(range(len(areas)), key=lambda k: (record.classes[k] != own, -areas[k]))[:_BOXES]
     drawn = []
-    for k in chosen[np.lexsort((-areas[chosen], record.classes[chosen] == own))].tolist():  # the last lies on top
+    for k in sorted(own_first, key=lambda k: (record.classes[k] == own, -areas[k])):  # the last lies on top
         left, top, right, bottom = (round(float(v), 1) for v in record.boxes[k])
         styles = [("own", record.classes[k] == own), ("crowd", bool(record.crowd[k]))]
         style = " ".join(name for name, applies in styles if applies)
-        name = names[record.classes[k]]
+        name = names[int(record.classes[k])]
         drawn.append(DrawnBox(left, top, round(right - left, 1), round(bottom - top, 1), name, style))
     return tuple(drawn)
