@@ -92,6 +92,10 @@ class CheckReport:
         """Nothing was found that would stop a run."""
         return not any(finding.stops for finding in self.findings)
 
+    def of(self, *kinds: str) -> list[Finding]:
+        """What was found of these kinds."""
+        return [finding for finding in self.findings if finding.kind in kinds]
+
     def add(self, *findings: Finding) -> None:
         """Take what a part of the check found; the same thing said twice is one."""
         self.findings += [finding for finding in dict.fromkeys(findings) if finding not in self.findings]

@@ -74,7 +74,9 @@ def work(args: argparse.Namespace) -> None:
             print(evaluate_pretrained(loaded, out).to_dict())
         return
     with progress_bar("pretraining") as progress:
-        result = pretrain(loaded, out, resume=args.resume, progress=progress if main_process else None)
+        result = pretrain(
+            loaded, out, resume=args.resume, check=not args.no_check, progress=progress if main_process else False
+        )
     if main_process:
         print(f"{result.backbone}: {result.metrics.to_dict()}")
 

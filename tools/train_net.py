@@ -53,7 +53,8 @@ def arguments(args: argparse.Namespace) -> list[str]:
     cfg = load_config(args.config_file, args.opts).cfg
     results = cfg.SCALEPRIOR.RESULTS or str(Path(cfg.OUTPUT_DIR) / "results.csv")
     own = ["SCALEPRIOR.RESULTS", results]
-    flags = ["--resume"] if args.resume and not args.eval_only else []
+    asked = {"--resume": args.resume, "--no-check": args.no_check}
+    flags = [flag for flag, given in asked.items() if given and not args.eval_only]
     action = "eval" if args.eval_only else "train"
     return ["detect", action, "--config-file", args.config_file, "--engine", args.engine, *flags, *args.opts, *own]
 

@@ -18,6 +18,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--config-file", metavar="FILE", required=True, help="YAML, e.g. Pretrain/quickstart.yaml")
     parser.add_argument("--resume", action="store_true", help="go on with the run in OUT; start one if there is none")
+    parser.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="look at the corpora's files, disk and memory first (see `scaleprior check`)",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: OUTPUT_DIR of the config)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override, e.g. SEED 1")
@@ -35,7 +41,7 @@ def _pretrain(args: argparse.Namespace) -> None:
     loaded = load_config(args.config_file, args.opts)
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
     with progress_bar("pretraining") as progress:
-        result = pretrain(loaded, out, resume=args.resume, progress=progress)
+        result = pretrain(loaded, out, resume=args.resume, check=args.check, progress=progress)
     if os.environ.get("RANK", "0") != "0":
         return  # under torchrun one process speaks for all
     if args.json:

@@ -17,6 +17,7 @@ def tool_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML of configs/ or your own")
     parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT_DIR, if there is one")
+    parser.add_argument("--no-check", action="store_true", help="do not look at data, disk and memory before training")
     parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
     parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine, one a GPU")
     parser.add_argument("--num-machines", type=int, default=1, help="machines")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
+import numpy as np
+
 from scaleprior.checking import CheckReport, Finding
 from scaleprior.corpus.fraction import Fraction
 from scaleprior.progress import ProgressFn
@@ -14,53 +16,73 @@ from scaleprior.progress import ProgressFn
 __all__ = ["check_corpus"]
 
 _CHUNK = 1024  # files a task
-_THREADS = 32  # for file systems that answer late
+_THREADS = 32
 
 
 def check_corpus(
-    fraction: Fraction, *, start: int = 0, name: str = "corpus", progress: ProgressFn | None = None
+    fraction: Fraction,
+    *,
+    start: int = 0,
+    name: str = "corpus",
+    tolerated: float = 0.0,
+    progress: ProgressFn | None = None,
 ) -> CheckReport:
     """Ask the file system for every file, tar or image, that ``fraction`` has images in.
 
     Args:
         start: the first row to look at.
         name: of the corpus in the report's facts.
+        tolerated: share of the images, in [0, 1], that a run goes on without.
         progress: called with (files done, files in all, {}).
     """
     report = CheckReport()
     corpus = fraction.corpus
-    files, ends = fraction.files(start)
-    gone, shorter = [], []
-    with ThreadPoolExecutor(_THREADS) as pool:
-        stream = iter(files)
-        chunks = iter(lambda: list(islice(stream, _CHUNK)), [])
-        done = 0
-        for sizes in pool.map(lambda chunk: _sizes(str(corpus.root), chunk), chunks):
-            for size in sizes:
-                if size is None:
-                    gone.append(files[done])
-                elif size < ends[done]:
-                    shorter.append(f"{files[done]} has {size} bytes, the index needs {ends[done]}")
-                done += 1
-            if progress is not None:
-                progress(done, len(files), {})
-    images = f"{len(fraction) - start:,} of {len(corpus):,} images"
-    report.facts[name] = f"{corpus.name}: {images} in {len(files):,} files under {corpus.root}"
-    hint = "copy them back, or build the index again"
-    if gone:
-        things = f"files that are not under {corpus.root}"
-        report.add(Finding.of("corpus_missing", corpus.path, things, gone, hint=hint))
-    if shorter:
-        things = f"files that are shorter than when they were indexed, under {corpus.root}"
-        report.add(Finding.of("corpus_changed", corpus.path, things, shorter, hint=hint))
+    files, file_of, ends = fraction.extents(start)
+    sizes = np.array(_sizes(str(corpus.root), files, progress), dtype=np.int64)
+    images = len(file_of)
+    report.facts[name] = (
+        f"{corpus.name}: {images:,} of {len(corpus):,} images in {len(files):,} files under {corpus.root}"
+    )
+    beyond = ends > sizes[file_of]
+    absent = beyond & (sizes[file_of] < 0)
+    stops = int(beyond.sum()) > tolerated * images
+    for kind, things, rows in (
+        ("corpus_missing", f"files that are not under {corpus.root}", absent),
+        (
+            "corpus_changed",
+            f"files that are shorter than when they were indexed, under {corpus.root}",
+            beyond & ~absent,
+        ),
+    ):
+        lost = np.unique(file_of[rows])
+        needed = np.zeros(len(files), dtype=np.int64)
+        np.maximum.at(needed, file_of[rows], ends[rows])
+        if kind == "corpus_missing":
+            offenders = [files[code] for code in lost]
+        else:
+            offenders = [f"{files[code]} has {sizes[code]} bytes, the index needs {needed[code]}" for code in lost]
+        if offenders:
+            things += f", with {int(rows.sum()):,} of {images:,} images"
+            hint = "copy them back, or build the index again"
+            report.add(Finding.of(kind, corpus.path, things, offenders, hint=hint, stops=stops))
     return report
 
 
-def _sizes(root: str, files: Sequence[str]) -> list[int | None]:
-    found: list[int | None] = []
-    for file in files:
-        try:
-            found.append(os.stat(os.path.join(root, file)).st_size)
-        except OSError:
-            found.append(None)
+def _sizes(root: str, files: Sequence[str], progress: ProgressFn | None) -> list[int]:
+    """Bytes of each file; -1 for one that is not there. In threads, because a file system may answer late."""
+    found: list[int] = []
+    stream = iter(files)
+    chunks = iter(lambda: list(islice(stream, _CHUNK)), [])
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for sizes in pool.map(lambda chunk: [_size(os.path.join(root, file)) for file in chunk], chunks):
+            found += sizes
+            if progress is not None:
+                progress(len(found), len(files), {})
     return found
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1

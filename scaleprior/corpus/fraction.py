@@ -151,16 +151,15 @@ class Fraction:
         files, offsets, sizes = self._locations
         return self._reader.read(files[index].as_py(), int(offsets[index]), int(sizes[index]))
 
-    def files(self, start: int = 0) -> tuple[list[str], np.ndarray]:
-        """The files, tars or images, that hold the images from ``start`` on, relative to the corpus' root, and int64
-        [files]: how many bytes of each are needed."""
+    def extents(self, start: int = 0) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Where the images from ``start`` on lie: the files, tars or images, relative to the corpus' root; int [n],
+        which of them has each image; int64 [n], up to which byte."""
         import pyarrow.compute as pc
 
         files, offsets, sizes = self._locations
-        coded = pc.dictionary_encode(files[start:])  # pyright: ignore[reportAttributeAccessIssue] (made when it is imported)
-        ends = np.zeros(len(coded.dictionary), dtype=np.int64)
-        np.maximum.at(ends, coded.indices.to_numpy(), (offsets + sizes)[start:])
-        return coded.dictionary.to_pylist(), ends
+        encode = pc.dictionary_encode  # pyright: ignore[reportAttributeAccessIssue] (made when pyarrow is imported)
+        coded = encode(files[start:])
+        return coded.dictionary.to_pylist(), coded.indices.to_numpy(), (offsets + sizes)[start:]
 
     def save(self, path: str | Path) -> None:
         """Write these rows as one Parquet file that ``Corpus.open`` opens; images stay where they are. Atomic."""

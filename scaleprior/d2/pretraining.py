@@ -82,7 +82,8 @@ def main(args: argparse.Namespace) -> None:
                 if processes.main:
                     print(_evaluate(loaded, out))
                 return
-            result = pretrain(loaded, out, resume=args.resume, recorder=EventRecorder(loaded, args))
+            check = not getattr(args, "no_check", False)  # a script of one's own may have Detectron2's flags alone
+            result = pretrain(loaded, out, resume=args.resume, check=check, recorder=EventRecorder(loaded, args))
             if processes.main:
                 print(f"{result.backbone}: {result.metrics.to_dict()}")
     except ScalePriorError as e:

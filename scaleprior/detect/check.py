@@ -25,12 +25,19 @@ from scaleprior.detect.faster_rcnn.model import build_detector
 from scaleprior.detect.plan import check_class_count, set_names
 from scaleprior.errors import ScalePriorError
 from scaleprior.progress import ProgressFn
-from scaleprior.training.resources import check_disk, check_memory, map_bytes, parameter_bytes, training_bytes
+from scaleprior.training.resources import (
+    Needs,
+    check_disk,
+    check_memory,
+    map_bytes,
+    parameter_bytes,
+    training_bytes,
+)
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["check_detection"]
+__all__ = ["check_detection", "detection_needs"]
 
 _CLASSES = "MODEL.ROI_HEADS.NUM_CLASSES"
 _TWO_STAGES = "GeneralizedRCNN"  # whose classes that key counts; the torchvision engine has no other
@@ -78,8 +85,10 @@ def check_detection(
         with report.collecting("config"):
             check_class_count(loaded, _CLASSES, classes, "the training set")
         set_key(cfg, _CLASSES, classes)
-    if not any(finding.kind in ("weights", "config") for finding in report.findings):
-        _check_room(report, cfg, out, engine, processes)
+    needs = None if report.of("weights", "config") else detection_needs(cfg, engine, processes=processes)
+    if needs is not None:
+        check_disk(report, out, least=needs.left, most=needs.peak)
+        check_memory(report, cfg.MODEL.DEVICE, needs.memory, of=needs.of)
     return report
 
 
@@ -118,22 +127,27 @@ def _sets(cfg: CfgNode, engine: Engine, report: CheckReport) -> list[SetFiles]:
     return found
 
 
-def _check_room(report: CheckReport, cfg: CfgNode, out: str | Path, engine: Engine, processes: int) -> None:
-    """Disk and memory; of a model that is not known here, its trunk alone counts."""
+def detection_needs(cfg: CfgNode, engine: Engine, *, processes: int = 1) -> Needs | None:
+    """What fine-tuning takes; of a detector that is not known here its trunk alone counts, and without one None.
+
+    Args:
+        cfg: with the number of classes.
+        processes: that share out a batch.
+    """
     try:
         spec = spec_from_config(cfg)
         with torch.device("meta"):
             whole = isinstance(engine, TorchvisionEngine)
             model: nn.Module = build_detector(cfg) if whole else build_trunk(spec)
     except ScalePriorError:
-        return  # another's builder, whose trunk is not known here
+        return None  # another's builder, whose trunk is not known here
     weights = parameter_bytes(model)
-    checkpoint = weights * (1 + _MOMENTUM)
-    # a checkpoint is written beside the one before it
-    check_disk(report, out, least=weights, most=max(2 * checkpoint, checkpoint + weights))
-    maps = cfg.MODEL.RESNETS.OUT_FEATURES
-    side = min(*cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN)
     images = max(cfg.SOLVER.IMS_PER_BATCH // processes, 1)
-    batch = images * map_bytes(spec, side * side, maps, half=cfg.SOLVER.AMP.ENABLED)
-    of = f"parameters, gradients, momentum and the maps of {images} images of {side}x{side} pixels"
-    check_memory(report, cfg.MODEL.DEVICE, training_bytes(model, slots=_MOMENTUM) + batch, of=of)
+    side = min(*cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN)
+    batch = images * map_bytes(spec, side * side, cfg.MODEL.RESNETS.OUT_FEATURES, half=cfg.SOLVER.AMP.ENABLED)
+    return Needs(
+        left=weights,
+        peak=2 * weights * (1 + _MOMENTUM),
+        memory=training_bytes(model, slots=_MOMENTUM) + batch,
+        of=f"parameters, gradients, momentum and the maps of {images} images of {side}x{side} pixels",
+    )

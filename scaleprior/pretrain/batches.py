@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scaleprior.corpus import Corpus, Fraction, corrupt_labels, decode
-from scaleprior.errors import FailureError, UserError
+from scaleprior.errors import UserError
 from scaleprior.pretrain.augment import CropAugmentation, uniforms
 from scaleprior.pretrain.recipe import training_images
 from scaleprior.training.positions import BatchPlan
@@ -228,13 +228,6 @@ class TrainBatches(Dataset):
                 continue
             crops[len(good)] = self.augmentation.train(stored, draws[place])
             good.append(row)
-        if len(good) < min(2, len(rows)):
-            row, reason = unreadable[0]
-            raise FailureError(
-                f"step {step}: {len(unreadable)} of {len(rows)} images cannot be read, first {self.images.key(row)!r}: "
-                f"{reason}",
-                hint="check the corpus' files",
-            )
         rows = np.asarray(good, dtype=np.int64)
         labels, offsets = self.images.labels_of(rows)
         absent = self.images.absent_of(rows)

@@ -11,6 +11,7 @@ from scaleprior.errors import UserError
 from scaleprior.progress import ProgressFn, watched
 
 if TYPE_CHECKING:
+    from scaleprior.config import LoadedConfig
     from scaleprior.corpus import Corpus, Fraction
     from scaleprior.pretrain.recorder import Recorder
     from scaleprior.pretrain.run import PretrainResult
@@ -26,6 +27,7 @@ def pretrain(
     images: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
+    check: bool = True,
     progress: ProgressFn | bool = False,
     recorder: Recorder | None = None,
 ) -> PretrainResult:
@@ -45,6 +47,7 @@ def pretrain(
         overrides: other keys, ``{"SOLVER.MAX_ITER": 10}`` or nested.
         resume: go on with a run of the same config in ``out``, or return its result if it is finished; with nothing
             there, start. Without it, a folder that holds a run is refused.
+        check: look at the corpora's files, disk and memory before anything is trained; see ``scaleprior.check``.
         progress: True for a bar on the terminal; or a function that is called once a step with (steps done, steps in
             all, {"loss": ..., "images/s": ...}).
         recorder: where the numbers of every step go instead of ``metrics.jsonl``.
@@ -56,10 +59,23 @@ def pretrain(
     from scaleprior.pretrain.run import run_pretraining
 
     loaded = open_config(open_config(config, overrides), _corpus_keys(corpus, images))
+    folder = Path(out or loaded.cfg.OUTPUT_DIR)
+    if check:
+        _check(loaded, folder, progress)
     with watched(progress, "pretraining") as report:
-        return run_pretraining(
-            loaded, Path(out or loaded.cfg.OUTPUT_DIR), resume=resume, progress=report, recorder=recorder
-        )
+        return run_pretraining(loaded, folder, resume=resume, progress=report, recorder=recorder)
+
+
+def _check(loaded: LoadedConfig, out: Path, progress: ProgressFn | bool) -> None:
+    """Refuse what would stop the run; the first process looks for all."""
+    from scaleprior.pretrain.check import check_pretraining_run
+    from scaleprior.training.processes import place_in_group
+
+    rank, size = place_in_group()
+    if rank == 0:
+        # a function of the caller's counts steps
+        with watched(progress is True, "checking", unit="files") as report:
+            check_pretraining_run(loaded, out, processes=size, progress=report).refuse()
 
 
 def _corpus_keys(corpus: str | Path | Corpus | Fraction | None, images: int | None) -> dict[str, Any]:

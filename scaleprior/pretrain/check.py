@@ -13,17 +13,22 @@ from scaleprior.corpus import Corpus
 from scaleprior.corpus.check import check_corpus
 from scaleprior.pretrain.batches import held_out_rows
 from scaleprior.pretrain.model import Pretrainer
-from scaleprior.pretrain.plan import check_pretraining
+from scaleprior.pretrain.plan import check_pretraining, planned_card
 from scaleprior.pretrain.recipe import training_images
 from scaleprior.progress import ProgressFn
-from scaleprior.training.resources import check_disk, check_memory, map_bytes, parameter_bytes, training_bytes
+from scaleprior.training.resources import (
+    Needs,
+    check_disk,
+    check_memory,
+    map_bytes,
+    parameter_bytes,
+    training_bytes,
+)
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-    from scaleprior.backbones.trunks.family import TrunkSpec
-
-__all__ = ["check_pretraining_run"]
+__all__ = ["check_pretraining_run", "pretraining_needs"]
 
 _SLOTS = {"sgd": 1, "rmsprop": 2, "adamw": 2, "lamb": 2}
 """Numbers that each optimiser keeps for a parameter."""
@@ -46,33 +51,46 @@ def check_pretraining_run(
     report = CheckReport()
     cfg = loaded.cfg
     with report.collecting("config"):
-        spec = check_pretraining(cfg).arch
+        check_pretraining(cfg)
+    if not cfg.PRETRAIN.CORPUS:
+        return report
+    with report.collecting("corpus"):
+        corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
         with report.collecting("corpus"):
-            corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
             images = training_images(cfg, len(corpus))
-            report.take(check_corpus(corpus.fraction(images=images), progress=progress))
-            _check_room(report, cfg, spec, len(corpus.label_space), out, processes)
+            tolerated = cfg.PRETRAIN.LOADER.MAX_UNREADABLE
+            report.take(check_corpus(corpus.fraction(images=images), tolerated=tolerated, progress=progress))
+        with report.collecting("corpus"):
             held_out = held_out_rows(cfg, corpus)
             if held_out is not None:
                 rows, start = held_out
                 report.take(check_corpus(rows, start=start, name="held out", progress=progress))
+        if not report.of("config"):
+            needs = pretraining_needs(cfg, len(corpus.label_space), processes=processes)
+            check_disk(report, out, least=needs.left, most=needs.peak)
+            check_memory(report, cfg.MODEL.DEVICE, needs.memory, of=needs.of)
     return report
 
 
-def _check_room(
-    report: CheckReport, cfg: CfgNode, spec: TrunkSpec, labels: int, out: str | Path, processes: int
-) -> None:
-    node = cfg.PRETRAIN
-    model = _model(spec, labels)
+def pretraining_needs(cfg: CfgNode, labels: int, *, processes: int = 1) -> Needs:
+    """What pretraining takes.
+
+    Args:
+        labels: of the corpus.
+        processes: that share out a batch.
+
+    Raises:
+        UserError: see ``plan.planned_card``.
+    """
+    node, spec = cfg.PRETRAIN, planned_card(cfg).arch
+    with torch.device("meta"):
+        model = Pretrainer(spec, labels, pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3, bias=0.0)
     weights, slots = parameter_bytes(model), _SLOTS.get(node.OPTIMIZER.NAME, 1)
-    # a checkpoint is written beside the one before it; at the end the backbone and the head are, too
-    check_disk(report, out, least=weights, most=2 * weights * (1 + slots) + weights)
     images, side = max(node.BATCH_SIZE // processes, 1), node.INPUT.SIZE
     batch = images * map_bytes(spec, side * side, _MAPS, half=node.AMP == "bf16")
-    of = f"parameters, gradients, the optimiser and the maps of {images} images of {side}x{side} pixels"
-    check_memory(report, cfg.MODEL.DEVICE, training_bytes(model, slots=slots) + batch, of=of)
-
-
-def _model(spec: TrunkSpec, labels: int) -> Pretrainer:
-    with torch.device("meta"):
-        return Pretrainer(spec, labels, pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3, bias=0.0)
+    return Needs(
+        left=weights,
+        peak=2 * weights * (1 + slots) + weights,  # the head and the backbone are written beside the last checkpoint
+        memory=training_bytes(model, slots=slots) + batch,
+        of=f"parameters, gradients, the optimiser and the maps of {images} images of {side}x{side} pixels",
+    )

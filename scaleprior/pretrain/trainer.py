@@ -22,7 +22,7 @@ from scaleprior.pretrain.batches import LabelledBatch, TrainBatches, batches
 from scaleprior.pretrain.loss import known_logistic_loss, sparse_logistic_loss
 from scaleprior.pretrain.recorder import Counters, Recorder
 from scaleprior.training.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
-from scaleprior.training.run_folder import refuse_other_run, restoring
+from scaleprior.training.run_folder import refuse_other_run, restoring, with_way_on
 from scaleprior.training.signals import Interrupted, catch_sigterm
 from scaleprior.wording import parameter
 
@@ -110,9 +110,9 @@ class PretrainTrainer:
 
         Raises:
             Interrupted: SIGTERM came; the state is saved.
-            FailureError: a loss that is not finite, or too many unreadable images.
+            FailureError: a loss that is not finite; or too many unreadable images, and the state is saved.
         """
-        total = self.schedule.total
+        total, first = self.schedule.total, self.counters.step
         net = self._parallel()
         self.model.train()
         source = batches(self.dataset, self.counters.step, total, workers=self.workers)
@@ -123,7 +123,10 @@ class PretrainTrainer:
                 begun, images = time.perf_counter(), self.counters.images_seen
                 batch = next(source)
                 waited = time.perf_counter() - begun
+                # Before the forward pass, which changes what BN remembers: the state to go on from is that of now.
+                counts = self._admitted(step, batch, saved=step == first)
                 loss, stopped = self._step(net, step, batch, stop_requested=stop.requested)
+                self.counters.images_seen, self.counters.unreadable = counts
                 now = time.perf_counter()
                 self.counters.step, self.counters.loss = step + 1, loss
                 self.counters.seconds += now - mark
@@ -172,16 +175,13 @@ class PretrainTrainer:
         loss = _loss(logits, batch)
         self.optimizer.zero_grad(set_to_none=True)
         # The check comes before the update: a poisoned gradient must reach neither the weights nor a checkpoint.
-        images, bad = len(batch.images), len(batch.unreadable)
         own = loss.item()
-        sums = self.processes.sum(own, images, bad, float(stop_requested))
+        sums = self.processes.sum(own, float(stop_requested))
         mean = sums[0] / self.processes.size
         self._check(step, batch, own, mean)
         loss.backward()
         self.optimizer.step()
-        self.counters.images_seen += round(sums[1])
-        self._count_unreadable(batch, round(sums[2]))
-        return mean, sums[3] > 0
+        return mean, sums[1] > 0
 
     def _check(self, step: int, batch: LabelledBatch, own: float, mean: float) -> None:
         if math.isfinite(mean):
@@ -195,20 +195,45 @@ class PretrainTrainer:
             f"loss is {mean} at step {step}, {keys}", hint="lower PRETRAIN.OPTIMIZER.BASE_LR or lengthen the warmup"
         )
 
-    def _count_unreadable(self, batch: LabelledBatch, count: int) -> None:
+    def _admitted(self, step: int, batch: LabelledBatch, *, saved: bool) -> tuple[int, int]:
+        """Images seen and images that could not be read, of all processes and steps, with this batch.
+
+        Args:
+            saved: the state of now is on the disk already, or there is none.
+
+        Raises:
+            FailureError: too many cannot be read; the steps before are saved.
+        """
         for row, reason in batch.unreadable:
             logger.warning("skipped image %r: %s", self.dataset.images.key(row), reason)
-        counters = self.counters
-        counters.unreadable += count
-        read = counters.images_seen + counters.unreadable
+        asked = len(batch.rows) + len(batch.unreadable)
+        too_few = len(batch.rows) < min(2, asked)  # BN has no variance of one
+        sums = self.processes.sum(len(batch.rows), len(batch.unreadable), float(too_few))
+        seen, unreadable = self.counters.images_seen + round(sums[0]), self.counters.unreadable + round(sums[1])
+        read = seen + unreadable
         # Early on a single bad image would be a large share of the few read.
         floor = min(_GRACE, self.dataset.plan.images)
-        if counters.unreadable > self.max_unreadable * max(read, floor):
-            raise FailureError(
-                f"{counters.unreadable} of {read} images read so far are unreadable, more than the share "
-                f"{self.max_unreadable:g} that PRETRAIN.LOADER.MAX_UNREADABLE allows",
-                hint="check the corpus' files; their keys are in the log",
-            )
+        if not sums[2] and unreadable <= self.max_unreadable * max(read, floor):
+            return seen, unreadable
+        hint = "check the corpus' files; their keys are in the log"
+        if sums[2]:
+            error = FailureError(f"step {step}: {self._first_unreadable(batch, asked)}", hint=hint)
+        else:
+            said = f"{unreadable} of {read} images read so far are unreadable, more than the share "
+            said += f"{self.max_unreadable:g} that PRETRAIN.LOADER.MAX_UNREADABLE allows"
+            error = FailureError(said, hint=hint)
+        if saved:
+            raise error
+        self.save()
+        self.processes.wait()  # else the first to leave would have the others ended while they save
+        raise with_way_on(error, step)
+
+    def _first_unreadable(self, batch: LabelledBatch, asked: int) -> str:
+        if not batch.unreadable:
+            return "another process has too few images that can be read"
+        row, reason = batch.unreadable[0]
+        key = self.dataset.images.key(row)
+        return f"{len(batch.unreadable)} of {asked} images cannot be read, first {key!r}: {reason}"
 
 
 def _loss(logits: Tensor, batch: LabelledBatch) -> Tensor:

@@ -13,7 +13,7 @@ from torch import distributed
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter
 
-__all__ = ["ProcessGroup", "join_processes"]
+__all__ = ["ProcessGroup", "join_processes", "place_in_group"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,13 @@ class ProcessGroup:
         """Wait until every process has come here."""
         if self.size > 1:
             distributed.barrier()
+
+
+def place_in_group() -> tuple[int, int]:
+    """(rank, size) of this process among those that :func:`join_processes` would join, without waiting for them."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 @contextlib.contextmanager

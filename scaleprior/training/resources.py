@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,10 +21,26 @@ from scaleprior.errors import UserError
 from scaleprior.training.device import resolve_device
 from scaleprior.wording import parameter
 
-__all__ = ["bytes_in_words", "check_disk", "check_memory", "map_bytes", "parameter_bytes", "training_bytes"]
+__all__ = ["Needs", "bytes_in_words", "check_disk", "check_memory", "map_bytes", "parameter_bytes", "training_bytes"]
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")  # version 2, as a container sees its own
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that a run takes.
+
+    Attributes:
+        left: on the disk, when it is done.
+        peak: on the disk at one time, with a checkpoint that is written beside the one before it.
+        memory: at least. of: what that counts, for people.
+    """
+
+    left: int
+    peak: int
+    memory: int
+    of: str
 
 
 def parameter_bytes(model: nn.Module) -> int:

@@ -28,7 +28,12 @@ def test_files_that_are_gone_or_shorter_are_all_named(tmp_path: Path) -> None:
     gone, shorter = report.findings
     assert (gone.kind, gone.count, set(gone.examples)) == ("corpus_missing", 2, {"cat/0.jpg", "dog/1.jpg"})
     assert shorter.examples == (f"dog/2.jpg has {size - 1} bytes, the index needs {size}",)
+    assert gone.what.endswith(f"files that are not under {root}, with 2 of 7 images")
     assert not report.ok
+    assert not check_corpus(whole, tolerated=2 / 7).ok  # three images are lost
+    tolerated = check_corpus(whole, tolerated=3 / 7)
+    assert tolerated.ok
+    assert [finding.count for finding in tolerated.findings] == [2, 1]
 
 
 def test_rows_that_are_not_asked_for_do_not_count(tmp_path: Path) -> None:
@@ -45,7 +50,7 @@ def test_a_tar_counts_by_the_last_image_in_it(tmp_path: Path) -> None:
     world = World(WorldSpec.from_dict({"shapes": ["disk", "star"], "textures": ["dots", "grid"]}), 0)
     world.write_corpus(tmp_path / "index", 9, image_size=16)
     corpus = Corpus.open(tmp_path / "index")
-    (tar,) = corpus.fraction(images=9).files()[0]
+    (tar,) = corpus.fraction(images=9).extents()[0]
     assert check_corpus(corpus.fraction(images=9)).ok
     path = corpus.root / tar
     with path.open("r+b") as file:

@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from scaleprior.backbones import ResNetSpec, load_backbone, read_card
+from scaleprior.config import load_config
 from scaleprior.corpus import Corpus
 from scaleprior.errors import FailureError, UserError
 from scaleprior.pretrain import (
@@ -30,6 +31,7 @@ from scaleprior.pretrain import (
 )
 from scaleprior.pretrain.batches import training_set
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
+from scaleprior.training.positions import BatchPlan
 from scaleprior.training.signals import Interrupted
 from tests.pretrain.conftest import SMALL, index_images, index_verified, write_images
 
@@ -246,8 +248,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(small_conf
 
 
 def test_unreadable_images_are_counted_up_to_a_share(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from scaleprior.config import load_config
-
     source = write_images(tmp_path / "images", 10)
     index_images(source, tmp_path / "index")
     (source / "red" / "3.png").write_bytes((source / "red" / "3.png").read_bytes()[:200])
@@ -257,8 +257,77 @@ def test_unreadable_images_are_counted_up_to_a_share(tmp_path: Path, caplog: pyt
     assert (result.metrics.unreadable, result.images_seen) == (1, 59)
     assert "skipped image 'red/3.png'" in caplog.text
     strict = load_config("Pretrain/Base-Pretrain.yaml", [*opts, "PRETRAIN.LOADER.MAX_UNREADABLE", "0.01"])
+    with pytest.raises(UserError, match=r"1 files that are shorter than when they were indexed"):
+        pretrain(strict, tmp_path / "strict")  # the check sees it
+    assert not (tmp_path / "strict").exists()
     with pytest.raises(FailureError, match=r"1 of \d+ images read so far are unreadable, more than the share 0.01"):
-        pretrain(strict, tmp_path / "strict")
+        pretrain(strict, tmp_path / "strict", check=False)
+
+
+def spoil(image: Path) -> None:
+    """As many bytes as before, which no check of sizes sees."""
+    image.write_bytes(bytes(len(image.read_bytes())))
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [("0.0", "1 of 12 images read so far are unreadable"), ("1.0", r"step 2: 4 of 4 images cannot be read, first '")],
+)
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_images_that_go_bad_lose_no_step(tmp_path: Path, limit: str, message: str, workers: str) -> None:
+    """A few, and all of a batch. What BN remembers is that of the steps before, too."""
+    source = write_images(tmp_path / "images", 10)
+    corpus = index_images(source, tmp_path / "index")
+    keys = corpus.fraction(images=60).keys()
+    rows, _ = BatchPlan(60, 4, 0, 0, 1)(2)
+    bad = [source / keys[row] for row in rows[: 1 if limit == "0.0" else 4]]
+    sound = {image: image.read_bytes() for image in bad}
+    opts = [*SMALL, "PRETRAIN.CORPUS", str(tmp_path / "index"), "PRETRAIN.CHECKPOINT_PERIOD", "0"]
+    opts += ["PRETRAIN.LOADER.MAX_UNREADABLE", limit, "PRETRAIN.LOADER.NUM_WORKERS", workers]
+    loaded = load_config("Pretrain/Base-Pretrain.yaml", opts)
+    whole = pretrain(loaded, tmp_path / "whole")
+    for image in bad:
+        spoil(image)
+    with pytest.raises(FailureError, match=message + r".*the 2 steps before it are saved: .* with resume=True$"):
+        pretrain(loaded, tmp_path / "part")
+    for image, data in sound.items():
+        image.write_bytes(data)
+    steps: list[int] = []
+    resumed = pretrain(loaded, tmp_path / "part", resume=True, progress=lambda done, total, numbers: steps.append(done))
+    assert steps == [3, 4]
+    assert weights(tmp_path / "part") == weights(tmp_path / "whole")
+    assert (resumed.metrics.unreadable, resumed.images_seen) == (0, whole.images_seen)
+
+
+def test_an_image_that_is_bad_at_the_first_step_leaves_no_checkpoint(tmp_path: Path) -> None:
+    source = write_images(tmp_path / "images", 1)
+    index_images(source, tmp_path / "index")
+    for image in source.glob("*/*.png"):
+        spoil(image)
+    loaded = load_config("Pretrain/Base-Pretrain.yaml", [*SMALL, "PRETRAIN.CORPUS", str(tmp_path / "index")])
+    with pytest.raises(
+        FailureError, match=r"step 0: 4 of 4 images cannot be read, .*; check the corpus' files; [^;]*$"
+    ):
+        pretrain(loaded, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_an_image_that_goes_bad_on_one_of_two_processes_loses_no_step(tmp_path: Path) -> None:
+    """The other one writes the checkpoint, and waits for nobody."""
+    source = write_images(tmp_path / "images", 10)
+    corpus = index_images(source, tmp_path / "index")
+    rows, _ = BatchPlan(60, 8, 0, 1, 2)(2)
+    spoil(source / corpus.fraction(images=60).keys()[rows[0]])
+    opts = [*SMALL, "PRETRAIN.CORPUS", str(tmp_path / "index"), "PRETRAIN.CHECKPOINT_PERIOD", "0"]
+    opts += ["PRETRAIN.LOADER.MAX_UNREADABLE", "0.0", "PRETRAIN.BATCH_SIZE", "8", "OUTPUT_DIR", "run"]
+    tool = [sys.executable, str(REPO / "tools" / "pretrain_net.py"), "--config-file", "Pretrain/Base-Pretrain.yaml"]
+    command = [*tool, "--runtime", "plain", "--num-gpus", "2", *opts]
+    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "1 of 24 images read so far are unreadable" in done.stderr
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")["counters"]["step"] == 2
 
 
 def test_training_goes_on_from_other_weights(small_config: Callable, tmp_path: Path) -> None:
