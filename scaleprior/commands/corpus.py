@@ -43,9 +43,12 @@ def _register_build(actions: Any) -> None:
     build = actions.add_parser(
         "build",
         help="build an index in hash order",
-        description="Index class folders, tar files with a table of labels, or files with a table of labels.",
+        description="Index class folders, tars or files with a table of labels, WebDataset shards, tars of classes, or "
+        "Hugging Face's Parquet files.",
     )
-    build.add_argument("source", metavar="SRC", help="folder of class folders, of tars, or of files; or the table")
+    build.add_argument(
+        "source", metavar="SRC", help="a folder, a table, a tar, a Parquet file, or a pattern such as {00..99}.tar"
+    )
     build.add_argument("out", metavar="OUT", help="index folder to make")
     build.add_argument("--labels", metavar="TABLE", help="CSV with a header, or Parquet (default: SRC/labels.csv)")
     build.add_argument(
@@ -53,8 +56,11 @@ def _register_build(actions: Any) -> None:
         metavar="FILE",
         help="hierarchy JSON or WordNet is-a list (default: SRC/hierarchy.json, else flat)",
     )
-    build.add_argument("--split", metavar="VALUE", help="only rows of this split")
+    build.add_argument("--split", metavar="VALUE", help="only rows, the folder, or files of this split")
     add_table_options(build)
+    build.add_argument(
+        "--class-names", metavar="FILE", help="names of classes that shards or Parquet files give by number, one a line"
+    )
     build.add_argument("--name", help="the corpus' name (default: OUT's)")
     build.add_argument("--salt", default="", help="another salt gives another order of the same images")
     build.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help="decode every image")
@@ -82,6 +88,7 @@ def _build(args: argparse.Namespace) -> None:
         hierarchy=args.hierarchy,
         split=args.split,
         **table_options(args),
+        class_names=args.class_names,
         name=args.name,
         salt=args.salt,
         verify=args.verify,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +88,7 @@ class Corpus:
         uncertain: str | None = None,
         encoding: str | None = None,
         skip_missing: bool = False,
+        class_names: str | Path | None = None,
         name: str | None = None,
         salt: str = "",
         verify: bool = True,
@@ -99,8 +100,9 @@ class Corpus:
         """Index a collection of labelled images into the folder ``out``, and open it.
 
         Args:
-            source: a folder of class folders, or of tars or images with a table of labels, or that table.
-            labels, hierarchy, descriptions, split, split_column: see ``importers.open_source``.
+            source: class folders, tars or images with a table of labels, WebDataset shards, tars of classes, or Hugging
+                Face's Parquet files; a folder, a file or a pattern of files.
+            labels, hierarchy, descriptions, split, split_column, class_names: see ``importers.open_source``.
             file_column, label_column: columns of names and of labels; each of several label columns is a label.
             separator: text between the labels of a cell; "" for one label a cell.
             missing: what a cell says that has no label, beside empty ones.
@@ -128,32 +130,35 @@ class Corpus:
         from scaleprior.corpus.staging import refuse_existing
 
         refuse_existing(Path(out), "corpus.json", overwrite)  # before anything is read or asked
-        opened = open_source(
-            source,
-            labels=labels,
-            hierarchy=hierarchy,
-            descriptions=descriptions,
-            file_column=file_column,
-            label_column=label_column,
-            split=split,
-            split_column=split_column,
-            separator=separator,
-            missing=missing,
-            confidence_column=confidence_column,
-            min_confidence=min_confidence,
-            uncertain=uncertain,
-            encoding=encoding,
-            skip_missing=skip_missing,
-            verified=verify,
-        )
+        with watched(progress, f"listing {source}", unit="tars") as report:
+            opened = open_source(
+                source,
+                labels=labels,
+                hierarchy=hierarchy,
+                descriptions=descriptions,
+                file_column=file_column,
+                label_column=label_column,
+                split=split,
+                split_column=split_column,
+                separator=separator,
+                missing=missing,
+                confidence_column=confidence_column,
+                min_confidence=min_confidence,
+                uncertain=uncertain,
+                encoding=encoding,
+                skip_missing=skip_missing,
+                class_names=class_names,
+                verified=verify,
+                progress=report if progress is True else None,
+            )
         settle(opened.doubts, yes)
         with watched(progress, f"indexing {source}", unit="images") as report:
             return build_index(
-                opened.rows(),
+                opened.unpack or opened.rows(),
                 out,
                 overwrite=overwrite,
                 label_space=opened.label_space,
-                root=opened.root,
+                root="." if opened.unpack else opened.root,
                 name=name or Path(out).name,
                 salt=salt,
                 source={"kind": opened.kind, **opened.facts},
@@ -291,11 +296,18 @@ class Corpus:
         return hashlib.sha256(f"{whole}:{images}".encode()).hexdigest()
 
 
-def build_index(rows: Iterable[ImageRow], out: str | Path, *, overwrite: bool = False, **options: Any) -> Corpus:
+def build_index(
+    rows: Iterable[ImageRow] | Callable[[Path], Iterable[ImageRow]],
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    **options: Any,
+) -> Corpus:
     """Build the index folder ``out`` from rows; it appears complete or not at all.
 
     Args:
-        rows: in any order; the result does not depend on it.
+        rows: in any order; the result does not depend on it. A function is given the folder in the making, to write the
+            rows' images into it first (with ``root="."``).
         out: the new folder.
         overwrite: replace an existing index once the new one is complete.
         options: those of ``index.write_index``.
@@ -309,7 +321,7 @@ def build_index(rows: Iterable[ImageRow], out: str | Path, *, overwrite: bool = 
 
     with staged_folder(out, marker="corpus.json", overwrite=overwrite) as folder:
         options.setdefault("name", Path(out).name)
-        write_index(rows, folder, **options)
+        write_index(rows(folder) if callable(rows) else rows, folder, **options)
     return Corpus.open(out)
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from scaleprior.errors import UserError
 
-__all__ = ["HEAD", "IMAGE_LIKE", "compressed", "is_image", "refuse_compressed", "unpacked", "unpacking"]
+__all__ = ["HEAD", "IMAGE_LIKE", "compressed", "image_suffix", "is_image", "refuse_compressed", "unpacked", "unpacking"]
 
 HEAD = 32
 """Bytes that are enough to tell."""
@@ -20,6 +20,14 @@ IMAGE_LIKE = frozenset(
 )
 """Suffixes of images, of formats that are read and that are not: such a file is to be an image, whatever it holds."""
 
+_IMAGES = (
+    (".jpg", b"\xff\xd8\xff"),
+    (".png", b"\x89PNG\r\n\x1a\n"),
+    (".gif", b"GIF87a"),
+    (".gif", b"GIF89a"),
+    (".tif", b"II*\0"),
+    (".tif", b"MM\0*"),
+)
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # sizes of the header behind the file header, one a version
 
 
@@ -43,14 +51,21 @@ _ARCHIVES = (
 
 
 def is_image(head: bytes) -> bool:
-    """Whether a file that starts with ``head`` (``HEAD`` bytes) is a JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF."""
-    if head[:3] == b"\xff\xd8\xff" or head[:8] == b"\x89PNG\r\n\x1a\n" or head[:6] in (b"GIF87a", b"GIF89a"):
-        return True
-    if head[:4] in (b"II*\0", b"MM\0*"):
-        return True
-    if head[4:12] in (b"ftypavif", b"ftypavis") or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
-        return True
-    return head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS  # text may start with BM, too
+    """Whether a file that starts with ``head`` (``HEAD`` bytes) is an image of a usual format."""
+    return image_suffix(head) != ""
+
+
+def image_suffix(head: bytes) -> str:
+    """What a file that starts with ``head`` should be called: ``.jpg``, ``.png``, ...; "" if it is no image."""
+    for suffix, start in _IMAGES:
+        if head.startswith(start):
+            return suffix
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return ".webp"
+    if head[4:12] in (b"ftypavif", b"ftypavis"):
+        return ".avif"
+    # text may start with BM, too
+    return ".bmp" if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS else ""
 
 
 def compressed(path: str | Path) -> bool:

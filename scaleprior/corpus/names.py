@@ -7,9 +7,10 @@ Linux both may exist.
 
 from __future__ import annotations
 
+import posixpath
 import unicodedata
 
-__all__ = ["BACKSLASHES", "CASE", "NORMALISATION", "difference", "plain", "spellings"]
+__all__ = ["BACKSLASHES", "CASE", "NORMALISATION", "difference", "inside", "plain", "spellings"]
 
 BACKSLASHES = "names written with back-slashes"
 NORMALISATION = "names in another Unicode normalisation"
@@ -35,3 +36,9 @@ def difference(one: str, other: str) -> str:
     if plain(one) != plain(other):
         return CASE
     return BACKSLASHES if ("\\" in one) != ("\\" in other) else NORMALISATION
+
+
+def inside(name: str) -> str | None:
+    """An archive member's name as a path below a folder, without ``/`` in front, ``.`` or ``//``; None if it leaves."""
+    path = posixpath.normpath(name.lstrip("/"))
+    return None if path in (".", "..") or path.startswith("../") else path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,16 @@ from scaleprior.corpus.importers.doubts import left_packed
 from scaleprior.corpus.importers.source import Source
 from scaleprior.corpus.importers.tables.options import TableOptions
 from scaleprior.corpus.importers.walk import hidden
+from scaleprior.corpus.importers.without_table import PACKED_TABLES, files_given, source_without_table
 from scaleprior.corpus.label_space import LabelSpace
-from scaleprior.corpus.magic import compressed, refuse_compressed, unpacked
+from scaleprior.corpus.magic import compressed, unpacked
 from scaleprior.errors import UserError
+from scaleprior.progress import ProgressFn
 from scaleprior.wording import parameter
 
 __all__ = ["open_source"]
 
 _TABLES = ("labels.csv", "labels.parquet")
-_PACKED_TABLES = (".csv.gz", ".tsv.gz", ".txt.gz")  # read as they are; images are not, since they are read in place
 
 
 def open_source(
@@ -38,40 +40,50 @@ def open_source(
     uncertain: str | None = None,
     encoding: str | None = None,
     skip_missing: bool = False,
+    class_names: str | Path | None = None,
     verified: bool = True,
+    progress: ProgressFn | None = None,
 ) -> Source:
     """Open a source of labelled images.
 
     In this order: a table of labels (given, or ``labels.csv`` / ``labels.parquet`` in the folder) with tar files
-    beside it; such a table with plain image files; else class folders, each named after its label.
+    beside it; such a table with plain image files; Hugging Face's Parquet files with images; tars, which their members
+    say to be WebDataset shards, a tar for each class, a tar of such tars, or class folders in tars; class folders.
 
     Args:
-        path: the source folder, or the table itself (its images lie in the table's folder).
+        path: the source folder, the table itself (its images lie in the table's folder), a tar, a Parquet file with
+            images, or a pattern of those, such as ``train-{0000..1023}.tar`` or ``train-*.tar``.
         labels: the table, CSV with a header line or Parquet.
         hierarchy: hierarchy file; by default ``hierarchy.json`` in the folder, Open Images' beside its tables, else a
             flat label space.
         descriptions: CSV of label and name; by default Open Images' beside its tables.
         file_column, label_column, separator, missing, confidence_column, min_confidence, uncertain, encoding,
             skip_missing: how the table is meant, see ``tables.TableOptions``; by default the table says it.
-        split: take only rows whose ``split_column`` has this value; without a table, only the folder of this name.
+            ``label_column`` is also of WebDataset shards a key of their JSON, or ``cls``, ``json`` or ``txt``; that and
+            ``file_column`` are also columns of Parquet files with images.
+        split: take only rows whose ``split_column`` has this value; without a table, only the folder of this name, or
+            files with this word in their names.
         split_column: see ``split``.
+        class_names: of labels that are numbers, in WebDataset shards and Parquet files: a file with a name a line, or
+            JSON; by default ``classnames.txt``, ``class_names.txt`` or ``classes.txt`` beside the shards, or Parquet's
+            own metadata.
         verified: the index builder will decode the images. Otherwise images of formats that are not read are left out
-            of class folders here.
+            here, where there is no table.
+        progress: called with (tars listed, tars in all, {}) while tars without a table are listed.
 
     Raises:
         UserError: missing or empty folder, missing or malformed table or hierarchy; names the path.
     """
-    path = Path(path)
+    given = files_given(path) if labels is None else None
+    path = Path(path) if given is None else Path(os.path.commonpath([file.absolute().parent for file in given]))
     _refuse_path(path)
     if path.is_file() and labels is None:
-        if not path.name.lower().endswith(_PACKED_TABLES):
-            refuse_compressed(path)
         path, labels = path.parent, path
     if not path.is_dir():
         raise UserError(f"source folder not found: {path}", hint="check the path")
     if not any(path.iterdir()):
         raise UserError(f"source folder {path} is empty", hint="give a folder of class folders, or tars with labels")
-    if labels is None:
+    if labels is None and given is None:
         labels = next((path / name for name in _TABLES if (path / name).is_file()), None)
     options = TableOptions(
         file_column=file_column,
@@ -89,22 +101,35 @@ def open_source(
     if labels is not None:
         from scaleprior.corpus.importers.tables.source import table_source
 
+        if class_names is not None:
+            raise UserError(
+                f"{parameter('class_names')} {str(class_names)!r} is not for a table of labels", hint="leave it out"
+            )
         tars, packed = _tars_in(path), _packed(path)
         source = table_source(
             path, labels, options, tars=tars, packed=packed, hierarchy=hierarchy, descriptions=descriptions
         )
         return replace(source, doubts=(*source.doubts, *left_packed(path, packed))) if tars else source
-    from scaleprior.corpus.importers.folders import folder_source
-
     for option, value in {**options.given(), **({"descriptions": descriptions} if descriptions else {})}.items():
-        raise UserError(
-            f"{parameter(option)} {value!r} needs a table of labels, {path} has none",
-            hint=f"pass {parameter('labels', words='TABLE')}",
-        )
+        if option not in ("file_column", "label_column") or not isinstance(value, str):
+            raise UserError(
+                f"{parameter(option)} {value!r} needs a table of labels, {path} has none",
+                hint=f"pass {parameter('labels', words='TABLE')}",
+            )
     if hierarchy is None and (path / "hierarchy.json").is_file():
         hierarchy = path / "hierarchy.json"
     label_space = None if hierarchy is None else LabelSpace.load(hierarchy)
-    return folder_source(path, label_space, split=split, readable=not verified)
+    return source_without_table(
+        path,
+        given,
+        label_space=label_space,
+        file_column=file_column,
+        label_column=label_column if isinstance(label_column, str) else None,
+        class_names=class_names,
+        split=split,
+        readable=not verified,
+        progress=progress,
+    )
 
 
 def _refuse_path(path: Path) -> None:
@@ -124,4 +149,5 @@ def _tars_in(path: Path) -> list[Path]:
 def _packed(path: Path) -> list[Path]:
     """Compressed files in the folder that nobody has unpacked beside themselves, sorted."""
     found = [entry for entry in sorted(path.iterdir()) if not hidden(entry.name) and compressed(entry)]
+    found = [entry for entry in found if not entry.name.lower().endswith(PACKED_TABLES)]
     return [archive for archive in found if not unpacked(archive).exists()]

@@ -8,15 +8,25 @@ worded alike.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from scaleprior.corpus.magic import unpacking
 from scaleprior.errors import UserError
-from scaleprior.wording import parameter
+from scaleprior.wording import parameter, shown
 
-__all__ = ["Answer", "Doubt", "alike", "left_packed", "one_label", "settle"]
+__all__ = [
+    "Answer",
+    "Doubt",
+    "alike",
+    "left_packed",
+    "left_tars",
+    "mostly_unlabelled",
+    "nearly_one_each",
+    "one_label",
+    "settle",
+]
 
 
 @dataclass(frozen=True)
@@ -80,3 +90,27 @@ def left_packed(path: Path, archives: Sequence[Path]) -> tuple[Doubt, ...]:
         return ()
     what = f"{len(archives):,} compressed files in {path} would not be read, first: {archives[0].name!r}"
     return (Doubt(what, f"unpack it: {unpacking(archives[0])}"),)
+
+
+def mostly_unlabelled(unlabelled: int, images: int) -> tuple[Doubt, ...]:
+    """More than half of the images have no label: mostly the wrong column, or names that do not match."""
+    if unlabelled <= images / 2:
+        return ()
+    options = f"choose where the labels are with {parameter('label_column')}"
+    return (Doubt(f"{unlabelled:,} of {images:,} images have no label", options),)
+
+
+def nearly_one_each(labels: Mapping[str, int], images: int) -> tuple[Doubt, ...]:
+    """Nearly as many labels as images: mostly captions or names of files."""
+    if len(labels) <= images / 2 or images <= 20:
+        return ()
+    what = f"{images:,} images have {len(labels):,} different labels, such as {shown(next(iter(labels)))}"
+    return (Doubt(what, f"choose where the labels are with {parameter('label_column')}"),)
+
+
+def left_tars(path: Path, tars: Sequence[Path]) -> tuple[Doubt, ...]:
+    """Tars beside class folders: their images would be left out."""
+    if not tars:
+        return ()
+    what = f"{len(tars):,} tars beside the class folders of {path} would not be read, first: {tars[0].name!r}"
+    return (Doubt(what, f"give {str(path / '*.tar')!r} to read the tars"),)

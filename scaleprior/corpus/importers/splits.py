@@ -12,7 +12,7 @@ from scaleprior.corpus.importers.walk import hidden, is_folder
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter
 
-__all__ = ["choose_split", "folders_in", "is_split", "split_doubts"]
+__all__ = ["choose_split", "files_of_split", "folders_in", "is_split", "split_doubts"]
 
 _SPLIT = re.compile(
     r"(train|training|val|valid|validation|eval|dev|test|testing|holdout)([-_ ]?(set|split|data|\d{1,4}))?", re.I
@@ -27,6 +27,33 @@ _SHOWN = 5
 def is_split(name: str) -> bool:
     """Whether a folder is called like a part of a data set: train, val, test, training_set, val2017, ..."""
     return _SPLIT.fullmatch(name) is not None
+
+
+def split_in(stem: str) -> str:
+    """The split in a file's name, as in ``imagenet-train-0001``; "" if there is none."""
+    return next((word for word in re.split(r"[-_.\s]+", stem) if is_split(word)), "")
+
+
+def files_of_split(files: Sequence[Path], split: str | None, what: str) -> tuple[list[Path], tuple[Doubt, ...]]:
+    """The ``files`` whose names say ``split``, or without one all of them, and the doubt that several are meant.
+
+    Raises:
+        UserError: none of that split; names those there are.
+    """
+    found = {path: split_in(path.stem) or next((s for s in (path.parent.name,) if is_split(s)), "") for path in files}
+    there = sorted(set(found.values()) - {""})
+    if split is not None:
+        chosen = [path for path, of in found.items() if of.lower() == split.lower()]
+        if not chosen:
+            listed = f"splits in their names are {_some(there)}" if there else "their names say none"
+            raise UserError(f"none of the {len(files):,} {what} is of {parameter('split')} {split!r}", hint=listed)
+        return chosen, ()
+    if len(there) < 2:
+        return list(files), ()
+    options = f"take one of them with {parameter('split', there[0])}"
+    return list(files), (
+        Doubt(f"the {len(files):,} {what} are of the splits {_some(there)}; all would be read", options),
+    )
 
 
 def choose_split(path: Path, split: str) -> Path:

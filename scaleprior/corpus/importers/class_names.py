@@ -1,0 +1,101 @@
+"""Labels given as numbers, and the list that says which class a number is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scaleprior.errors import UserError
+from scaleprior.wording import parameter, shown
+
+__all__ = ["ClassNames"]
+
+_NUMBER = re.compile(r"-?\d+(\.0+)?")
+NAMES_FILES = ("classnames.txt", "class_names.txt", "classes.txt")
+
+
+class ClassNames:
+    """Turns a label as it is stored into labels as the label space has them.
+
+    Args:
+        names: class k is called ``names[k]``; None keeps numbers as they are.
+        source: what the names were read from, for messages.
+    """
+
+    def __init__(self, names: Sequence[str] | None, source: str = "") -> None:
+        self.names = names
+        self._source = source
+
+    @classmethod
+    def read(cls, path: str | Path | None, folder: Path) -> ClassNames:
+        """From a file with a name a line, a JSON list, or a JSON object by number.
+
+        Args:
+            path: the file; None takes ``classnames.txt``, ``class_names.txt`` or ``classes.txt`` of ``folder``, if any.
+
+        Raises:
+            UserError: missing, unreadable, or of another form.
+        """
+        found = path or next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)
+        if found is None:
+            return cls(None)
+        try:
+            text = Path(found).read_text(encoding="utf-8-sig")
+            data = json.loads(text) if Path(found).suffix.lower() == ".json" else text.splitlines()
+        except (OSError, ValueError) as e:
+            raise UserError(f"class names {found} cannot be read: {e}", hint="give a name a line, or JSON") from e
+        if isinstance(data, dict):
+            numbered = {int(key): value for key, value in data.items() if re.fullmatch(r"\d+", str(key))}
+            data = [numbered.get(k) for k in range(len(data))]
+        listed = data if isinstance(data, list) else []
+        names = [name.strip() for name in listed if isinstance(name, str)]
+        while names and names[-1] == "":
+            names.pop()
+        if not all(names) or not names or not all(isinstance(name, str) for name in listed):
+            raise UserError(
+                f"class names {found} are no list of names", hint="give a name a line, a JSON list, or one by number"
+            )
+        return cls(names, str(found))
+
+    def labels(self, value: Any, *, where: str) -> tuple[str, ...]:
+        """The labels of one image.
+
+        Args:
+            value: a number, a text, a list of those, or None; -1 is "no label", as in published test sets.
+            where: the file and place, for messages.
+
+        Raises:
+            UserError: something else, or a number that is in no list.
+        """
+        if value is None:
+            return ()
+        found: list[str] = []
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            name = self._label(one, where)
+            if name:
+                found.append(name)
+        return tuple(dict.fromkeys(found))
+
+    def _label(self, value: Any, where: str) -> str:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise UserError(
+                f"{where}: the label is {shown(value)}",
+                hint=f"labels are numbers, texts or lists of them; choose them with {parameter('label_column')}",
+            )
+        text = str(value).strip()
+        if not _NUMBER.fullmatch(text):
+            return text
+        number = int(float(text)) if "." in text else int(text)
+        if number == -1:
+            return ""
+        if self.names is None:
+            return str(number) if not isinstance(value, str) or "." in text else text
+        if not 0 <= number < len(self.names):
+            raise UserError(
+                f"{where}: label {number} is none of the {len(self.names):,} classes of {self._source}",
+                hint=f"give the right list with {parameter('class_names', words='FILE')}",
+            )
+        return self.names[number]
