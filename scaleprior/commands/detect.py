@@ -63,9 +63,20 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     score.add_argument("detections", type=Path, metavar="DETECTIONS.json", help="list of detections, as COCO wants it")
     score.add_argument("--gt", type=Path, metavar="COCO.json", required=True, help="the truth: a COCO instances file")
+    score.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for results.json and dropped.json (default: none)"
+    )
     score.add_argument("--json", action="store_true", help="print the result as one JSON object")
     score.set_defaults(handler=_score)
     register_detect_export(actions)
+
+    for action in (train, evaluate, score):
+        action.add_argument(
+            "--drop-bad",
+            choices=("none", "annotations", "images"),
+            help="leave out annotations that cannot be used, or images with such; OUT/dropped.json lists them "
+            "(default: SCALEPRIOR.DROP_BAD, else they are an error)",
+        )
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -76,7 +87,7 @@ def _train(args: argparse.Namespace) -> None:
     from scaleprior.progress import progress_bar
 
     engine = get_engine(args.engine)
-    loaded = load_config(args.config_file, args.opts, defaults=engine.default_config())
+    loaded = load_config(args.config_file, _words(args), defaults=engine.default_config())
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
     weights = local_path(args.weights) if args.weights else None
     if args.check:
@@ -97,12 +108,17 @@ def _evaluate(args: argparse.Namespace) -> None:
     from scaleprior.progress import progress_bar
 
     engine = get_engine(args.engine)
-    loaded = load_config(args.config_file, args.opts, defaults=engine.default_config())
+    loaded = load_config(args.config_file, _words(args), defaults=engine.default_config())
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
     model = args.weights or Path(loaded.cfg.MODEL.WEIGHTS or out / engine.model_file)
     with progress_bar("evaluating", unit="images") as progress:
         results = engine.evaluate(loaded, model, out, progress=progress)
     print_results(results, engine.name, model, as_json=args.json)
+
+
+def _words(args: argparse.Namespace) -> list[str]:
+    """The overrides, with the key of ``--drop-bad``."""
+    return [*args.opts, *([] if args.drop_bad is None else ["SCALEPRIOR.DROP_BAD", args.drop_bad])]
 
 
 def _score(args: argparse.Namespace) -> None:
@@ -112,7 +128,7 @@ def _score(args: argparse.Namespace) -> None:
     from scaleprior.detect.metrics import results_to_dict
     from scaleprior.detect.score import score_detections
 
-    result = score_detections(args.detections, args.gt)
+    result = score_detections(args.detections, args.gt, drop_bad=args.drop_bad or "none", out=args.out)
     if args.json:
         print(json.dumps({"truth": str(args.gt), "scored": str(args.detections), **results_to_dict({"": result})}))
         return

@@ -10,9 +10,9 @@ import io
 import json as jsonlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from detectron2.config import CfgNode
@@ -25,14 +25,26 @@ from scaleprior.detect.data.coco import DetectionSet, load_coco
 from scaleprior.detect.data.image_root import FolderRoot, ImageRoot, open_root
 from scaleprior.detect.data.minival import MINIVAL_SETS
 from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, require_files
+from scaleprior.detect.data.problems import DropBad, Problem
 from scaleprior.errors import UserError
 from scaleprior.files import file_sha256, write_text
+from scaleprior.wording import parameter
 
-__all__ = ["TarHandler", "register_coco", "register_datasets"]
+__all__ = ["TarHandler", "problems_of", "register_coco", "register_datasets"]
 
 logger = logging.getLogger(__name__)
 
-_registered: dict[str, tuple[str, str]] = {}  # name -> (JSON, root) of what register_coco made, absolute
+
+class _Registered(NamedTuple):
+    """What register_coco made; paths are absolute."""
+
+    json: str
+    root: str
+    drop_bad: DropBad
+    problems: tuple[Problem, ...]
+
+
+_registered: dict[str, _Registered] = {}
 
 
 class TarHandler(PathHandler):
@@ -83,21 +95,24 @@ class _TarPath(str):
     __slots__ = ()
 
 
-def register_coco(name: str, json: str | Path, root: str | Path) -> None:
+def register_coco(name: str, json: str | Path, root: str | Path, *, drop_bad: DropBad = "none") -> None:
     """Check a COCO-format set and register it with Detectron2 under ``name``; the same set twice is harmless.
 
     Metadata (``thing_classes``, ``thing_dataset_id_to_contiguous_id``, ``evaluator_type`` "coco", ``json_file``,
-    ``image_root``) is there at once. Where annotations lack ``iscrowd``, ``area`` or ``id``, which COCO's evaluation
-    needs, ``json_file`` is a completed copy under ``$SCALEPRIOR_HOME/coco/``, named after the content.
+    ``image_root``) is there at once. Where annotations lack ``iscrowd``, ``area`` or an ``id`` of their own that is not
+    0, which COCO's evaluation needs, or some are left out, ``json_file`` is a completed copy under
+    ``$SCALEPRIOR_HOME/coco/``, named after the content.
 
     Args:
         json: a COCO instances file; segmentations are passed through.
         root: the images: a folder, an uncompressed tar, or a glob of tars (``data/train-*.tar``).
+        drop_bad: leave out "annotations" that cannot be used, or the "images" that have such, instead of refusing the
+            set.
 
     Raises:
         UserError: the set is broken (see ``detect.load_coco``), or the name is taken by another set.
     """
-    _register(name, str(json), str(root), drop_empty_boxes=False)
+    _register(name, str(json), str(root), drop_bad)
 
 
 def register_datasets(cfg: CfgNode) -> None:
@@ -113,10 +128,10 @@ def register_datasets(cfg: CfgNode) -> None:
     """
     own = own_sets(cfg)
     for name, (json, root) in own.items():
-        register_coco(name, json, root)
+        register_coco(name, json, root, drop_bad=cfg.SCALEPRIOR.DROP_BAD)
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
         if name in MINIVAL_SETS:
-            _register(name, *dataset_paths(name, cfg), drop_empty_boxes=True)
+            _register(name, *dataset_paths(name, cfg), cfg.SCALEPRIOR.DROP_BAD, drop_empty_boxes=True)
         elif name not in DatasetCatalog:
             dataset_paths(name, cfg)  # knows no other name either, and says which it does
         elif name in BUILTIN_SETS and name not in own:
@@ -124,22 +139,32 @@ def register_datasets(cfg: CfgNode) -> None:
             require_files(name, found.json_file, found.image_root)
 
 
-def _register(name: str, json: str, root: str, *, drop_empty_boxes: bool) -> None:
+def problems_of(names: Iterable[str]) -> dict[str, tuple[Problem, ...]]:
+    """What was left out of sets, and what is odd about them, by name; () where others registered the set."""
+    return {name: _registered[name].problems if name in _registered else () for name in names}
+
+
+def _register(name: str, json: str, root: str, drop_bad: DropBad, *, drop_empty_boxes: bool = False) -> None:
     if not name:
         raise UserError("a data set needs a name", hint="give one that DATASETS.TRAIN or TEST can refer to")
-    files = (_absolute(json), _absolute(root))
+    files = (_absolute(json), _absolute(root), drop_bad)
     if name in _registered and name in DatasetCatalog:
-        if _registered[name] != files:
+        before = _registered[name][:3]
+        if before != files:
+            said, now = (
+                " with ".join(part[:2]) + f" ({parameter('drop_bad', part[2])})" * (before[2] != drop_bad)
+                for part in (before, files)
+            )
             raise UserError(
-                f"data set {name} is registered already, as {' with '.join(_registered[name])}; now it would be "
-                f"{' with '.join(files)}",
-                hint="take another name",
+                f"data set {name} is registered already, as {said}; now it would be {now}", hint="take another name"
             )
         return
     if name in DatasetCatalog:
         raise UserError(f"data set {name} is registered already, not by ScalePrior", hint="take another name")
-    data = load_coco(files[0], files[1], name=name, drop_empty_boxes=drop_empty_boxes, segmentation=True)
-    json_file = files[0] if data.complete else str(_completed(data))
+    data = load_coco(
+        files[0], files[1], name=name, drop_empty_boxes=drop_empty_boxes, segmentation=True, drop_bad=drop_bad
+    )
+    json_file = files[0] if data.complete else str(_completed(data, drop_bad))
     # Detectron2 joins names to a folder by itself, which finds neither tars nor names spelled otherwise than the files'
     in_tars = not isinstance(data.root, FolderRoot) or data.root.respelled
     image_root = _TARS.folder(files[1], data.root) if in_tars else files[1]
@@ -162,7 +187,7 @@ def _register(name: str, json: str, root: str, *, drop_empty_boxes: bool) -> Non
         return loaded
 
     DatasetCatalog.register(name, records)
-    _registered[name] = files
+    _registered[name] = _Registered(*files, data.problems)
     logger.info("registered %s: %d images, %d classes, %s", name, len(data), len(data.class_names), json_file)
 
 
@@ -182,10 +207,11 @@ def _set_metadata(name: str, values: Mapping[str, Any]) -> None:
     metadata.set(**values)
 
 
-def _completed(data: DetectionSet) -> Path:
+def _completed(data: DetectionSet, drop_bad: DropBad) -> Path:
     """The annotations with everything filled in, as a file in the cache."""
     # 2: an earlier version's completed.json kept annotation ids, 0 among them
-    target = ZooHome.current().root / "coco" / file_sha256(data.source) / "completed_2.json"
+    name = "completed_2.json" if drop_bad == "none" else f"completed_2_without_bad_{drop_bad}.json"
+    target = ZooHome.current().root / "coco" / file_sha256(data.source) / name
     if not target.is_file():
         write_text(target, jsonlib.dumps({"info": {}, "licenses": [], **data.truth}))
     return target

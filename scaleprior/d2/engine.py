@@ -1,7 +1,8 @@
 """The detectron2 engine: Detectron2's own model, loaders, trainer and COCO evaluation behind ``detect.Engine``.
 
 Writes into its folder what Detectron2 writes (``model_final.pth``, ``last_checkpoint``, ``metrics.json``), and
-``config.yaml``, ``log.txt`` and, first, ``run.json``: what made the run, with the hash of all that determines it.
+``config.yaml``, ``log.txt`` and, first, ``run.json``: what made the run, with the hash of all that determines it; and
+``dropped.json`` where data were left out.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from torch import nn
 from scaleprior.config import LoadedConfig
 from scaleprior.d2.checkpoint import load_detector
 from scaleprior.d2.checks import check_builders, detectron2_refuses
+from scaleprior.d2.datasets import problems_of
 from scaleprior.d2.evaluator import to_result
 from scaleprior.d2.logs import quiet_stdout, run_log
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training, read_trained
 from scaleprior.d2.trainer import Trainer
+from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
 from scaleprior.detect.results_file import append_result
 from scaleprior.errors import UserError
@@ -80,6 +83,7 @@ class Detectron2Engine:
             if claim(plan, out, resume=resume):
                 logger.info("%s is complete", out / MODEL_FILE)
             else:
+                record_dropped(out, problems_of(plan.cfg.DATASETS.TRAIN), anew=True)
                 _train(plan, out, resume, progress)
             for left in out.glob("model_[0-9]*.pth"):
                 left.unlink()
@@ -97,6 +101,7 @@ class Detectron2Engine:
             load_detector(detector, str(model))
             results = evaluate_sets(plan.cfg, detector, out, progress)
             write_json(out / "results.json", {"engine": self.name, "model": str(model), **results_to_dict(results)})
+            record_dropped(out, problems_of(plan.cfg.DATASETS.TEST), anew=False)
             record(plan, results, model)
         return results
 

@@ -16,11 +16,13 @@ from detectron2.utils.logger import setup_logger
 from scaleprior.config import load_config
 from scaleprior.d2.checkpoint import load_detector
 from scaleprior.d2.checks import detectron2_refuses
+from scaleprior.d2.datasets import problems_of
 from scaleprior.d2.engine import MODEL_FILE, Detectron2Engine, claim, record
 from scaleprior.d2.evaluator import to_result
 from scaleprior.d2.logs import without_tracebacks
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training
 from scaleprior.d2.trainer import Trainer
+from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.metrics import results_to_dict
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_json
@@ -79,6 +81,8 @@ def _work(args: argparse.Namespace) -> None:
         logger.info("%s is complete", model)
         found = _evaluate(plan, model) if plan.cfg.DATASETS.TEST else {}
     else:
+        if comm.is_main_process():
+            record_dropped(out, problems_of(plan.cfg.DATASETS.TRAIN), anew=True)
         found = _train(plan, resume=args.resume)
     _report(plan, found, model)
 
@@ -123,5 +127,6 @@ def _report(plan: Plan, found: dict[str, Any], model: str) -> None:
     results = {name: to_result(found if len(sets) == 1 else found[name], name) for name in sets}
     words = results_to_dict(results)
     write_json(Path(plan.cfg.OUTPUT_DIR) / "results.json", {**head, **words})
+    record_dropped(plan.cfg.OUTPUT_DIR, problems_of(sets), anew=False)
     record(plan, results, model)
     print(json.dumps({**head, "results": plan.cfg.SCALEPRIOR.RESULTS, **words}))

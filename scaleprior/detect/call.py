@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.config.sources import ConfigSource, open_config
+from scaleprior.detect.data.problems import DropBad
 from scaleprior.detect.engines import Engine, get_engine
 from scaleprior.errors import UserError
 from scaleprior.progress import ProgressFn, watched
@@ -65,6 +66,7 @@ def detect(
     engine: str = "auto",
     overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
+    drop_bad: DropBad | None = None,
     check: bool = True,
     progress: ProgressFn | bool = False,
 ) -> DetectRun:
@@ -85,6 +87,8 @@ def detect(
         engine: ``auto``, ``torchvision``, ``detectron2``, or one that another package announces.
         overrides: other keys, ``{"SOLVER.MAX_ITER": 10}`` or nested.
         resume: go on with a run of the same config in ``out``; start one if there is none.
+        drop_bad: leave out "annotations" that cannot be used, or the "images" that have such, instead of refusing the
+            set (``SCALEPRIOR.DROP_BAD``); ``out/dropped.json`` lists them.
         check: look at both sets, the weights, disk and memory before anything is trained; see ``scaleprior.check``.
         progress: True for a bar on the terminal; or a function that is called with (done, total, numbers), once a step
             and then once an image.
@@ -98,6 +102,8 @@ def detect(
     chosen = get_engine(engine)
     loaded = open_config(config, overrides, defaults=chosen.default_config())
     loaded = open_config(loaded, _dataset_keys(loaded, train, val))
+    if drop_bad is not None:
+        loaded = open_config(loaded, {"SCALEPRIOR.DROP_BAD": drop_bad})
     folder = Path(out or loaded.cfg.OUTPUT_DIR)
     if model is None:
         with _canonical(weights) as start:

@@ -123,7 +123,7 @@ def _sets(cfg: CfgNode, engine: Engine, report: CheckReport) -> list[SetFiles]:
                 builtin = name not in own
                 if builtin:
                     require_files(name, annotations, root)
-                found.append(SetFiles(role, name, annotations, root, drop_empty_boxes=builtin))
+                found.append(SetFiles(role, name, annotations, root, builtin, cfg.SCALEPRIOR.DROP_BAD))
     return found
 
 

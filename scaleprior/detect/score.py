@@ -10,11 +10,12 @@ from typing import Any, cast
 from scaleprior.detect.data.coco import DetectionSet, load_truth
 from scaleprior.detect.data.coco_check import as_id
 from scaleprior.detect.data.coco_format import CocoId, CocoTruth, Detection
+from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.data.problems import DropBad, Problem
 from scaleprior.detect.evaluate import coco_ap
-from scaleprior.detect.metrics import DetectionResult
+from scaleprior.detect.metrics import DetectionResult, results_to_dict
 from scaleprior.errors import UserError
-from scaleprior.files import is_number, read_json
+from scaleprior.files import is_number, read_json, write_json
 
 __all__ = ["score_detections"]
 
@@ -26,7 +27,7 @@ def score_detections(
     truth: str | Path | CocoTruth | DetectionSet,
     *,
     drop_bad: DropBad = "none",
-    problems: list[Problem] | None = None,
+    out: str | Path | None = None,
 ) -> DetectionResult:
     """COCO AP of a results file; boxes always, and masks where detections and truth all have one.
 
@@ -40,7 +41,8 @@ def score_detections(
             and none a ``bbox``, boxes are those around the masks, as in pycocotools.
         truth: an instances file; a set, or its ``truth``.
         drop_bad: of a file, as :func:`load_coco`; detections on images that are left out are, too.
-        problems: gets what was left out of the file, and what is odd about it.
+        out: folder for ``results.json`` and, where something was left out, ``dropped.json``, which lists it; by default
+            nothing is written.
 
     Raises:
         UserError: detections of images or categories that the truth has not, or that are none; how many, and the first.
@@ -48,20 +50,23 @@ def score_detections(
     """
     source = str(detections) if isinstance(detections, (str, Path)) else "detections"
     lost: set[CocoId | None] = set()
+    found: tuple[Problem, ...] = ()
     if isinstance(truth, DetectionSet):
         known = truth.truth
     elif isinstance(truth, (str, Path)):
         known, found = load_truth(truth, drop_bad=drop_bad)
         lost = {as_id(place["id"]) for problem in found if problem.kind == "image_of_bad" for place in problem.places}
-        if problems is not None:
-            problems.extend(found)
     else:
         known = truth
     if isinstance(detections, (str, Path)):
         detections = _read(Path(detections))
     checked, have_masks = _checked(detections, known, source, lost)
     masks = bool(checked) and have_masks and _can_have_masks(known, source)
-    return coco_ap(known, checked, masks=masks)
+    result = coco_ap(known, checked, masks=masks)
+    if out is not None:
+        write_json(Path(out) / "results.json", {"scored": source, **results_to_dict({"": result})})
+        record_dropped(out, {"truth": found}, anew=True)
+    return result
 
 
 def _read(path: Path) -> Sequence[Mapping[str, Any]]:

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scaleprior.config import load_config
 from scaleprior.corpus import Corpus, World, WorldSpec
 from scaleprior.corpus.importers import Doubt
 from scaleprior.detect.data.coco import DetectionSet, load_coco
+from scaleprior.detect.data.problems import DropBad
+from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
 from scaleprior.files import file_sha256
 from scaleprior.progress import ProgressFn
@@ -47,8 +50,13 @@ class StudyData:
     backbones: Mapping[str, tuple[Rung, ...]] = field(default_factory=dict)
 
 
-def prepare_data(spec: StudySpec, out: Path, *, progress: PrepareProgress | None = None) -> StudyData:
+def prepare_data(
+    spec: StudySpec, out: Path, *, engine: str = "auto", progress: PrepareProgress | None = None
+) -> StudyData:
     """Make what is made (synthetic world, index), check what is given; what is already there is kept.
+
+    Args:
+        engine: whose keys the fine-tuning config may hold.
 
     Raises:
         UserError: a missing or empty source, a label that is not in the label space, a hierarchy with a cycle, more
@@ -57,8 +65,9 @@ def prepare_data(spec: StudySpec, out: Path, *, progress: PrepareProgress | None
     world = _world(spec)
     # first, because an index may take hours
     train, val = _coco_sets(spec, world, out, progress)
-    train_set = _checked(train)
-    val_set = _checked(val)
+    # An engine's keys are no other engine's, so that the config is read as the cells will read it.
+    finetune = load_config(spec.finetune.config, spec.finetune.overrides, defaults=get_engine(engine).default_config())
+    train_set, val_set = (_checked(entry, finetune.cfg.SCALEPRIOR.DROP_BAD) for entry in (train, val))
     if train_set.class_names != val_set.class_names:
         raise UserError(
             f"{train[1]} and {val[1]} have different categories", hint="give two JSON files with the same categories"
@@ -185,9 +194,9 @@ def _named_set(name: str, coco: CocoSet) -> tuple[str, str, str]:
     return name, str(coco.json.absolute()), str(Path(coco.images).absolute())
 
 
-def _checked(entry: tuple[str, str, str]) -> DetectionSet:
+def _checked(entry: tuple[str, str, str], drop_bad: DropBad) -> DetectionSet:
     name, annotations, root = entry
-    return load_coco(annotations, root, name=name)
+    return load_coco(annotations, root, name=name, drop_bad=drop_bad)
 
 
 def _boxes(detection_set: DetectionSet) -> int:

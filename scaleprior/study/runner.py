@@ -73,7 +73,7 @@ def run_study(
     with folder.claim(name=spec.name, fingerprint=_fingerprint(spec)) as known:
         remove_leftovers(out, recursive=False)
         resolved = _resolve_engine(folder, known, name)
-        data = prepare_data(spec, out, progress=prepare_progress)
+        data = prepare_data(spec, out, engine=resolved, progress=prepare_progress)
         cells = tuple(plan_cells(spec, data, resolved))
         facts = {**describe_data(spec, data, resolved), "command": _command(spec, out, engine, executor)}
         record = replace(known, engine=resolved, facts=facts, cells=cells)

@@ -25,7 +25,7 @@ from tests.conftest import REPO
 from tests.detect.conftest import TINY_FPN, data_overrides, make_coco
 
 
-def _run(*words: str) -> None:
+def run_command(*words: str) -> None:
     parser = argparse.ArgumentParser()
     command.register(parser.add_subparsers())
     args = parser.parse_args(["detect", *words])
@@ -73,7 +73,7 @@ def test_an_engine_that_lacks_a_method_is_refused_by_its_name(monkeypatch: pytes
 def test_train_then_eval(tmp_path: Path, coco_overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--config-file", "COCO-Detection/Base-RCNN-FPN.yaml", "--out", str(tmp_path / "run"), "--json"]
     words += ["--engine", "torchvision", *TINY_FPN, *coco_overrides, "SOLVER.MAX_ITER", "2"]
-    _run("train", *words)
+    run_command("train", *words)
     trained = json.loads(capsys.readouterr().out)
     assert trained["engine"] == "torchvision"
     assert 0 <= trained["AP"] <= 100
@@ -87,7 +87,7 @@ def test_train_then_eval(tmp_path: Path, coco_overrides: list[str], capsys: pyte
         "results.json",
         "detections_tiny.json",
     }
-    _run("eval", *words)
+    run_command("eval", *words)
     evaluated = json.loads(capsys.readouterr().out)
     assert evaluated.pop("seconds") > 0
     trained.pop("seconds")

@@ -91,6 +91,14 @@ OWN = (
         engines=DETECTORS, changes=DETECTION, by_content=True,
     ),
     Key(
+        "SCALEPRIOR.DROP_BAD", "none",
+        "What is left out of sets whose JSON has annotations that cannot be used (no box or one without extent, an "
+        "unknown image or category, ignore, ...) or boxes outside their image: none = nothing, it is an error; "
+        "annotations = those; images = their images, with all that is in them. Counted in a warning and listed in "
+        "dropped.json, in the run's folder.",
+        engines=DETECTORS, changes=DETECTION, legal=one_of("none", "annotations", "images"), since=2,
+    ),
+    Key(
         "SCALEPRIOR.IMAGE_CACHE_MB", 1024,
         "Decoded images kept in memory, per data set; 0 = none. No effect on results. Detectron2's loader keeps none.",
         engines=(TORCHVISION,), changes=(), legal=at_least(0), unit="megabytes of 2**20 bytes",

@@ -23,7 +23,7 @@ from scaleprior.detect.data.coco_check import check_coco
 from scaleprior.detect.data.headers import Header, file_identity, read_headers
 from scaleprior.detect.data.image_root import ImageRoot, open_root
 from scaleprior.detect.data.image_sizes import EXIF_HINT, SIZE_HINT, describe_size, is_stored_size
-from scaleprior.detect.data.problems import Findings, Problem
+from scaleprior.detect.data.problems import DropBad, Findings, Problem
 from scaleprior.detect.data.statistics import truth_statistics
 from scaleprior.errors import ScalePriorError
 from scaleprior.files import write_text
@@ -42,7 +42,7 @@ class SetFiles(NamedTuple):
 
     Attributes:
         role: "train" or "val".
-        drop_empty_boxes: see ``load_coco``.
+        drop_empty_boxes, drop_bad: see ``load_coco``.
     """
 
     role: str
@@ -50,6 +50,7 @@ class SetFiles(NamedTuple):
     json: str
     root: str
     drop_empty_boxes: bool = False
+    drop_bad: DropBad = "none"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class _Summary:
         problems: list[Problem] = []
         findings = Findings(str(path), into=problems)
         data = read_instances(path, files.name)
-        checked = check_coco(data, findings, drop_empty_boxes=files.drop_empty_boxes)
+        checked = check_coco(data, findings, drop_empty_boxes=files.drop_empty_boxes, drop_bad=files.drop_bad)
         images = checked.images.values()
         statistics = truth_statistics(files.name, truth_of(checked, list(images)))
         return cls(
@@ -160,7 +161,7 @@ def _summary(files: SetFiles) -> _Summary:
         UserError: it cannot be read at all.
     """
     path = os.path.abspath(os.path.expanduser(os.path.expandvars(files.json)))
-    marks = [_SCHEMA, __version__, path, files.drop_empty_boxes, file_identity(path)]
+    marks = [_SCHEMA, __version__, path, files.drop_empty_boxes, files.drop_bad, file_identity(path)]
     name = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
     kept = home_folder() / "checks" / f"set-{name[:32]}.json"
     try:

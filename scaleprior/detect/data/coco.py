@@ -79,7 +79,8 @@ def load_dataset(name: str, cfg: CfgNode) -> DetectionSet:
     if builtin:
         require_files(name, annotations, root)
     # COCO's own train2017 has two boxes without extent, which everybody drops; in a user's file they are a mistake
-    return load_coco(annotations, root, name=name, drop_empty_boxes=builtin)
+    drop_bad = cfg.SCALEPRIOR.DROP_BAD
+    return load_coco(annotations, root, name=name, drop_empty_boxes=builtin, drop_bad=drop_bad)
 
 
 def load_coco(

@@ -6,15 +6,17 @@ that is absent. Annotation ids mean nothing here. Boxes are [x, y, width, height
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from scaleprior.detect.data.coco_format import CocoAnnotation, CocoId, CocoImage
-from scaleprior.detect.data.problems import DropBad, Findings, Offender, drop_hint
+from scaleprior.detect.data.problems import DROP_BAD, DropBad, Findings, Offender, drop_hint
 from scaleprior.errors import UserError
 from scaleprior.files import is_number
+from scaleprior.wording import parameter
 
 __all__ = ["CheckedCoco", "as_id", "check_coco"]
 
@@ -76,6 +78,9 @@ def check_coco(
     Raises:
         UserError: no images or no categories; all else as ``findings`` decides.
     """
+    if drop_bad not in DROP_BAD:
+        hint = f"take one of {', '.join(DROP_BAD)}"
+        raise UserError(f"{parameter('drop_bad')} (SCALEPRIOR.DROP_BAD) is {drop_bad!r}", hint=hint)
     for part in ("categories", "images"):
         if not data[part]:
             raise UserError(f"{findings.source} has no {part}", hint="give a COCO instances file")
@@ -335,8 +340,15 @@ def _filled_in(entry: _Unchecked, number: int, segmentation: bool) -> CocoAnnota
 
 
 def _place(part: str, index: int, entry: _Unchecked) -> dict[str, Any]:
-    said = {key: entry[key] for key in ("id", "image_id", "file_name", "category_id", "name", "bbox") if key in entry}
-    return {"part": part, "index": index, **said}
+    keys = ("id", "image_id", "file_name", "category_id", "name", "bbox")
+    return {"part": part, "index": index, **{key: _strict(entry[key]) for key in keys if key in entry}}
+
+
+def _strict(value: Any) -> Any:
+    """A value as strict JSON has it: NaN and infinity are texts."""
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _offender(index: int, entry: _Unchecked, key: str) -> Offender:

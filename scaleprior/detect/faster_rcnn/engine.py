@@ -1,7 +1,7 @@
 """The embedded engine: Faster R-CNN, C4 or FPN, from a Detectron2-style config, on torchvision's operators.
 
-Writes into its folder: config.yaml, metrics.jsonl, checkpoint.safetensors (while training), model.safetensors, and on
-evaluation detections_SET.json (COCO results format) and results.json.
+Writes into its folder: config.yaml, metrics.jsonl, checkpoint.safetensors (while training), model.safetensors, on
+evaluation detections_SET.json (COCO results format) and results.json, and dropped.json where data were left out.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from scaleprior.backbones.zoo import local_path
 from scaleprior.config import LoadedConfig, get_cfg
 from scaleprior.config.seed import run_seed
 from scaleprior.detect.data.coco import DetectionSet, dataset_paths, load_dataset
+from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.data.loader import TrainLoader
 from scaleprior.detect.evaluate import coco_ap
 from scaleprior.detect.faster_rcnn import model_file as weights_io
@@ -115,6 +116,7 @@ class TorchvisionEngine:
         model.to(resolve_device(cfg.MODEL.DEVICE))
         folder.write()
         write_text(out / "config.yaml", cfg.dump())
+        record_dropped(out, {data.name: data.problems for data in sets}, anew=True)
         DetectorTrainer(cfg, model, loader, folder).train(resume=resume, progress=progress)
         trained = TrainedDetector(
             class_names=sets[0].class_names,
@@ -155,6 +157,7 @@ class TorchvisionEngine:
         weights_io.load_model(model, detector)
         detector.to(resolve_device(cfg.MODEL.DEVICE))
         results = {data.name: _evaluate_set(cfg, detector, data, out, progress) for data in sets}
+        record_dropped(out, {data.name: data.problems for data in sets}, anew=False)
         write_json(out / "results.json", {"engine": self.name, "model": str(model), **results_to_dict(results)})
         if cfg.SCALEPRIOR.RESULTS:
             append_result(
