@@ -22,7 +22,7 @@ from scaleprior.study.sections import CocoSet
 from scaleprior.study.spec import StudySpec
 from scaleprior.wording import flag
 
-__all__ = ["PrepareProgress", "StudyData", "describe_data", "prepare_data"]
+__all__ = ["PrepareProgress", "StudyData", "describe_data", "prepare_data", "what_to_drop"]
 
 PrepareProgress = Callable[[str, int, int], None]
 """``(what, done, total)`` while data are prepared."""
@@ -65,9 +65,7 @@ def prepare_data(
     world = _world(spec)
     # first, because an index may take hours
     train, val = _coco_sets(spec, world, out, progress)
-    # An engine's keys are no other engine's, so that the config is read as the cells will read it.
-    finetune = load_config(spec.finetune.config, spec.finetune.overrides, defaults=get_engine(engine).default_config())
-    train_set, val_set = (_checked(entry, finetune.cfg.SCALEPRIOR.DROP_BAD) for entry in (train, val))
+    train_set, val_set = (_checked(entry, what_to_drop(spec, engine)) for entry in (train, val))
     if train_set.class_names != val_set.class_names:
         raise UserError(
             f"{train[1]} and {val[1]} have different categories", hint="give two JSON files with the same categories"
@@ -192,6 +190,12 @@ def _coco_sets(
 
 def _named_set(name: str, coco: CocoSet) -> tuple[str, str, str]:
     return name, str(coco.json.absolute()), str(Path(coco.images).absolute())
+
+
+def what_to_drop(spec: StudySpec, engine: str) -> DropBad:
+    """``SCALEPRIOR.DROP_BAD`` of the study's fine-tuning, on the keys of the engine that the cells will have."""
+    defaults = get_engine(engine).default_config()
+    return load_config(spec.finetune.config, spec.finetune.overrides, defaults=defaults).cfg.SCALEPRIOR.DROP_BAD
 
 
 def _checked(entry: tuple[str, str, str], drop_bad: DropBad) -> DetectionSet:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+import scaleprior as sp
 from scaleprior.backbones import read_card
 from scaleprior.config import data_file
 from scaleprior.errors import UserError
@@ -181,3 +182,15 @@ def test_a_wrong_detection_set_is_refused_before_an_index_is_built(tmp_path: Pat
     with pytest.raises(UserError, match=r"annotations of study_train not found: .*none.json"):
         prepare_data(load_spec(path), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_annotations_that_cannot_be_used_may_be_left_out_of_a_studys_sets(tmp_path: Path, planned: Path) -> None:
+    path, root = make_coco(tmp_path / "coco", change=lambda d: d["annotations"][0].update(bbox=[0, 0, 0, 0]))
+    coco = {"json": str(path), "images": str(root)}
+    sets = {"detection": {"train": coco, "val": coco}}
+    with pytest.raises(UserError, match=r"1 boxes of zero or negative size.*SCALEPRIOR.DROP_BAD"):
+        plan(tmp_path, planned, **sets)
+    spec = load_spec(write_spec(tmp_path, **sets, **overridden("finetune", SCALEPRIOR__DROP_BAD="images")))
+    assert prepare_data(spec, planned, engine="torchvision").counts["detection images"] == "5 to train, 5 to evaluate"
+    found = sp.check(study=spec, engine="torchvision", out=tmp_path / "out").findings
+    assert [(f.kind, f.stops) for f in found if "size" in f.kind] == [("box_size", False)]

@@ -97,7 +97,7 @@ def check_coco(
         lost = {as_id(entry.get("image_id")) for _, entry in bad}
         places = [_place("images", i, e) for i, e in enumerate(data["images"]) if as_id(e.get("id")) in lost]
         shown = [(str(place.get("file_name", place["id"])), place) for place in places]
-        findings.add("dropped", "image_of_bad", "images of such annotations, with all that is in them", shown)
+        findings.add("dropped", "image_of_bad", "images of such annotations, with all that is in them", shown, hint="")
         images = {number: image for number, image in images.items() if number not in lost}
         good = [(i, e) for i, e in good if as_id(e["image_id"]) not in lost]
     if not images or not categories:
