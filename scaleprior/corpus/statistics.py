@@ -24,10 +24,13 @@ from scaleprior.wording import parameter
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SAMPLE", "CorpusStatistics", "LabelCount", "corpus_statistics", "image_readers"]
+__all__ = ["MANY", "SAMPLE", "CorpusStatistics", "LabelCount", "corpus_statistics", "image_readers"]
 
 SAMPLE = 1000
 """Images whose headers are read unless told otherwise: shares are then known to 3 points (two standard errors)."""
+
+MANY = 10
+"""Labels or classes that have a tail worth speaking of."""
 
 
 @dataclass(frozen=True)
@@ -120,18 +123,21 @@ class CorpusStatistics:
             + (f", {decimal(self.mean_closed)} with all ancestors" if self.mean_closed > self.mean_labels else "")
             + f"; images have {count(tail.labels)} of the {some(len(self.labels), 'label')}."
         ]
-        if tail.labels:
+        if tail.labels >= MANY:
             said.append(
                 f"The most frequent tenth of the labels holds {share(tail.top[0.1])} of all pairs of image and label, "
                 f"the most frequent half {share(tail.top[0.5])}; the spread is that of {decimal(tail.effective)} "
                 f"equally frequent labels (Gini {tail.gini:.2f})."
             )
             few = [
-                f"fewer than {images} images: {some(labels, 'label')} ({share(labels / tail.labels)})"
+                f"with fewer than {images} images: {count(labels)} ({share(labels / tail.labels)})"
                 for images, labels in tail.below.items()
                 if labels
             ]
-            said += [f"Labels with {', with '.join(few)}."] if few else []
+            said += [f"Labels {', '.join(few)}."] if few else []
+        elif tail.labels:
+            most, least = self.given[0], self.given[-1]
+            said.append(f"Images a label: {count(least.images)} ({least.name}) to {count(most.images)} ({most.name}).")
         if self.unlabelled:
             said.append(f"Without a label: {some(self.unlabelled, 'image')} ({share(self.unlabelled / self.images)}).")
         if self.unused:

@@ -123,7 +123,11 @@ def test_absent_labels_are_counted_where_there_are_any(tmp_path: Path) -> None:
 
 
 def test_the_sentences_say_what_stands_out(tmp_path: Path) -> None:
-    """Seven choices hold 8 labels, and 22 with ancestors; 30 images are four rounds, an image of 1 and one of 2."""
+    """Seven choices hold 8 labels, and 22 with ancestors; 30 images are four rounds, an image of 1 and one of 2.
+
+    The cat is in four choices: 16, and in both images that remain. The lap dog is in one, and so is the pet, whose
+    images with descendants are more.
+    """
     said = build(tmp_path).statistics().sentences()
     assert (
         said[0]
@@ -131,9 +135,18 @@ def test_the_sentences_say_what_stands_out(tmp_path: Path) -> None:
     )
     assert "Without a label: 4 images (13.3 %)." in said
     assert "Without an image, also by a label below it: 2 labels." in said
-    assert (
-        "Labels with fewer than 10 images: 3 labels (75.0 %), with fewer than 100 images: 4 labels (100.0 %)." in said
-    )
+    assert "Images a label: 4 (lap dog) to 18 (cat)." in said
+
+
+def test_a_tail_is_spoken_of_where_there_are_ten_labels(tmp_path: Path) -> None:
+    """Nine labels with an image, one with 11: the first tenth is one label and holds 11 of 20 pairs."""
+    labels = [*map(str, range(9)), *["9"] * 11]
+    rows = [ImageRow(f"{k}", (label,), "", f"{k}", 0, 1) for k, label in enumerate(labels)]
+    options = {"root": tmp_path, "source": {"kind": "files"}, "verify": False}
+    corpus = build_index(rows, tmp_path / "idx", label_space=LabelSpace.flat(labels), **options)
+    said = corpus.statistics(sample=0).sentences()
+    assert said[1].startswith("The most frequent tenth of the labels holds 55.0 % of all pairs of image and label, ")
+    assert said[2] == "Labels with fewer than 10 images: 9 (90.0 %), with fewer than 100 images: 10 (100.0 %)."
 
 
 def test_the_index_is_read_a_row_group_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def _charts(stats: DetectionStatistics) -> dict[str, str]:
         "tail": tail_chart(boxes, boxes, what="class", counted="boxes"),
         "sizes": _side_chart(np.sqrt(stats.areas.clip(min=0))),
         "shapes": _ratio_chart(stats.box_sizes[:, 0] / stats.box_sizes[:, 1]),
-        "images": size_chart(stats.image_sizes[:_DOTS].tolist()),
+        "images": size_chart(stats.image_sizes[:_DOTS].tolist()) if np.ptp(stats.image_sizes, axis=0).any() else "",
     }
 
 

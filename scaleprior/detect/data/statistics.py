@@ -15,6 +15,7 @@ import numpy as np
 from scaleprior.corpus.hashing import hash64
 from scaleprior.corpus.header_sample import HeaderSample, ImageReader, read_sample
 from scaleprior.corpus.long_tail import LongTail, measure_tail
+from scaleprior.corpus.statistics import MANY
 from scaleprior.detect.data.coco import DetectionSet
 from scaleprior.detect.data.coco_format import CocoCategory, CocoId, CocoTruth
 from scaleprior.errors import UserError
@@ -120,10 +121,14 @@ class DetectionStatistics:
         if self.boxes:
             shares = ", ".join(f"{share(n / self.boxes)} {size}" for size, n in self.by_size.items())
             said.append(f"By COCO's sizes, {shares}.")
+        if used >= MANY:
             said.append(
                 f"The most frequent tenth of the classes has {share(self.tail.top[0.1])} of all boxes; the spread is "
                 f"that of {decimal(self.tail.effective)} equally frequent classes (Gini {self.tail.gini:.2f})."
             )
+        elif self.boxes:
+            most, least = self.classes[0], self.classes[used - 1]
+            said.append(f"Boxes a class: {least.boxes:,} ({least.name}) to {most.boxes:,} ({most.name}).")
         unused = [one.name for one in self.classes if not one.boxes]
         if unused:
             more = f" and {len(unused) - 5} more" if len(unused) > 5 else ""

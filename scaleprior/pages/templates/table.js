@@ -19,7 +19,7 @@ document.querySelectorAll("[data-rows]").forEach((box) => {
         const cell = line.insertCell();
         if (typeof value === "number") { cell.textContent = number.format(value); return; }
         const text = document.createElement("bdi");
-        text.textContent = value;
+        text.textContent = text.title = value;
         cell.className = place ? "text name" : "name";
         cell.append(text);
       });

@@ -71,6 +71,7 @@ def test_sentences(tmp_path: Path) -> None:
     assert said[0] == "3 images with 5 boxes of 2 classes, 1.67 an image in the mean, 3 at most."
     assert said[1] == "By COCO's sizes, 40.0 % small, 40.0 % medium, 20.0 % large."
     for sentence in (
+        "Boxes a class: 2 (five) to 3 (nine).",
         "Without a box: 1 class (seven).",
         "Without a box: 1 image (33.3 %).",
         "Crowds, which are in no figure of boxes: 1 annotation.",
@@ -171,7 +172,9 @@ def test_a_set_without_any_box_has_a_page(tmp_path: Path) -> None:
     data = load_coco(tmp_path / "set.json", tmp_path, name="m")
     stats = detection_statistics(data)
     assert stats.to_dict()["aspect_ratio"] == {}
-    assert "1 image with 0 boxes of 0 classes" in write_detection_page(tmp_path / "p.html", data, stats).read_text()
+    page = write_detection_page(tmp_path / "p.html", data, stats).read_text()
+    assert "1 image with 0 boxes of 0 classes" in page
+    assert "All images are 20 pixels wide and 20 high." in page
 
 
 def test_a_notebook_shows_the_classes(tmp_path: Path) -> None:
