@@ -65,6 +65,11 @@ def _register_build(actions: Any) -> None:
     build.add_argument("--salt", default="", help="another salt gives another order of the same images")
     build.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help="decode every image")
     build.add_argument(
+        "--strict",
+        action="store_true",
+        help="skip images that are out of order without harm to their pixels, too (otherwise read and counted)",
+    )
+    build.add_argument(
         "--max-skipped",
         type=float,
         default=0.05,
@@ -92,6 +97,7 @@ def _build(args: argparse.Namespace) -> None:
         name=args.name,
         salt=args.salt,
         verify=args.verify,
+        strict=args.strict,
         max_skipped=args.max_skipped,
         overwrite=args.overwrite,
         yes=args.yes or (_ask if on_terminal else False),
@@ -147,6 +153,7 @@ def _summary(corpus: Any) -> dict[str, Any]:
         "root": str(corpus.root),
         "salt": facts["salt"],
         "verified": facts["verified"],
+        **({"turned": facts["turned"]} if "turned" in facts else {}),
         "fingerprint": corpus.fingerprint,
     }
 

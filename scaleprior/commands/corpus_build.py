@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scaleprior.corpus import Corpus, CorpusStatistics, LabelCount
 
-__all__ = ["show_build"]
+__all__ = ["show_build", "warning_lines"]
 
 _HEAD = 5  # labels named of the head of the tail, and of its end
 
@@ -36,11 +36,19 @@ def show_build(facts: Mapping[str, Any], corpus: Corpus, *, as_json: bool) -> No
         print(line)
     if reasons:
         print(f"Skipped images: {_counted(reasons)}; corpus.json lists them.")
-    for kind, warning in met["warnings"].items():
-        examples = ", ".join(filter(None, warning["examples"]))
-        print(f"Warning: {kind}: {warning['count']:,}{f', such as {examples}' if examples else ''}.")
+    for line in warning_lines(met["warnings"]):
+        print(line)
     if met["other_files"]:
         print(f"Other files: {_counted(met['other_files'])}.")
+
+
+def warning_lines(warnings: Mapping[str, Any]) -> list[str]:
+    """What the build of an index met, one line a kind."""
+    lines = []
+    for kind, warning in warnings.items():
+        examples = ", ".join(filter(None, warning["examples"]))
+        lines.append(f"Warning: {kind}: {warning['count']:,}{f', such as {examples}' if examples else ''}.")
+    return lines
 
 
 def _labels(statistics: CorpusStatistics) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.commands.corpus_build import warning_lines
+
 if TYPE_CHECKING:
     from scaleprior.corpus import Corpus, CorpusStatistics
 
@@ -39,9 +41,10 @@ def add_info_options(parser: argparse.ArgumentParser) -> None:
 def show_info(facts: Mapping[str, Any], corpus: Corpus, args: argparse.Namespace) -> None:
     """Print ``facts`` of an index and its statistics; write the page that was asked for."""
     statistics = corpus.statistics(sample=None if args.all else args.sample, progress=True)
+    warnings = corpus.facts.get("warnings", {})  # none in an index from before they were kept
     page = {} if args.html is None else {"html": str(corpus.write_page(args.html, statistics))}
     if args.json:
-        print(json.dumps({**facts, **statistics.to_dict(), **page}, indent=2))
+        print(json.dumps({**facts, **statistics.to_dict(), "warnings": warnings, **page}, indent=2))
         return
     width = max(map(len, (*facts, *page)))
     for name, value in {**facts, **page}.items():
@@ -49,6 +52,8 @@ def show_info(facts: Mapping[str, Any], corpus: Corpus, args: argparse.Namespace
     print()
     for sentence in statistics.sentences():
         print(sentence)
+    for line in warning_lines(warnings):
+        print(line)
     _print_headers(statistics)
     _print_labels(statistics)
 

@@ -92,6 +92,7 @@ class Corpus:
         name: str | None = None,
         salt: str = "",
         verify: bool = True,
+        strict: bool = False,
         max_skipped: float = 0.05,
         overwrite: bool = False,
         yes: bool | Answer = False,
@@ -114,6 +115,8 @@ class Corpus:
             name: for people; by default the name of ``out``.
             salt: of the hash order; another salt gives other fractions.
             verify: decode every image; those that fail are skipped, counted and listed.
+            strict: files that are out of order without harm to their pixels fail, too; otherwise they are read, counted
+                and named in ``corpus.json``.
             max_skipped: largest accepted share of skipped images, in [0, 1].
             overwrite: replace an existing index once the new one is complete.
             yes: True: what is doubtful about the source is meant; a function is asked about each doubt.
@@ -163,11 +166,17 @@ class Corpus:
                 salt=salt,
                 source={"kind": opened.kind, **opened.facts},
                 verify=verify,
+                strict=strict,
                 max_skipped=max_skipped,
                 total=opened.total,
                 notes=opened.notes,
                 progress=report,
             )
+
+    @property
+    def upright(self) -> bool:
+        """Whether images are turned as EXIF says; those of an index from before that was done are read as stored."""
+        return self.facts.get("orientation") == "applied"
 
     @property
     def parquet(self) -> Path:

@@ -37,10 +37,17 @@ class IndexDigest:
         for column, piece in zip(self._columns, pieces):
             column.update(piece)
 
-    def hexdigest(self) -> str:
-        """Of all rows so far, once."""
+    def hexdigest(self, *, upright: bool = False) -> str:
+        """Of all rows so far, once.
+
+        Args:
+            upright: an image among them is turned by its orientation, so the pixels are others than those that an index
+                from before orientations were applied stands for. Without such an image the two are the same.
+        """
         for column in self._columns:
             self._whole.update(column.digest())
+        if upright:
+            self._whole.update(b"upright")
         return self._whole.hexdigest()
 
 

@@ -7,7 +7,7 @@ rows; a forked worker shares the parent's rows and opens its own files.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scaleprior.corpus.images import decode
 from scaleprior.corpus.shards import ByteReader
 from scaleprior.errors import UserError
 from scaleprior.files import atomic_path
@@ -44,6 +45,9 @@ class Whole(Protocol):
 
     @property
     def parquet(self) -> Path: ...
+
+    @property
+    def upright(self) -> bool: ...
 
     @property
     def label_space(self) -> LabelSpace: ...
@@ -160,6 +164,20 @@ class Fraction:
         encode = pc.dictionary_encode  # pyright: ignore[reportAttributeAccessIssue] (made when pyarrow is imported)
         coded = encode(files[start:])
         return coded.dictionary.to_pylist(), coded.indices.to_numpy(), (offsets + sizes)[start:]
+
+    def decode(
+        self, index: int, *, order: str = "RGB", strict: bool = False, warn: Callable[[str], None] | None = None
+    ) -> np.ndarray:
+        """The pixels of image ``index``, uint8 [H, W, 3], turned or not as the corpus was indexed.
+
+        Args:
+            order, strict, warn: as of ``images.decode``.
+
+        Raises:
+            IndexError, UserError: as :meth:`read`.
+            ImageError: it cannot be decoded.
+        """
+        return decode(self.read(index), order=order, upright=self.corpus.upright, strict=strict, warn=warn)
 
     def save(self, path: str | Path) -> None:
         """Write these rows as one Parquet file that ``Corpus.open`` opens; images stay where they are. Atomic."""

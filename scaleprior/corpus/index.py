@@ -10,11 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,14 +22,13 @@ import pyarrow.parquet as pq
 
 from scaleprior.corpus.digest import IndexDigest
 from scaleprior.corpus.hashing import hash64
-from scaleprior.corpus.images import ImageError, check_image
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.corpus.notes import Notes
 from scaleprior.corpus.shards import ByteReader
+from scaleprior.corpus.verification import Verification
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_json
 from scaleprior.progress import ProgressFn
-from scaleprior.wording import parameter
 
 __all__ = ["INDEX_SCHEMA", "SCHEMA_VERSION", "ImageRow", "write_index"]
 
@@ -52,9 +48,7 @@ INDEX_SCHEMA = pa.schema(
 )
 _ABSENT = pa.field("absent", pa.list_(pa.int32()))  # the last column, of an index that has such labels
 _UNSORTED_SCHEMA = INDEX_SCHEMA.set(3, pa.field("shard", pa.string())).append(_ABSENT)
-_BATCH_ROWS = 4096
 _GROUP_ROWS = 65_536  # rows of a Parquet row group: what opening a small fraction reads at most
-_SKIPPED_LISTED = 10_000  # skipped files listed in corpus.json; the count is always complete
 
 
 class ImageRow(NamedTuple):
@@ -89,6 +83,7 @@ def write_index(
     source: Mapping[str, Any],
     salt: str = "",
     verify: bool = True,
+    strict: bool = False,
     max_skipped: float = 0.05,
     total: int = 0,
     notes: Notes | None = None,
@@ -106,6 +101,7 @@ def write_index(
         source: what the rows came from, kept in ``corpus.json`` (at least ``{"kind": ...}``).
         salt: of the hash order.
         verify: decode every image; those that fail are skipped, counted and listed.
+        strict: files that are out of order without harm to their pixels fail, too; otherwise they are counted.
         max_skipped: largest accepted share of skipped images, in [0, 1].
         total: rows expected, for the progress report; 0 when unknown.
         notes: what the importer met beside the images, complete when the rows have ended; kept in ``corpus.json``.
@@ -114,18 +110,17 @@ def write_index(
     Raises:
         UserError: a duplicate key, an unknown label, a key that is absolute, no rows, too many skipped.
     """
-    if not 0 <= max_skipped <= 1:
-        raise UserError(f"the accepted share of skipped images is {max_skipped}", hint="give a share from 0 to 1")
-    skipped = _Skipped(max_skipped)
+    notes = notes or Notes()
     reader = ByteReader(folder if str(root) == "." else root) if verify else None
+    verification = Verification(reader, limit=max_skipped, strict=strict, notes=notes)
     unsorted = folder / "unsorted.parquet"
     absent = _Absent()
     with pq.ParquetWriter(unsorted, _UNSORTED_SCHEMA, compression="zstd") as writer:
-        for batch in _checked_batches(rows, reader, skipped, total, progress):
+        for batch in verification.batches(rows, total, progress):
             if batch:
                 writer.write_batch(_encode(batch, label_space, salt, absent))
     images = pq.read_metadata(unsorted).num_rows
-    skipped.judge(images)
+    verification.judge(images)
     digest = IndexDigest(SCHEMA_VERSION, salt, label_space.fingerprint)
     schema = INDEX_SCHEMA.append(_ABSENT) if absent.labels else INDEX_SCHEMA
     with pq.ParquetWriter(folder / "index.parquet", schema, compression="zstd") as writer:
@@ -139,18 +134,19 @@ def write_index(
         "name": name,
         "salt": salt,
         "images": images,
-        "fingerprint": digest.hexdigest(),
+        "fingerprint": digest.hexdigest(upright=verification.turned > 0),
         "label_space": {"nodes": len(label_space), "leaves": len(label_space.leaves)},
         "source": dict(source),
         "root": "." if str(root) == "." else os.path.abspath(root),
-        "verified": verify,
-        "skipped": {"count": skipped.count, "reasons": dict(skipped.reasons), "files": skipped.files},
-        **(notes or Notes()).to_dict(),
+        **verification.facts(),
+        **notes.to_dict(),
     }
     if absent.labels or absent.contradicted:
         facts["absent"] = {"labels": absent.labels, "contradicted": absent.contradicted}
     write_json(folder / "corpus.json", facts)
-    logger.info("indexed %d images, skipped %d, fingerprint %s", images, skipped.count, facts["fingerprint"][:12])
+    logger.info(
+        "indexed %d images, skipped %d, fingerprint %s", images, verification.skipped, facts["fingerprint"][:12]
+    )
 
 
 @dataclass
@@ -159,67 +155,6 @@ class _Absent:
 
     labels: int = 0
     contradicted: int = 0
-
-
-class _Skipped:
-    """Images left out, and whether they are too many."""
-
-    def __init__(self, limit: float) -> None:
-        self.count = 0
-        self.files: list[dict[str, str]] = []
-        self.reasons: Counter[str] = Counter()
-        self._limit = limit
-
-    def add(self, key: str, reason: str) -> None:
-        self.count += 1
-        self.reasons[reason.split(":")[0].split(" (")[0]] += 1
-        if len(self.files) < _SKIPPED_LISTED:
-            self.files.append({"key": key, "reason": reason})
-
-    def judge(self, kept: int) -> None:
-        seen = kept + self.count
-        if seen == 0:
-            raise UserError("the source holds no images", hint="check the folder and the filters")
-        if self.count > self._limit * seen or kept == 0:
-            examples = "; ".join(f"{entry['key']!r}: {entry['reason']}" for entry in self.files[:3])
-            raise UserError(
-                f"{self.count} of {seen} images ({self.count / seen:.1%}) cannot be used, accepted are "
-                f"{self._limit:.1%}: {examples}",
-                hint=f"repair or remove them, or raise {parameter('max_skipped')}",
-            )
-
-
-def _checked_batches(
-    rows: Iterable[ImageRow], reader: ByteReader | None, skipped: _Skipped, total: int, progress: ProgressFn | None
-) -> Iterator[list[ImageRow]]:
-    """Batches of rows whose images decode. Threads suffice: reading and decoding release the interpreter lock."""
-    stream = iter(rows)
-    done = 0
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        while batch := list(islice(stream, _BATCH_ROWS)):
-            done += len(batch)
-            if reader is not None:
-                problems = pool.map(lambda row: _problem(reader, row), batch)
-                good = []
-                for row, problem in zip(batch, problems):
-                    if problem is None:
-                        good.append(row)
-                    else:
-                        skipped.add(row.key, problem)
-                batch = good
-            yield batch
-            if progress is not None:
-                progress(done, max(total, done), {"skipped": skipped.count})
-
-
-def _problem(reader: ByteReader, row: ImageRow) -> str | None:
-    try:
-        check_image(reader.read(row.shard or row.path, row.offset, row.size))
-    except ImageError as e:
-        return str(e)
-    except UserError as e:
-        return f"unreadable: {e}"
-    return None
 
 
 def _encode(rows: list[ImageRow], label_space: LabelSpace, salt: str, absent: _Absent) -> pa.RecordBatch:

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+from scaleprior.corpus.images import IMAGE_SUFFIXES
 from scaleprior.errors import UserError
 
 __all__ = ["HEAD", "IMAGE_LIKE", "compressed", "image_suffix", "is_image", "refuse_compressed", "unpacked", "unpacking"]
@@ -14,10 +15,7 @@ __all__ = ["HEAD", "IMAGE_LIKE", "compressed", "image_suffix", "is_image", "refu
 HEAD = 32
 """Bytes that are enough to tell."""
 
-IMAGE_LIKE = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"}
-    | {".heic", ".heif", ".jp2", ".jxl", ".ppm", ".pgm", ".dng"}
-)
+IMAGE_LIKE = IMAGE_SUFFIXES | {".heic", ".heif", ".jxl", ".dng"}
 """Suffixes of images, of formats that are read and that are not: such a file is to be an image, whatever it holds."""
 
 _IMAGES = (

@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scaleprior.config.seed import run_seed
+from scaleprior.d2.images import refuse_misread
 from scaleprior.errors import UserError
 from scaleprior.training.seeds import step_seed
 
@@ -65,20 +66,24 @@ class NamedMapper:
 
     An error is returned, not raised: torch would raise it in the main process with a worker's traceback for a text.
     :func:`_without_errors` raises it there.
+
+    Args:
+        strict: do not take images that are out of order without harm to their pixels.
     """
 
-    def __init__(self, mapper: Any) -> None:
+    def __init__(self, mapper: Any, *, strict: bool = False) -> None:
         self._mapper = mapper
+        self._strict = strict
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any] | UserError:
         # PIL, OpenCV and Detectron2 raise all of these for images that are damaged or not of the size they should be.
         try:
+            refuse_misread(record["file_name"], strict=self._strict)
             mapped = self._mapper(record)
         except (OSError, ValueError, SyntaxError, struct.error) as e:
             said = " ".join(str(e).split())
-            return UserError(
-                f"image {record['file_name']} cannot be used: {said}", hint="replace the file or leave it out"
-            )
+            hint = "" if getattr(e, "hint", "") else "replace the file or leave it out"  # ours say theirs already
+            return UserError(f"image {record['file_name']} cannot be used: {said}", hint=hint)
         if mapped is None:
             return UserError(f"the mapper gave nothing for {record['file_name']}", hint="leave the image out")
         return mapped
@@ -143,6 +148,7 @@ class ResumableLoader:
         mapper: dict -> what the model takes.
         total_batch_size: images a step over all processes.
         seed: of what the mapper draws; at least 0.
+        strict: see :class:`NamedMapper`.
 
     Raises:
         UserError: a batch that the processes cannot share out equally; while iterating, an image that cannot be used.
@@ -158,6 +164,7 @@ class ResumableLoader:
         aspect_ratio_grouping: bool,
         num_workers: int,
         seed: int,
+        strict: bool = False,
     ) -> None:
         processes = comm.get_world_size()
         if total_batch_size < 1 or total_batch_size % processes:
@@ -168,7 +175,7 @@ class ResumableLoader:
         wide = [record["width"] > record["height"] for record in dataset] if aspect_ratio_grouping else None
         images = DatasetFromList(list(dataset), copy=False)
         self.batches = BatchSampler(sampler, wide, total_batch_size // processes)
-        mapped = _Mapped(images, NamedMapper(mapper), step_seed(seed, comm.get_rank()))
+        mapped = _Mapped(images, NamedMapper(mapper, strict=strict), step_seed(seed, comm.get_rank()))
         self._loader = DataLoader(mapped, batch_sampler=self.batches, num_workers=num_workers, collate_fn=_as_list)
         self.last: list[dict[str, Any]] = []
 
@@ -186,7 +193,7 @@ class ResumableLoader:
                 hint="take TrainingSampler or RepeatFactorTrainingSampler",
             )
         build: Any = build_detection_train_loader  # its decorator hangs the reader of configs on it
-        return cls(**build.from_config(cfg), seed=run_seed(cfg))
+        return cls(**build.from_config(cfg), seed=run_seed(cfg), strict=cfg.SCALEPRIOR.STRICT_IMAGES)
 
     def go_to(self, step: int) -> None:
         """Start the next iteration at ``step``, counted from 0."""

@@ -125,7 +125,8 @@ class Trainer(DefaultTrainer):
         # Both take a config in place of their arguments, which no checker sees.
         make_mapper: Any = DatasetMapper
         make_loader: Any = build_detection_test_loader
-        return TestLoader(make_loader(cfg, dataset_name, mapper=NamedMapper(make_mapper(cfg, is_train=False))))
+        mapper = NamedMapper(make_mapper(cfg, is_train=False), strict=cfg.SCALEPRIOR.STRICT_IMAGES)
+        return TestLoader(make_loader(cfg, dataset_name, mapper=mapper))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from scaleprior.corpus import Corpus, Fraction, corrupt_labels, decode
+from scaleprior.corpus import Corpus, Fraction, corrupt_labels
 from scaleprior.errors import UserError
 from scaleprior.pretrain.augment import CropAugmentation, uniforms
 from scaleprior.pretrain.recipe import training_images
@@ -56,6 +56,7 @@ class ImageSet:
         labels, offsets: CSR, without ancestors. hashes: uint64 [n], of the keys.
         absent: CSR of the labels known to be absent, without descendants; None: all that are not listed.
         expand: add ancestors, and descendants of the absent, when a batch is made.
+        strict: an image that is out of order without harm to its pixels cannot be read.
     """
 
     def __init__(
@@ -67,10 +68,12 @@ class ImageSet:
         absent: tuple[np.ndarray, np.ndarray] | None = None,
         start: int = 0,
         expand: bool = True,
+        strict: bool = False,
     ) -> None:
         self.fraction = fraction
         self.start = start
         self.expand = expand
+        self.strict = strict
         self.hashes = fraction.hashes()[start:]
         self.labels, self.offsets = _from_row(start, labels, offsets)
         self.absent = None if absent is None else _from_row(start, *absent)
@@ -93,7 +96,7 @@ class ImageSet:
 
     def decode(self, row: int, order: str) -> np.ndarray:
         """uint8 [H, W, 3]. Raises UserError (also ImageError) for an image that cannot be read."""
-        return decode(self.fraction.read(self.start + row), order=order, upright=False)
+        return self.fraction.decode(self.start + row, order=order, strict=self.strict)
 
     def labels_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """CSR of some rows, with ancestors if ``expand``: int64 labels and offsets [len(rows) + 1]."""
@@ -147,7 +150,8 @@ def training_set(cfg: CfgNode, corpus: Corpus) -> ImageSet:
         )
         if absent is not None:  # a wrong label may be one that is known to be absent
             absent = fraction.label_space.settle_absent(labels, offsets, *absent)
-    return ImageSet(fraction, labels, offsets, absent=absent, expand=node.EXPAND_LABELS)
+    strict = cfg.SCALEPRIOR.STRICT_IMAGES
+    return ImageSet(fraction, labels, offsets, absent=absent, expand=node.EXPAND_LABELS, strict=strict)
 
 
 def _known_absent(fraction: Fraction) -> tuple[np.ndarray, np.ndarray]:
@@ -174,7 +178,8 @@ def held_out_set(cfg: CfgNode, corpus: Corpus) -> ImageSet | None:
         return None
     fraction, start = found
     absent = fraction.absent() if fraction.has_absent else None
-    return ImageSet(fraction, *fraction.labels(), absent=absent, start=start, expand=cfg.PRETRAIN.EXPAND_LABELS)
+    options = {"expand": cfg.PRETRAIN.EXPAND_LABELS, "strict": cfg.SCALEPRIOR.STRICT_IMAGES}
+    return ImageSet(fraction, *fraction.labels(), absent=absent, start=start, **options)
 
 
 def held_out_rows(cfg: CfgNode, corpus: Corpus) -> tuple[Fraction, int] | None:

@@ -197,3 +197,22 @@ def test_build_says_which_labels_are_rare_and_that_most_images_have_none(cli, sr
     said = cli("corpus", "build", "src", "idx", "--yes").stdout
     assert "4 of 6 labels with images, most frequent first: z 3, a 1, b 1, c 1" in said
     assert "Warning: 7 of 10 images have no label." in said
+
+
+def test_build_and_info_tell_of_files_out_of_order(cli, src):
+    data = (src / "cat" / "0.jpg").read_bytes()
+    (src / "cat" / "0.jpg").write_bytes(data[:-2] + bytes(40) + data[-2:])
+    told = "Warning: images with spare bytes before a marker, read nevertheless: 1, such as cat/0.jpg."
+    built = cli("corpus", "build", "src", "idx")
+    assert built.returncode == 0, built.stderr
+    assert told in built.stdout.splitlines()
+    assert [line.split() for line in built.stdout.splitlines() if line.startswith("turned")] == [["turned", "0"]]
+    assert told in cli("corpus", "info", "idx").stdout.splitlines()
+    facts = json.loads(cli("corpus", "info", "idx", "--json").stdout)
+    assert [warning["count"] for warning in facts["warnings"].values()] == [1]
+    refused = cli("corpus", "build", "src", "two", "--strict")
+    assert refused.returncode == 2
+    assert "1 of 10 images (10.0%) cannot be used" in refused.stderr
+    refused = cli("corpus", "build", "src", "two", "--strict", "--no-verify")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("scaleprior: error: --strict asks for images that are not decoded")

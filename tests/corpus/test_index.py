@@ -14,7 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from scaleprior.corpus import Corpus, ImageRow, LabelSpace, build_index, hash64, index as index_module
+from scaleprior.corpus import (
+    Corpus,
+    ImageRow,
+    LabelSpace,
+    build_index,
+    hash64,
+    index as index_module,
+    verification as verification_module,
+)
 from scaleprior.errors import FailureError, UserError
 from tests.corpus.pictures import class_folders, jpeg, plain_rows
 
@@ -55,7 +63,7 @@ def many(tmp_path_factory) -> Corpus:
     random.Random(0).shuffle(rows)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index_module, "_GROUP_ROWS", 64)
-        patch.setattr(index_module, "_BATCH_ROWS", 300)
+        patch.setattr(verification_module, "_BATCH_ROWS", 300)
         return build_index(rows, tmp_path_factory.mktemp("many") / "index", verify=False, name="many", **FIXED)
 
 

@@ -13,7 +13,12 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 from detectron2.data.detection_utils import read_image
 
 from scaleprior.corpus.images import decode
+from scaleprior.d2 import register_datasets
+from scaleprior.d2.loader import NamedMapper, ResumableLoader
+from scaleprior.d2.trainer import Trainer
+from scaleprior.errors import UserError
 from tests.corpus.images.files import exif, insert, jpeg_segment, noise, save
+from tests.d2.conftest import tiny
 
 
 @pytest.mark.parametrize("orientation", range(10))
@@ -42,3 +47,54 @@ def test_detectron2_turns_a_tiff_twice(tmp_path: Path) -> None:
     file.write_bytes(save(noise(), "TIFF", exif=exif(3)))
     assert np.array_equal(decode(file.read_bytes()), noise()[::-1, ::-1])
     assert np.array_equal(read_image(str(file), "RGB"), noise())
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.png", save(noise()[..., 0].astype(np.uint16) * 256, "PNG"), "16 bits, which Detectron2 cuts off at 255"),
+        ("a.tif", save(noise()[..., 0].astype(np.uint16) * 256, "TIFF"), "16 bits, which Detectron2 cuts off at 255"),
+        ("a.tiff", save(noise(), "TIFF", exif=exif(6)), "by which Detectron2 turns it twice"),
+    ],
+)
+def test_what_detectron2_would_misread_is_refused(tmp_path: Path, name: str, data: bytes, said: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    refused = NamedMapper(lambda record: record)({"file_name": str(tmp_path / name)})
+    assert isinstance(refused, UserError)
+    assert f"{name} cannot be used: " in str(refused)
+    assert said in str(refused)
+    assert str(refused).count("torchvision engine") == 1
+    decode(data)  # the torchvision engine reads it
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.png", save(noise(), "PNG")),
+        ("b.png", save(noise()[..., 0], "PNG")),
+        ("a.tif", save(noise(), "TIFF", exif=exif(1))),
+        ("a.jpg", save(noise(), "JPEG", exif=exif(6))),
+    ],
+)
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_it_reads_well_passes(tmp_path: Path, name: str, data: bytes, strict: bool) -> None:
+    (tmp_path / name).write_bytes(data)
+    record = {"file_name": str(tmp_path / name)}
+    assert NamedMapper(lambda record: record, strict=strict)(record) is record
+
+
+def test_strictness_holds_with_detectron2_too(tmp_path: Path, coco: list[str]) -> None:
+    plain = save(noise(), "JPEG")
+    (tmp_path / "a.jpg").write_bytes(insert(plain, len(plain) - 2, bytes(40)))
+    record = {"file_name": str(tmp_path / "a.jpg")}
+    assert NamedMapper(lambda record: record)(record) is record
+    refused = NamedMapper(lambda record: record, strict=True)(record)
+    assert "extraneous bytes before marker" in str(refused)
+    # ... and the key reaches both loaders
+    for file in (tmp_path / "data" / "images").iterdir():
+        file.write_bytes(file.read_bytes() + b"x")
+    cfg = tiny("FPN", [*coco, "SCALEPRIOR.STRICT_IMAGES", "True"]).cfg
+    register_datasets(cfg)
+    for batches in (ResumableLoader.from_config(cfg), Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0])):
+        with pytest.raises(UserError, match="PNG with bytes after the end"):
+            next(iter(batches))

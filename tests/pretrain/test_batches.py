@@ -18,6 +18,7 @@ from scaleprior.pretrain.augment import CropAugmentation
 from scaleprior.pretrain.batches import TrainBatches, batches, held_out_set, training_set
 from scaleprior.training.positions import BatchPlan
 from tests.conftest import REPO
+from tests.corpus.images.files import TURNS, exif, insert, noise, pillow, save
 from tests.pretrain.conftest import index_verified
 
 
@@ -211,3 +212,15 @@ def test_batches_carry_what_is_absent(small_config: Callable, verified: Corpus) 
     absent, offsets = images.absent_of(batch.rows.numpy())
     assert batch.absent[0].tolist() == absent.tolist()
     assert batch.absent[1].tolist() == offsets.tolist()
+
+
+def test_photographs_are_upright_and_strictness_is_a_key(small_config: Callable, tmp_path: Path) -> None:
+    plain = save(noise(), "JPEG", exif=exif(6))
+    (tmp_path / "src" / "a").mkdir(parents=True)
+    (tmp_path / "src" / "a" / "0.jpg").write_bytes(insert(plain, len(plain) - 2, bytes(40)))
+    corpus = Corpus.build(tmp_path / "src", tmp_path / "i", yes=True)
+    images = training_set(small_config("PRETRAIN.CORPUS", str(tmp_path / "i")).cfg, corpus)
+    assert np.array_equal(images.decode(0, "RGB"), TURNS[6](pillow(plain)))
+    cfg = small_config("PRETRAIN.CORPUS", str(tmp_path / "i"), "SCALEPRIOR.STRICT_IMAGES", "True").cfg
+    with pytest.raises(UserError, match="extraneous bytes before marker"):
+        training_set(cfg, corpus).decode(0, "RGB")

@@ -104,6 +104,12 @@ OWN = (
         engines=(TORCHVISION,), changes=(), legal=at_least(0), unit="megabytes of 2**20 bytes",
     ),
     Key(
+        "SCALEPRIOR.STRICT_IMAGES", False,
+        "Do not read images that are out of order without harm to their pixels, such as a JPEG with spare bytes before "
+        "its end marker: an error in detection, unreadable in pretraining. Damaged images are that anyway.",
+        engines=EVERYBODY, changes=(PRETRAIN,), since=2,
+    ),
+    Key(
         "SCALEPRIOR.RESULTS", "",
         'A CSV file that every evaluation appends a row to, for `scaleprior laws fit`; "" = none.',
         engines=DETECTORS, changes=(),

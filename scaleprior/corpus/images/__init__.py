@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from scaleprior._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from scaleprior.corpus.images.decoding import check_image as check_image, decode as decode
+    from scaleprior.corpus.images.decoding import WarnFn as WarnFn, check_image as check_image, decode as decode
     from scaleprior.corpus.images.facts import (
         IMAGE_SUFFIXES as IMAGE_SUFFIXES,
         MAX_PIXELS as MAX_PIXELS,
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scaleprior.corpus.images.headers import (
         image_size as image_size,
         inspect_image as inspect_image,
+        open_with_pillow as open_with_pillow,
         seems_complete as seems_complete,
     )
 

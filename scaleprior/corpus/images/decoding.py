@@ -196,12 +196,16 @@ def _decode_with_opencv(data: bytes, facts: ImageFacts, order: str) -> np.ndarra
 
 
 def _decode_with_pillow(data: bytes, facts: ImageFacts, order: str, judge: _Judge) -> np.ndarray:
+    from PIL import TiffImagePlugin
+
     with open_with_pillow(data, facts.kind) as opened:
         if opened.mode in ("I", "F") and facts.kind != "PNM":
             raise ImageError(f"{facts.kind} of 32 bits a value, which have no fixed range (write it with 8 or 16)")
         try:
             if opened.mode.startswith("I"):
                 grey = (np.asarray(opened).astype(np.uint32) >> 8).clip(max=255).astype(np.uint8)
+                if isinstance(opened, TiffImagePlugin.TiffImageFile) and opened.tag_v2.get(262) == 0:
+                    grey = 255 - grey  # zero is white, which Pillow looks at for 8 bits only
                 image = np.repeat(grey[..., None], 3, axis=2)
             else:
                 image = np.asarray(opened.convert("RGB"))

@@ -37,6 +37,7 @@ _STARTS = (
     *((start, "JPEG 2000") for start in (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")),
     *((f"P{digit}".encode() + blank, "PNM") for digit in range(1, 7) for blank in (b"\n", b" ", b"\r", b"\t", b"#")),
 )
+_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # bytes of the header behind the file header, one a version
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND", "GIF": b";"}
 _EXIF_FLAG, _XMP_FLAG = 0x08, 0x04
 
@@ -149,6 +150,8 @@ def _png(data: bytes) -> ImageFacts:
 
 def _bmp(data: bytes) -> ImageFacts:
     (header,) = struct.unpack("<I", data[14:18])
+    if header not in _BMP_HEADERS:  # a text, too, may begin with BM
+        raise ImageError(describe_stranger(data))
     if header == 12:  # OS/2's
         width, height = struct.unpack("<HH", data[18:22])
     else:

@@ -19,6 +19,7 @@ from scaleprior.config.seed import run_seed
 from scaleprior.corpus.images import ImageError, decode, inspect_image
 from scaleprior.detect.data.coco import DetectionSet, ImageRecord
 from scaleprior.detect.data.image_sizes import EXIF_HINT, SIZE_HINT, describe_size, is_stored_size
+from scaleprior.detect.data.oddities import Oddities
 from scaleprior.detect.data.transforms import ResizeAugmentation, flip, resize, resized_shape, to_tensor
 from scaleprior.errors import UserError
 
@@ -47,11 +48,17 @@ class ImageStore:
         order: "RGB" or "BGR".
         cache_bytes: what to keep at most. Nothing is evicted: the first images stay, since every epoch visits all in
             another order and any replacement would only exchange one hit for another.
+        strict: refuse images that are out of order without harm to their pixels.
+
+    Attributes:
+        oddities: of such images that were read.
     """
 
-    def __init__(self, data: DetectionSet, *, order: str, cache_bytes: int) -> None:
+    def __init__(self, data: DetectionSet, *, order: str, cache_bytes: int, strict: bool = False) -> None:
         self.data = data
         self.order = order
+        self.strict = strict
+        self.oddities = Oddities(data.source)
         self._left = cache_bytes
         self._kept: dict[tuple[int, int, int], Tensor] = {}
 
@@ -81,7 +88,8 @@ class ImageStore:
     def _decode(self, record: ImageRecord) -> Tensor:
         encoded = self.data.root.read(record.file_name)
         try:
-            image = to_tensor(decode(encoded, order=self.order))
+            warn = self.oddities.of(record.file_name)
+            image = to_tensor(decode(encoded, order=self.order, strict=self.strict, warn=warn))
         except ImageError as e:
             raise UserError(f"{self.data.source}: image {record.file_name}: {e}", hint="replace the file") from e
         if tuple(image.shape[1:]) != (record.height, record.width):
@@ -124,6 +132,7 @@ class TrainLoader:
     Args:
         sets: trained on jointly.
         threads: prepare this many images at a time, ahead of the step; 0 = when asked for.
+        strict: see :class:`ImageStore`.
     """
 
     def __init__(
@@ -138,8 +147,9 @@ class TrainLoader:
         grouping: bool = True,
         filter_empty: bool = True,
         cache_bytes: int = 0,
+        strict: bool = False,
     ) -> None:
-        self.stores = [ImageStore(data, order=order, cache_bytes=cache_bytes) for data in sets]
+        self.stores = [ImageStore(data, order=order, cache_bytes=cache_bytes, strict=strict) for data in sets]
         self.entries = [
             (store, index) for store in self.stores for index in usable(store.data, filter_empty=filter_empty)
         ]
@@ -165,6 +175,7 @@ class TrainLoader:
             grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
             cache_bytes=cfg.SCALEPRIOR.IMAGE_CACHE_MB * 2**20,
+            strict=cfg.SCALEPRIOR.STRICT_IMAGES,
         )
 
     def batches(self, first_step: int, steps: int) -> Generator[DetectionBatch, None, None]:
@@ -175,10 +186,17 @@ class TrainLoader:
         for _ in range(first_step):  # cheap: numbers only, no image is touched
             next(order)
         jobs = ((step, next(order)) for step in range(first_step, steps))
-        if self.threads == 0:
-            for step, indices in jobs:
-                yield _collate([self._prepare(step, slot, index) for slot, index in enumerate(indices)])
-            return
+        try:
+            yield from self._threaded(jobs) if self.threads else self._one_by_one(jobs)
+        finally:
+            for store in self.stores:
+                store.oddities.report()
+
+    def _one_by_one(self, jobs: Iterator[tuple[int, list[int]]]) -> Iterator[DetectionBatch]:
+        for step, indices in jobs:
+            yield _collate([self._prepare(step, slot, index) for slot, index in enumerate(indices)])
+
+    def _threaded(self, jobs: Iterator[tuple[int, list[int]]]) -> Iterator[DetectionBatch]:
         pool = ThreadPoolExecutor(self.threads)
         try:
             ahead: deque = deque()

@@ -181,6 +181,7 @@ def _evaluate_set(
         order=cfg.INPUT.FORMAT,
         short=cfg.INPUT.MIN_SIZE_TEST,
         longest=cfg.INPUT.MAX_SIZE_TEST,
+        strict=cfg.SCALEPRIOR.STRICT_IMAGES,
         progress=progress,
     )
     write_text(out / f"detections_{re.sub(r'[^A-Za-z0-9._-]', '_', data.name)}.json", json.dumps(detections))

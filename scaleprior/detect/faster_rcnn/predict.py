@@ -28,6 +28,7 @@ def predict(
     short: int,
     longest: int,
     cache_bytes: int = 0,
+    strict: bool = False,
     progress: ProgressFn | None = None,
 ) -> list[Detection]:
     """Detections of every image of ``data``, in the order of its records.
@@ -36,8 +37,9 @@ def predict(
         order: "RGB" or "BGR".
         short, longest: limits of the resized image's sides (``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``).
         cache_bytes: how much of the decoded images to keep, for a later call.
+        strict: refuse images that are out of order without harm to their pixels.
     """
-    store = ImageStore(data, order=order, cache_bytes=cache_bytes)
+    store = ImageStore(data, order=order, cache_bytes=cache_bytes, strict=strict)
     found: dict[int, list[Detection]] = {}
     was_training = model.training
     model.eval()
@@ -50,6 +52,7 @@ def predict(
                 progress(len(found), len(data), {})
     finally:
         model.train(was_training)
+        store.oddities.report()
     return [detection for index in range(len(data)) for detection in found[index]]
 
 

@@ -15,7 +15,7 @@ from scaleprior.detect.data.loader import ImageStore, TrainLoader, batch_order, 
 from scaleprior.detect.data.transforms import ResizeAugmentation, flip, resize, resized_shape
 from scaleprior.errors import UserError
 from tests.corpus.images.files import TURNS, exif, noise, pillow, save
-from tests.detect.conftest import make_coco
+from tests.detect.conftest import data_overrides, make_coco, tiny_config
 
 _AUGMENTATION = ResizeAugmentation(sizes=(32, 48), sampling="choice", longest=64, direction="horizontal")
 
@@ -197,3 +197,35 @@ def test_sizes_of_the_stored_pixels_are_explained_by_exif(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"32x64 upright .* say 50x32") as error:
         store.load(0, 0, 64, keep=True)
     assert error.value.hint == "repair the annotations"
+
+
+def test_images_out_of_order_are_read_told_of_once_a_kind_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, root = make_coco(tmp_path)
+    for number in (0, 1, 3):
+        file = root / f"{number:03d}.png"
+        file.write_bytes(file.read_bytes() + b"x")
+    data = load_coco(path, root, name="tiny")
+    for threads in (0, 2):
+        caplog.clear()
+        loader = _loader(data, threads=threads)
+        batches = loader.batches(0, 6)
+        next(batches)
+        assert len(caplog.messages) <= 1
+        list(batches)
+        assert loader.stores[0].oddities.counts() == {"bytes after the end": 3}
+        first, total = caplog.messages
+        assert "has bytes after the end; it is read, as others like it are" in first
+        assert total.endswith("3 images in all have bytes after the end; they were read")
+    with pytest.raises(UserError, match=r"00\d\.png: PNG with bytes after the end; replace the file"):
+        list(_loader(data, strict=True).batches(0, 6))
+
+
+def test_the_key_of_strictness_reaches_training_and_evaluation(tmp_path: Path) -> None:
+    path, root = make_coco(tmp_path)
+    for strict in (True, False):
+        words = [*data_overrides(path, root), "SCALEPRIOR.STRICT_IMAGES", str(strict)]
+        cfg = tiny_config("FPN", words).cfg
+        loader = TrainLoader.from_config(cfg, [load_coco(path, root, name="tiny")])
+        assert loader.stores[0].strict == strict

@@ -1,0 +1,53 @@
+"""Images that Detectron2 reads, but not as they are meant, and those that a strict run does not take."""
+
+from __future__ import annotations
+
+import os
+from typing import IO, Any
+
+from detectron2.utils.file_io import PathManager
+
+from scaleprior.corpus.images import check_image, open_with_pillow
+from scaleprior.errors import UserError
+
+__all__ = ["refuse_misread"]
+
+_PNG_START = 26  # bytes up to its bit depth and colour type
+
+
+def refuse_misread(file_name: str, *, strict: bool) -> None:
+    """Refuse an image whose pixels Detectron2 would change: 16-bit grey, cut off at 255, and TIFFs that it turns twice.
+
+    Only files called ``.png``, ``.tif`` and ``.tiff`` are looked into for that: a JPEG is never one of these.
+
+    Args:
+        strict: decode the image, and refuse it if it is out of order; see ``SCALEPRIOR.STRICT_IMAGES``.
+
+    Raises:
+        UserError: says what would happen to it; ImageError: it cannot be decoded.
+        OSError: it cannot be read.
+    """
+    suffix = os.path.splitext(file_name)[1].lower()
+    if not strict and suffix not in (".png", ".tif", ".tiff"):
+        return
+    file: IO[Any] = PathManager.open(file_name, "rb")
+    with file:
+        data: bytes = file.read(_PNG_START if suffix == ".png" and not strict else -1)
+    deep = turned = False
+    if data[:4] == b"\x89PNG":
+        deep = data[24:26] == b"\x10\0"
+    elif data[:2] in (b"II", b"MM"):
+        with open_with_pillow(data, "TIFF") as image:
+            deep, turned = image.mode.startswith("I;16"), image.getexif().get(0x0112, 1) in range(2, 9)
+    if deep:
+        raise UserError(
+            "its grey values have 16 bits, which Detectron2 cuts off at 255",
+            hint="write it with 8 bits, or use the torchvision engine, which scales them",
+        )
+    if turned:
+        raise UserError(
+            "it is a TIFF with an orientation, by which Detectron2 turns it twice",
+            hint="save it upright, or use the torchvision engine, which turns it once",
+        )
+    if strict:
+        check_image(data, strict=True)
