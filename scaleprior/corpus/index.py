@@ -176,12 +176,16 @@ def _encode(rows: list[ImageRow], label_space: LabelSpace, salt: str, absent: _A
 
 
 def _numbered(rows: list[ImageRow], field: str, label_space: LabelSpace) -> list[list[int]]:
+    """The rows' ``labels`` or ``absent`` as indices in the label space, ascending and unique."""
+    numbers: dict[str, int] = {}  # each label is looked up once
     numbered = []
     for row in rows:
+        labels = getattr(row, field)
         try:
-            numbered.append(sorted({label_space.index(label) for label in getattr(row, field)}))
+            numbers.update((label, label_space.index(label)) for label in labels if label not in numbers)
         except UserError as e:
             raise UserError(f"image {row.key!r}: {e}") from e
+        numbered.append(sorted({numbers[label] for label in labels}))
     return numbered
 
 
@@ -222,6 +226,7 @@ def _sorted_groups(unsorted: Path, folder: Path, memory_limit: str, schema: pa.S
     query = f"SELECT * FROM read_parquet({_quoted(unsorted)}) ORDER BY hash, key"
     try:
         with duckdb.connect(":memory:", config=settings) as connection:
+            connection.execute("SET enable_progress_bar = false")  # notebooks would show it
             connection.execute(f"COPY ({query}) TO {_quoted(ordered)} (FORMAT parquet, COMPRESSION zstd)")
     except duckdb.Error as e:
         reason = str(e).splitlines()[0]

@@ -15,6 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from scaleprior.corpus.importers.source import Source
+from scaleprior.corpus.importers.tables import sql
 from scaleprior.corpus.importers.tables.names import match_names
 from scaleprior.corpus.importers.tables.table import LabelTable
 from scaleprior.corpus.index import ImageRow
@@ -42,13 +43,14 @@ def tar_source(root: Path, tars: Sequence[Path], table: LabelTable, label_space:
     def rows() -> Iterator[ImageRow]:
         notes.clear()
         table.note(notes)
-        with tempfile.TemporaryDirectory(prefix="scaleprior-") as folder:
-            settings: dict[str, Any] = {"memory_limit": "1GB", "temp_directory": f"{folder}/spill"}
-            with duckdb.connect(f"{folder}/members.duckdb", config=settings) as connection:
-                try:
-                    yield from _join(connection, root, tars, table, notes)
-                except duckdb.Error as e:
-                    raise FailureError(f"joining tars and labels failed: {e}", hint="check the temporary folder") from e
+        with (
+            tempfile.TemporaryDirectory(prefix="scaleprior-") as folder,
+            sql.connect(Path(folder) / "spill", f"{folder}/members.duckdb") as connection,
+        ):
+            try:
+                yield from _join(connection, root, tars, table, notes)
+            except duckdb.Error as e:
+                raise FailureError(f"joining tars and labels failed: {e}", hint="check the temporary folder") from e
 
     facts = {"path": str(root), "labels": str(table.path), "tars": str(len(tars))}
     return Source("tars", root, label_space, rows, table.count(), facts, table.doubts, notes)
@@ -70,7 +72,7 @@ def _join(connection: Any, root: Path, tars: Sequence[Path], table: LabelTable, 
             names, offsets, sizes = (list(column) for column in zip(*batch))
             connection.register("batch", pa.table({"name": names, "start": offsets, "size": sizes}))
             connection.execute("INSERT INTO members SELECT ?, name, start, size FROM batch", [shard])
-    connection.execute(f"CREATE TABLE labelled AS {table.sql}")
+    connection.execute(f"CREATE VIEW labelled AS {table.sql}")
     match_names(connection, root, table, notes, place=f"no tar of {root}", unreadable=unreadable)
     _refuse_ambiguous(connection)
     _note_unlabelled(connection, notes)

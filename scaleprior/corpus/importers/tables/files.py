@@ -57,37 +57,36 @@ def file_source(root: Path, table: LabelTable, label_space: LabelSpace) -> Sourc
 
 
 def _rows(connection: Any, root: Path, table: LabelTable, notes: Notes) -> Iterator[ImageRow]:
-    connection.execute("CREATE TABLE absentees (file VARCHAR)")
-    lost: list[str] = []
-    for file, labels, absent in table.rows():
-        if file.startswith("/") or not file:
-            raise UserError(f"{table.path}: path {shown(file)} is not relative", hint=f"make paths relative to {root}")
-        size = _size(root / file)
-        if size is None:
-            lost.append(file)
-            if len(lost) == _BATCH_ROWS:
-                _insert(connection, "absentees", {"file": lost})
-                lost = []
-        else:
-            yield ImageRow(file, labels, "", file, 0, size, absent)
-    if lost:
-        _insert(connection, "absentees", {"file": lost})
-    if connection.execute("SELECT count(*) FROM absentees").fetchone()[0]:
-        yield from _looked_up(connection, root, table, notes)
-
-
-def _looked_up(connection: Any, root: Path, table: LabelTable, notes: Notes) -> Iterator[ImageRow]:
-    """The rows whose names are not those of files, by the listing of the folder."""
-    connection.execute(f"CREATE TABLE labelled AS SELECT * FROM ({table.sql}) SEMI JOIN absentees USING (file)")
     connection.execute("CREATE TABLE members (name VARCHAR, size BIGINT)")
-    images = images_below(root)
-    while batch := list(islice(images, _BATCH_ROWS)):
-        _insert(connection, "members", {"name": [i.path for i in batch], "size": [i.size for i in batch]})
+    if not _add_named(connection, root, table):  # some name is no file's: what is there?
+        others = images_below(root)
+        while batch := list(islice(others, _BATCH_ROWS)):
+            _insert(connection, [image.path for image in batch], [image.size for image in batch])
+    connection.execute(f"CREATE VIEW labelled AS {table.sql}")
     match_names(connection, root, table, notes, place=f"no folder of {root}")
-    cursor = connection.execute("SELECT name, labels, absent, size FROM matched JOIN members USING (name)")
+    cursor = connection.execute(
+        "SELECT name, labels, absent, size FROM matched JOIN (SELECT DISTINCT name, size FROM members) USING (name)"
+    )
     while batch := cursor.fetchmany(_BATCH_ROWS):
         for name, labels, absent, size in batch:
             yield ImageRow(name, tuple(labels), "", name, 0, size, tuple(absent))
+
+
+def _add_named(connection: Any, root: Path, table: LabelTable) -> bool:
+    """Add the files that the table names to ``members``; whether it names nothing else."""
+    all_there = True
+    files = table.files()
+    while batch := list(islice(files, _BATCH_ROWS)):
+        for file in batch:
+            if file.startswith("/") or not file:
+                raise UserError(
+                    f"{table.path}: path {shown(file)} is not relative", hint=f"make paths relative to {root}"
+                )
+        sizes = [_size(root / file) for file in batch]
+        there = [(file, size) for file, size in zip(batch, sizes) if size is not None]
+        _insert(connection, [file for file, _ in there], [size for _, size in there])
+        all_there = all_there and len(there) == len(batch)
+    return all_there
 
 
 def images_below(root: Path) -> Iterator[ImageFile]:
@@ -124,7 +123,8 @@ def _size(path: Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-def _insert(connection: Any, table: str, columns: dict[str, list[Any]]) -> None:
-    connection.register("batch", pa.table(columns))
-    connection.execute(f"INSERT INTO {table} SELECT * FROM batch")
+def _insert(connection: Any, names: list[str], sizes: list[int]) -> None:
+    batch = pa.table({"name": pa.array(names, pa.string()), "size": pa.array(sizes, pa.int64())})
+    connection.register("batch", batch)
+    connection.execute("INSERT INTO members SELECT * FROM batch")
     connection.unregister("batch")

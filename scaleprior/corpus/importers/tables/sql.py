@@ -16,7 +16,9 @@ _REASON = 300  # characters of a reason that DuckDB gives; it quotes whole lines
 
 def connect(spill: Path, file: str = ":memory:") -> Any:
     """A connection that holds 1 GB and spills what is more into the folder ``spill``."""
-    return duckdb.connect(file, config={"memory_limit": "1GB", "temp_directory": str(spill)})
+    connection = duckdb.connect(file, config={"memory_limit": "1GB", "temp_directory": str(spill)})
+    connection.execute("SET enable_progress_bar = false")  # it would go to standard output, among the results
+    return connection
 
 
 def run(connection: Any, sql: str, where: Path) -> Any:

@@ -94,6 +94,13 @@ class LabelTable:
         with sql.connect(Path(self._folder.name) / "spill") as connection:
             return sql.run(connection, f"SELECT min(file) FROM ({self.sql})", self.path).fetchone()[0] or ""
 
+    def files(self) -> Iterator[str]:
+        """The name of each image once, in no order."""
+        with sql.connect(Path(self._folder.name) / "spill") as connection:
+            cursor = sql.run(connection, f"SELECT file FROM ({self.sql})", self.path)
+            while batch := cursor.fetchmany(_BATCH_ROWS):
+                yield from (row[0] for row in batch)
+
     def rows(self) -> Iterator[TableRow]:
         """Each image once, in no order."""
         with sql.connect(Path(self._folder.name) / "spill") as connection:
