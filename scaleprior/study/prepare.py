@@ -151,7 +151,7 @@ def _corpus(spec: StudySpec, world: World | None, out: Path, progress: PreparePr
         return Corpus.open(folder)
     assert section.source is not None
     options = {"name": section.source.name, **section.build}
-    for key in ("labels", "hierarchy"):
+    for key in ("labels", "hierarchy", "descriptions"):
         if key in options:
             options[key] = section.source / options[key]  # an absolute path stays as it is
     report = _named(progress, "indexing the corpus")

@@ -24,12 +24,17 @@ from scaleprior.study.sections import (
 
 __all__ = ["SpecReader"]
 
+# Of section corpus with ``source``: what ``Corpus.build`` calls so.
+_CORPUS_BUILD = (
+    "labels", "hierarchy", "descriptions", "file_column", "label_column", "split", "split_column", "separator",
+    "missing", "confidence_column", "min_confidence", "uncertain", "encoding", "skip_missing", "name", "salt",
+)  # fmt: skip
 _SECTIONS = {
     "": {
         "name", "corpus", "detection", "ladder", "scratch", "architectures", "seeds", "noise", "pretrain", "finetune",
         "engine", "executor", "threads", "backbones",
     },
-    "corpus": {"world", "source", "index", "labels", "label_column", "hierarchy", "split", "name", "salt"},
+    "corpus": {"world", "source", "index", *_CORPUS_BUILD},
     "corpus.world": None,  # checked by the world itself, which knows its fields
     "detection": {"world", "train", "val"},
     "detection.world": {"train", "val", "canvas"},
@@ -164,7 +169,7 @@ class SpecReader:
         if node is None or len(kinds) != 1:
             raise self._fail(f"corpus needs exactly one of world, source and index, has {kinds}", "keep one")
         world = self._section("world", node, "corpus.")
-        build = {k: node[k] for k in ("labels", "label_column", "hierarchy", "split", "name", "salt") if k in node}
+        build = {key: node[key] for key in _CORPUS_BUILD if key in node}
         if build and "source" not in node:
             raise self._fail(f"{sorted(build)} in section corpus only go with source", "remove them")
         return CorpusSection(

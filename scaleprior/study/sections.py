@@ -18,7 +18,7 @@ class CorpusSection:
         world: parameters of the synthetic world (``images``, ``image_size``, ``seed`` and the world's own).
         source: a folder of class folders, or of tar files with a CSV of labels.
         index: an index folder that ``scaleprior corpus build`` made.
-        build: for ``source``: labels, label_column, hierarchy, split, name, salt, as ``corpus build`` takes them.
+        build: for ``source``: labels, label_column, hierarchy, separator, ..., as ``Corpus.build`` takes them.
     """
 
     world: Mapping[str, Any] | None

@@ -66,6 +66,38 @@ def test_every_mistake_is_one_line_and_code_2(cli, src, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+def test_a_table_is_asked_about_and_read_as_it_is_meant(cli, tmp_path):
+    src = class_folders(tmp_path / "src", {"images": 3})
+    (src / "labels.csv").write_text("id_code,finding\n0,Cyst|Scar\n1,None\n2,Scar\n")
+    asked = cli("corpus", "build", "src", "idx")
+    assert asked.returncode == 2
+    assert asked.stderr.count("\n") == 1
+    assert "hold '|', such as 'Cyst|Scar'" in asked.stderr
+    assert "give --separator '|' to split them, --separator '' to keep them" in asked.stderr
+    assert "--missing 'None'" in asked.stderr
+    built = cli(
+        "corpus", "build", "src", "idx", "--separator", "|", "--missing", "None", "--missing", "unknown", "--json"
+    )
+    assert (built.returncode, built.stderr) == (0, "")
+    facts = json.loads(built.stdout)
+    assert dict(facts["most_frequent"]) == {"Scar": 2, "Cyst": 1}
+    assert facts["images_without_labels"] == 1
+    assert facts["warnings"]["names without their image's suffix (matched)"]["count"] == 3
+
+
+def test_label_columns_may_be_given_in_any_way(cli, tmp_path):
+    src = class_folders(tmp_path / "src", {"images": 2})
+    (src / "labels.csv").write_text("file,x,y,z\nimages/0.jpg,1,0,-1\nimages/1.jpg,,1,0\n")
+    prints = set()
+    for number, columns in enumerate([("x..z",), ("x,y,z",), ("x", "y", "z"), ("x", "y..z")]):
+        options = [word for column in columns for word in ("--label-column", column)]
+        built = cli("corpus", "build", "src", f"i{number}", *options, "--uncertain", "negative", "--json")
+        assert built.returncode == 0, built.stderr
+        prints.add(json.loads(built.stdout)["fingerprint"])
+    assert len(prints) == 1
+    assert Corpus.open(tmp_path / "i0").facts["absent"] == {"labels": 3, "contradicted": 0}
+
+
 def test_killed_build_leaves_nothing_and_the_next_one_works(src, tmp_path):
     large = jpeg(1, size=512)  # slow enough to decode that the kill falls into the build
     for k in range(1500):

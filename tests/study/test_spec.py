@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import yaml
 from scaleprior.config import load_config
 from scaleprior.config.keys.key import PRETRAINING
 from scaleprior.config.keys.table import check_values
+from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
+from scaleprior.study import reading
 from scaleprior.study.cells import Cell, CellData, Noise
 from scaleprior.study.sections import StageSection
 from scaleprior.study.spec import load_spec
@@ -52,6 +55,12 @@ def test_defaults_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert spec.detection.val.images == "/data/v-*.tar"
     assert spec.architectures == {"R-50": ("MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.NORM", "BN")}
     assert spec.finetune.overrides == ("SOLVER.STEPS", "[1, 2]")
+
+
+def test_what_says_how_a_table_is_meant_are_the_parameters_of_a_build(tmp_path: Path) -> None:
+    said = {"separator": "|", "missing": ["none"], "uncertain": "positive", "min_confidence": 0.5, "skip_missing": True}
+    assert load_spec(write(tmp_path, corpus={"source": "images", **said})).corpus.build == said
+    assert set(reading._CORPUS_BUILD) <= set(inspect.signature(Corpus.build).parameters)
 
 
 def test_variables_come_from_the_environment_and_unset_ones_are_named(

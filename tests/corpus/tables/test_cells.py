@@ -99,6 +99,7 @@ def test_semicolons_separate_as_ever(table: Table) -> None:
         (tuple(json.dumps(names) for names in (["a, b", 'say "c"'], ["d"], [])), [["a, b", 'say "c"'], ["d"], []]),
         (("[1 7 3]", "[0]", "[12\n 4]"), [["1", "3", "7"], ["0"], ["12", "4"]]),  # numpy, which breaks long lines
         (("[1, 7]", "[1.0]", "[nan]"), [["1", "7"], ["1"], []]),
+        ((json.dumps(["caf\u00e9"]), json.dumps(['a"b', "c\\d"]), "[null]"), [["caf\u00e9"], ['a"b', "c\\d"], []]),
         (("['1.0', '2.5']", "['2.5']", "[]"), [["1.0", "2.5"], ["2.5"], []]),
     ],
 )

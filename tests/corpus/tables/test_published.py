@@ -67,6 +67,17 @@ def test_open_images(open_images: Table, tmp_path: Path) -> None:
     assert corpus.facts["absent"] == {"labels": 2, "contradicted": 0}
 
 
+def test_names_of_labels_without_a_hierarchy(open_images: Table) -> None:
+    (open_images.src / "bbox_labels_600_hierarchy.json").unlink()
+    space = open_images.source(HUMAN).label_space
+    assert dict(zip(space.ids, space.names)) == {
+        "/m/014j1m": "Apple", "/m/01yrx": "Cat", "/m/0bt9lr": "Dog", "/m/0dzct": "Human face",
+    }  # fmt: skip
+    (open_images.src / "mine.csv").write_text("/m/01yrx,Katze\n")
+    space = open_images.source(HUMAN, descriptions=open_images.src / "mine.csv").label_space
+    assert space.names[space.index("/m/01yrx")] == "Katze"
+
+
 def test_open_images_labels_of_boxes_and_of_machines(open_images: Table) -> None:
     signs = open_images.signs(BOXES, "oidv6-train-annotations-bbox.csv")
     assert {Path(key).stem: value for key, value in signs.items()} == {A: (["/m/0bt9lr"], []), B: (["/m/01yrx"], [])}

@@ -48,7 +48,8 @@ class Split:
             quoted = f"regexp_extract_all({inner}, {text(_QUOTED)})"
             names = f"[regexp_replace(q[2:-2], '\\\\(.)', '\\1', 'g') FOR q IN {quoted}]"
             plain = f"regexp_split_to_array(trim({inner}), '[,\\s]+')"
-            return f"CASE WHEN len({quoted}) > 0 THEN {names} ELSE {plain} END"
+            as_json = f"CAST(CAST({cell} AS JSON) AS VARCHAR[])"
+            return f"CASE WHEN json_valid({cell}) THEN {as_json} WHEN len({quoted}) > 0 THEN {names} ELSE {plain} END"
         if self.separator == " ":
             return f"regexp_split_to_array(trim({cell}), '\\s+')"
         return f"string_split({cell}, {text(self.separator)})" if self.separator else f"[{cell}]"
