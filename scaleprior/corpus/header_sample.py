@@ -7,6 +7,7 @@ order are one: the hash knows nothing of the content.
 from __future__ import annotations
 
 import os
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -93,7 +94,7 @@ def read_sample(
         readers: one an image, ``asked`` at least.
     """
     turned = 0
-    sizes: list[tuple[int, int]] = []
+    sizes = array("I")  # 8 bytes an image, which may be many millions
     formats: Counter[str] = Counter()
     problems: Counter[str] = Counter()
     for done, found in enumerate(_headers(islice(readers, asked)), start=1):
@@ -101,7 +102,7 @@ def read_sample(
             problems[found] += 1
         else:
             formats[found.kind] += 1
-            sizes.append((found.upright_width, found.upright_height))
+            sizes.extend((found.upright_width, found.upright_height))
             turned += found.turned
         if progress is not None and (done % 64 == 0 or done == asked):
             progress(done, asked, {})

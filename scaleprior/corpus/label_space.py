@@ -212,7 +212,9 @@ class LabelSpace:
         # position k of the output belongs to label j and is element k - (first output of j) of j's closure
         first = np.cumsum(counts) - counts
         gather = np.repeat(starts - first, counts) + np.arange(counts.sum())
-        return self._rows(np.unique(np.repeat(rows, counts) * len(self) + closure[gather]), len(offsets) - 1)
+        flat = np.sort(np.repeat(rows, counts) * len(self) + closure[gather])
+        # not np.unique, which since NumPy 2.3 hashes integers: 434,000 of them take it 0.15 s, and sorting 0.01 s
+        return self._rows(flat[np.diff(flat, prepend=-1) > 0], len(offsets) - 1)
 
     def _inside(self, labels: np.ndarray) -> np.ndarray:
         labels = np.asarray(labels, dtype=np.int64)
