@@ -132,13 +132,13 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
 
 
 def read_json(path: str | Path, *, what: str = "JSON file") -> Any:
-    """Parse a JSON file.
+    """Parse a JSON file, in UTF-8, with or without the mark that some programs put before it.
 
     Raises:
         UserError: the file is missing, unreadable or not JSON; names ``what`` it was to be, the path and the line.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as e:
         raise UserError(f"{what} not found: {path}", hint="check the path") from e
     except (OSError, UnicodeDecodeError) as e:
@@ -149,7 +149,12 @@ def read_json(path: str | Path, *, what: str = "JSON file") -> Any:
 
 def is_number(value: Any) -> bool:
     """Whether ``value``, as JSON gives it, is a finite number; ``true`` is none, and neither is Python's ``NaN``."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float holds
+        return False
 
 
 def file_sha256(path: str | Path) -> str:

@@ -5,6 +5,7 @@ Boxes are float32 xyxy in pixels of the original image; classes are 0..C-1 in th
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -140,11 +141,17 @@ def load_coco(
         class_names=tuple(checked.categories.values()),
         category_ids=tuple(checked.categories),
         truth=truth,
-        complete=checked.as_is,
+        complete=checked.as_is and not _has_mark(path),
         root=source,
         source=str(path),
         problems=tuple(findings.problems),
     )
+
+
+def _has_mark(path: Path) -> bool:
+    """Whether UTF-8's byte-order mark stands before the JSON, which pycocotools does not read."""
+    with path.open("rb") as file:
+        return file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
 
 
 def load_truth(

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from scaleprior.detect.data.coco_format import CocoAnnotation, CocoId, CocoImage
 from scaleprior.detect.data.problems import DROP_BAD, DropBad, Findings, Offender, drop_hint
@@ -37,6 +39,8 @@ _FAULTS = {
 }
 _LARGEST_AREA = 1e10  # of an object that COCO's evaluation counts, in square pixels
 _SIDES = ("height", "width")
+_ID_TYPES = (int, str, float)
+_NUMBERS = (int, float)
 _NAMESAKES = "they stay different classes; results are listed by category id"
 _BEYOND = "training clips them, as Detectron2 does; evaluation takes them as they are, as pycocotools does"
 
@@ -90,7 +94,7 @@ def check_coco(
     # Against all that have an id: an annotation has no fault of its own where its image or category has one.
     known = [{as_id(e.get("id")) for e in data[part]} - {None} for part in ("categories", "images")]
     good, bad = _sorted_out(entries, known[0], known[1], findings, leave_out=drop_bad != "none", empty=drop_empty_boxes)
-    good = [(i, e) for i, e in good if as_id(e["category_id"]) in categories and as_id(e["image_id"]) in images]
+    good = [(i, e) for i, e in good if e["category_id"] in categories and e["image_id"] in images]
     good, outside = _outside(good, images, findings, leave_out=drop_bad != "none")
     bad += outside
     if drop_bad == "images" and bad:
@@ -99,10 +103,10 @@ def check_coco(
         shown = [(str(place.get("file_name", place["id"])), place) for place in places]
         findings.add("dropped", "image_of_bad", "images of such annotations, with all that is in them", shown, hint="")
         images = {number: image for number, image in images.items() if number not in lost}
-        good = [(i, e) for i, e in good if as_id(e["image_id"]) not in lost]
+        good = [(i, e) for i, e in good if e["image_id"] not in lost]
     if not images or not categories:
         raise UserError(f"{findings.source} has nothing left that can be used", hint="repair the file")
-    _look_at(good, categories, images, findings)
+    _look_at(good, categories, findings)
     return CheckedCoco(
         categories,
         images,
@@ -117,11 +121,15 @@ def check_coco(
 
 def as_id(value: Any) -> CocoId | None:
     """An id as JSON gives it: a whole number, also as ``3.0``, or a text; None for what is none."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
-        return None
-    return value
+    kind = type(value)
+    if kind is int or (kind is str and value):
+        return value
+    return int(value) if kind is float and value.is_integer() else None
+
+
+def _is_among(value: Any, ids: Collection[CocoId | None]) -> bool:
+    """Whether ``value`` is one of ``ids``, as :func:`as_id` reads it: 3.0 finds 3, and so would ``true`` find 1."""
+    return type(value) in _ID_TYPES and value in ids
 
 
 def _categories(entries: Sequence[_Unchecked], findings: Findings) -> dict[CocoId, str]:
@@ -218,8 +226,15 @@ def _sorted_out(
 def _outside(
     good: Sequence[_Numbered], images: Mapping[CocoId, CocoImage], findings: Findings, *, leave_out: bool
 ) -> tuple[list[_Numbered], list[_Numbered]]:
-    """What to keep, and what is left out because its box lies outside its image."""
-    outside = [(i, e) for i, e in good if _is_outside(e, images)]
+    """What to keep, and what is left out because its box lies outside its image; tells those that reach out of it."""
+    boxes = np.array([e["bbox"] for _, e in good], dtype=np.float64).reshape(-1, 4)
+    found = [images[e["image_id"]] for _, e in good]  # 3.0 finds 3
+    sides = np.array([(image["width"], image["height"]) for image in found], dtype=np.float64).reshape(-1, 2)
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    known = (sides > 0).all(axis=1)
+    visible = (np.minimum(high, sides) > np.maximum(low, 0)).all(axis=1)
+    beyond = (np.maximum(-low, high - sides) > 1).any(axis=1)
+    outside = [good[i] for i in np.flatnonzero(known & ~visible).tolist()]
     findings.add(
         "dropped" if leave_out else "warning",
         "box_outside",
@@ -227,20 +242,22 @@ def _outside(
         [_offender(i, e, "bbox") for i, e in outside],
         hint="" if leave_out else drop_hint(),
     )
+    reaching = [_offender(*good[i], "bbox") for i in np.flatnonzero(known & visible & beyond).tolist()]
+    what = "boxes that reach out of their image by more than a pixel"
+    findings.add("warning", "box_beyond", what, reaching, hint=_BEYOND)
     if not leave_out:
         return list(good), []
-    gone = {i for i, _ in outside}
-    return [(i, e) for i, e in good if i not in gone], outside
+    return [good[i] for i in np.flatnonzero(~known | visible).tolist()], outside
 
 
 def _fault(entry: _Unchecked, categories: Collection[CocoId | None], images: Collection[CocoId | None]) -> str | None:
     """The first of ``_FAULTS`` that an annotation has."""
-    if as_id(entry.get("category_id")) not in categories:
+    if not _is_among(entry.get("category_id"), categories):
         return "category_unknown"
-    if as_id(entry.get("image_id")) not in images:
+    if not _is_among(entry.get("image_id"), images):
         return "image_unknown"
     box = entry.get("bbox")
-    if not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box))):
+    if not isinstance(box, list) or len(box) != 4 or not _is_finite(box):
         return "box"
     if entry.get("iscrowd") not in (None, 0, 1):
         return "iscrowd"
@@ -249,58 +266,44 @@ def _fault(entry: _Unchecked, categories: Collection[CocoId | None], images: Col
     area = entry.get("area")
     if area is not None and not is_number(area):
         return "area"
-    return "box_size" if min(box[2:]) <= 0 else None
+    return "box_size" if box[2] <= 0 or box[3] <= 0 else None
 
 
-def _look_at(
-    good: Sequence[_Numbered], categories: Mapping[CocoId, str], images: Mapping[CocoId, CocoImage], findings: Findings
-) -> None:
+def _is_finite(values: Sequence[Any]) -> bool:
+    """Whether ``values`` are finite numbers, as JSON gives them. (A sum tells at once: an infinity or a NaN stays.)"""
+    for value in values:
+        if type(value) not in _NUMBERS:
+            return False
+    try:
+        return math.isfinite(sum(values))
+    except OverflowError:  # a whole number that no float holds
+        return False
+
+
+def _look_at(good: Sequence[_Numbered], categories: Mapping[CocoId, str], findings: Findings) -> None:
     """Tell what is odd about annotations that are used as they are."""
-    times = Counter(e["id"] for _, e in good if isinstance(e.get("id"), Hashable) and e.get("id") is not None)
-    twice = [_offender(i, e, "id") for i, e in good if isinstance(e.get("id"), Hashable) and times[e.get("id")] > 1]
+    ids = [number if type(number := e.get("id")) in _ID_TYPES else None for _, e in good]
+    repeated = {number for number, times in Counter(ids).items() if times > 1 and number is not None}
+    twice = [_offender(*entry, "id") for entry, number in zip(good, ids) if number in repeated] if repeated else []
     findings.add("warning", "annotation_id_repeated", "annotations whose id another has; numbered anew", twice, hint="")
-    seen: set[tuple[Any, ...]] = set()
+    objects = [(e["image_id"], e["category_id"], *e["bbox"], e.get("iscrowd") or 0) for _, e in good]
     again = []
-    for index, entry in good:
-        what = (as_id(entry["image_id"]), as_id(entry["category_id"]), *entry["bbox"], entry.get("iscrowd") or 0)
-        if what in seen:
-            again.append(_offender(index, entry, "bbox"))
-        seen.add(what)
+    if len(set(objects)) < len(objects):
+        seen: set[tuple[Any, ...]] = set()
+        for entry, what in zip(good, objects):
+            if what in seen:
+                again.append(_offender(*entry, "bbox"))
+            seen.add(what)
     findings.add("warning", "annotation_repeated", "annotations that repeat another: image, category and box", again)
     areas = [_offender(i, e, "area") for i, e in good if not 0 <= (e.get("area") or 0) <= _LARGEST_AREA]
     findings.add("warning", "area_range", "areas outside 0 to 1e10, which COCO's AP passes over", areas)
-    beyond = [_offender(i, e, "bbox") for i, e in good if _reaches_out(e, images)]
-    findings.add(
-        "warning", "box_beyond", "boxes that reach out of their image by more than a pixel", beyond, hint=_BEYOND
-    )
-    used = {as_id(e["category_id"]) for _, e in good}
+    used = {e["category_id"] for _, e in good}
     unused = [
         (f"{name!r} of id {number!r}", {"part": "categories", "id": number})
         for number, name in categories.items()
         if number not in used
     ]
     findings.add("note", "category_unused", "categories without annotations", unused, hint="")
-
-
-def _visible(entry: _Unchecked, images: Mapping[CocoId, CocoImage]) -> tuple[float, float] | None:
-    """How far a box reaches into its image, and how far out of it, in pixels; None where the sides are not known."""
-    image = images[entry["image_id"]]  # 3.0 finds 3
-    height, width = image["height"], image["width"]
-    if not height or not width:
-        return None
-    x, y, w, h = entry["bbox"]
-    inside = min(min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0))
-    return inside, max(-x, -y, x + w - width, y + h - height)
-
-
-def _is_outside(entry: _Unchecked, images: Mapping[CocoId, CocoImage]) -> bool:
-    visible = _visible(entry, images)
-    return visible is not None and visible[0] <= 0
-
-
-def _reaches_out(entry: _Unchecked, images: Mapping[CocoId, CocoImage]) -> bool:
-    visible = _visible(entry, images)
-    return visible is not None and visible[0] > 0 and visible[1] > 1
 
 
 def _is_readable(entry: _Unchecked) -> bool:
@@ -314,15 +317,22 @@ def _side(value: Any) -> int | None:
 
 def _says_all(entries: Sequence[_Unchecked]) -> bool:
     """Whether evaluators can take the annotations as they stand; 0 is no id, because it means "none" to them."""
-    return len({e.get("id") for e in entries if type(e.get("id")) is int and e["id"] != 0}) == len(entries) and all(
-        all(type(e[key]) in (int, str) for key in ("image_id", "category_id"))
-        and all(e.get(key) is not None for key in ("area", "iscrowd"))
+    ids = {e["id"] for e in entries if type(e.get("id")) is int}
+    if len(ids) < len(entries) or 0 in ids:
+        return False
+    given = (int, str)
+    return all(
+        type(e["image_id"]) in given
+        and type(e["category_id"]) in given
+        and e.get("area") is not None
+        and e.get("iscrowd") is not None
         and e.get("ignore", 0) is not None
         for e in entries
     )
 
 
 def _filled_in(entry: _Unchecked, number: int, segmentation: bool) -> CocoAnnotation:
+    x, y, w, h = entry["bbox"]
     image, category, area = as_id(entry["image_id"]), as_id(entry["category_id"]), entry.get("area")
     assert image is not None
     assert category is not None
@@ -330,8 +340,8 @@ def _filled_in(entry: _Unchecked, number: int, segmentation: bool) -> CocoAnnota
         "id": number,
         "image_id": image,
         "category_id": category,
-        "bbox": [float(v) for v in entry["bbox"]],
-        "area": float(entry["bbox"][2] * entry["bbox"][3] if area is None else area),
+        "bbox": [float(x), float(y), float(w), float(h)],
+        "area": float(w * h if area is None else area),
         "iscrowd": int(entry.get("iscrowd") or 0),
     }
     if segmentation and "segmentation" in entry:

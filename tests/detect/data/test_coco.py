@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 
 from scaleprior.detect.data.coco import dataset_paths, load_coco, load_dataset
+from scaleprior.detect.data.coco_format import Detection
 from scaleprior.detect.data.image_root import open_root
 from scaleprior.detect.data.loader import usable
+from scaleprior.detect.evaluate import coco_ap
 from scaleprior.errors import UserError
 from tests.detect.conftest import make_coco, tiny_config, write_val2014
+from tests.detect.test_evaluate import pycocotools, same_ap
 
 
 def test_ids_are_remapped_in_ascending_order(tmp_path: Path) -> None:
@@ -109,6 +112,35 @@ def test_cocos_own_sets_lose_their_empty_boxes(tmp_path: Path, monkeypatch: pyte
     data = load_dataset("coco_2017_val", tiny_config("FPN").cfg)
     assert [1, 2, 3, 0] not in [a["bbox"] for a in data.truth["annotations"]]
     assert [(p.kind, p.severity, p.count) for p in data.problems] == [("box_size", "dropped", 1)]
+
+
+def test_cocos_minival2014_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ids are said to be floats, and those of crowds repeated: Detectron2 makes an exception for it by name."""
+
+    def change(data: dict[str, Any]) -> None:
+        for number, annotation in enumerate(data["annotations"][:3]):
+            crowd = {**annotation, "id": 9.0e11, "iscrowd": 1, "bbox": [40, 40 + number, 20, 20]}
+            data["annotations"].append(crowd)
+        for annotation in data["annotations"]:
+            annotation.update({key: float(annotation[key]) for key in ("id", "image_id", "category_id")})
+
+    path, root = make_coco(tmp_path / "source", change=change)
+    (tmp_path / "coco" / "annotations").mkdir(parents=True)
+    path = path.rename(tmp_path / "coco" / "annotations" / "instances_minival2014.json")
+    root.rename(tmp_path / "coco" / "val2014")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    data = load_dataset("coco_2014_minival", tiny_config("FPN").cfg)
+    assert sum(int(r.crowd.sum()) for r in data.records) == 3
+    assert [(p.kind, p.count) for p in data.problems] == [("annotation_id_repeated", 3)]
+    detections: list[Detection] = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1 - i / 100}
+        for i, a in enumerate(data.truth["annotations"][1:])
+    ]
+    raw = json.loads(path.read_text())
+    raw["annotations"] = [{**a, "id": number} for number, a in enumerate(raw["annotations"], start=1)]
+    result = coco_ap(data.truth, detections)
+    assert 0 < result.ap < 100
+    assert same_ap(result.named().values(), pycocotools(raw, detections))
 
 
 def test_a_missing_coco_names_the_variable_and_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -170,6 +171,29 @@ def test_what_is_odd_is_told_with_a_number_and_used(
     assert [a["id"] for a in data.truth["annotations"]] == list(range(1, len(data.truth["annotations"]) + 1))
     # repeated ids would be one object to an evaluator, repeated categories two classes to Detectron2
     assert data.complete == (kind not in ("annotation_id_repeated", "image_repeated", "category_repeated"))
+
+
+def test_numbers_that_no_float_holds_are_none(tmp_path: Path) -> None:
+    for key, value in (("bbox", [1, 2, 10**400, 3]), ("area", 10**400)):
+        path, root = make_coco(tmp_path / key, change=_annotation(0, **{key: value}))
+        with pytest.raises(UserError, match=f"first: {key} .*10000"):
+            load_coco(path, root, name="tiny")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_json(tmp_path: Path) -> None:
+    path, root = make_coco(tmp_path)
+    plain = load_coco(path, root, name="tiny")
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    data = load_coco(path, root, name="tiny")
+    assert data.truth == plain.truth
+    assert not data.complete  # pycocotools, and with it Detectron2, refuses the file
+
+
+def test_nothing_but_images_is_a_set(tmp_path: Path) -> None:
+    """Of pictures without objects; training and evaluation say what they miss."""
+    data = load_coco(*make_coco(tmp_path, change=lambda d: d["annotations"].clear()), name="tiny")
+    assert (len(data), data.truth["annotations"]) == (6, [])
+    assert [p.kind for p in data.problems] == ["category_unused"]
 
 
 def test_a_box_up_to_a_pixel_over_the_edge_is_rounding(tmp_path: Path) -> None:
