@@ -10,7 +10,7 @@ from scaleprior.corpus.images.facts import ImageError, ImageFacts
 from scaleprior.corpus.images.jpeg_header import JPEG_START, jpeg_header
 from scaleprior.corpus.images.orientation import meant_orientation, read_orientation
 from scaleprior.corpus.images.png_chunks import PNG_START, png_metadata, png_size
-from scaleprior.corpus.images.strangers import describe_stranger
+from scaleprior.corpus.images.strangers import describe_stranger, is_avif
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,7 +53,7 @@ def recognise(data: bytes) -> str:
             return kind
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
-    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis"):
+    if data[4:8] == b"ftyp" and is_avif(data):
         from PIL import features
 
         if features.check("avif"):

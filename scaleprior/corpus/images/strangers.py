@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["describe_stranger"]
+__all__ = ["describe_stranger", "is_avif"]
 
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file itself (run: git lfs pull)"),
@@ -29,11 +29,16 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
 _BRANDS: tuple[tuple[tuple[bytes, ...], str], ...] = (
     ((b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"),
      "a HEIC image, which is not read (convert it to JPEG or PNG, for example: heif-convert IN.heic OUT.png)"),
-    ((b"avif", b"avis"), "an AVIF image, which this Pillow cannot read (install Pillow 11.3 or newer)"),
     ((b"",), "a video (extract its frames as images)"),
 )  # fmt: skip
 _HTML = re.compile(rb"<!doctype html|<html|<head|<body", re.IGNORECASE)
 _SVG = re.compile(rb"<svg[\s>]", re.IGNORECASE)
+
+
+def is_avif(data: bytes) -> bool:
+    """Whether a file of boxes is AVIF: by its first brand, or a general one with AVIF among the compatible ones."""
+    brands = data[16 : min(int.from_bytes(data[:4], "big"), 256)]
+    return data[8:12] in (b"avif", b"avis") or (data[8:12] in (b"mif1", b"msf1") and b"avif" in brands)
 
 
 def describe_stranger(data: bytes) -> str:
@@ -44,6 +49,8 @@ def describe_stranger(data: bytes) -> str:
         if data.startswith(start):
             return what
     if data[4:8] == b"ftyp":
+        if is_avif(data):
+            return "an AVIF image, which this Pillow cannot read (install Pillow 11.3 or newer)"
         return next(what for brands, what in _BRANDS if data[8:12].startswith(brands))
     if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
         return "a video (extract its frames as images)"

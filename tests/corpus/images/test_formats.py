@@ -102,6 +102,14 @@ def test_four_inks_are_pillows(transform: int) -> None:
 def test_avif() -> None:
     data = save(noise(), "AVIF", quality=90)
     assert np.array_equal(decode(data), pillow(data))
+    general = data[:8] + b"mif1" + data[12:]  # some writers name the container first; AVIF is among the compatible ones
+    assert np.array_equal(decode(general), pillow(general))
+
+
+def test_avif_that_this_pillow_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "check", lambda name: False)
+    with pytest.raises(ImageError, match=r"an AVIF image, which this Pillow cannot read \(install Pillow 11.3"):
+        decode(b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miafMA1B")
 
 
 @pytest.mark.parametrize("head", [b"P1\n2 1\n0 1\n", b"P2\n2 1\n255\n255 0\n", b"P3 2 1 255 255 255 255 0 0 0\n"])
