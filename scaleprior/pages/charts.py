@@ -16,7 +16,8 @@ from scaleprior.pages.numbers import count, short
 __all__ = ["Axis", "Bars", "Series", "bar_chart", "xy_chart"]
 
 _WIDTH, _HEIGHT = 460, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 16, 18, 46
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 16, 26, 46  # around the plot; the legend is above it
+_CHARACTER = 7.0  # units that one takes at most, nearly always
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def bar_chart(names: Sequence[str], *groups: Bars, x_title: str, y_title: str, l
     step = (_WIDTH - _LEFT - _RIGHT) / max(len(names), 1)
     gap = min(3.0, 0.15 * step)
     width = (step - gap) / max(len(groups), 1)
-    every = max(1, math.ceil((7.0 * max(map(len, names), default=1) + 6) / step))
+    every = max(1, math.ceil((_CHARACTER * max(map(len, names), default=1) + 6) / step))
     for place, name in enumerate(names):
         left = _LEFT + place * step
         for number, group in enumerate(groups):
@@ -146,15 +147,15 @@ def bar_chart(names: Sequence[str], *groups: Bars, x_title: str, y_title: str, l
 
 
 def _legend(entries: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Names with the style of what they name, at the upper right."""
-    end = _WIDTH - _RIGHT
-    for row, (name, style) in enumerate((name, style) for name, style in entries if name):
-        place = _TOP + 12 + 18 * row
+    """Names with the style of what they name, above the plot, from its right end to the left."""
+    end = float(_WIDTH - _RIGHT)
+    for name, style in reversed([entry for entry in entries if entry[0]]):
         if style.startswith("bar"):
-            yield f'<rect class="{style}" x="{end - 20}" y="{place - 9}" width="20" height="10"/>'
+            yield f'<rect class="{style}" x="{end - 20:.0f}" y="5" width="20" height="10"/>'
         else:
-            yield f'<line class="{style}" x1="{end - 20}" x2="{end}" y1="{place - 4}" y2="{place - 4}"/>'
-        yield f'<text x="{end - 26}" y="{place}" text-anchor="end">{html.escape(name)}</text>'
+            yield f'<line class="{style}" x1="{end - 20:.0f}" x2="{end:.0f}" y1="10" y2="10"/>'
+        yield f'<text x="{end - 26:.0f}" y="14" text-anchor="end">{html.escape(name)}</text>'
+        end -= 46 + _CHARACTER * len(name)
 
 
 def _across(place: float) -> float:

@@ -38,12 +38,12 @@ def test_an_axis_around_one_value_or_none_has_an_extent() -> None:
 
 
 def test_points_stand_where_their_values_are() -> None:
-    """The area is 390 x 216 units with its lower left corner at (54, 234)."""
+    """The area is 390 x 208 units with its lower left corner at (54, 234)."""
     svg = xy_chart([Series([(1, 1), (10, 100)], "all"), Series([(5.5, 10)], dots=True)],
                    Axis("x", 1, 10), Axis("y", 1, 100, log=True), label="l")  # fmt: skip
     (line,) = re.findall(r'points="(.*?)"', svg)
-    assert line == "54.0,234.0 444.0,18.0"
-    assert re.findall(r'cx="(.*?)" cy="(.*?)"', svg) == [("249.0", "126.0")]
+    assert line == "54.0,234.0 444.0,26.0"
+    assert re.findall(r'cx="(.*?)" cy="(.*?)"', svg) == [("249.0", "130.0")]
 
 
 def test_bars_are_as_high_as_their_values() -> None:
@@ -51,6 +51,16 @@ def test_bars_are_as_high_as_their_values() -> None:
     tall, half, none = (float(h) for h in re.findall(r'class="bar c1".*?height="(.*?)"', svg))
     assert tall == pytest.approx(2 * half, abs=0.2)  # written with one decimal
     assert none == 0
+
+
+def test_the_legend_is_above_the_plot_and_its_names_apart() -> None:
+    svg = xy_chart([Series([(1, 1)], "as given"), Series([(1, 1)], "with ancestors", dashed=True)],
+                   Axis("x", 0, 2), Axis("y", 0, 2), label="l")  # fmt: skip
+    entries = [
+        (float(x), name) for x, name in re.findall(r'<text x="(\d+)" y="14" text-anchor="end">(.*?)</text>', svg)
+    ]
+    assert [name for _, name in entries] == ["with ancestors", "as given"]
+    assert entries[1][0] + 26 < entries[0][0] - 7 * len("with ancestors")
 
 
 def test_text_is_escaped_and_the_chart_is_xml() -> None:
