@@ -337,3 +337,20 @@ def test_a_build_shows_a_bar_where_it_is_asked_to(tmp_path: Path, monkeypatch: p
     assert not said.getvalue()
     assert len(Corpus.build(source, tmp_path / "shown", progress=True)) == 3
     assert "indexing" in said.getvalue()
+
+
+def test_a_table_beside_folders_is_not_passed_over(tmp_path):
+    """``images_001`` of ChestX-ray14 would be a class, and its table another file."""
+    src = class_folders(tmp_path / "src", {"images_001": 2, "images_002": 1})
+    table(src / "notes.csv", [["when", "who"], ["today", "me"]])
+    assert len(Corpus.build(src, tmp_path / "i")) == 3  # no labels in there
+    table(src / "Data_Entry_2017.csv", [["Image Index", "Finding Labels"], ["0.jpg", "Hernia"]])
+    with pytest.raises(UserError, match=r"holds the table 'Data_Entry_2017.csv', which is not read.*give labels='"):
+        Corpus.build(src, tmp_path / "j")
+    assert len(Corpus.build(src, tmp_path / "j", yes=True)) == 3
+    for folder in ("images_001", "images_002"):
+        for file in (src / folder).iterdir():
+            file.unlink()
+        (src / folder).rmdir()
+    with pytest.raises(UserError, match=r"no class folders, and no labels.csv; it holds 'Data_Entry.*'; if this"):
+        open_source(src)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from scaleprior.corpus.importers.doubts import left_packed
+from scaleprior.corpus.importers.doubts import left_packed, unread_tables
 from scaleprior.corpus.importers.source import Source
 from scaleprior.corpus.importers.tables.options import TableOptions
-from scaleprior.corpus.importers.walk import hidden
+from scaleprior.corpus.importers.walk import hidden, is_folder
 from scaleprior.corpus.importers.without_table import PACKED_TABLES, files_given, source_without_table
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.corpus.magic import compressed, unpacked
@@ -21,6 +21,7 @@ from scaleprior.wording import parameter
 __all__ = ["open_source"]
 
 _TABLES = ("labels.csv", "labels.parquet")
+_TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 
 
 def open_source(
@@ -119,7 +120,9 @@ def open_source(
     if hierarchy is None and (path / "hierarchy.json").is_file():
         hierarchy = path / "hierarchy.json"
     label_space = None if hierarchy is None else LabelSpace.load(hierarchy)
-    return source_without_table(
+    tables = _unread_tables(path) if given is None else []
+    _refuse_tables_alone(path, tables)
+    source = source_without_table(
         path,
         given,
         label_space=label_space,
@@ -130,6 +133,27 @@ def open_source(
         readable=not verified,
         progress=progress,
     )
+    return replace(source, doubts=(*unread_tables(path, tables), *source.doubts))
+
+
+def _refuse_tables_alone(path: Path, tables: Sequence[Path]) -> None:
+    """A folder of images with a table of another name than ours."""
+    others = [entry for entry in os.scandir(path) if not hidden(entry.name)]
+    if tables and not any(is_folder(entry) or entry.name.endswith((".tar", ".parquet")) for entry in others):
+        raise UserError(
+            f"{path} has no class folders, and no labels.csv; it holds {tables[0].name!r}",
+            hint=f"if this is the table of labels, give {parameter('labels', str(tables[0]))}",
+        )
+
+
+def _unread_tables(path: Path) -> list[Path]:
+    """Tables in the folder with columns that are called like those of files and labels; sorted."""
+    tables = [file for file in sorted(path.iterdir()) if file.name.lower().endswith(_TABLE_SUFFIXES)]
+    if not tables:
+        return []
+    from scaleprior.corpus.importers.tables.columns import may_hold_labels
+
+    return [table for table in tables if not hidden(table.name) and may_hold_labels(table)]
 
 
 def _refuse_path(path: Path) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "nearly_one_each",
     "one_label",
     "settle",
+    "unread_tables",
 ]
 
 
@@ -114,3 +115,11 @@ def left_tars(path: Path, tars: Sequence[Path]) -> tuple[Doubt, ...]:
         return ()
     what = f"{len(tars):,} tars beside the class folders of {path} would not be read, first: {tars[0].name!r}"
     return (Doubt(what, f"give {str(path / '*.tar')!r} to read the tars"),)
+
+
+def unread_tables(path: Path, tables: Sequence[Path]) -> tuple[Doubt, ...]:
+    """Tables beside class folders: the folders may be no classes (``images_001``), and the labels in the table."""
+    if not tables:
+        return ()
+    what = f"{path} holds the table {tables[0].name!r}, which is not read: its folders would be the labels"
+    return (Doubt(what, f"if it holds the labels, give {parameter('labels', str(tables[0]))}"),)

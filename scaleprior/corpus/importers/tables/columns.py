@@ -6,17 +6,18 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from scaleprior.corpus.importers.tables import sql
 from scaleprior.corpus.importers.tables.options import TableOptions
-from scaleprior.corpus.importers.tables.reading import TableFile
+from scaleprior.corpus.importers.tables.reading import TableFile, column_names
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter, shown
 
-__all__ = ["CHEXPERT", "Columns", "choose_columns"]
+__all__ = ["CHEXPERT", "Columns", "choose_columns", "is_list", "may_hold_labels"]
 
 # In this order and spelling these were the only names once: tables that have several of them keep their meaning.
 _FIRST_FILES = ("file", "path", "image", "filename")
@@ -94,6 +95,13 @@ def choose_columns(table: TableFile, options: TableOptions, connection: Any) -> 
     confidence = None if several else _confidence(table, options.confidence_column, {file, *labels})
     source = None if confidence is None else next((c for c in table.columns if _plain(c) == _SOURCE), None)
     return Columns(file, labels, several, confidence, source, published)
+
+
+def may_hold_labels(path: Path) -> bool:
+    """Whether a table has columns that are called like those of files and of labels; a damaged one has none."""
+    columns = [_plain(column) for column in column_names(path)]
+    files, labels = [*_FILES[0].split(), "id"], [*_LABELS[0].split(), *map(_plain, CHEXPERT)]
+    return not set(columns).isdisjoint(files) and not set(columns).isdisjoint(labels)
 
 
 def _published(table: TableFile) -> str:

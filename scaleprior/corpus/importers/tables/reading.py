@@ -21,7 +21,7 @@ from scaleprior.corpus.importers.tables import sql
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter, shown
 
-__all__ = ["TableFile", "open_table"]
+__all__ = ["TableFile", "column_names", "open_table"]
 
 _HEAD = 1 << 18  # bytes in which the header line ends, and a few more
 _PIECE = 1 << 20
@@ -74,6 +74,22 @@ def open_table(path: Path, scratch: Path, encoding: str | None = None) -> TableF
         raise
     except (OSError, EOFError, ValueError, csv.Error) as e:  # Arrow's errors are ValueErrors, too
         raise UserError(f"{path} cannot be read as a table: {e}", hint="give CSV or Parquet") from e
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns that a table seems to have, by its first lines alone; none where these say nothing."""
+    try:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            return pq.read_schema(path).names
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+        if head.startswith(b"\x1f\x8b"):
+            with gzip.open(path) as file:
+                head = file.read(_HEAD)
+        lines = head.decode(_encoding(path, head), errors="replace").splitlines()[:_LINES]
+        return next(csv.reader(lines, delimiter=_delimiter(lines, path)), [])
+    except (OSError, EOFError, ValueError, csv.Error):
+        return []
 
 
 def _text_table(path: Path, head: bytes, scratch: Path, encoding: str | None) -> TableFile:
