@@ -133,27 +133,26 @@ class Corpus:
         from scaleprior.corpus.staging import refuse_existing
 
         refuse_existing(Path(out), "corpus.json", overwrite)  # before anything is read or asked
-        with watched(progress, f"listing {source}", unit="tars") as report:
-            opened = open_source(
-                source,
-                labels=labels,
-                hierarchy=hierarchy,
-                descriptions=descriptions,
-                file_column=file_column,
-                label_column=label_column,
-                split=split,
-                split_column=split_column,
-                separator=separator,
-                missing=missing,
-                confidence_column=confidence_column,
-                min_confidence=min_confidence,
-                uncertain=uncertain,
-                encoding=encoding,
-                skip_missing=skip_missing,
-                class_names=class_names,
-                verified=verify,
-                progress=report if progress is True else None,
-            )
+        opened = open_source(
+            source,
+            labels=labels,
+            hierarchy=hierarchy,
+            descriptions=descriptions,
+            file_column=file_column,
+            label_column=label_column,
+            split=split,
+            split_column=split_column,
+            separator=separator,
+            missing=missing,
+            confidence_column=confidence_column,
+            min_confidence=min_confidence,
+            uncertain=uncertain,
+            encoding=encoding,
+            skip_missing=skip_missing,
+            class_names=class_names,
+            verified=verify,
+            progress=progress is True,
+        )
         settle(opened.doubts, yes)
         with watched(progress, f"indexing {source}", unit="images") as report:
             return build_index(

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import posixpath
 import unicodedata
+from pathlib import Path
+
+from scaleprior.errors import UserError
 
 __all__ = ["BACKSLASHES", "CASE", "NORMALISATION", "difference", "inside", "plain", "spellings"]
 
@@ -36,6 +39,14 @@ def difference(one: str, other: str) -> str:
     if plain(one) != plain(other):
         return CASE
     return BACKSLASHES if ("\\" in one) != ("\\" in other) else NORMALISATION
+
+
+def refuse_undecodable(path: str | Path) -> None:
+    """Raise UserError for a path that is not UTF-8: neither Parquet nor DuckDB takes it."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise UserError(f"the path {str(path)!r} is not UTF-8", hint="rename the folder or file") from e
 
 
 def inside(name: str) -> str | None:

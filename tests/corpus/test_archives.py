@@ -84,8 +84,18 @@ def test_splits_in_a_tar_are_asked_about_and_chosen(classes, unpacked, tmp_path)
         tmp_path / "all.tar",
         {f"{top}/{p.relative_to(classes)}": p.read_bytes() for top in ("train", "val") for p in classes.rglob("*.jpg")},
     )
-    assert "the folders 'train', 'val' of" in doubts(tmp_path / "all.tar")
+    assert "the first folders in" in doubts(tmp_path / "all.tar")
     assert same(Corpus.build(tmp_path / "all.tar", tmp_path / "i", split="train"), unpacked)
+
+
+def test_folders_that_wrap_all_of_a_tar(classes, unpacked, tmp_path):
+    for name, top in (("one", "set"), ("two", "set/train")):
+        members = {f"{top}/{p.relative_to(classes)}": p.read_bytes() for p in classes.rglob("*.jpg")}
+        write_tar(tmp_path / f"{name}.tar", members)
+        with pytest.raises(UserError, match=r"'set', are called or nested like parts of a data set.* split='set'"):
+            Corpus.build(tmp_path / f"{name}.tar", tmp_path / "i")
+    assert same(Corpus.build(tmp_path / "one.tar", tmp_path / "j", split="set"), unpacked)
+    assert same(Corpus.build(tmp_path / "two.tar", tmp_path / "k", split="train"), unpacked)
 
 
 def test_what_is_odd_in_class_tars_is_counted(tmp_path):
@@ -288,3 +298,35 @@ def test_a_missing_file_and_a_file_of_another_kind(tmp_path):
     (tmp_path / "b.txt").write_text("x")
     with pytest.raises(UserError, match=r"names 2 files that are not all tars, or all Parquet files with images"):
         open_source(f"{tmp_path}/*.*")
+
+
+def test_a_tar_whose_name_is_not_utf8(tmp_path):
+    path = Path(f"{tmp_path}/caf\udce9.tar")
+    write_tar(path, {"a/a.jpg": jpeg(1)})
+    for source in (path, tmp_path, str(tmp_path / "*.tar")):
+        with pytest.raises(UserError, match=r"the path '.*caf\\udce9.tar' is not UTF-8; rename"):
+            open_source(source)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "value"),
+    [
+        ("json", b'{"label": "\\ud800"}'),
+        ("json", b"[" * 100_000),
+        ("json", b'{"label": 1' + b"0" * 5000 + b"}"),
+        ("cls", b"1" * 5000),
+        ("txt", b"\xff\xfe\x00"),
+        ("json", b"{" + b" " * 2_000_000 + b"}"),
+    ],
+)
+def test_absurd_labels_are_a_clear_error_or_counted(tmp_path, suffix, value):
+    """One of them in 300 million must not be a crash."""
+    samples = {"a": {"jpg": jpeg(1), "txt": b"cat"}, "b": {"jpg": jpeg(2), suffix: value}}
+    if suffix == "cls":
+        assert "1" * 5000 in open_source(shards(tmp_path / "src", samples)).label_space  # a name, if a strange one
+    elif b"ud800" in value:
+        with pytest.raises(UserError, match=r"the label '\\ud800' is no Unicode text"):
+            open_source(shards(tmp_path / "src", samples))
+    else:
+        source = open_source(shards(tmp_path / "src", samples))
+        assert source.notes.warnings == {"label files that cannot be read": (1, [f"b.{suffix}"])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -248,6 +249,16 @@ def test_class_folders_that_look_alike_are_asked_about(tmp_path, one, other):
     said = doubts(src)
     assert "differ only in case, blanks or Unicode normalisation" in said
     assert said.isascii()  # the two must not look the same in the message
+
+
+def test_folders_that_a_mac_named_find_their_label(tmp_path):
+    src = class_folders(tmp_path / "src", {"cafe\u0301": 2, "tea": 1})
+    nodes = {"drink": {}, "caf\u00e9": {"parents": ["drink"]}, "tea": {"parents": ["drink"]}}
+    (src / "hierarchy.json").write_text(json.dumps({"nodes": nodes}))
+    corpus = Corpus.build(src, tmp_path / "i")
+    labels, _ = corpus.fraction(ratio=1.0).labels()
+    assert sorted(corpus.label_space.ids[label] for label in labels) == ["caf\u00e9", "caf\u00e9", "tea"]
+    assert [warning["count"] for warning in corpus.facts["warnings"].values()] == [1]
 
 
 def test_a_zip_in_place_of_the_folders(tmp_path):

@@ -227,6 +227,10 @@ def test_archives_beside_a_table_are_not_passed_over(tars, tmp_path, name):
         open_source(tars)
     with pytest.raises(UserError, match=rf"{name} is compressed, and images are read from their place"):
         open_source(tars / name)
+    (tars / "one.tar").write_bytes(b"\x1f\x8b\x08")
+    with pytest.raises(UserError, match=r"one.tar is compressed, .*; unpack it: gunzip -c .* > .*one-unpacked.tar"):
+        open_source(tars)
+    (tars / "one.tar").unlink()
     for image in ("a.jpg", "b.jpg", "sub/c.jpg"):  # somebody has unpacked it, and kept it
         (tars / image).parent.mkdir(exist_ok=True)
         (tars / image).write_bytes(jpeg(1))

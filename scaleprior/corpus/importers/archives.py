@@ -18,11 +18,11 @@ from scaleprior.corpus.importers.webdataset import WebDataset, looks_like_shard
 from scaleprior.corpus.index import ImageRow
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.corpus.magic import IMAGE_LIKE, refuse_compressed
-from scaleprior.corpus.names import inside
+from scaleprior.corpus.names import inside, refuse_undecodable
 from scaleprior.corpus.notes import Notes
 from scaleprior.corpus.tar_files import TarMember, tar_members
 from scaleprior.errors import UserError
-from scaleprior.progress import ProgressFn
+from scaleprior.progress import ProgressFn, watched
 from scaleprior.wording import parameter
 
 __all__ = ["archive_source", "is_tar"]
@@ -49,7 +49,7 @@ def archive_source(
     class_names: str | Path | None = None,
     split: str | None = None,
     readable: bool = False,
-    progress: ProgressFn | None = None,
+    progress: ProgressFn | bool | None = None,
 ) -> Source:
     """WebDataset shards, a tar for each class, tars of such tars, or tars of class folders.
 
@@ -61,12 +61,13 @@ def archive_source(
         class_names: of labels that are numbers, see ``ClassNames.read``.
         split: only tars with this word in their name, or of class folders those below this one.
         readable: leave out images of formats that are not read.
-        progress: called with (tars listed, tars in all, {}).
+        progress: True for a bar; or called with (tars listed, tars in all, {}).
 
     Raises:
         UserError: nothing of this kind, or as the importers.
     """
     for tar in tars:
+        refuse_undecodable(tar)
         refuse_compressed(tar)
     root = Path(os.path.commonpath([tar.absolute().parent for tar in tars]))
     tars = [tar.absolute() for tar in tars]
@@ -76,27 +77,34 @@ def archive_source(
     below = ""
     if split is not None:
         facts["split"] = split
-    if split is not None and any((inside(m.name) or "").startswith(f"{split}/") for m in first):
-        below = f"{split}/"
-    else:
+        below = next((prefix for m in first if (prefix := _below(inside(m.name) or "", split))), "")
+    if not below:
         tars, doubts = files_of_split(tars, split, "tars")
     notes = Notes()
+    with watched(progress, f"listing {facts['path']}", unit="tars") as report:
+        listed = _reported(tars, report)
+        if looks_like_shard(first) and not below:
+            shards = WebDataset(root, notes, label=label_column, names=ClassNames.read(class_names, root))
+            kind, rows = "webdataset", shards.rows(listed, prefixed=_numbered_alike(tars))
+        else:
+            _refuse_options(tars[0], label_column=label_column, class_names=class_names)
+            structured = StructuredTars(root, notes, readable=readable)
+            kind, rows, more = _by_structure(first, tars, listed, structured, below)
+            doubts += more
+        return spooled_source(kind, root, rows, label_space=label_space, notes=notes, facts=facts, doubts=doubts)
 
-    def listed() -> Iterator[Path]:
-        for number, tar in enumerate(tars):
-            if progress is not None:
-                progress(number, len(tars), {})
-            yield tar
 
-    if looks_like_shard(first) and not below:
-        shards = WebDataset(root, notes, label=label_column, names=ClassNames.read(class_names, root))
-        kind, rows = "webdataset", shards.rows(listed(), prefixed=_numbered_alike(tars))
-    else:
-        _refuse_options(tars[0], label_column=label_column, class_names=class_names)
-        structured = StructuredTars(root, notes, readable=readable)
-        kind, rows, more = _by_structure(first, tars, listed(), structured, below)
-        doubts += more
-    return spooled_source(kind, root, rows, label_space=label_space, notes=notes, facts=facts, doubts=doubts)
+def _reported(tars: Sequence[Path], report: ProgressFn | None) -> Iterator[Path]:
+    for number, tar in enumerate(tars):
+        if report is not None:
+            report(number, len(tars), {})
+        yield tar
+
+
+def _below(name: str, split: str) -> str:
+    """The part of a member's name up to the folder of the split, which may lie in folders that wrap all."""
+    before, found, _ = f"/{name}".partition(f"/{split}/")
+    return f"{before}{found}"[1:] if found else ""
 
 
 def _refuse_options(tar: Path, **options: object) -> None:
@@ -124,11 +132,12 @@ def _by_structure(
 
 
 def _split_above(names: Sequence[str], below: str, tar: Path) -> tuple[Doubt, ...]:
+    """The doubt that the first folders of the members' names are splits, or one that wraps all, and no labels."""
     tops = sorted({name.split("/", 1)[0] for name in names})
-    if below or not any(is_split(top) for top in tops) or any(not is_split(top) for top in tops):
+    if below or not (all(map(is_split, tops)) or (len(tops) == 1 and all(name.count("/") > 1 for name in names))):
         return ()
-    what = f"the folders {', '.join(map(repr, tops))} of {tar} are called like parts of a data set"
-    return (Doubt(what, f"take one of them with {parameter('split', tops[0])}"),)
+    what = f"the first folders in {tar}, {', '.join(map(repr, tops))}, are called or nested like parts of a data set"
+    return (Doubt(what, f"take what lies in one of them with {parameter('split', tops[0])}"),)
 
 
 def _numbered(tars: Sequence[Path]) -> tuple[Doubt, ...]:

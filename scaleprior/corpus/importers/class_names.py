@@ -13,7 +13,7 @@ from scaleprior.wording import parameter, shown
 
 __all__ = ["ClassNames"]
 
-_NUMBER = re.compile(r"-?\d+(\.0+)?")
+_NUMBER = re.compile(r"-?\d{1,18}(\.0+)?")
 NAMES_FILES = ("classnames.txt", "class_names.txt", "classes.txt")
 
 
@@ -51,10 +51,10 @@ class ClassNames:
             numbered = {int(key): value for key, value in data.items() if re.fullmatch(r"\d+", str(key))}
             data = [numbered.get(k) for k in range(len(data))]
         listed = data if isinstance(data, list) else []
-        names = [name.strip() for name in listed if isinstance(name, str)]
-        while names and names[-1] == "":
-            names.pop()
-        if not all(names) or not names or not all(isinstance(name, str) for name in listed):
+        while listed and listed[-1] == "":  # blank lines at a file's end
+            listed.pop()
+        names = [name.strip() for name in listed if isinstance(name, str) and name.strip() and _encodable(name)]
+        if not names or len(names) < len(listed):
             raise UserError(
                 f"class names {found} are no list of names", hint="give a name a line, a JSON list, or one by number"
             )
@@ -86,6 +86,8 @@ class ClassNames:
                 hint=f"labels are numbers, texts or lists of them; choose them with {parameter('label_column')}",
             )
         text = str(value).strip()
+        if not text.isprintable() and not _encodable(text):
+            raise UserError(f"{where}: the label {shown(text)} is no Unicode text", hint="repair the file")
         if not _NUMBER.fullmatch(text):
             return text
         number = int(float(text)) if "." in text else int(text)
@@ -99,3 +101,12 @@ class ClassNames:
                 hint=f"give the right list with {parameter('class_names', words='FILE')}",
             )
         return self.names[number]
+
+
+def _encodable(text: str) -> bool:
+    """JSON can hold halves of surrogate pairs, which are no characters."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -13,7 +13,8 @@ from scaleprior.corpus.importers.tables.options import TableOptions
 from scaleprior.corpus.importers.walk import hidden, is_folder
 from scaleprior.corpus.importers.without_table import PACKED_TABLES, files_given, source_without_table
 from scaleprior.corpus.label_space import LabelSpace
-from scaleprior.corpus.magic import compressed, unpacked
+from scaleprior.corpus.magic import compressed, refuse_compressed, unpacked
+from scaleprior.corpus.names import refuse_undecodable
 from scaleprior.errors import UserError
 from scaleprior.progress import ProgressFn
 from scaleprior.wording import parameter
@@ -43,7 +44,7 @@ def open_source(
     skip_missing: bool = False,
     class_names: str | Path | None = None,
     verified: bool = True,
-    progress: ProgressFn | None = None,
+    progress: ProgressFn | bool | None = None,
 ) -> Source:
     """Open a source of labelled images.
 
@@ -70,14 +71,14 @@ def open_source(
             own metadata.
         verified: the index builder will decode the images. Otherwise images of formats that are not read are left out
             here, where there is no table.
-        progress: called with (tars listed, tars in all, {}) while tars without a table are listed.
+        progress: while tars without a table are listed: True for a bar; or called with (tars listed, tars in all, {}).
 
     Raises:
         UserError: missing or empty folder, missing or malformed table or hierarchy; names the path.
     """
     given = files_given(path) if labels is None else None
     path = Path(path) if given is None else Path(os.path.commonpath([file.absolute().parent for file in given]))
-    _refuse_path(path)
+    refuse_undecodable(path)
     if path.is_file() and labels is None:
         path, labels = path.parent, path
     if not path.is_dir():
@@ -156,17 +157,11 @@ def _unread_tables(path: Path) -> list[Path]:
     return [table for table in tables if not hidden(table.name) and may_hold_labels(table)]
 
 
-def _refuse_path(path: Path) -> None:
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError as e:
-        raise UserError(f"the path {str(path)!r} is not UTF-8", hint="rename the folder or file") from e
-
-
 def _tars_in(path: Path) -> list[Path]:
     tars = sorted(path.glob("*.tar"))
     for tar in tars:
-        _refuse_path(tar)
+        refuse_undecodable(tar)
+        refuse_compressed(tar)
     return tars
 
 

@@ -13,6 +13,7 @@ from scaleprior.corpus.importers.walk import hidden, is_folder, walk_images
 from scaleprior.corpus.index import ImageRow
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.corpus.magic import IMAGE_LIKE, compressed, unpacking
+from scaleprior.corpus.names import spellings
 from scaleprior.corpus.notes import Notes
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter
@@ -46,15 +47,14 @@ def folder_source(path: Path, label_space: LabelSpace | None, *, split: str | No
     doubts += alike(classes, f"class folders of {path}") + _lost_classes(path)
     if label_space is None:
         label_space = LabelSpace.flat(classes)
-    for name in classes:
-        label_space.index(name)
-    notes, known = Notes(), set(classes)
+    labels = {name: _label(name, label_space) for name in classes}
+    notes = Notes()
 
     def rows() -> Iterator[ImageRow]:
         notes.clear()
         _note_beside(path, notes)
         for name in found:
-            if name not in known:
+            if name not in labels:
                 notes.warn(f"class folders without {inner!r}", name)
         places: dict[tuple[int, int], str] = {}
         for name in classes:
@@ -62,11 +62,25 @@ def folder_source(path: Path, label_space: LabelSpace | None, *, split: str | No
             empty = True
             for key, size in walk_images(path, below, notes, places=places, readable=readable):
                 empty = False
-                yield ImageRow(key, (name,), "", key, 0, size)
+                yield ImageRow(key, (labels[name],), "", key, 0, size)
+            if labels[name] != name:
+                notes.warn("class folders in another Unicode normalisation than their label (matched)", name)
             if empty:
                 notes.warn("class folders without images", name)
 
     return Source("folders", path, label_space, rows, facts=facts, doubts=doubts, notes=notes)
+
+
+def _label(name: str, label_space: LabelSpace) -> str:
+    """The label that a folder is called after; a Mac may have stored its name in another Unicode normalisation.
+
+    Raises:
+        UserError: it is not in the label space.
+    """
+    known = [form for form in (name, *spellings(name)) if form in label_space]
+    if not known:
+        label_space.index(name)  # which says so
+    return known[0]
 
 
 def _of_split(path: Path, split: str) -> tuple[Path, str]:

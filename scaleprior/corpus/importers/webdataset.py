@@ -143,7 +143,7 @@ class WebDataset:
                 text = text.strip()
                 return (json.loads(text) if text.startswith("[") else text) or None
             content = json.loads(text)
-        except ValueError:  # also of UTF-8 and of JSON
+        except (ValueError, RecursionError):  # also of UTF-8 and of JSON
             self._notes.warn("label files that cannot be read", member.name)
             return None
         if not isinstance(content, dict):

@@ -63,7 +63,7 @@ def source_without_table(
     class_names: str | Path | None = None,
     split: str | None = None,
     readable: bool = False,
-    progress: ProgressFn | None = None,
+    progress: ProgressFn | bool | None = None,
 ) -> Source:
     """Open ``files``, see :func:`files_given`, or what lies in the folder ``path``; the rest is ``open_source``'s."""
     if files is None:
