@@ -124,19 +124,25 @@ def register_datasets(cfg: CfgNode) -> None:
         cfg: Detectron2's, with ``add_scaleprior_config``.
 
     Raises:
-        UserError: a name that nobody knows, missing files (names DETECTRON2_DATASETS for COCO's own), a broken set.
+        UserError: a name that nobody knows, missing files (names DETECTRON2_DATASETS for COCO's own), a broken set;
+            SCALEPRIOR.DROP_BAD for a set that others registered.
     """
-    own = own_sets(cfg)
+    own, drop_bad = own_sets(cfg), cfg.SCALEPRIOR.DROP_BAD
     for name, (json, root) in own.items():
-        register_coco(name, json, root, drop_bad=cfg.SCALEPRIOR.DROP_BAD)
+        register_coco(name, json, root, drop_bad=drop_bad)
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
         if name in MINIVAL_SETS:
-            _register(name, *dataset_paths(name, cfg), cfg.SCALEPRIOR.DROP_BAD, drop_empty_boxes=True)
+            _register(name, *dataset_paths(name, cfg), drop_bad, drop_empty_boxes=True)
         elif name not in DatasetCatalog:
             dataset_paths(name, cfg)  # knows no other name either, and says which it does
         elif name in BUILTIN_SETS and name not in own:
             found = MetadataCatalog.get(name)
             require_files(name, found.json_file, found.image_root)
+        if drop_bad != "none" and (name not in _registered or _registered[name].drop_bad != drop_bad):
+            raise UserError(
+                f"SCALEPRIOR.DROP_BAD is {drop_bad!r}, but data set {name} was registered without it",
+                hint="leave the key out, or name the files in SCALEPRIOR.DATASETS under another name",
+            )
 
 
 def problems_of(names: Iterable[str]) -> dict[str, tuple[Problem, ...]]:

@@ -96,7 +96,8 @@ def _checked(
 
     same = "give the truth that the detector ran on; ids are compared as they are written, '3' is not 3"
     refuse("of images that the truth has not", "image_id", same, lambda v: as_id(v) in images)
-    refuse("of categories that the truth has not", "category_id", same, lambda v: as_id(v) in categories)
+    classes = "give the truth's category ids, not the numbers of a detector's classes"
+    refuse("of categories that the truth has not", "category_id", classes, lambda v: as_id(v) in categories)
     have_masks = all(_is_rle(d.get("segmentation")) for d in detections)
     boxless = have_masks and all(not d.get("bbox") for d in detections)
     if not boxless:

@@ -67,7 +67,9 @@ def test_train_and_eval_leave_out_and_list(
 @pytest.mark.detectron2
 def test_the_detectron2_engine_leaves_out_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("detectron2", reason="Detectron2 is not installed")
-    from scaleprior.d2.datasets import problems_of, register_coco
+    from detectron2.data import DatasetCatalog
+
+    from scaleprior.d2.datasets import problems_of, register_coco, register_datasets
     from tests.d2.conftest import tiny
 
     monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))
@@ -86,6 +88,10 @@ def test_the_detectron2_engine_leaves_out_the_same(tmp_path: Path, monkeypatch: 
     listed = json.loads((tmp_path / "run" / "dropped.json").read_text())
     assert _places(listed["d2_dropped"]) == [("box", 1), ("box_size", 1), ("image_of_bad", 2)]
     assert problems_of(["d2_dropped", "coco_2017_val"])["coco_2017_val"] == ()
+    DatasetCatalog.register("d2_theirs", list)
+    cfg = tiny("FPN", ["SCALEPRIOR.DROP_BAD", "images", "DATASETS.TRAIN", "('d2_theirs',)"]).cfg
+    with pytest.raises(UserError, match="DROP_BAD is 'images', but data set d2_theirs was registered without it"):
+        register_datasets(cfg)
     with pytest.raises(UserError, match=r"registered already, as .* \(drop_bad='images'\); now .*='annotations'\)"):
         register_coco("d2_dropped", path, root, drop_bad="annotations")
 

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 
+import scaleprior as sp
 from scaleprior import plugins
 from scaleprior.commands import detect as command
+from scaleprior.config import load_config
 from scaleprior.detect import engines
 from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine
 from scaleprior.detect.metrics import DetectionResult
@@ -92,6 +94,40 @@ def test_train_then_eval(tmp_path: Path, coco_overrides: list[str], capsys: pyte
     assert evaluated.pop("seconds") > 0
     trained.pop("seconds")
     assert evaluated == trained
+
+
+@pytest.mark.parametrize("engine", ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)])
+def test_ap_depends_on_no_id_of_the_data(tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the file to the result: images and categories called by texts, annotations from 0 or all alike."""
+    if engine == "detectron2":
+        pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))
+
+    def texts(data: dict[str, Any]) -> None:
+        for part, keys in (("images", ["id"]), ("categories", ["id"]), ("annotations", ["image_id", "category_id"])):
+            for entry in data[part]:
+                entry.update({key: f"i{entry[key]}" for key in keys})
+        for number, annotation in enumerate(data["annotations"]):
+            annotation["id"] = number
+
+    def one_id(data: dict[str, Any]) -> None:
+        for annotation in data["annotations"]:
+            annotation["id"] = 0
+
+    found = {}
+    for name, change in (("plain", None), ("texts", texts), ("one_id", one_id)):
+        path, root = make_coco(tmp_path / name, change=change)
+        (path.parent / f"{engine}_{name}.json").write_bytes(path.read_bytes())
+        place = (path.parent / f"{engine}_{name}.json", root)
+        overrides = {"SOLVER.MAX_ITER": 2, "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0}
+        chosen = engines.get_engine(engine)
+        config = load_config("COCO-Detection/Base-RCNN-FPN.yaml", TINY_FPN, defaults=chosen.default_config())
+        run = sp.detect(config, tmp_path / f"run_{name}", engine=engine, train=place, val=place, overrides=overrides)
+        found[name] = next(iter(run.results.values()))
+    assert found["plain"].ap > 0.1  # or nothing would depend on anything
+    assert [c.name for c in found["texts"].per_class.values()] == ["block", "square"]
+    assert list(found["texts"].per_class) == ["i3", "i7"]
+    assert found["texts"].named() == found["one_id"].named() == found["plain"].named()
 
 
 def test_printed_results() -> None:
