@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.commands.corpus_build import warning_lines
 
 if TYPE_CHECKING:
-    from scaleprior.corpus import Corpus, CorpusStatistics
+    from scaleprior.corpus import Corpus, CorpusStatistics, LabelCount
 
 __all__ = ["add_info_options", "show_info"]
 
@@ -78,17 +78,23 @@ def _print_labels(statistics: CorpusStatistics) -> None:
     from rich.text import Text
 
     given = statistics.given
+    columns: dict[str, Callable[[LabelCount], int]] = {"images": lambda label: label.images}
+    if any(label.closed != label.images for label in statistics.labels):
+        columns["with descendants"] = lambda label: label.closed
+    if statistics.has_absent:
+        columns["absent"] = lambda label: label.absent
+    texts = ["label", *(["name"] if any(label.name != label.id for label in given) else [])]
     table = Table(box=None, pad_edge=False, header_style="")
-    columns = ["images", "with descendants", *(["absent"] if statistics.has_absent else [])]
-    for head in ("label", "name", *columns):
-        table.add_column(head, justify="right" if head in columns else "left", overflow="fold")
+    for head in texts:
+        table.add_column(head, overflow="fold")
+    for head in columns:
+        table.add_column(head, justify="right")
     left_out = max(len(given) - 2 * _HEAD, 0)
     for number, label in enumerate(given):
         if left_out and number == _HEAD:
-            table.add_row("...", f"({left_out:,} more)")
+            table.add_row(f"... {left_out:,} more")
         if number < _HEAD or number >= len(given) - _HEAD:
-            counts = [label.images, label.closed, *([label.absent] if statistics.has_absent else [])]
-            name = label.name if label.name != label.id else ""
-            table.add_row(Text(label.id), Text(name), *(f"{value:,}" for value in counts))
+            names = [Text(label.id), Text(label.name)][: len(texts)]
+            table.add_row(*names, *(f"{figure(label):,}" for figure in columns.values()))
     print()
     Console().print(table)

@@ -187,7 +187,7 @@ def test_info_lists_labels_and_writes_a_page(cli, src, tmp_path):
     assert (tmp_path / facts["html"]).read_text().startswith("<!doctype html>")
     text = cli("corpus", "info", "idx", "--all").stdout
     assert "Of all 10 images: 10 JPEG." in text
-    assert re.search(r"^cat +6 +6$", text, re.MULTILINE)
+    assert re.search(r"^label +images\ncat +6\ndog +4$", text, re.MULTILINE)
     refused = cli("corpus", "info", "idx", "--sample", "-1")
     assert (refused.returncode, refused.stderr) == (
         2,
