@@ -330,3 +330,11 @@ def test_absurd_labels_are_a_clear_error_or_counted(tmp_path, suffix, value):
     else:
         source = open_source(shards(tmp_path / "src", samples))
         assert source.notes.warnings == {"label files that cannot be read": (1, [f"b.{suffix}"])}
+
+
+def test_compressed_tars_in_a_tar_are_not_passed_over(tmp_path):
+    write_tar(tmp_path / "a.tar", {"n1.tar.gz": b"x", "n2.tar.gz": b"x", "README": b""})
+    with pytest.raises(
+        UserError, match=r"a.tar holds 'n1.tar.gz', which is compressed.*; unpack what it holds: tar xf "
+    ):
+        open_source(tmp_path / "a.tar")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from scaleprior.corpus import Corpus, decode, hash64
-from tests.corpus.pictures import class_folders, jpeg
+from tests.corpus.pictures import class_folders, jpeg, write_tar
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -219,6 +219,24 @@ def test_build_says_what_was_read_as_what(cli, src, tmp_path):
     assert facts["most_frequent"] == [["cat", 6], ["dog", 4]]
     assert list(facts["skipped_by_reason"].values()) == [1]
     assert facts["warnings"] == {"links that lead nowhere": {"count": 1, "examples": ["dog/gone"]}}
+
+
+def test_shards_by_a_pattern_with_a_column_and_names(cli, tmp_path):
+    for k in range(2):
+        members = {
+            f"{k}{i}.{e}": jpeg(i) if e == "jpg" else b'{"kind": %d}' % (i % 2)
+            for i in range(3)
+            for e in ("jpg", "json")
+        }
+        write_tar(tmp_path / f"s-{k:03d}.tar", members)
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    options = ("--label-column", "kind", "--class-names", "names.txt")
+    built = cli("corpus", "build", "s-{000..001}.tar", "idx", *options)
+    assert (built.returncode, built.stderr) == (0, "")
+    assert "2 labels with images, most frequent first: cat 4, dog 2" in built.stdout
+    refused = cli("corpus", "build", "s-{000..001}.tar", "two", "--label-column", "a", "--label-column", "b")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "--label-column ['a', 'b'] needs a table of labels" in refused.stderr
 
 
 def test_build_says_which_labels_are_rare_and_that_most_images_have_none(cli, src, tmp_path):

@@ -112,8 +112,9 @@ def open_source(
             path, labels, options, tars=tars, packed=packed, hierarchy=hierarchy, descriptions=descriptions
         )
         return replace(source, doubts=(*source.doubts, *left_packed(path, packed))) if tars else source
+    column = label_column[0] if isinstance(label_column, Sequence) and len(label_column) == 1 else label_column
     for option, value in {**options.given(), **({"descriptions": descriptions} if descriptions else {})}.items():
-        if option not in ("file_column", "label_column") or not isinstance(value, str):
+        if option != "file_column" and not (option == "label_column" and isinstance(column, str)):
             raise UserError(
                 f"{parameter(option)} {value!r} needs a table of labels, {path} has none",
                 hint=f"pass {parameter('labels', words='TABLE')}",
@@ -128,7 +129,7 @@ def open_source(
         given,
         label_space=label_space,
         file_column=file_column,
-        label_column=label_column if isinstance(label_column, str) else None,
+        label_column=column if isinstance(column, str) else None,
         class_names=class_names,
         split=split,
         readable=not verified,

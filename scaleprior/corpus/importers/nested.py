@@ -7,6 +7,7 @@ would make, so both give the same index.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -18,8 +19,11 @@ from scaleprior.corpus.names import inside
 from scaleprior.corpus.notes import Notes
 from scaleprior.corpus.shards import ByteReader
 from scaleprior.corpus.tar_files import TarMember, tar_members
+from scaleprior.errors import UserError
 
 __all__ = ["StructuredTars"]
+
+_PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.lz4")
 
 
 class StructuredTars:
@@ -90,6 +94,11 @@ class StructuredTars:
                 yield member
             elif suffix in IMAGE_LIKE:
                 self._notes.warn("images of a format that is not read", member.name)
+            elif base.lower().endswith(_PACKED):
+                raise UserError(
+                    f"{tar} holds {member.name!r}, which is compressed, and images are read from their place in a file",
+                    hint=f"unpack what it holds: tar xf {shlex.quote(str(tar))}",
+                )
             else:
                 self._notes.other(base)
 
