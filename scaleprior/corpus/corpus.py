@@ -160,7 +160,8 @@ class Corpus:
                 out,
                 overwrite=overwrite,
                 label_space=opened.label_space,
-                root="." if opened.unpack else opened.root,
+                # "." is the index's own folder, where images that have to be written out go
+                root="." if opened.unpack else opened.root.absolute(),
                 name=name or Path(out).name,
                 salt=salt,
                 source={"kind": opened.kind, **opened.facts},

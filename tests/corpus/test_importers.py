@@ -332,6 +332,16 @@ def test_a_corpus_is_built_in_one_call(tmp_path: Path) -> None:
     assert len(Corpus.build(source, tmp_path / "index", name="pets", salt="x", overwrite=True).fraction(images=2)) == 2
 
 
+def test_the_source_may_be_the_folder_that_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dot means that folder, not the index's own."""
+    source = class_folders(tmp_path / "animals", {"cat": 2, "dog": 2})
+    monkeypatch.chdir(source)
+    corpus = Corpus.build(".", tmp_path / "index")
+    monkeypatch.chdir(tmp_path)
+    assert (corpus.root, len(corpus)) == (source, 4)
+    assert Corpus.open("index").fraction(images=1).read(0).startswith(b"\xff\xd8")
+
+
 def test_a_build_shows_a_bar_where_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes this for a terminal
     said = io.StringIO()

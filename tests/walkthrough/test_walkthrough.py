@@ -1,0 +1,63 @@
+"""docs/data.md, typed word for word on small samples in the published forms: what the page shows is what is printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from scaleprior.cli import main
+from tests.conftest import REPO
+from tests.walkthrough.samples import SAMPLES
+
+PAGE = REPO / "docs" / "data.md"
+_BLOCK = re.compile(r"<!-- walk-through: ([\w-]+) -->\n```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def sessions() -> dict[str, list[tuple[str, str]]]:
+    """(command, what it prints) by walk-through, in the page's order; "..." stands for anything."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name, block in _BLOCK.findall(PAGE.read_text(encoding="utf-8")):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            lines = part.replace("\\\n", " ").splitlines()
+            found.setdefault(name, []).append((lines[0], "\n".join(lines[1:])))
+    return found
+
+
+def matches(shown: str, printed: str) -> bool:
+    """Whether they are equal up to "..." and blanks at the ends of lines."""
+    said = "\n".join(line.rstrip() for line in printed.strip().splitlines())
+    pattern = ".*?".join(map(re.escape, shown.strip().split("...")))
+    return re.fullmatch(pattern, said, re.DOTALL) is not None
+
+
+def test_every_sample_has_its_walk_through() -> None:
+    assert set(sessions()) == set(SAMPLES)
+    assert matches("a ... c", "a b\nb c\n")
+    assert not matches("a ... c", "a b d")
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_the_page_is_what_a_new_user_sees(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    SAMPLES[name](tmp_path / "data")
+    monkeypatch.chdir(tmp_path / "data")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))
+    for command, shown in sessions()[name]:
+        program, *words = shlex.split(command)
+        assert program == "scaleprior"
+        code = main(words)
+        out, err = capfd.readouterr()
+        logged = "".join(f"{r.levelname} {r.name}: {r.getMessage()}\n" for r in caplog.records)  # pytest took them
+        caplog.clear()
+        printed = (logged + err + out).replace(str(tmp_path / "data"), "/data")
+        assert matches(shown, printed), f"$ {command}\n{printed}"
+        assert code == (2 if "scaleprior: error: " in shown or "would stop a run" in shown else 0)
