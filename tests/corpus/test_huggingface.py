@@ -163,3 +163,21 @@ def test_a_table_in_parquet_is_no_images(tmp_path):
     (src / "a.jpg").write_bytes(jpeg(1))
     pq.write_table(pa.table({"file": ["a.jpg"], "label": ["cat"], "md5": [b"\x01\x02"]}), src / "t.parquet")
     assert labels_of(Corpus.build(src / "t.parquet", tmp_path / "i", yes=True)) == {"a.jpg": ["cat"]}
+
+
+def test_files_that_do_not_fit_together_or_are_damaged(tmp_path):
+    write(tmp_path / "0.parquet", rows(2), [0, 1])
+    other = write(tmp_path / "1.parquet", rows(2), ["a", "b"])
+    with pytest.raises(UserError, match=r"column 'label' of .*1.parquet is string, in .*0.parquet it is int64"):
+        open_source(tmp_path)
+    pq.write_table(pa.table({"image": pa.array(rows(2), IMAGE)}), other)
+    with pytest.raises(UserError, match=r"column 'label' of .*1.parquet is not there"):
+        open_source(tmp_path)
+    other.write_bytes(other.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"1.parquet cannot be read: .*; fetch it again"):
+        open_source(tmp_path)
+    whole = write(other, rows(2), [0, 1]).read_bytes()
+    other.write_bytes(whole[:4] + b"\xff" * 300 + whole[304:])  # pages, behind a footer that is as it was
+    with pytest.raises(UserError, match=r"1.parquet cannot be read"):
+        Corpus.build(tmp_path, tmp_path / "out" / "i")
+    assert not (tmp_path / "out" / "i").exists()

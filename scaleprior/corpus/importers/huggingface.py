@@ -119,9 +119,26 @@ class _Files:
         own = _names_in(schema, self.label_column)
         listed = ClassNames.read(class_names, root) if class_names is not None or own is None else None
         self._names = listed or ClassNames(own, f"{files[0]}'s metadata")
-        metadata = [pq.read_metadata(path) for path in files]
+        metadata = [self._metadata(path, schema) for path in files]
         self.images: int = sum(each.num_rows for each in metadata)
         self.bytes: int = sum(_column_bytes(each, self.image_column) for each in metadata)
+
+    def _metadata(self, path: Path, first: pa.Schema) -> pq.FileMetaData:
+        """Of a file that has the two columns as the first file has them."""
+        try:
+            metadata = pq.read_metadata(path)
+        except (OSError, pa.ArrowException) as e:
+            raise UserError(f"{path} cannot be read: {shown(str(e))}", hint="fetch it again") from e
+        schema = metadata.schema.to_arrow_schema()
+        for column in (self.image_column, self.label_column):
+            there = schema.field(column).type if column in schema.names else None
+            if there != first.field(column).type:
+                raise UserError(
+                    f"column {column!r} of {path} is {there or 'not there'}, in {self.files[0]} it is "
+                    f"{first.field(column).type}",
+                    hint="give files of one form",
+                )
+        return metadata
 
     def count_labels(self) -> tuple[Counter[str], int]:
         """Images of each label, and images without one."""
