@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
+import tempfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from scaleprior.errors import UserError
+from scaleprior.corpus.importers.tables.sql import connect, run
+from scaleprior.errors import FailureError, UserError
 from tests.corpus.tables.conftest import Table
 
 ROWS = [["file", "label"], ["a.jpg", "café"], ["b.jpg", "x, y"], ["c.jpg", 'say "z"']]
@@ -82,3 +85,25 @@ def test_a_damaged_line_is_one_short_message(table: Table) -> None:
         table.source("file,label\n" + "a.jpg,x\n" * 5 + "b.jpg,y," + "z" * 20_000 + "\n")
     assert len(str(refused.value)) < 700
     assert str(refused.value).count("\n") == 0
+
+
+def test_the_scratch_folder_goes_with_the_table(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scaleprior.corpus.importers.tables import LabelTable
+
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    opened = LabelTable(table.write(text(",")))
+    assert sorted(row.file for row in opened.rows()) == ["a.jpg", "b.jpg", "c.jpg"]
+    assert len(list((tmp_path / "scratch").iterdir())) == 1
+    del opened
+    gc.collect()
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_a_full_disk_is_no_fault_of_the_table(table: Table) -> None:
+    path = table.write(text(","))
+    with (
+        connect(table.src / "spill") as connection,
+        pytest.raises(FailureError, match=r"reading .*labels.csv failed: "),
+    ):
+        run(connection, "COPY (SELECT range FROM range(100000)) TO '/dev/full' (FORMAT csv)", path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from scaleprior.errors import UserError
+from scaleprior.errors import FailureError, UserError
 
 __all__ = ["connect", "name", "run", "text"]
 
@@ -26,6 +26,7 @@ def run(connection: Any, sql: str, where: Path) -> Any:
 
     Raises:
         UserError: the table is damaged; names it and the first line of the reason.
+        FailureError: no memory, or no space in the temporary folder.
     """
     try:
         return connection.execute(sql)
@@ -33,6 +34,8 @@ def run(connection: Any, sql: str, where: Path) -> Any:
         lines = [line.strip() for line in str(e).splitlines() if line.strip()]
         reason = " ".join(lines[:2])
         reason = reason if len(reason) <= _REASON else reason[:_REASON] + "..."
+        if isinstance(e, duckdb.OutOfMemoryException) or "space left" in str(e):
+            raise FailureError(f"reading {where} failed: {reason}", hint="free space in the temporary folder") from e
         raise UserError(f"{where} cannot be read as a table: {reason}", hint="repair the file") from e
 
 

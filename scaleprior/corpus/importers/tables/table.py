@@ -7,7 +7,9 @@ not grow with the table.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,8 +64,8 @@ class LabelTable:
     def __init__(self, path: str | Path, options: TableOptions | None = None) -> None:
         self.path: Path = Path(path)
         self.options: TableOptions = options or TableOptions()
-        self._folder = tempfile.TemporaryDirectory(prefix="scaleprior-")
-        scratch = Path(self._folder.name)
+        self._scratch = scratch = Path(tempfile.mkdtemp(prefix="scaleprior-"))
+        weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
         self.doubts: tuple[Doubt, ...] = ()
         self._counts: tuple[tuple[str, int, str], ...] = ()
         table = open_table(self.path, scratch, self.options.encoding)
@@ -72,6 +74,7 @@ class LabelTable:
             rows = self._stage(connection, table, scratch / "staged.parquet")
             labels, absent = self._judge(connection, table)
             self._join(connection, rows, labels, absent, scratch / "joined")
+        (scratch / "staged.parquet").unlink()
         joined = sql.text(str(scratch / "joined" / "*.parquet"))
         self.sql: str = f"SELECT file, labels, absent FROM read_parquet({joined})"
 
@@ -81,7 +84,7 @@ class LabelTable:
 
     def distinct_labels(self) -> list[str]:
         """All labels that occur, present or absent, sorted."""
-        with sql.connect(Path(self._folder.name) / "spill") as connection:
+        with sql.connect(self._scratch / "spill") as connection:
             both = f"SELECT unnest(labels) AS l FROM ({self.sql}) UNION SELECT unnest(absent) FROM ({self.sql})"
             found = [row[0] for row in sql.run(connection, both, self.path).fetchall()]
         if not found:
@@ -91,19 +94,19 @@ class LabelTable:
 
     def first_file(self) -> str:
         """The first name in alphabetical order, for messages."""
-        with sql.connect(Path(self._folder.name) / "spill") as connection:
+        with sql.connect(self._scratch / "spill") as connection:
             return sql.run(connection, f"SELECT min(file) FROM ({self.sql})", self.path).fetchone()[0] or ""
 
     def files(self) -> Iterator[str]:
         """The name of each image once, in no order."""
-        with sql.connect(Path(self._folder.name) / "spill") as connection:
+        with sql.connect(self._scratch / "spill") as connection:
             cursor = sql.run(connection, f"SELECT file FROM ({self.sql})", self.path)
             while batch := cursor.fetchmany(_BATCH_ROWS):
                 yield from (row[0] for row in batch)
 
     def rows(self) -> Iterator[TableRow]:
         """Each image once, in no order."""
-        with sql.connect(Path(self._folder.name) / "spill") as connection:
+        with sql.connect(self._scratch / "spill") as connection:
             cursor = sql.run(connection, self.sql, self.path)
             while batch := cursor.fetchmany(_BATCH_ROWS):
                 for file, labels, absent in batch:
