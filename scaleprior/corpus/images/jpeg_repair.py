@@ -25,6 +25,7 @@ _HEADER = re.compile("unknown JFIF revision|bad ICC marker|Unknown Adobe color t
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
 _END_OF_CODE = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_END = 0xD9
 _SPARE_SHARE = 20  # spare bytes beyond a 20th of the file are lost step, not padding
 _TRIES = 256  # of a reading with some bytes taken out; a frame of a webcam may need one for each of its rows
 
@@ -38,10 +39,14 @@ def read_repaired(data: bytes, warning: str, read: ReadFn) -> tuple[np.ndarray, 
     Raises:
         ImageError: the picture is not whole, or that cannot be told.
     """
-    harmless = SPARE_BYTES if _SPARE.search(warning) else ODD_HEADER if _HEADER.search(warning) else None
+    spare = _SPARE.search(warning)
+    harmless = SPARE_BYTES if spare else ODD_HEADER if _HEADER.search(warning) else None
     if harmless is None or data[2:3] != b"\xff":
         raise _fault(warning)
-    return _read_whole(_tidied(data, warning), read), harmless
+    tidied = _tidied(data, warning)
+    # of the end marker, the most frequent case, libjpeg speaks last: all before it is in order as the file is
+    first = warning if spare and int(spare[2], 16) == _END else _attempt(tidied.data, read)
+    return _read_whole(tidied, first, read), harmless
 
 
 def _fault(warning: str) -> ImageError:
@@ -68,7 +73,7 @@ def _tidied(data: bytes, warning: str) -> _Tidied:
         if found is None:
             raise _fault(warning)
         marker, place = found[1][0], found.end()
-        if marker == 0xD9:
+        if marker == _END:
             kept.append(b"\xff\xd9")
             return _Tidied(b"".join(kept), ends)
         if marker in range(0xD0, 0xD9) or marker == 0x01:
@@ -98,17 +103,20 @@ def _tidied(data: bytes, warning: str) -> _Tidied:
             place = end.start()
 
 
-def _read_whole(tidied: _Tidied, read: ReadFn) -> np.ndarray:
-    """Take spare bytes out from front to back, which is the order of libjpeg's warnings, until it has none."""
+def _read_whole(tidied: _Tidied, result: np.ndarray | str, read: ReadFn) -> np.ndarray:
+    """Take spare bytes out from front to back, which is the order of libjpeg's warnings, until it has none.
+
+    Args:
+        result: what reading it gave so far, pixels or a warning.
+    """
     data, ends = tidied
     done = tries = 0  # ends below ``done`` are in order
-    result = _attempt(data, read)
     while isinstance(result, str):
         spare = _SPARE.search(result)
         if spare is None:
             raise _fault(result)
         count, marker = int(spare[1]), int(spare[2], 16)
-        if marker == 0xD9:  # nothing comes behind it that this warning could hide
+        if marker == _END:  # nothing comes behind it that this warning could hide
             _refuse_lost_step(data, ends[-1], count, result)
             return read(data, False)
         for number in range(done, len(ends)):
