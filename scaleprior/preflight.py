@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from scaleprior.checking import CheckReport
 from scaleprior.config.sources import ConfigSource, open_config
@@ -90,7 +90,7 @@ def _check_data(data: Data | Sequence[Data], progress: ProgressFn | None) -> Che
     return report
 
 
-def _is_pair(data: Any) -> bool:
+def _is_pair(data: Any) -> TypeGuard[tuple[str | Path, str | Path]]:
     return isinstance(data, tuple) and len(data) == 2 and all(isinstance(each, (str, Path)) for each in data)
 
 

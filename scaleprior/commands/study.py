@@ -27,6 +27,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     run.add_argument("--jobs", type=int, metavar="N", help="cells at a time (default: as many as cores or GPUs allow)")
     run.add_argument("--engine", metavar="NAME", help="auto, torchvision, detectron2, ...: overrides the spec's engine")
     run.add_argument("--executor", metavar="NAME", help="what runs the cells: overrides the spec's executor")
+    run.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="look at all data, disk and memory first (see `scaleprior check`)",
+    )
     run.add_argument("--json", action="store_true", help="print the results as JSON")
     run.add_argument("opts", nargs="*", metavar="KEY VALUE", help="override keys of the spec: seeds '[0, 1]'")
     run.set_defaults(handler=_run)
@@ -48,7 +54,9 @@ def _run(args: argparse.Namespace) -> int:
 
     spec = load_spec(args.spec, args.opts)
     out = args.out or Path(spec.name)
-    return run_and_report(spec, out, jobs=args.jobs, engine=args.engine, executor=args.executor, as_json=args.json)
+    return run_and_report(
+        spec, out, jobs=args.jobs, engine=args.engine, executor=args.executor, check=args.check, as_json=args.json
+    )
 
 
 def run_and_report(
@@ -59,6 +67,7 @@ def run_and_report(
     as_json: bool,
     engine: str | None = None,
     executor: str | None = None,
+    check: bool = True,
     command: str | None = None,
 ) -> int:
     """Run a study with a display on the terminal, write its report, print the table.
@@ -78,6 +87,7 @@ def run_and_report(
             jobs=jobs,
             engine=engine,
             executor=executor,
+            check=check,
             show=display.cells,
             prepare_progress=display.prepare,
         )

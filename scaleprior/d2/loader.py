@@ -23,7 +23,7 @@ from scaleprior.d2.images import refuse_misread
 from scaleprior.errors import UserError
 from scaleprior.training.seeds import step_seed
 
-__all__ = ["BatchSampler", "NamedMapper", "ResumableLoader", "TestLoader"]
+__all__ = ["BatchSampler", "NamedMapper", "ResumableLoader", "TestLoader", "UnusableImage"]
 
 Place = tuple[int, int, int]
 """(step, place in this process' batch, index of the image)."""
@@ -96,6 +96,24 @@ def _without_errors(batch: list[Any]) -> list[dict[str, Any]]:
     return batch
 
 
+class UnusableImage(UserError):
+    """An image of the next step's batch, which no process has begun."""
+
+
+def _agreed(batch: list[Any]) -> list[dict[str, Any]]:
+    """The batch, if all processes can use theirs: none may begin a step that another will not come to.
+
+    Raises:
+        UnusableImage: on all processes, of one of them.
+    """
+    own = next((each.wording.marked for each in batch if isinstance(each, UserError)), None)
+    said = comm.all_gather(own) if comm.get_world_size() > 1 else [own]
+    for error in said:
+        if error is not None:
+            raise UnusableImage(error)
+    return batch
+
+
 class TestLoader:
     """The batches of a test loader of Detectron2's whose mapper is a :class:`NamedMapper`.
 
@@ -151,7 +169,8 @@ class ResumableLoader:
         strict: see :class:`NamedMapper`.
 
     Raises:
-        UserError: a batch that the processes cannot share out equally; while iterating, an image that cannot be used.
+        UserError: a batch that the processes cannot share out equally.
+        UnusableImage: while iterating.
     """
 
     def __init__(
@@ -201,5 +220,5 @@ class ResumableLoader:
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         for batch in self._loader:
-            self.last = _without_errors(batch)
+            self.last = _agreed(batch)
             yield self.last

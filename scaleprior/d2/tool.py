@@ -22,6 +22,7 @@ from scaleprior.d2.evaluator import to_result
 from scaleprior.d2.logs import without_tracebacks
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training
 from scaleprior.d2.trainer import Trainer
+from scaleprior.detect.check import check_detection
 from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.metrics import results_to_dict
 from scaleprior.errors import FailureError, UserError
@@ -63,6 +64,9 @@ def _work(args: argparse.Namespace) -> None:
     without_tracebacks()
     loaded = load_config(args.config_file, args.opts, defaults=default_config())
     out = Path(loaded.cfg.OUTPUT_DIR)
+    # a script of one's own may have Detectron2's flags alone
+    if comm.is_main_process() and not (args.eval_only or getattr(args, "no_check", False)):
+        check_detection(loaded, None, out, engine=Detectron2Engine(), processes=comm.get_world_size()).refuse()
     try:
         setup_logger(str(out), distributed_rank=comm.get_rank(), name="scaleprior")
     except OSError as e:

@@ -28,13 +28,14 @@ from scaleprior.config.seed import run_seed
 from scaleprior.d2.checkpoint import is_detector_state
 from scaleprior.d2.checks import check_solver
 from scaleprior.d2.evaluator import Evaluator
-from scaleprior.d2.loader import NamedMapper, ResumableLoader, TestLoader
+from scaleprior.d2.loader import NamedMapper, ResumableLoader, TestLoader, UnusableImage
 from scaleprior.d2.plan import EXTRA_KEY
 from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.files import atomic_path, write_text
 from scaleprior.progress import ProgressFn
 from scaleprior.training.metrics_file import cut_lines
+from scaleprior.training.run_folder import with_way_on
 from scaleprior.training.seeds import step_seed
 from scaleprior.training.signals import Interrupted, StopRequest, catch_sigterm
 from scaleprior.wording import parameter
@@ -80,7 +81,7 @@ class Trainer(DefaultTrainer):
 
         Raises:
             FailureError: a loss that is not finite; names the step and the images. A file that cannot be written.
-            UserError: an image that cannot be used.
+            UserError: an image that cannot be used; the steps before it are saved.
             Interrupted: SIGTERM came; the state is saved.
         """
         with catch_sigterm() as self._stop:
@@ -88,6 +89,11 @@ class Trainer(DefaultTrainer):
                 self.checkpointer.save("model_final", iteration=self.max_iter - 1)
             try:
                 return super().train()
+            except UserError as e:
+                done = self._save_at(e)
+                if not done:
+                    raise
+                raise with_way_on(e, done) from e
             except OSError as e:
                 said = e.strerror or str(e)
                 raise FailureError(
@@ -100,6 +106,21 @@ class Trainer(DefaultTrainer):
                     f"step {self.iter}: {' '.join(str(e).split())}; images {names}",
                     hint="lower SOLVER.BASE_LR, lengthen the warmup or clip gradients (SOLVER.CLIP_GRADIENTS)",
                 ) from e
+
+    def _save_at(self, error: UserError) -> int:
+        """Save the steps that are done where the data of the next one, or of an evaluation, cannot be used.
+
+        Returns:
+            How many they are; 0 where nothing was to be saved.
+        """
+        done = self.iter if isinstance(error, UnusableImage) else self.iter + 1
+        if not self.start_iter < done < self.max_iter:  # on the disk already, or nothing was trained yet
+            return 0
+        self.iter = self._trainer.iter = done - 1  # both stand in the checkpoint, as the last step that is done
+        self.checkpointer.save(f"model_{done - 1:07d}", iteration=done - 1)
+        if isinstance(error, UnusableImage):  # else the first to leave would have the others ended while they save
+            comm.synchronize()
+        return done
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's own, with two of ours; called once, at the end of ``DefaultTrainer.__init__``."""

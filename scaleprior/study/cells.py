@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from scaleprior.study.rungs import Rung
 from scaleprior.study.sections import StageSection
 from scaleprior.study.spec import StudySpec
 
-__all__ = ["CELL_FILE", "Cell", "CellData", "Noise", "plan_cells"]
+__all__ = ["CELL_FILE", "Cell", "CellData", "Noise", "check_cells", "plan_cells"]
 
 CELL_FILE = "cell.json"
 
@@ -197,7 +197,7 @@ def plan_cells(spec: StudySpec, data: StudyData, engine: str) -> list[Cell]:
             hint="lower the ladder or add images",
         )
     cells = [
-        _cell(spec, data, engine, arch, images, seed, rung)
+        _keyed(spec, data, _planned(spec, data, engine, arch, images, seed, rung))
         for arch in spec.architectures
         for images, rung in _ladder(spec, data, arch)
         for seed in spec.seeds
@@ -225,7 +225,36 @@ def _ladder(spec: StudySpec, data: StudyData, arch: str) -> list[tuple[int, Rung
     return [*scratch, *((n, None) for n in spec.ladder), *((rung.images, rung) for rung in rungs)]
 
 
-def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int, seed: int, rung: Rung | None) -> Cell:
+@dataclass(frozen=True)
+class _Planned:
+    """A cell without its key, and its configs, which are held against those who will run them."""
+
+    cell: Cell
+    learner: LoadedConfig | None
+    detector: LoadedConfig
+    rung: Rung | None
+
+
+def check_cells(
+    spec: StudySpec, data: StudyData, engine: str, arch: str
+) -> Iterator[tuple[LoadedConfig | None, LoadedConfig]]:
+    """The configs, of pretraining and of fine-tuning, of each kind of cell of an architecture: for one seed, and of the
+    ladder the top.
+
+    They are held against those who will run them, as :func:`plan_cells` does it; the corpus need not be there yet.
+
+    Raises:
+        UserError: see :func:`plan_cells`.
+    """
+    top = replace(spec, ladder=spec.ladder[-1:])
+    for images, rung in _ladder(top, data, arch):
+        planned = _planned(spec, data, engine, arch, images, spec.seeds[0], rung)
+        yield planned.learner, planned.detector
+
+
+def _planned(
+    spec: StudySpec, data: StudyData, engine: str, arch: str, images: int, seed: int, rung: Rung | None
+) -> _Planned:
     cell = Cell(
         key="",
         arch=arch,
@@ -240,19 +269,25 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
         weights=str(rung.weights) if rung else "",
         weights_sha256=rung.card.tensors_sha256 if rung else "",
     )
-    # The contract's "which keys did somebody set" is part of what determines a detector, so it is hashed as well.
     detector, learner = cell.finetune_config(), cell.pretrain_config()
+    where = f"study spec {spec.source}: architecture {arch}"
+    _check_stages(where, engine, learner, data.corpus_images, rung, detector)
+    return _Planned(cell, learner, detector, rung)
+
+
+def _keyed(spec: StudySpec, data: StudyData, planned: _Planned) -> Cell:
+    """The cell with its keys."""
+    cell, learner, detector, rung = planned.cell, planned.learner, planned.detector, planned.rung
+    # The contract's "which keys did somebody set" is part of what determines a detector, so it is hashed as well.
     stages = {"finetune": cell_settings(detector.cfg, detector.explicit, "finetune")}
     if learner is not None:
         stages["pretrain"] = cell_settings(learner.cfg, learner.explicit, "pretrain")
-    where = f"study spec {spec.source}: architecture {arch}"
-    _check_stages(where, engine, learner, data.corpus_images, rung, detector)
     determinants = {
         "version": _RECIPE_VERSION,
         "stages": stages,
         "corpus": data.corpus_fingerprint if learner else None,
         "detection": data.detection_fingerprint,
-        "engine": engine,
+        "engine": cell.engine,
         "threads": spec.threads,
     }
     pretraining = ""
@@ -265,7 +300,7 @@ def _cell(spec: StudySpec, data: StudyData, engine: str, arch: str, images: int,
     if rung is not None:
         determinants["backbone"] = _backbone(rung, detector)
     depth = _depth(rung, learner, detector)
-    cost = depth * (2.0 if learner else 1.0) + images * 1e-9
+    cost = depth * (2.0 if learner else 1.0) + cell.images * 1e-9
     return replace(cell, key=_short_hash(determinants), pretraining=pretraining, cost=cost)
 
 

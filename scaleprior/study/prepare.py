@@ -22,7 +22,7 @@ from scaleprior.study.sections import CocoSet
 from scaleprior.study.spec import StudySpec
 from scaleprior.wording import flag
 
-__all__ = ["PrepareProgress", "StudyData", "describe_data", "prepare_data", "what_to_drop"]
+__all__ = ["PrepareProgress", "StudyData", "describe_data", "detection_files", "prepare_data", "what_to_drop"]
 
 PrepareProgress = Callable[[str, int, int], None]
 """``(what, done, total)`` while data are prepared."""
@@ -164,28 +164,37 @@ def _refuse_doubt(doubt: Doubt) -> bool:
     raise UserError(doubt.what, hint=f"{doubt.options}; or, if it is meant so, index it with: {build}")
 
 
-def _coco_sets(
-    spec: StudySpec, world: World | None, out: Path, progress: PrepareProgress | None
-) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
+def detection_files(spec: StudySpec, out: Path) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
+    """(name, JSON, image root) of the sets to train and to evaluate on; those of a world need not be there yet."""
     section = spec.detection
     if section.world is None:
         assert section.train is not None
         assert section.val is not None
         return _named_set("study_train", section.train), _named_set("study_val", section.val)
-    assert world is not None
-    sets = []
-    for split in ("train", "val"):
-        json_path, root = out / "detection" / split / "instances.json", out / "detection" / split / "images"
-        if not json_path.is_file():
-            json_path, root = world.write_detection(
+    folders = {split: (out / "detection" / split).absolute() for split in ("train", "val")}
+    train, val = (
+        (f"study_{split}", str(folder / "instances.json"), str(folder / "images")) for split, folder in folders.items()
+    )
+    return train, val
+
+
+def _coco_sets(
+    spec: StudySpec, world: World | None, out: Path, progress: PrepareProgress | None
+) -> tuple[tuple[str, str, str], tuple[str, str, str]]:
+    section = spec.detection
+    train, val = detection_files(spec, out)
+    for split, (_, json, root) in zip(("train", "val"), (train, val)):
+        if section.world is not None and not Path(json).is_file():
+            assert world is not None
+            written = world.write_detection(
                 out / "detection",
                 split=split,
                 images=section.world[split],
                 canvas=section.world["canvas"],
                 progress=_named(progress, f"detection images ({split})"),
             )
-        sets.append((f"study_{split}", str(json_path.absolute()), str(root.absolute())))
-    return sets[0], sets[1]
+            assert tuple(str(path.absolute()) for path in written) == (json, root)
+    return train, val
 
 
 def _named_set(name: str, coco: CocoSet) -> tuple[str, str, str]:

@@ -13,10 +13,12 @@ from pathlib import Path
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
 from scaleprior.files import remove_leftovers, write_json
+from scaleprior.progress import ProgressFn
 from scaleprior.study.cells import plan_cells
+from scaleprior.study.check import check_study
 from scaleprior.study.executors.executor import Executor, check_executor, get_executor
 from scaleprior.study.folder import StudyFolder, StudyRecord
-from scaleprior.study.prepare import describe_data, prepare_data
+from scaleprior.study.prepare import PrepareProgress, describe_data, prepare_data
 from scaleprior.study.result import RESULT_FILE
 from scaleprior.study.spec import StudySpec
 from scaleprior.study.status import StudyView, cell_error, study_view
@@ -46,8 +48,9 @@ def run_study(
     jobs: int | None = None,
     engine: str | None = None,
     executor: Executor | str | None = None,
+    check: bool = True,
     show: Callable[[StudyView], None] | None = None,
-    prepare_progress: Callable[[str, int, int], None] | None = None,
+    prepare_progress: PrepareProgress | None = None,
 ) -> StudyOutcome:
     """Run the cells of ``spec`` that ``out`` does not have yet.
 
@@ -57,6 +60,7 @@ def run_study(
         engine: overrides the spec's.
         executor: a name overrides the spec's; an :class:`Executor` that was made already is taken as it is, and knows
             its own ``jobs``.
+        check: look at all data, disk and memory before anything is made; see ``scaleprior.check``.
         show: called a few times a second with the state of all cells.
         prepare_progress: called with (what, done, total) while data are prepared.
 
@@ -69,6 +73,8 @@ def run_study(
     name = engine or spec.engine
     get_engine(name)  # one that is not there should leave no folder behind
     place = _executor(spec, executor, jobs)
+    if check:
+        check_study(spec, out, engine=name, progress=_checking(prepare_progress)).refuse()
     folder = StudyFolder(out)
     with folder.claim(name=spec.name, fingerprint=_fingerprint(spec)) as known:
         remove_leftovers(out, recursive=False)
@@ -80,6 +86,10 @@ def run_study(
         folder.write(record)
         ran = _run_missing(folder, record, place, show)
         return StudyOutcome(study_view(folder, record, busy=True), ran)
+
+
+def _checking(progress: PrepareProgress | None) -> ProgressFn | None:
+    return None if progress is None else lambda done, total, numbers: progress("checking files", done, total)
 
 
 def _command(spec: StudySpec, out: Path, engine: str | None, executor: Executor | str | None) -> str:

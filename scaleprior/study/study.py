@@ -116,6 +116,7 @@ class Study:
         jobs: int | None = None,
         engine: str | None = None,
         executor: Executor | str | None = None,
+        check: bool = True,
         progress: Callable[[StudyView], None] | bool = False,
     ) -> Study:
         """Run what is missing; call it again after an interruption or with a longer ladder, and it goes on.
@@ -127,6 +128,7 @@ class Study:
             jobs: cells at a time; by default as many as the executor takes.
             engine: overrides the spec's.
             executor: overrides the spec's: a name, or an :class:`Executor` that was made already, with its own jobs.
+            check: look at all data, disk and memory before anything is made; see ``scaleprior.check``.
             progress: True for bars on the terminal; or a function that is called a few times a second with the view.
 
         Returns:
@@ -139,7 +141,7 @@ class Study:
         from scaleprior.study.runner import run_study
 
         folder = Path(out) if out is not None else self._out or Path(self.spec.name)
-        options = {"jobs": jobs, "engine": engine, "executor": executor}
+        options: dict[str, Any] = {"jobs": jobs, "engine": engine, "executor": executor, "check": check}
         if progress is True:
             from scaleprior.study.report.terminal import StudyDisplay
 

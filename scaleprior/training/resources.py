@@ -78,7 +78,10 @@ def check_disk(report: CheckReport, out: str | Path, *, least: int, most: int) -
     place = Path(out).absolute()
     while not place.exists():
         place = place.parent
-    free = shutil.disk_usage(place).free
+    usage = shutil.disk_usage(place)
+    if not usage.total:  # no disk at all, such as /proc: whether it can be written shows soon enough
+        return
+    free = usage.free
     needs = f"{out} will hold {bytes_in_words(least)} at the end"
     needs += f", and up to {bytes_in_words(most)} on the way" if most > least else ""
     report.facts["disk"] = f"{bytes_in_words(free)} are free; {needs} (an estimate from the number of parameters)"

@@ -144,7 +144,7 @@ def test_a_full_disk_is_found_before_the_run(
 
     def usage(place: Path) -> SimpleNamespace:
         asked.append(place)
-        return SimpleNamespace(free=int(free * sizes["least"]))
+        return SimpleNamespace(free=int(free * sizes["least"]), total=10**12)
 
     monkeypatch.setattr("shutil.disk_usage", usage)
     report = look(loaded, tmp_path / "deep" / "run")

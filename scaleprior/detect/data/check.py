@@ -136,7 +136,7 @@ def check_sets(
             headers, read = read_headers(root, summary.names, progress=progress)
             report.add(*(Finding(**{**each, "examples": tuple(each["examples"])}) for each in summary.problems))
             report.statistics[f"{files.role} {files.name}"] = {**summary.statistics, **_formats(headers)}
-            report.add(*_image_findings(files, summary, headers), *_object_findings(files, summary))
+            report.add(*_image_findings(files, summary, headers, root), *_object_findings(files, summary))
             images.append(_Images(files, root, headers))
             report.facts[f"{files.role} {files.name}"] = (
                 f"{len(summary.names):,} images, {len(summary.class_names):,} classes, {summary.boxes:,} boxes; "
@@ -178,12 +178,15 @@ def _summary(files: SetFiles) -> _Summary:
     return summary
 
 
-def _image_findings(files: SetFiles, summary: _Summary, headers: Mapping[str, Header]) -> list[Finding]:
+def _image_findings(
+    files: SetFiles, summary: _Summary, headers: Mapping[str, Header], root: ImageRoot
+) -> list[Finding]:
     absent, unusable, differing, turned = [], [], [], []
     for name, height, width in zip(summary.names, summary.heights, summary.widths):
         header = headers[name]
         if header.absent:
-            absent.append(name)
+            near = "" if absent else root.near(name)  # of the first alone: it lists a folder
+            absent.append(f"{name}; {near}" if near else name)
         elif header.problem:
             unusable.append(f"{name}: {header.problem}")
         elif (header.image.upright_height, header.image.upright_width) != (height, width):
