@@ -192,6 +192,8 @@ def _image_findings(
         elif (header.image.upright_height, header.image.upright_width) != (height, width):
             offenders = turned if is_stored_size(header.image, height, width) else differing
             offenders.append(describe_size(name, header.image, height, width))
+    if absent and (near := root.near(absent[0])):
+        absent[0] += f" ({near})"
     found = []
     for kind, things, offenders, hint in (
         ("image_missing", f"images that are not at {files.root}", absent, "repair the file, or copy the images"),

@@ -131,6 +131,13 @@ def test_a_broken_json_does_not_hide_the_other_set(tmp_path: Path) -> None:
     assert kinds(files("train", train), files("val", val)) == {"annotations": 1, "image_missing": 1}
 
 
+def test_a_missing_image_is_told_with_what_is_there(tmp_path: Path) -> None:
+    train = make_coco(tmp_path)
+    (train[1] / "002.png").rename(train[1] / "002.PNG")
+    report, _ = check_sets([files("train", train)])
+    assert report.findings[0].examples == ("002.png (there is '002.PNG' (names in another case))",)
+
+
 def test_shared_images_are_worth_knowing(tmp_path: Path) -> None:
     train, val = make_coco(tmp_path / "a", 6), make_coco(tmp_path / "b", 4, seed=1)  # names are shared, bytes are not
     assert kinds(files("train", train), files("val", val)) == {}
