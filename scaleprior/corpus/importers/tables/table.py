@@ -64,16 +64,16 @@ class LabelTable:
     def __init__(self, path: str | Path, options: TableOptions | None = None) -> None:
         self.path: Path = Path(path)
         self.options: TableOptions = options or TableOptions()
-        self._scratch = scratch = Path(tempfile.mkdtemp(prefix="scaleprior-"))
+        scratch = Path(tempfile.mkdtemp(prefix="scaleprior-"))
         weakref.finalize(self, shutil.rmtree, scratch, ignore_errors=True)
         self.doubts: tuple[Doubt, ...] = ()
         self._counts: tuple[tuple[str, int, str], ...] = ()
         table = open_table(self.path, scratch, self.options.encoding)
-        with sql.connect(scratch / "spill") as connection:
-            self.columns: Columns = choose_columns(table, self.options, connection)
-            rows = self._stage(connection, table, scratch / "staged.parquet")
-            labels, absent = self._judge(connection, table)
-            self._join(connection, rows, labels, absent, scratch / "joined")
+        self._connection = connection = sql.connect(scratch / "spill")
+        self.columns: Columns = choose_columns(table, self.options, connection)
+        rows = self._stage(connection, table, scratch / "staged.parquet")
+        labels, absent = self._judge(connection, table)
+        self._join(connection, rows, labels, absent, scratch / "joined")
         (scratch / "staged.parquet").unlink()
         joined = sql.text(str(scratch / "joined" / "*.parquet"))
         self.sql: str = f"SELECT file, labels, absent FROM read_parquet({joined})"
@@ -84,9 +84,8 @@ class LabelTable:
 
     def distinct_labels(self) -> list[str]:
         """All labels that occur, present or absent, sorted."""
-        with sql.connect(self._scratch / "spill") as connection:
-            both = f"SELECT unnest(labels) AS l FROM ({self.sql}) UNION SELECT unnest(absent) FROM ({self.sql})"
-            found = [row[0] for row in sql.run(connection, both, self.path).fetchall()]
+        both = f"SELECT unnest(labels) AS l FROM ({self.sql}) UNION SELECT unnest(absent) FROM ({self.sql})"
+        found = [row[0] for row in self._query(both).fetchall()]
         if not found:
             named = ", ".join(map(shown, self.columns.labels[:5]))
             raise UserError(f"{self.path} holds no labels in {named}", hint="check the label column")
@@ -94,23 +93,24 @@ class LabelTable:
 
     def first_file(self) -> str:
         """The first name in alphabetical order, for messages."""
-        with sql.connect(self._scratch / "spill") as connection:
-            return sql.run(connection, f"SELECT min(file) FROM ({self.sql})", self.path).fetchone()[0] or ""
+        return self._query(f"SELECT min(file) FROM ({self.sql})").fetchone()[0] or ""
 
     def files(self) -> Iterator[str]:
         """The name of each image once, in no order."""
-        with sql.connect(self._scratch / "spill") as connection:
-            cursor = sql.run(connection, f"SELECT file FROM ({self.sql})", self.path)
-            while batch := cursor.fetchmany(_BATCH_ROWS):
-                yield from (row[0] for row in batch)
+        cursor = self._query(f"SELECT file FROM ({self.sql})")
+        while batch := cursor.fetchmany(_BATCH_ROWS):
+            yield from (row[0] for row in batch)
 
     def rows(self) -> Iterator[TableRow]:
         """Each image once, in no order."""
-        with sql.connect(self._scratch / "spill") as connection:
-            cursor = sql.run(connection, self.sql, self.path)
-            while batch := cursor.fetchmany(_BATCH_ROWS):
-                for file, labels, absent in batch:
-                    yield TableRow(file, tuple(labels), tuple(absent))
+        cursor = self._query(self.sql)
+        while batch := cursor.fetchmany(_BATCH_ROWS):
+            for file, labels, absent in batch:
+                yield TableRow(file, tuple(labels), tuple(absent))
+
+    def _query(self, query: str) -> Any:
+        """A cursor of its own: streams of one table may be read side by side."""
+        return sql.run(self._connection.cursor(), query, self.path)
 
     def note(self, notes: Notes) -> None:
         """Count what a reader of the corpus would want to know of."""
