@@ -51,14 +51,18 @@ def test_a_loop_of_links_ends_and_is_named(tmp_path):
     (src / "cat" / "deeper" / "up").symlink_to(src / "cat")
     (src / "dog" / "top").symlink_to(src)
     (src / "dog" / "self").symlink_to("self")
+    (src / "ant").mkdir()  # the first folder, of links alone
+    (src / "ant" / "self").symlink_to("self")
+    (src / "ant" / "up").symlink_to(src)
     source = open_source(src)
     assert [row.key for row in source.rows()] == ["cat/0.jpg", "cat/1.jpg", "dog/0.jpg"]
     assert source.notes.warnings == {
-        "links back to a folder above (not followed)": (2, ["cat/deeper/up", "dog/top"]),
-        "links that lead nowhere": (1, ["dog/self"]),
+        "links back to a folder above (not followed)": (3, ["ant/up", "cat/deeper/up", "dog/top"]),
+        "links that lead nowhere": (2, ["ant/self", "dog/self"]),
+        "class folders without images": (1, ["ant"]),
     }
     assert len(list(source.rows())) == 3
-    assert source.notes.warnings["links that lead nowhere"][0] == 1  # a second stream counts afresh
+    assert source.notes.warnings["links that lead nowhere"][0] == 2  # a second stream counts afresh
 
 
 def test_a_folder_reached_by_two_ways_is_two_sets_of_keys_and_said(tmp_path):

@@ -11,6 +11,7 @@ from scaleprior.corpus.importers.doubts import left_tars
 from scaleprior.corpus.importers.patterns import is_pattern, matching_files
 from scaleprior.corpus.importers.source import Source
 from scaleprior.corpus.importers.splits import folders_in
+from scaleprior.corpus.importers.walk import is_folder
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.corpus.magic import IMAGE_LIKE, refuse_compressed
 from scaleprior.errors import UserError
@@ -132,7 +133,7 @@ def _holds_images(folder: Path) -> bool:
         entries = list(os.scandir(folder))
     except OSError:
         return False
-    below = sorted((entry.path for entry in entries if entry.is_dir()), key=str)
+    below = sorted(entry.path for entry in entries if is_folder(entry))
     return any(os.path.splitext(entry.name)[1].lower() in IMAGE_LIKE for entry in entries) or any(
         map(_holds_images, map(Path, below[:1]))
     )
