@@ -103,4 +103,5 @@ class Findings:
 
 def drop_hint() -> str:
     """What to do about annotations that cannot be used."""
-    return f"repair the file, or leave them out by {parameter('drop_bad', 'annotations')} (SCALEPRIOR.DROP_BAD)"
+    way = parameter("drop_bad", "annotations")
+    return f"repair the file, or leave them out by {way} or the key SCALEPRIOR.DROP_BAD"
