@@ -24,6 +24,7 @@ from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_train
 from scaleprior.d2.trainer import Trainer
 from scaleprior.detect.check import check_detection
 from scaleprior.detect.data.dropped import record_dropped
+from scaleprior.detect.engines import get_engine
 from scaleprior.detect.metrics import results_to_dict
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_json
@@ -66,7 +67,9 @@ def _work(args: argparse.Namespace) -> None:
     out = Path(loaded.cfg.OUTPUT_DIR)
     # a script of one's own may have Detectron2's flags alone
     if comm.is_main_process() and not (args.eval_only or getattr(args, "no_check", False)):
-        check_detection(loaded, None, out, engine=Detectron2Engine(), processes=comm.get_world_size()).refuse()
+        check_detection(
+            loaded, None, out, engine=get_engine(Detectron2Engine.name), processes=comm.get_world_size()
+        ).refuse()
     try:
         setup_logger(str(out), distributed_rank=comm.get_rank(), name="scaleprior")
     except OSError as e:

@@ -185,14 +185,13 @@ def _image_findings(
     for name, height, width in zip(summary.names, summary.heights, summary.widths):
         header = headers[name]
         if header.absent:
-            near = "" if absent else root.near(name)  # of the first alone: it lists a folder
-            absent.append(f"{name}; {near}" if near else name)
+            absent.append(name)
         elif header.problem:
             unusable.append(f"{name}: {header.problem}")
         elif (header.image.upright_height, header.image.upright_width) != (height, width):
             offenders = turned if is_stored_size(header.image, height, width) else differing
             offenders.append(describe_size(name, header.image, height, width))
-    if absent and (near := root.near(absent[0])):
+    if absent and (near := root.near(absent[0])):  # of the first alone: it lists a folder
         absent[0] += f" ({near})"
     found = []
     for kind, things, offenders, hint in (
