@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scaleprior.errors import ScalePriorError, UserError
-from scaleprior.wording import Wording
+from scaleprior.wording import Wording, counted
 
-__all__ = ["CheckReport", "Finding"]
+__all__ = ["CheckReport", "Finding", "said_already"]
 
 logger = logging.getLogger(__name__)
 
 _EXAMPLES = 5  # kept of each kind; the count is always complete
 _SHOWN = 3  # of those, on the terminal
+
+_said: set[str] = set()  # as warnings, by the check before a run, until the run itself comes to the same
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Finding:
         Args:
             options: ``hint``, ``stops``.
         """
-        what = f"{where} has {len(offenders)} {things}"
+        what = f"{where} has {counted(len(offenders), things)}"
         return cls(kind, what, len(offenders), tuple(offenders[:_EXAMPLES]), **options)
 
     @property
@@ -129,12 +131,20 @@ class CheckReport:
             raise UserError("\n- ".join([f"{len(lines)} things would stop this run, nothing was started", *lines]))
         for line in said:
             logger.warning("%s", Wording(line))
+        _said.update(finding.sentence for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: ``ok``, ``facts``, ``findings`` and ``statistics``."""
         facts: Mapping[str, str] = self.facts
         findings = [finding.to_dict() for finding in self.findings]
         return {"ok": self.ok, "facts": dict(facts), "findings": findings, "statistics": dict(self.statistics)}
+
+
+def said_already(sentence: str) -> bool:
+    """Whether the check before this run said so; once, so that the next run's warning is one again."""
+    known = sentence in _said
+    _said.discard(sentence)
+    return known
 
 
 def _in_flags(text: str) -> str:

@@ -69,10 +69,12 @@ def _check_data(data: Data | Sequence[Data], progress: ProgressFn | None) -> Che
     from scaleprior.corpus.check import check_corpus
     from scaleprior.corpus.statistics import corpus_statistics
     from scaleprior.detect.data.check import SetFiles, check_sets
+    from scaleprior.detect.data.names import names_of_files
 
     several = data if isinstance(data, Sequence) and not isinstance(data, str) and not _is_pair(data) else [data]
     report = CheckReport()
-    sets = []
+    sets: list[SetFiles] = []
+    names = iter(names_of_files([each[0] for each in several if _is_pair(each)]))
     for each in several:
         if isinstance(each, (str, Path)):
             with report.collecting("corpus"):
@@ -82,7 +84,7 @@ def _check_data(data: Data | Sequence[Data], progress: ProgressFn | None) -> Che
                 statistics = corpus_statistics(whole, sample=0)
                 report.statistics[name] = {"sentences": statistics.sentences(), **statistics.to_dict()}
         elif _is_pair(each):
-            sets.append(SetFiles("val" if sets else "train", Path(each[0]).stem, str(each[0]), str(each[1])))
+            sets.append(SetFiles("val" if sets else "train", next(names), str(each[0]), str(each[1])))
         else:
             raise UserError(f"{parameter('data')} is {each!r}", hint="give an index, or a COCO JSON and its images")
     if sets:

@@ -12,12 +12,17 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["Wording", "either", "flag", "in_flags", "parameter", "shown"]
+__all__ = ["Wording", "counted", "either", "flag", "in_flags", "parameter", "shown"]
 
 # Both spellings travel inside the text, between control characters that no message holds otherwise, until Wording
 # keeps one and remembers the other: f-strings and joins need to know nothing of it.
 _BOTH = re.compile("\x02([^\x1f]*)\x1f([^\x03]*)\x03")
 _ABSENT = object()
+
+_NOUN = re.compile(r"^(?:[a-z]+ )*?([a-z]+)(?= (?:that|whose|of|with|without|outside|to|where|from)\b|,|$)")
+_ONE = {"boxes": "box", "categories": "category", "entries": "entry"}
+_VERB = re.compile(r"(?<= that )(are|have|occur|lie|reach|repeat|differ)\b")
+_DOES = {"are": "is", "have": "has", "reach": "reaches"}
 
 
 def flag(name: str) -> str:
@@ -46,6 +51,21 @@ def parameter(name: str, value: object = _ABSENT, *, words: str = "", option: st
 def either(python: str, shell: str) -> str:
     """Words for a message where the two say more than a parameter in ways of their own; either may be empty."""
     return f"\x02{python}\x1f{shell}\x03"
+
+
+def counted(number: int, things: str) -> str:
+    """``3 boxes that lie outside``; of one ``1 box that lies outside``.
+
+    Args:
+        things: the noun in the plural first, as in "boxes of no size" or "category ids that occur twice".
+    """
+    if number != 1:
+        return f"{number} {things}"
+    noun = _NOUN.match(things)
+    if noun is not None:
+        many = noun[1]
+        things = f"{things[: noun.start(1)]}{_ONE.get(many, many.removesuffix('s'))}{things[noun.end(1) :]}"
+    return f"1 {_VERB.sub(lambda verb: _DOES.get(verb[1], verb[1] + 's'), things, count=1)}"
 
 
 def shown(value: object, limit: int = 100) -> str:

@@ -54,6 +54,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _check(args: argparse.Namespace) -> int:
     from scaleprior.config import load_config
     from scaleprior.detect import get_engine
+    from scaleprior.detect.data.names import names_of_files
     from scaleprior.preflight import check
     from scaleprior.study import Study, load_spec
 
@@ -66,9 +67,10 @@ def _check(args: argparse.Namespace) -> int:
             raise UserError(f"there are no keys to override in data: {' '.join(args.opts)}", hint="leave them out")
         data = [_data(words) for words in args.data]
         report = check(data=data, progress=True)
+        names = iter(names_of_files([each[0] for each in data if not isinstance(each, str)]))
         for each, page in zip(data, pages):
             with report.collecting("corpus" if isinstance(each, str) else "annotations"):
-                _write_page(each, page)
+                _write_page(each, page, name="" if isinstance(each, str) else next(names))
     elif args.study:
         report = check(study=Study(load_spec(args.study, args.opts)), out=args.out, engine=args.engine, progress=True)
     else:
@@ -93,7 +95,7 @@ def _data(words: list[str]) -> str | tuple[str, str]:
     return words[0] if len(words) == 1 else (words[0], words[1])
 
 
-def _write_page(data: str | tuple[str, str], page: Path) -> None:
+def _write_page(data: str | tuple[str, str], page: Path, *, name: str) -> None:
     """The page of an index or a set; of a set, of what can be used.
 
     Raises:
@@ -109,7 +111,7 @@ def _write_page(data: str | tuple[str, str], page: Path) -> None:
     annotations, root = data
     # named as the check names it, so that what it found already is not found twice
     annotations = os.path.abspath(os.path.expanduser(os.path.expandvars(annotations)))
-    write_detection_page(page, load_coco(annotations, root, name=Path(annotations).stem, problems=[]))
+    write_detection_page(page, load_coco(annotations, root, name=name, problems=[]))
 
 
 def print_report(report: CheckReport) -> None:

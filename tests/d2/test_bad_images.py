@@ -94,7 +94,7 @@ def test_the_tool_looks_first(tmp_path: Path, coco: list[str]) -> None:
     words = [*TINY_FPN, *FEW_STEPS, *coco, *PIXELS, "MODEL.WEIGHTS", tmp_path / "w.safetensors"]
     done = tool(*CONFIG, *words, "OUTPUT_DIR", tmp_path / "run")
     assert done.returncode == 2
-    assert "instances.json has 1 images that cannot be used, first: 003.png: " in done.stderr
+    assert "instances.json has 1 image that cannot be used, first: 003.png: " in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -117,7 +117,7 @@ def test_the_same_set_twice_is_harmless_and_another_is_refused(tmp_path: Path) -
 
 def test_a_broken_set_is_refused_and_not_registered(tmp_path: Path) -> None:
     path, root = make_coco(tmp_path, change=lambda d: d["annotations"][0].update(category_id=99))
-    with pytest.raises(UserError, match="1 annotations with unknown category ids, first: category_id 99"):
+    with pytest.raises(UserError, match="1 annotation with unknown category ids, first: category_id 99"):
         register_coco("d2_broken", path, root)
     assert "d2_broken" not in DatasetCatalog
     assert "thing_classes" not in MetadataCatalog.get("d2_broken").as_dict()

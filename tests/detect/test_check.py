@@ -17,6 +17,7 @@ from scaleprior.checking import CheckReport
 from scaleprior.config import LoadedConfig
 from scaleprior.detect import build_detector, get_engine
 from scaleprior.detect.check import check_detection
+from scaleprior.detect.data.coco import load_dataset
 from scaleprior.errors import UserError
 from scaleprior.training import resources
 from tests.detect.conftest import TINY_FPN, data_overrides, make_coco, tiny_config
@@ -55,7 +56,7 @@ def test_a_broken_val_set_is_refused_before_training(tmp_path: Path, cli: Callab
     assert not (tmp_path / "run").exists()
     first, *lines = done.stderr.splitlines()
     assert first == "scaleprior: error: 2 things would stop this run, nothing was started"
-    assert lines[0].startswith(f"- {val[0]} has 1 images that cannot be used, first: 001.png: ")
+    assert lines[0].startswith(f"- {val[0]} has 1 image that cannot be used, first: 001.png: ")
     assert lines[1].startswith(f"- {train[0]} and {val[0]} have different categories, first: 'block' only in ")
     done = cli(*run, "--no-check", "--out", "run", *words)
     assert done.returncode == 2  # as it was: evaluation meets it
@@ -66,10 +67,10 @@ def test_python_checks_too_unless_told_not_to(tmp_path: Path) -> None:
     train, val = make_coco(tmp_path / "a"), make_coco(tmp_path / "b", 4, seed=1, change=_unknown_image)
     config = tiny_config("FPN")
     options: dict[str, Any] = {"engine": "torchvision", "train": train, "val": val}
-    with pytest.raises(UserError, match=r"instances.json has 1 annotations of unknown images, first: image_id 9"):
+    with pytest.raises(UserError, match=r"instances.json has 1 annotation of unknown images, first: image_id 9"):
         sp.detect(config, tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match="annotations of unknown images"):
+    with pytest.raises(UserError, match="annotation of unknown images"):
         sp.detect(config, tmp_path / "run", check=False, **options)
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
@@ -79,7 +80,7 @@ def test_the_detectron2_engine_is_looked_at_the_same(tmp_path: Path) -> None:
     pytest.importorskip("detectron2")
     train, val = make_coco(tmp_path / "a"), make_coco(tmp_path / "b", 4, seed=1)
     (val[1] / "001.png").unlink()
-    with pytest.raises(UserError, match=r"has 1 images that are not at .*, first: 001.png"):
+    with pytest.raises(UserError, match=r"has 1 image that is not at .*, first: 001.png"):
         sp.detect(
             {"MODEL.DEVICE": "cpu", "MODEL.MASK_ON": False}, tmp_path / "run", engine="detectron2", train=train, val=val
         )
@@ -109,6 +110,26 @@ def test_a_set_to_train_and_evaluate_on_is_said_once(
     assert [record.getMessage().split(";")[0].rpartition("/")[2] for record in caplog.records] == [
         "instances.json is trained on and evaluated on"
     ]
+
+
+def test_a_warning_of_the_check_is_none_again_when_the_run_reads_the_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_size(data: dict[str, Any]) -> None:
+        data["annotations"][1]["bbox"] = [0, 0, 0, 0]
+
+    make_coco(tmp_path / "train", 6, change=no_size)
+    monkeypatch.chdir(tmp_path)
+    train = (Path("train/instances.json"), Path("train/images"))  # said with its whole path by the check
+    loaded = tiny_config("FPN", [*data_overrides(*train), "SCALEPRIOR.DROP_BAD", "annotations", "DATASETS.TEST", "()"])
+    with caplog.at_level(logging.INFO):
+        look(loaded, tmp_path / "run").refuse()
+        levels = []
+        for _ in range(2):
+            load_dataset(loaded.cfg.DATASETS.TRAIN[0], loaded.cfg)
+            levels.append(caplog.records[-1].levelname)
+    assert levels == ["INFO", "WARNING"]
+    assert all("1 box of zero or negative size, left out" in r.getMessage() for r in caplog.records)
 
 
 def test_the_estimates_are_the_models_own(tmp_path: Path, coco_overrides: list[str]) -> None:

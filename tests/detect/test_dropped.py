@@ -44,12 +44,12 @@ def test_train_and_eval_leave_out_and_list(
     words += ["--engine", "torchvision", *TINY_FPN, *data_overrides(path, root), "SOLVER.MAX_ITER", "1"]
     with pytest.raises(UserError) as refused:
         run_command("train", *words)
-    assert "1 boxes of zero or negative size" in str(refused.value)
+    assert "1 box of zero or negative size" in str(refused.value)
     assert "--drop-bad annotations" in in_flags(refused.value)
     assert not (tmp_path / "run").exists()
 
     run_command("train", *words, "--drop-bad", "annotations")
-    assert "has 1 boxes of zero or negative size, left out, first: bbox [0, 0, 0, 0] in annotation 2" in caplog.text
+    assert "has 1 box of zero or negative size, left out, first: bbox [0, 0, 0, 0] in annotation 2" in caplog.text
     listed = json.loads((tmp_path / "run" / "dropped.json").read_text())
     assert _places(listed["tiny"]) == [("box", 1), ("box_size", 1)]
     assert listed["tiny"]["file"] == str(path)
@@ -101,7 +101,7 @@ def test_score_leaves_out_the_detections_on_images_that_are_left_out(tmp_path: P
     path, _ = make_coco(tmp_path / "data", change=_spoil)
     truth = json.loads(whole.read_text())["annotations"]
     found = [{k: a[k] for k in ("image_id", "category_id", "bbox")} | {"score": 0.5} for a in truth]
-    with pytest.raises(UserError, match=r"1 annotations without a bbox .* by drop_bad='annotations'"):
+    with pytest.raises(UserError, match=r"1 annotation without a bbox .* by drop_bad='annotations'"):
         score_detections(found, path)
     assert score_detections(found, path, drop_bad="annotations").detections == len(found)
     result = score_detections(found, path, drop_bad="images", out=tmp_path / "out")

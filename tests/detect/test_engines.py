@@ -188,5 +188,5 @@ def test_bad_data_is_one_line_and_exit_code_2(tmp_path: Path, cli: Callable[...,
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("scaleprior: error: ")
-    assert "1 boxes of zero or negative size, first: bbox" in line
+    assert "1 box of zero or negative size, first: bbox" in line
     assert not (tmp_path / "run").exists()

@@ -46,7 +46,7 @@ def test_an_index_and_sets_can_be_looked_at_together(tmp_path: Path) -> None:
     train, val = make_coco(tmp_path / "a", 6), make_coco(tmp_path / "b", 4, seed=1)
     report = sp.check(data=[tmp_path / "index", train, val])
     assert report.ok
-    assert list(report.facts) == [f"corpus {tmp_path / 'index'}", "train instances", "val instances"]
+    assert list(report.facts) == [f"corpus {tmp_path / 'index'}", "train a/instances", "val b/instances"]
     (tmp_path / "images" / "cat" / "1.jpg").unlink()
     assert [f.kind for f in sp.check(data=tmp_path / "index").findings] == ["corpus_missing"]
     assert [f.kind for f in sp.check(data=tmp_path / "nowhere").findings] == ["corpus"]

@@ -14,7 +14,7 @@ import pytest
 import scaleprior as sp
 from scaleprior.backbones import ReadOptions
 from scaleprior.errors import UserError
-from scaleprior.wording import Wording, either, flag, in_flags, parameter
+from scaleprior.wording import Wording, counted, either, flag, in_flags, parameter
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 PACKAGE = Path(__file__).resolve().parents[2] / "scaleprior"
@@ -124,3 +124,25 @@ def test_no_error_is_worded_with_a_flag(path: Path) -> None:
         if isinstance(call, ast.Call) and ast.unparse(call.func) in ("flag", "wording.flag")
     ]
     assert not worded, f"{path}: name the parameter with scaleprior.wording.parameter: lines {worded}"
+
+
+def test_one_thing_is_singular() -> None:
+    assert counted(2, "boxes that lie outside their image") == "2 boxes that lie outside their image"
+    assert counted(0, "boxes") == "0 boxes"
+    of_one = {
+        "boxes of zero or negative size": "box of zero or negative size",
+        "boxes that reach out of their image": "box that reaches out of their image",
+        "images that are not at a/that are": "image that is not at a/that are",
+        "images that cannot be used": "image that cannot be used",
+        "images that train.json has, too": "image that train.json has, too",
+        "images whose file another has, too": "image whose file another has, too",
+        "category ids that occur twice, with different names": "category id that occurs twice, with different names",
+        "categories whose name another has, too": "category whose name another has, too",
+        "annotations that repeat another: image, category and box": "annotation that repeats another: image, "
+        "category and box",
+        "areas outside 0 to 1e10": "area outside 0 to 1e10",
+        "entries that are no image id": "entry that is no image id",
+        "files that are gone": "file that is gone",
+    }
+    for things, one in of_one.items():
+        assert counted(1, things) == f"1 {one}"

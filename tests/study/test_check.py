@@ -114,7 +114,7 @@ def test_the_command_refuses_and_can_be_told_not_to_look(tmp_path: Path) -> None
     spec = write_spec(tmp_path, **sections, scratch=False)
     run = run_study_command(spec, tmp_path / "out", "ladder", "[8]")
     assert run.returncode == 2
-    assert "val/instances.json has 1 images that cannot be used, first: 003.png: " in run.stderr
+    assert "val/instances.json has 1 image that cannot be used, first: 003.png: " in run.stderr
     assert not (tmp_path / "out").exists()
     run = run_study_command(spec, tmp_path / "out", "--no-check", "ladder", "[8]")
     assert run.returncode == 1  # its evaluation meets the image; the backbone and the detector stay

@@ -188,7 +188,7 @@ def test_annotations_that_cannot_be_used_may_be_left_out_of_a_studys_sets(tmp_pa
     path, root = make_coco(tmp_path / "coco", change=lambda d: d["annotations"][0].update(bbox=[0, 0, 0, 0]))
     coco = {"json": str(path), "images": str(root)}
     sets = {"detection": {"train": coco, "val": coco}}
-    with pytest.raises(UserError, match=r"1 boxes of zero or negative size.*SCALEPRIOR.DROP_BAD"):
+    with pytest.raises(UserError, match=r"1 box of zero or negative size.*SCALEPRIOR.DROP_BAD"):
         plan(tmp_path, planned, **sets)
     spec = load_spec(write_spec(tmp_path, **sets, **overridden("finetune", SCALEPRIOR__DROP_BAD="images")))
     assert prepare_data(spec, planned, engine="torchvision").counts["detection images"] == "5 to train, 5 to evaluate"

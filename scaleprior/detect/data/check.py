@@ -28,7 +28,9 @@ from scaleprior.detect.data.statistics import truth_statistics
 from scaleprior.errors import ScalePriorError
 from scaleprior.files import write_text
 from scaleprior.home import home_folder
+from scaleprior.pages.numbers import some
 from scaleprior.progress import ProgressFn
+from scaleprior.wording import counted
 
 __all__ = ["SetFiles", "check_sets"]
 
@@ -98,7 +100,7 @@ class _Summary:
 def _as_finding(problem: Problem) -> dict[str, Any]:
     return {
         "kind": problem.kind,
-        "what": f"{problem.source} has {problem.count} {problem.what}"
+        "what": f"{problem.source} has {counted(problem.count, problem.what)}"
         + (", left out" if problem.severity == "dropped" else ""),
         "count": problem.count,
         "examples": [problem.first],
@@ -139,8 +141,9 @@ def check_sets(
             report.add(*_image_findings(files, summary, headers, root), *_object_findings(files, summary))
             images.append(_Images(files, root, headers))
             report.facts[f"{files.role} {files.name}"] = (
-                f"{len(summary.names):,} images, {len(summary.class_names):,} classes, {summary.boxes:,} boxes; "
-                f"{read:,} image headers read, {len(headers) - read:,} known"
+                f"{some(len(summary.names), 'image')}, {some(len(summary.class_names), 'class', 'classes')}, "
+                f"{some(summary.boxes, 'box', 'boxes')}; {some(read, 'image header')} read, "
+                f"{len(headers) - read:,} known"
             )
     report.add(*_category_findings(summaries, same_ids=same_ids), *_shared_images(images))
     first = [summary for files, summary in summaries if files == sets[0]]
@@ -239,7 +242,7 @@ def _category_findings(summaries: Sequence[tuple[SetFiles, _Summary]], *, same_i
         elif first.category_ids != other.category_ids:
             pairs = zip(first.class_names, first.category_ids, other.category_ids)
             differing = [f"{name!r} is {a} and {b}" for name, a, b in pairs if a != b]
-            what = f"{pair} have different ids for {len(differing)} categories"
+            what = f"{pair} have different ids for {counted(len(differing), 'categories')}"
             found.append(Finding("category_ids", what, len(differing), tuple(differing[:5]), hint, stops=same_ids))
     return found
 

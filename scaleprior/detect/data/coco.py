@@ -21,6 +21,7 @@ from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, 
 from scaleprior.detect.data.problems import DropBad, Findings, Problem
 from scaleprior.errors import UserError
 from scaleprior.files import read_json
+from scaleprior.wording import counted
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -192,9 +193,8 @@ def read_instances(path: Path, name: str) -> dict[str, Any]:
             raise UserError(f"{path} has no list {part!r}", hint="give a COCO instances file")
         odd = [str(e)[:40] for e in data[part] if not isinstance(e, dict)]
         if odd:
-            raise UserError(
-                f"{path} has {len(odd)} {part} that are not objects, first: {odd[0]}", hint="repair the file"
-            )
+            what = counted(len(odd), f"{part} that are no JSON object")
+            raise UserError(f"{path} has {what}, first: {odd[0]}", hint="repair the file")
     return data
 
 

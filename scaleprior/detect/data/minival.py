@@ -17,6 +17,7 @@ from typing import Any
 from scaleprior.backbones.zoo.cache import ZooHome
 from scaleprior.errors import UserError
 from scaleprior.files import file_sha256, read_json, write_text
+from scaleprior.wording import counted
 
 __all__ = ["IDS_FILE", "MINIVAL_SETS", "read_image_ids", "split_val2014"]
 
@@ -83,13 +84,14 @@ def read_image_ids(path: Path) -> list[int]:
         raise UserError(f"list of image ids {path} is empty", hint="give one id of val2014 a line")
     if bad:
         raise UserError(
-            f"{path} has {len(bad)} entries that are not image ids, first: {bad[0]!r}",
+            f"{path} has {counted(len(bad), 'entries that are no image id')}, first: {bad[0]!r}",
             hint="give one id of val2014 a line, or a JSON list of them",
         )
     ids = [int(w) for w in words]
     twice = [i for i, times in Counter(ids).items() if times > 1]
     if twice:
-        raise UserError(f"{path} has {len(twice)} image ids that occur twice, first: {twice[0]}", hint="list each once")
+        what = counted(len(twice), "image ids that occur twice")
+        raise UserError(f"{path} has {what}, first: {twice[0]}", hint="list each once")
     return ids
 
 
@@ -104,7 +106,7 @@ def _part(whole: Any, source: Path, ids: set[int], ids_file: Path, *, listed: bo
         raise UserError(f"{source} is not a COCO instances file: {e}", hint="get COCO's own again") from e
     if absent:
         raise UserError(
-            f"{ids_file} lists {len(absent)} images that are not in {source}, first: {absent[0]}",
+            f"{ids_file} lists {counted(len(absent), 'images that are not in')} {source}, first: {absent[0]}",
             hint="give ids of val2014's images",
         )
     if not images:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from scaleprior.wording import either
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["BUILTIN_SETS", "dataset_paths", "own_sets", "require_files"]
+__all__ = ["BUILTIN_SETS", "dataset_paths", "names_of_files", "own_sets", "require_files"]
 
 # name -> (JSON, image folder) under $DETECTRON2_DATASETS, as Detectron2 registers them
 _BUILTIN = {
@@ -27,6 +28,15 @@ _BUILTIN = {
 }
 BUILTIN_SETS = (*_BUILTIN, *MINIVAL_SETS)
 """Names of COCO's sets, looked up under ``$DETECTRON2_DATASETS``."""
+
+
+def names_of_files(files: Sequence[str | Path]) -> list[str]:
+    """Names of sets that have none: stems, after as many folders as tell them apart (``train/_annotations.coco``)."""
+    parts = [Path(os.path.abspath(file)).with_suffix("").parts for file in files]
+    depth, different = 1, len(set(parts))
+    while len({part[-depth:] for part in parts}) < different:
+        depth += 1
+    return ["/".join(part[-depth:]) for part in parts]
 
 
 def own_sets(cfg: CfgNode) -> dict[str, tuple[str, str]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from scaleprior.checking import said_already
 from scaleprior.errors import UserError
-from scaleprior.wording import parameter
+from scaleprior.wording import counted, parameter
 
 __all__ = ["DROP_BAD", "DropBad", "Findings", "Offender", "Problem", "Severity", "drop_hint"]
 
@@ -57,7 +59,7 @@ class Problem:
 
     def __str__(self) -> str:
         left_out = ", left out" if self.severity == "dropped" else ""
-        return f"{self.source} has {self.count} {self.what}{left_out}, first: {self.first}"
+        return f"{self.source} has {counted(self.count, self.what)}{left_out}, first: {self.first}"
 
 
 class Findings:
@@ -98,7 +100,8 @@ class Findings:
         elif severity == "error":
             raise UserError(str(problem), hint=hint)
         else:
-            logger.log(logging.INFO if severity == "note" else logging.WARNING, "%s%s", problem, hint and f"; {hint}")
+            known = severity == "note" or said_already(str(replace(problem, source=os.path.abspath(self.source))))
+            logger.log(logging.INFO if known else logging.WARNING, "%s%s", problem, hint and f"; {hint}")
 
 
 def drop_hint() -> str:

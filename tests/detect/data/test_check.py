@@ -78,7 +78,7 @@ def test_everything_is_said_at_once(tmp_path: Path) -> None:
     assert "truncated PNG" in found["image_damaged"].examples[1]
     assert found["categories"].examples == (f"'block' only in {train[0]}", f"'stone' only in {val[0]}")
     assert not report.ok
-    with pytest.raises(ValueError, match=r"^4 things would stop this run, nothing was started\n- .* 1 images that are"):
+    with pytest.raises(ValueError, match=r"^4 things would stop this run, nothing was started\n- .* 1 image that is"):
         report.refuse()
 
 

@@ -16,6 +16,7 @@ from scaleprior.detect.data.coco import dataset_paths, load_coco, load_dataset
 from scaleprior.detect.data.coco_format import Detection
 from scaleprior.detect.data.image_root import open_root
 from scaleprior.detect.data.loader import usable
+from scaleprior.detect.data.names import names_of_files
 from scaleprior.detect.evaluate import coco_ap
 from scaleprior.errors import UserError
 from tests.detect.conftest import make_coco, tiny_config, write_val2014
@@ -56,33 +57,33 @@ def _set(part: str, index: int, key: str, value: Any) -> Callable[[dict[str, Any
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set("annotations", 1, "category_id", 99), "1 annotations with unknown category ids, first: category_id 99"),
+        (_set("annotations", 1, "category_id", 99), "1 annotation with unknown category ids, first: category_id 99"),
         (_set("annotations", 0, "category_id", [3]), "unknown category ids"),
-        (_set("annotations", 0, "image_id", 5), "1 annotations of unknown images, first: image_id 5 in annotation 1"),
-        (_set("annotations", 0, "bbox", [1, 2, 0, 5]), "1 boxes of zero or negative size, first: bbox"),
+        (_set("annotations", 0, "image_id", 5), "1 annotation of unknown images, first: image_id 5 in annotation 1"),
+        (_set("annotations", 0, "bbox", [1, 2, 0, 5]), "1 box of zero or negative size, first: bbox"),
         (_set("annotations", 0, "bbox", [1, 2, 5, -5]), "zero or negative size"),
         (_set("annotations", 0, "bbox", [1, 2, 5]), "without a bbox of four finite numbers"),
         (_set("annotations", 0, "bbox", [1, 2, 5, float("nan")]), "without a bbox of four finite numbers"),
         (_set("annotations", 0, "iscrowd", 2), "iscrowd is not 0 or 1"),
         (_set("annotations", 0, "area", "big"), "area is not a number"),
-        (_set("annotations", 0, "ignore", 1), "1 annotations to ignore, .*first: ignore 1 in annotation 1"),
-        (_set("annotations", 0, "image_id", 100.5), "1 annotations of unknown images, first: image_id 100.5"),
-        (_set("annotations", 0, "image_id", "100"), "1 annotations of unknown images, first: image_id '100'"),
+        (_set("annotations", 0, "ignore", 1), "1 annotation to ignore, .*first: ignore 1 in annotation 1"),
+        (_set("annotations", 0, "image_id", 100.5), "1 annotation of unknown images, first: image_id 100.5"),
+        (_set("annotations", 0, "image_id", "100"), "1 annotation of unknown images, first: image_id '100'"),
         (
             _set("annotations", 0, "bbox", []),
             r"without a bbox of four finite numbers, first: bbox \[\] in annotation 1",
         ),
         (_set("annotations", 0, "bbox", None), "without a bbox of four finite numbers, first: bbox None"),
-        (_set("annotations", 0, "bbox", [0, 0, 0, 0]), "1 boxes of zero or negative size.*drop_bad='annotations'"),
-        (_set("images", 0, "id", 101), "image ids that occur twice, for different images, first: 101"),
-        (_set("images", 0, "id", "a"), "1 images whose id is a text, and others whose id is a number, first: 'a'"),
-        (_set("images", 0, "id", True), "images without an id, a file_name, or a height and width above 0"),
+        (_set("annotations", 0, "bbox", [0, 0, 0, 0]), "1 box of zero or negative size.*drop_bad='annotations'"),
+        (_set("images", 0, "id", 101), "image id that occurs twice, for different images, first: 101"),
+        (_set("images", 0, "id", "a"), "1 image whose id is a text, and others whose id is a number, first: 'a'"),
+        (_set("images", 0, "id", True), "image without an id, a file_name, or a height and width above 0"),
         (_set("images", 0, "width", 0), "height and width above 0"),
-        (_set("images", 0, "file_name", "gone.png"), "1 images that are not at .*first: gone.png"),
-        (_set("categories", 0, "id", 3), "category ids that occur twice, with different names, first: 3"),
-        (_set("categories", 0, "name", None), "categories without an id and a name"),
+        (_set("images", 0, "file_name", "gone.png"), "1 image that is not at .*first: gone.png"),
+        (_set("categories", 0, "id", 3), "category id that occurs twice, with different names, first: 3"),
+        (_set("categories", 0, "name", None), "category without an id and a name"),
         (lambda data: data.pop("annotations"), "no list 'annotations'"),
-        (lambda data: data["images"].append(7), "1 images that are not objects"),
+        (lambda data: data["images"].append(7), "1 image that is no JSON object"),
         (lambda data: data["images"].clear(), "has no images"),
         (lambda data: data["categories"].clear(), "has no categories"),
     ],
@@ -216,9 +217,9 @@ def test_another_list_is_another_file_whatever_its_form(val2014: Path, tmp_path:
     ("text", "message"),
     [
         ("101\n999\n998\n", "lists 2 images that are not in .*instances_val2014.json, first: 998"),
-        ("101\n104\n101\n", "has 1 image ids that occur twice, first: 101"),
-        ("101\ncat.jpg\n", "has 1 entries that are not image ids, first: 'cat.jpg'"),
-        ("[101, 1.5, null]", "has 2 entries that are not image ids, first: '1.5'"),
+        ("101\n104\n101\n", "has 1 image id that occurs twice, first: 101"),
+        ("101\ncat.jpg\n", "has 1 entry that is no image id, first: 'cat.jpg'"),
+        ("[101, 1.5, null]", "has 2 entries that are no image id, first: '1.5'"),
         ("[101,", "list of image ids .* is not JSON"),
         (" \n", "is empty"),
         ("[]", "is empty"),
@@ -310,5 +311,19 @@ def test_a_missing_image_names_the_one_that_is_there(tmp_path: Path, name: str, 
     (Path(root) / first["file_name"]).rename(Path(root) / "1.jpg")
     first["file_name"] = name
     path.write_text(json.dumps(data))
-    with pytest.raises(UserError, match=re.escape(f"images that are not at {root}, first: {name}{near}")):
+    with pytest.raises(UserError, match=re.escape(f"image that is not at {root}, first: {name}{near}")):
         load_coco(path, root, name="tiny")
+
+
+def test_files_of_one_stem_are_told_apart_by_their_folders() -> None:
+    named = {
+        ("a/train.json", "a/val.json"): ["train", "val"],
+        ("train/_annotations.coco.json", "valid/_annotations.coco.json"): [
+            "train/_annotations.coco", "valid/_annotations.coco",
+        ],
+        ("x/train/b/i.json", "x/valid/b/i.json", "x/b/j.json"): ["train/b/i", "valid/b/i", "x/b/j"],
+        ("a.json", "./a.json"): ["a", "a"],
+        (): [],
+    }  # fmt: skip
+    for files, names in named.items():
+        assert names_of_files(files) == names
