@@ -67,7 +67,7 @@ def check(
 def _check_data(data: Data | Sequence[Data], progress: ProgressFn | None) -> CheckReport:
     from scaleprior.corpus import Corpus
     from scaleprior.corpus.check import check_corpus
-    from scaleprior.corpus.statistics import corpus_statistics
+    from scaleprior.corpus.views.statistics import corpus_statistics
     from scaleprior.detect.data.check import SetFiles, check_sets
     from scaleprior.detect.data.names import names_of_files
 

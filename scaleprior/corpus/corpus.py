@@ -21,7 +21,7 @@ from scaleprior.progress import ProgressFn, watched
 if TYPE_CHECKING:
     from scaleprior.corpus.importers.doubts import Answer
     from scaleprior.corpus.index import ImageRow
-    from scaleprior.corpus.statistics import CorpusStatistics
+    from scaleprior.corpus.views.statistics import CorpusStatistics
 
 __all__ = ["Corpus", "build_index"]
 
@@ -239,7 +239,7 @@ class Corpus:
         Raises:
             UserError: a number that does not fit. Images that are not where the index says are counted, not refused.
         """
-        from scaleprior.corpus.statistics import corpus_statistics
+        from scaleprior.corpus.views.statistics import corpus_statistics
 
         fraction = self.fraction(images=len(self) if images is None else images)
         with watched(progress, "reading headers", unit="images") as report:
@@ -254,7 +254,7 @@ class Corpus:
         Returns:
             ``path``.
         """
-        from scaleprior.corpus.page import corpus_page
+        from scaleprior.corpus.views.page import corpus_page
         from scaleprior.files import write_text
 
         statistics = statistics or self.statistics()
@@ -289,7 +289,7 @@ class Corpus:
             UserError: ``out`` exists, an image is gone, or an unknown format.
             FailureError: disk full.
         """
-        from scaleprior.corpus.export import check_format, export_fiftyone
+        from scaleprior.corpus.views.export import check_format, export_fiftyone
 
         check_format(format)
         fraction = self.fraction(images=len(self) if images is None else images)

@@ -10,10 +10,10 @@ from scaleprior._lazy import lazy_exports, make_callable
 if TYPE_CHECKING:
     from scaleprior.detect.call import DetectRun as DetectRun, detect as detect
     from scaleprior.detect.data.coco import DetectionSet as DetectionSet, load_coco as load_coco
-    from scaleprior.detect.data.export import export_detections as export_detections
-    from scaleprior.detect.data.page import write_detection_page as write_detection_page
     from scaleprior.detect.data.problems import Problem as Problem
-    from scaleprior.detect.data.statistics import (
+    from scaleprior.detect.data.views.export import export_detections as export_detections
+    from scaleprior.detect.data.views.page import write_detection_page as write_detection_page
+    from scaleprior.detect.data.views.statistics import (
         ClassCount as ClassCount,
         DetectionStatistics as DetectionStatistics,
         detection_statistics as detection_statistics,

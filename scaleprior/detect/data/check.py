@@ -24,7 +24,7 @@ from scaleprior.detect.data.headers import Header, file_identity, read_headers
 from scaleprior.detect.data.image_root import ImageRoot, open_root
 from scaleprior.detect.data.image_sizes import EXIF_HINT, SIZE_HINT, describe_size, is_stored_size
 from scaleprior.detect.data.problems import DropBad, Findings, Problem
-from scaleprior.detect.data.statistics import truth_statistics
+from scaleprior.detect.data.views.statistics import truth_statistics
 from scaleprior.errors import ScalePriorError
 from scaleprior.files import write_text
 from scaleprior.home import home_folder

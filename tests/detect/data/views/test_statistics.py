@@ -17,7 +17,7 @@ from PIL import Image
 from scaleprior.corpus import hash64
 from scaleprior.detect import DetectionSet, detection_statistics, load_coco, write_detection_page
 from scaleprior.errors import UserError
-from tests.corpus.test_page import HOSTILE, Elements
+from tests.corpus.views.test_page import HOSTILE, Elements
 
 # (image, category, bbox, area, crowd): 3 images, of which the last has no box
 BOXES: list[tuple[int, int, list[float], float, int]] = [
@@ -184,7 +184,7 @@ def test_a_notebook_shows_the_classes(tmp_path: Path) -> None:
 
 
 def test_boxes_by_side_and_shape_fall_into_their_bins() -> None:
-    from scaleprior.detect.data.page import _ratio_chart, _side_chart
+    from scaleprior.detect.data.views.page import _ratio_chart, _side_chart
 
     sides = _side_chart(np.array([31.9, 32, 95.9, 96, 5000]))
     heights = dict(re.findall(r"<title>(\d+): (\d+)</title>", sides))

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from scaleprior.corpus.hashing import hash64
-from scaleprior.corpus.header_sample import HeaderSample, ImageReader, read_sample
-from scaleprior.corpus.long_tail import LongTail, measure_tail
-from scaleprior.corpus.statistics import MANY
+from scaleprior.corpus.views.header_sample import HeaderSample, ImageReader, read_sample
+from scaleprior.corpus.views.long_tail import LongTail, measure_tail
+from scaleprior.corpus.views.statistics import MANY
 from scaleprior.detect.data.coco import DetectionSet
 from scaleprior.detect.data.coco_format import CocoCategory, CocoId, CocoTruth
 from scaleprior.errors import UserError
@@ -88,7 +88,8 @@ class DetectionStatistics:
     def _repr_html_(self) -> str:
         from scaleprior.pages.environment import render
 
-        return render("scaleprior.detect.data", "notebook.html.jinja", {"stats": self, "shown": self.classes[:20]})
+        context = {"stats": self, "shown": self.classes[:20]}
+        return render("scaleprior.detect.data.views", "notebook.html.jinja", context)
 
     @property
     def boxes(self) -> int:

@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from scaleprior._version import __version__
-from scaleprior.corpus.export import check_format, export_names
-from scaleprior.corpus.fiftyone_folder import FiftyOneFolder, detections, fiftyone_folder, file_metadata, image_metadata
+from scaleprior.corpus.views.export import check_format, export_names
+from scaleprior.corpus.views.fiftyone_folder import (
+    FiftyOneFolder,
+    detections,
+    fiftyone_folder,
+    file_metadata,
+    image_metadata,
+)
 from scaleprior.detect.data.coco import DetectionSet
 from scaleprior.detect.data.coco_format import CocoAnnotation, CocoId, CocoImage
-from scaleprior.detect.data.statistics import AREAS
+from scaleprior.detect.data.views.statistics import AREAS
 from scaleprior.progress import ProgressFn, watched
 
 __all__ = ["export_detections"]

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from scaleprior._version import __version__
-from scaleprior.corpus.fiftyone_folder import (
+from scaleprior.corpus.fraction import Fraction, csr
+from scaleprior.corpus.shards import ByteReader
+from scaleprior.corpus.views.fiftyone_folder import (
     FiftyOneFolder,
     classifications,
     fiftyone_folder,
     file_metadata,
     image_metadata,
 )
-from scaleprior.corpus.fraction import Fraction, csr
-from scaleprior.corpus.shards import ByteReader
 from scaleprior.errors import UserError
 from scaleprior.progress import ProgressFn
 from scaleprior.wording import parameter

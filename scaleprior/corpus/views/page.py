@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scaleprior._version import __version__
-from scaleprior.corpus.sheet import draw_strips, head_middle_tail
+from scaleprior.corpus.views.sheet import draw_strips, head_middle_tail
 from scaleprior.pages.charts import Axis, Bars, Series, bar_chart, xy_chart
 from scaleprior.pages.environment import data_uri, render
 from scaleprior.pages.numbers import short
 
 if TYPE_CHECKING:
     from scaleprior.corpus.fraction import Fraction
-    from scaleprior.corpus.header_sample import HeaderSample
-    from scaleprior.corpus.statistics import CorpusStatistics
+    from scaleprior.corpus.views.header_sample import HeaderSample
+    from scaleprior.corpus.views.statistics import CorpusStatistics
 
 __all__ = ["corpus_page", "integer_chart", "pixel_chart", "size_chart", "tail_chart"]
 
@@ -44,7 +44,7 @@ def corpus_page(fraction: Fraction, stats: CorpusStatistics) -> str:
     headers = stats.headers
     varied = headers is not None and headers.read > 0 and len(np.unique(headers.sizes, axis=0)) > 1
     return render(
-        "scaleprior.corpus",
+        "scaleprior.corpus.views",
         "corpus.html.jinja",
         {
             "name": stats.name,

@@ -10,12 +10,12 @@ import numpy as np
 
 from scaleprior.corpus.images import decode
 from scaleprior.corpus.shards import ByteReader
-from scaleprior.corpus.thumbnails import Thumbnail, thumbnail
+from scaleprior.corpus.views.thumbnails import Thumbnail, thumbnail
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
     from scaleprior.corpus.fraction import Fraction
-    from scaleprior.corpus.statistics import LabelCount
+    from scaleprior.corpus.views.statistics import LabelCount
 
 __all__ = ["Sample", "Strip", "draw_strips", "head_middle_tail"]
 

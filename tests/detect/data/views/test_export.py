@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from scaleprior.detect import export_detections, load_coco
-from tests.detect.data.test_statistics import make
+from tests.detect.data.views.test_statistics import make
 
 
 def samples(folder: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scaleprior.corpus.long_tail import measure_tail
+from scaleprior.corpus.views.long_tail import measure_tail
 
 
 def test_four_labels_by_hand() -> None:

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from scaleprior.corpus import Corpus, LabelSpace, build_index
-from scaleprior.corpus.export import export_names
-from scaleprior.corpus.fiftyone_folder import fiftyone_folder
 from scaleprior.corpus.index import ImageRow
+from scaleprior.corpus.views.export import export_names
+from scaleprior.corpus.views.fiftyone_folder import fiftyone_folder
 from scaleprior.errors import UserError
 from tests.corpus.pictures import write_tar
-from tests.corpus.test_statistics import build
+from tests.corpus.views.test_statistics import build
 
 SPACE = LabelSpace([("a", "animal", []), ("c", "food", ["a"]), ("d", "food", [])])
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scaleprior.corpus.fraction import Fraction, csr
-from scaleprior.corpus.header_sample import HeaderSample, ImageReader, read_sample
-from scaleprior.corpus.long_tail import LongTail, measure_tail
 from scaleprior.corpus.shards import ByteReader
+from scaleprior.corpus.views.header_sample import HeaderSample, ImageReader, read_sample
+from scaleprior.corpus.views.long_tail import LongTail, measure_tail
 from scaleprior.errors import UserError
 from scaleprior.pages.numbers import count, decimal, share, size, some
 from scaleprior.progress import ProgressFn
@@ -88,7 +88,7 @@ class CorpusStatistics:
         given = self.given
         shown = given if len(given) <= 20 else (*given[:10], *given[-10:])
         context = {"stats": self, "shown": shown, "left_out": len(given) - len(shown)}
-        return render("scaleprior.corpus", "notebook.html.jinja", context)
+        return render("scaleprior.corpus.views", "notebook.html.jinja", context)
 
     @property
     def mean_labels(self) -> float:

@@ -15,9 +15,9 @@ from PIL import Image
 
 from scaleprior.corpus import Corpus, LabelSpace, build_index
 from scaleprior.corpus.index import ImageRow
-from scaleprior.corpus.sheet import head_middle_tail
-from scaleprior.corpus.thumbnails import MAX_BYTES, thumbnail
-from tests.corpus.test_statistics import build
+from scaleprior.corpus.views.sheet import head_middle_tail
+from scaleprior.corpus.views.thumbnails import MAX_BYTES, thumbnail
+from tests.corpus.views.test_statistics import build
 
 HOSTILE = [
     "</script><script>alert(1)</script>",

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaleprior.corpus.images import decode
-from scaleprior.corpus.thumbnails import Thumbnail, thumbnail
+from scaleprior.corpus.views.thumbnails import Thumbnail, thumbnail
 from scaleprior.detect.data.coco import DetectionSet, ImageRecord
-from scaleprior.detect.data.statistics import ClassCount, hash_order
+from scaleprior.detect.data.views.statistics import ClassCount, hash_order
 from scaleprior.errors import UserError
 
 __all__ = ["ClassSamples", "DrawnBox", "DrawnImage", "draw_samples"]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from scaleprior._version import __version__
-from scaleprior.corpus.page import integer_chart, size_chart, tail_chart
-from scaleprior.corpus.sheet import head_middle_tail
+from scaleprior.corpus.views.page import integer_chart, size_chart, tail_chart
+from scaleprior.corpus.views.sheet import head_middle_tail
 from scaleprior.detect.data.coco import DetectionSet
-from scaleprior.detect.data.samples import draw_samples
-from scaleprior.detect.data.statistics import ClassCount, DetectionStatistics, detection_statistics
+from scaleprior.detect.data.views.samples import draw_samples
+from scaleprior.detect.data.views.statistics import ClassCount, DetectionStatistics, detection_statistics
 from scaleprior.files import write_text
 from scaleprior.pages.charts import Bars, bar_chart
 from scaleprior.pages.environment import data_uri, render
@@ -49,7 +49,7 @@ def detection_page(data: DetectionSet, stats: DetectionStatistics) -> str:
     strips = iter(draw_samples(data, chosen, per_class=_IMAGES_EACH))
     heads = ["class", "boxes", "images", "small", "medium", "large", "crowds"]
     return render(
-        "scaleprior.detect.data",
+        "scaleprior.detect.data.views",
         "detection.html.jinja",
         {
             "stats": stats,

@@ -1,0 +1,1 @@
+"""What people see of a corpus: statistics, a page with sample images, folders for other tools."""
