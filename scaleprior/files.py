@@ -36,6 +36,15 @@ __all__ = [
 ]
 
 
+# What a file that is no UTF-8 begins with -> what to do.
+_NO_TEXT = {
+    b"\x1f\x8b": "it is compressed: unpack it with gunzip",
+    b"PK\x03\x04": "it is a zip file: unpack it",
+    b"\xff\xfe": "it is UTF-16: write it as UTF-8",
+    b"\xfe\xff": "it is UTF-16: write it as UTF-8",
+}
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path in ``path``'s folder; on success it is renamed to ``path``, on any error removed.
@@ -142,9 +151,15 @@ def read_json(path: str | Path, *, what: str = "JSON file") -> Any:
     except FileNotFoundError as e:
         raise UserError(f"{what} not found: {path}", hint="check the path") from e
     except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"{what} {path} cannot be read: {e}", hint="check the file") from e
+        starts = [
+            hint for start, hint in _NO_TEXT.items() if isinstance(e, UnicodeDecodeError) and start in e.object[:4]
+        ]
+        raise UserError(f"{what} {path} cannot be read: {e}", hint=starts[0] if starts else "check the file") from e
     except json.JSONDecodeError as e:
-        raise UserError(f"{what} {path} is not JSON: line {e.lineno}: {e.msg}", hint="repair the file") from e
+        hint = "repair the file" if e.msg != "Extra data" else "give one JSON value; are these JSON lines?"
+        raise UserError(f"{what} {path} is not JSON: line {e.lineno}: {e.msg}", hint=hint) from e
+    except RecursionError as e:
+        raise UserError(f"{what} {path} is nested too deeply to be read", hint="check the file") from e
 
 
 def is_number(value: Any) -> bool:

@@ -36,7 +36,7 @@ __all__ = ["SetFiles", "check_sets"]
 
 logger = logging.getLogger(__name__)
 
-_SCHEMA = 2
+_SCHEMA = 3
 
 
 class SetFiles(NamedTuple):

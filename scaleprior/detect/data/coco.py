@@ -6,6 +6,7 @@ Boxes are float32 xyxy in pixels of the original image; classes are 0..C-1 in th
 from __future__ import annotations
 
 import codecs
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, 
 from scaleprior.detect.data.problems import DropBad, Findings, Problem
 from scaleprior.errors import UserError
 from scaleprior.files import read_json
-from scaleprior.wording import counted
+from scaleprior.wording import counted, shown
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -190,12 +191,31 @@ def read_instances(path: Path, name: str) -> dict[str, Any]:
     data = read_json(path, what=f"annotations of {name}")
     for part in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or not isinstance(data.get(part), list):
-            raise UserError(f"{path} has no list {part!r}", hint="give a COCO instances file")
+            raise UserError(f"{path} has no list {part!r}, it is {_outline(data)}", hint="give a COCO instances file")
         odd = [str(e)[:40] for e in data[part] if not isinstance(e, dict)]
         if odd:
             what = counted(len(odd), f"{part} that are no JSON object")
             raise UserError(f"{path} has {what}, first: {odd[0]}", hint="repair the file")
+    objects = data["annotations"]
+    if objects and not any("bbox" in each for each in objects):  # panoptic, captions
+        raise UserError(
+            f"{path}: no annotation has a 'bbox', the first has {_keys(objects[0])}", hint="give a COCO instances file"
+        )
     return data
+
+
+def _outline(data: Any) -> str:
+    """What JSON that is no instances file is, in a few words."""
+    if isinstance(data, dict):
+        return f"an object with {_keys(data)}"
+    if isinstance(data, list):
+        first = data[0] if data and isinstance(data[0], dict) else None
+        return "a list" if first is None else f"a list of objects with {_keys(first)}"
+    return json.dumps(data)[:40]
+
+
+def _keys(entry: Mapping[str, Any]) -> str:
+    return ", ".join([shown(key, 40) for key in list(entry)[:5]] + ["..."] * (len(entry) > 5)) or "no keys"
 
 
 def _named(name: str, root: ImageRoot, *, first: bool) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from scaleprior.detect.data.box_units import other_unit
 from scaleprior.detect.data.coco_format import CocoAnnotation, CocoId, CocoImage
 from scaleprior.detect.data.problems import DROP_BAD, DropBad, Findings, Offender, drop_hint
 from scaleprior.errors import UserError
@@ -31,7 +32,7 @@ _Numbered = tuple[int, _Unchecked]
 _FAULTS = {
     "category_unknown": ("annotations with unknown category ids", "category_id"),
     "image_unknown": ("annotations of unknown images", "image_id"),
-    "box": ("annotations without a bbox of four finite numbers", "bbox"),
+    "box": ("annotations without a bbox of four finite numbers below 1e9", "bbox"),
     "iscrowd": ("annotations whose iscrowd is not 0 or 1", "iscrowd"),
     "ignore": ("annotations to ignore, which neither engine can; mark them as crowds", "ignore"),
     "area": ("annotations whose area is not a number", "area"),
@@ -42,6 +43,9 @@ _SIDES = ("height", "width")
 _ID_TYPES = (int, str, float)
 _NUMBERS = (int, float)
 _NAMESAKES = "they stay different classes; results are listed by category id"
+_LVIS = "as in LVIS, coco_url has the name: write its end as file_name (val2017/000000397133.jpg)"
+_TEXTS = "ids are compared as they are written, '3' is not 3: write them alike everywhere"
+_LARGEST_BOX = 1e9  # pixels; products of what is below are sound in float32, too
 _BEYOND = "training clips them, as Detectron2 does; evaluation takes them as they are, as pycocotools does"
 
 
@@ -95,7 +99,16 @@ def check_coco(
     known = [{as_id(e.get("id")) for e in data[part]} - {None} for part in ("categories", "images")]
     good, bad = _sorted_out(entries, known[0], known[1], findings, leave_out=drop_bad != "none", empty=drop_empty_boxes)
     good = [(i, e) for i, e in good if e["category_id"] in categories and e["image_id"] in images]
-    good, outside = _outside(good, images, findings, leave_out=drop_bad != "none")
+    boxes = np.array([e["bbox"] for _, e in good], dtype=np.float64).reshape(-1, 4)
+    found = [images[e["image_id"]] for _, e in good]  # 3.0 finds 3
+    sides = np.array([(image["width"], image["height"]) for image in found], dtype=np.float64).reshape(-1, 2)
+    unit = other_unit(boxes, sides)
+    if unit is not None:
+        shown = [_offender(*entry, "bbox") for entry in good]
+        findings.add(
+            "error" if unit.certain and for_images else "warning", "box_unit", unit.what, shown, hint=unit.hint
+        )
+    good, outside = _outside(good, boxes, sides, findings, leave_out=drop_bad != "none")
     bad += outside
     if drop_bad == "images" and bad:
         lost = {as_id(entry.get("image_id")) for _, entry in bad}
@@ -105,7 +118,11 @@ def check_coco(
         images = {number: image for number, image in images.items() if number not in lost}
         good = [(i, e) for i, e in good if e["image_id"] not in lost]
     if not images or not categories:
-        raise UserError(f"{findings.source} has nothing left that can be used", hint="repair the file")
+        fault = next((p for p in findings.problems if p.severity in ("error", "dropped")), None)
+        raise UserError(
+            f"{findings.source} has nothing left that can be used" + (f": {fault.sentence}" if fault else ""),
+            hint=(fault and fault.hint) or "repair the file",
+        )
     _look_at(good, categories, findings)
     return CheckedCoco(
         categories,
@@ -192,7 +209,9 @@ def _with_ids(
     fit = [(i, e) for i, e in numbered if as_id(e.get("id")) is not None and fits(e)]
     kept = {i for i, _ in fit}
     bad = [(str(e)[:80], _place(part, i, e)) for i, e in numbered if i not in kept]
-    findings.add("error", f"{part}_entry", f"{part} without {what}", bad)
+    lvis = part == "images" and any(isinstance(e.get("coco_url"), str) and "file_name" not in e for e in entries)
+    hint = {"hint": _LVIS} if lvis else {}
+    findings.add("error", f"{part}_entry", f"{part} without {what}", bad, **hint)
     texts = [(repr(e["id"]), _place(part, i, e)) for i, e in fit if isinstance(e["id"], str)]
     if 0 < len(texts) < len(fit):
         findings.add("error", f"{part}_ids_mixed", f"{part} whose id is a text, and others whose id is a number", texts)
@@ -218,18 +237,18 @@ def _sorted_out(
     for kind, (what, key) in _FAULTS.items():
         bad = [_offender(*entry, key) for entry, fault in zip(entries, faults) if fault == kind]
         dropped = leave_out or (empty and kind == "box_size")
-        findings.add("dropped" if dropped else "error", kind, what, bad, hint="" if dropped else drop_hint())
+        ids = {"category_unknown": categories, "image_unknown": images}.get(kind, ())
+        other = {type(value) for value in (*(place.get(key) for _, place in bad[:1]), *list(ids)[:1])}
+        hint = _TEXTS if other == {int, str} else drop_hint()
+        findings.add("dropped" if dropped else "error", kind, what, bad, hint="" if dropped else hint)
     good = [entry for entry, fault in zip(entries, faults) if fault is None]
     return good, [entry for entry, fault in zip(entries, faults) if fault is not None]
 
 
 def _outside(
-    good: Sequence[_Numbered], images: Mapping[CocoId, CocoImage], findings: Findings, *, leave_out: bool
+    good: Sequence[_Numbered], boxes: np.ndarray, sides: np.ndarray, findings: Findings, *, leave_out: bool
 ) -> tuple[list[_Numbered], list[_Numbered]]:
     """What to keep, and what is left out because its box lies outside its image; tells those that reach out of it."""
-    boxes = np.array([e["bbox"] for _, e in good], dtype=np.float64).reshape(-1, 4)
-    found = [images[e["image_id"]] for _, e in good]  # 3.0 finds 3
-    sides = np.array([(image["width"], image["height"]) for image in found], dtype=np.float64).reshape(-1, 2)
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     known = (sides > 0).all(axis=1)
     visible = (np.minimum(high, sides) > np.maximum(low, 0)).all(axis=1)
@@ -257,7 +276,7 @@ def _fault(entry: _Unchecked, categories: Collection[CocoId | None], images: Col
     if not _is_among(entry.get("image_id"), images):
         return "image_unknown"
     box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not _is_finite(box):
+    if not isinstance(box, list) or len(box) != 4 or not _is_sound(box):
         return "box"
     if entry.get("iscrowd") not in (None, 0, 1):
         return "iscrowd"
@@ -269,15 +288,9 @@ def _fault(entry: _Unchecked, categories: Collection[CocoId | None], images: Col
     return "box_size" if box[2] <= 0 or box[3] <= 0 else None
 
 
-def _is_finite(values: Sequence[Any]) -> bool:
-    """Whether ``values`` are finite numbers, as JSON gives them. (A sum tells at once: an infinity or a NaN stays.)"""
-    for value in values:
-        if type(value) not in _NUMBERS:
-            return False
-    try:
-        return math.isfinite(sum(values))
-    except OverflowError:  # a whole number that no float holds
-        return False
+def _is_sound(values: Sequence[Any]) -> bool:
+    """Whether ``values`` are numbers of pixels, as JSON gives them; NaN and infinity are none."""
+    return all(type(value) in _NUMBERS and -_LARGEST_BOX < value < _LARGEST_BOX for value in values)
 
 
 def _look_at(good: Sequence[_Numbered], categories: Mapping[CocoId, str], findings: Findings) -> None:
@@ -307,7 +320,8 @@ def _look_at(good: Sequence[_Numbered], categories: Mapping[CocoId, str], findin
 
 
 def _is_readable(entry: _Unchecked) -> bool:
-    return isinstance(entry.get("file_name"), str) and all(_side(entry.get(side)) for side in _SIDES)
+    name = entry.get("file_name")
+    return isinstance(name, str) and name != "" and all(_side(entry.get(side)) for side in _SIDES)
 
 
 def _side(value: Any) -> int | None:

@@ -113,10 +113,23 @@ class FolderRoot(ImageRoot):
     def near(self, name: str) -> str:
         parent, base = os.path.split(name.replace("\\", "/"))
         folder = self.folder / parent
-        if "\0" in name or not folder.is_dir():
+        if "\0" in name or not _encodable(name):
             return ""
+        if not folder.is_dir():
+            return self._elsewhere(name)
         other = next((other for other in sorted(os.listdir(folder)) if difference(base, other)), "")
-        return f"there is {other!r} ({difference(base, other)})" if other else ""
+        return f"there is {other!r} ({difference(base, other)})" if other else self._elsewhere(name)
+
+    def _elsewhere(self, name: str) -> str:
+        """The file that a part of ``name`` finds: its end, or all of it in a sub-folder."""
+        parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+        ends = ["/".join(parts[start:]) for start in range(1, len(parts))]
+        with os.scandir(self.folder) as entries:
+            below = sorted(entry.name for entry in entries if entry.is_dir())
+        for other in (*ends, *(f"{folder}/{name}" for folder in below)):
+            if os.path.isfile(self.folder / other):
+                return f"there is {other!r} (names in other folders)"
+        return ""
 
     def place(self, name: str) -> Place | None:
         path = self._path(name)

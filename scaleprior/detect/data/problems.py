@@ -57,9 +57,14 @@ class Problem:
         """How many there are."""
         return len(self.places)
 
-    def __str__(self) -> str:
+    @property
+    def sentence(self) -> str:
+        """How many there are, and the first; of which file, ``str`` says before it."""
         left_out = ", left out" if self.severity == "dropped" else ""
-        return f"{self.source} has {counted(self.count, self.what)}{left_out}, first: {self.first}"
+        return f"{counted(self.count, self.what)}{left_out}, first: {self.first}"
+
+    def __str__(self) -> str:
+        return f"{self.source} has {self.sentence}"
 
 
 class Findings:

@@ -71,9 +71,9 @@ def _set(part: str, index: int, key: str, value: Any) -> Callable[[dict[str, Any
         (_set("annotations", 0, "image_id", "100"), "1 annotation of unknown images, first: image_id '100'"),
         (
             _set("annotations", 0, "bbox", []),
-            r"without a bbox of four finite numbers, first: bbox \[\] in annotation 1",
+            r"without a bbox of four finite numbers below 1e9, first: bbox \[\] in annotation 1",
         ),
-        (_set("annotations", 0, "bbox", None), "without a bbox of four finite numbers, first: bbox None"),
+        (_set("annotations", 0, "bbox", None), "without a bbox of four finite numbers below 1e9, first: bbox None"),
         (_set("annotations", 0, "bbox", [0, 0, 0, 0]), "1 box of zero or negative size.*drop_bad='annotations'"),
         (_set("images", 0, "id", 101), "image id that occurs twice, for different images, first: 101"),
         (_set("images", 0, "id", "a"), "1 image whose id is a text, and others whose id is a number, first: 'a'"),
