@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["Wording", "counted", "either", "flag", "in_flags", "parameter", "shown"]
+__all__ = ["Wording", "counted", "either", "flag", "in_flags", "parameter", "printable", "shown"]
 
 # Both spellings travel inside the text, between control characters that no message holds otherwise, until Wording
 # keeps one and remembers the other: f-strings and joins need to know nothing of it.
@@ -66,6 +66,11 @@ def counted(number: int, things: str) -> str:
         many = noun[1]
         things = f"{things[: noun.start(1)]}{_ONE.get(many, many.removesuffix('s'))}{things[noun.end(1) :]}"
     return f"1 {_VERB.sub(lambda verb: _DOES.get(verb[1], verb[1] + 's'), things, count=1)}"
+
+
+def printable(text: str) -> str:
+    """``text`` as one line without effects: line ends and what steers a terminal are escaped, other letters stay."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def shown(value: object, limit: int = 100) -> str:

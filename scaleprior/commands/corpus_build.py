@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.wording import printable
+
 if TYPE_CHECKING:
     from scaleprior.corpus import Corpus, CorpusStatistics, LabelCount
 
@@ -46,7 +48,7 @@ def warning_lines(warnings: Mapping[str, Any]) -> list[str]:
     """What the build of an index met, one line a kind."""
     lines = []
     for kind, warning in warnings.items():
-        examples = ", ".join(filter(None, warning["examples"]))
+        examples = ", ".join(map(printable, filter(None, warning["examples"])))
         lines.append(f"Warning: {kind}: {warning['count']:,}{f', such as {examples}' if examples else ''}.")
     return lines
 
@@ -55,11 +57,13 @@ def _labels(statistics: CorpusStatistics) -> str:
     given = statistics.given
     named = _named(given) if len(given) <= 2 * _HEAD else f"{_named(given[:_HEAD])}, ..., {_named(given[-_HEAD:])}"
     of = f" of {len(statistics.labels):,}" if len(given) < len(statistics.labels) else ""
-    return f"{len(given):,}{of} labels with images, most frequent first: {named}"
+    labels = "label" if len(statistics.labels) == 1 else "labels"
+    return f"{len(given):,}{of} {labels} with images, most frequent first: {named}"
 
 
 def _named(labels: Sequence[LabelCount]) -> str:
     names = ((label.id if label.name == label.id else f"{label.id} ({label.name})", label.images) for label in labels)
+    names = ((printable(name), images) for name, images in names)
     return ", ".join(f"{name if len(name) <= 60 else name[:60] + '...'} {images:,}" for name, images in names)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.commands.corpus_build import warning_lines
+from scaleprior.wording import printable
 
 if TYPE_CHECKING:
     from scaleprior.corpus import Corpus, CorpusStatistics, LabelCount
@@ -94,7 +95,7 @@ def _print_labels(statistics: CorpusStatistics) -> None:
         if left_out and number == _HEAD:
             table.add_row(f"... {left_out:,} more")
         if number < _HEAD or number >= len(given) - _HEAD:
-            names = [Text(label.id), Text(label.name)][: len(texts)]
+            names = [Text(printable(label.id)), Text(printable(label.name))][: len(texts)]
             table.add_row(*names, *(f"{figure(label):,}" for figure in columns.values()))
     print()
     Console().print(table)

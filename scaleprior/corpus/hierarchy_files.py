@@ -44,7 +44,7 @@ def read_descriptions(path: str | Path) -> dict[str, str]:
     Raises:
         UserError: missing, or not UTF-8; names the path.
     """
-    return {row[0]: row[1] for row in csv.reader(_text(Path(path)).splitlines()) if len(row) >= 2}
+    return {row[0]: row[1] for row in csv.reader(_text(Path(path), "names of labels").splitlines()) if len(row) >= 2}
 
 
 def load_open_images(path: str | Path, descriptions: str | Path | None = None) -> dict[str, Any]:
@@ -128,10 +128,10 @@ def _strict_json(path: Path) -> Any:
         raise UserError(f"hierarchy {path} is not JSON: line {e.lineno}: {e.msg}", hint="repair the file") from e
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, what: str = "hierarchy file") -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as e:
-        raise UserError(f"hierarchy file not found: {path}", hint="check the path") from e
+        raise UserError(f"{what} not found: {path}", hint="check the path") from e
     except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"hierarchy file {path} cannot be read: {e}", hint="check the file") from e
+        raise UserError(f"{what} {path} cannot be read: {e}", hint="check the file") from e

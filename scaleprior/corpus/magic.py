@@ -10,7 +10,17 @@ from typing import NamedTuple
 from scaleprior.corpus.images import IMAGE_SUFFIXES
 from scaleprior.errors import UserError
 
-__all__ = ["HEAD", "IMAGE_LIKE", "compressed", "image_suffix", "is_image", "refuse_compressed", "unpacked", "unpacking"]
+__all__ = [
+    "HEAD",
+    "IMAGE_LIKE",
+    "compressed",
+    "image_suffix",
+    "is_image",
+    "refuse_compressed",
+    "refuse_pointer",
+    "unpacked",
+    "unpacking",
+]
 
 HEAD = 32
 """Bytes that are enough to tell."""
@@ -26,6 +36,8 @@ _IMAGES = (
     (".tif", b"II*\0"),
     (".tif", b"MM\0*"),
 )
+_LFS_POINTER = b"version https://git-lfs"
+_ZIPPED = frozenset({".xlsx", ".ods", ".npz", ".pt", ".pth", ".docx"})  # zip files whose parts are no images
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # sizes of the header behind the file header, one a version
 
 
@@ -96,8 +108,16 @@ def refuse_compressed(path: str | Path) -> None:
         )
 
 
+def refuse_pointer(path: str | Path) -> None:
+    """Raise UserError if ``path`` is what Git leaves of a large file that has not been fetched."""
+    if _head(path).startswith(_LFS_POINTER):
+        raise UserError(f"{path} is a Git LFS pointer, not the file itself", hint="fetch it: git lfs pull")
+
+
 def _archive(path: str | Path) -> _Archive | None:
     suffix, head = os.path.splitext(path)[1].lower(), _head(path)
+    if suffix in _ZIPPED:
+        return None
     by_content = next((a for a in _ARCHIVES if head.startswith(a.magic)), None)
     return by_content or next((a for a in _ARCHIVES if suffix in a.suffixes and not head), None)
 

@@ -60,7 +60,7 @@ class Verification:
 
     def __init__(self, reader: ByteReader | None, *, limit: float, strict: bool, notes: Notes) -> None:
         if not 0 <= limit <= 1:
-            raise UserError(f"the accepted share of skipped images is {limit}", hint="give a share from 0 to 1")
+            raise UserError(f"{parameter('max_skipped')} is {limit}", hint="give a share from 0 to 1")
         if strict and reader is None:
             raise UserError(
                 f"{parameter('strict', True)} asks for images that are not decoded",

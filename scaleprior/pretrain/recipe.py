@@ -69,6 +69,11 @@ def training_images(cfg: CfgNode, corpus_images: int) -> int:
         raise UserError(
             f"PRETRAIN.FRACTION has IMAGES {fraction.IMAGES} and RATIO {fraction.RATIO}", hint="set one of them"
         )
+    if tail >= corpus_images:
+        raise UserError(
+            f"PRETRAIN.HELD_OUT.IMAGES is {tail}, of a corpus of {corpus_images}",
+            hint="make it smaller (0: evaluate on none), or give PRETRAIN.HELD_OUT.CORPUS",
+        )
     images = round(fraction.RATIO * corpus_images) if fraction.RATIO else fraction.IMAGES or corpus_images - tail
     if images < 1 or images > corpus_images:
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -245,6 +246,67 @@ def test_a_folder_that_wraps_all_is_asked_about(tmp_path):
     ) as e:
         Corpus.build(src, tmp_path / "i")
     assert in_flags(e.value).endswith("or pass --yes if it is meant so")
+
+
+@pytest.mark.parametrize(
+    ("images", "others", "said"),
+    [
+        (
+            ("JPEGImages", "SegmentationClass"),
+            ("Annotations", "ImageSets/Main"),
+            "'ImageSets' of .* hold no images; the",
+        ),
+        (
+            ("101_ObjectCategories/ant", "101_ObjectCategories/bee"),
+            ("Annotations",),
+            "'101_Obj.*lie the .* 'ant', 'bee'",
+        ),
+        (("images/ant", "images/bee"), ("meta",), "'meta' of .* holds no images; the label of all .* be 'images', in"),
+    ],
+)
+def test_images_beside_annotations_are_no_classes(tmp_path, images, others, said):
+    """VOC, Caltech and Food-101 as they are unpacked: their images became one class, or two, without a word."""
+    src = class_folders(tmp_path / "src", dict.fromkeys(images, 2))
+    for name in others:
+        (src / name).mkdir(parents=True)
+        (src / name / "a.txt").write_text("ant/0\n")
+    assert re.search(said, doubts(src))
+    with pytest.raises(UserError, match="or pass yes=True"):
+        Corpus.build(src, tmp_path / "i")
+
+
+def test_a_class_that_is_still_empty_is_no_doubt(tmp_path):
+    src = class_folders(tmp_path / "src", {"ant": 1, "bee": 1})
+    (src / "cow").mkdir()
+    assert doubts(src) == ""
+
+
+def test_groups_of_class_folders_are_asked_about(tmp_path):
+    """Places' ``a/abbey`` became the class "a"."""
+    src = class_folders(tmp_path / "src", {"a/abbey": 1, "a/airport": 1, "b/bar": 1})
+    assert "hold no images but folders, such as 'a' with 'abbey', 'airport'; the labels would be the outer" in doubts(
+        src
+    )
+    years = {"ant/2019": 1, "ant/2020": 1, "bee/2019": 1, "bee/2020": 1}  # names shared by classes divide them all
+    assert doubts(class_folders(tmp_path / "years", years)) == ""
+    assert doubts(class_folders(tmp_path / "single", {"ant/ants": 1, "bee/bees": 1})) == ""
+    assert doubts(class_folders(tmp_path / "mixed", {"ant": 1, "ant/red": 1, "ant/black": 1, "bee/tame": 1})) == ""
+
+
+def test_images_and_labels_are_no_splits_to_choose(tmp_path):
+    src = class_folders(tmp_path / "src", {"annotations/trimaps": 1, "images": 1})
+    with pytest.raises(UserError, match=r"; give .*src/images if its folders are the labels, or a table by"):
+        Corpus.build(src, tmp_path / "i")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("", "the source is an empty text"), ("https://host/a-{0..3}.tar", "is a URL, and"), ("s3://b/a", "URL")],
+)
+def test_what_is_no_place_on_this_machine(source, said):
+    """An unset variable in a script was the folder that the script ran in."""
+    with pytest.raises(UserError, match=said):
+        open_source(source)
 
 
 @pytest.mark.parametrize(("one", "other"), [("Cat", "cat"), ("caf\u00e9", "cafe\u0301"), ("cat", "cat ")])

@@ -181,3 +181,24 @@ def test_files_that_do_not_fit_together_or_are_damaged(tmp_path):
     with pytest.raises(UserError, match=r"1.parquet cannot be read"):
         Corpus.build(tmp_path, tmp_path / "out" / "i")
     assert not (tmp_path / "out" / "i").exists()
+
+
+def test_a_download_that_is_not_complete_is_asked_about(tmp_path):
+    for k in (0, 2):
+        write(tmp_path / "src" / "data" / f"train-0000{k}-of-00003.parquet", rows(2, 2 * k), [0, 1], ["cat", "dog"])
+    with pytest.raises(UserError, match=r"1 of the numbered file is not there, such as 'train-00001-of-00003.parquet'"):
+        Corpus.build(tmp_path / "src", tmp_path / "i")
+    chosen = f"{tmp_path}/src/data/train-*.parquet"  # these were meant
+    assert len(Corpus.build(chosen, tmp_path / "i")) == 4
+    write(tmp_path / "src" / "data" / "train-00001-of-00003.parquet", rows(2, 2), [0, 1], ["cat", "dog"])
+    write(tmp_path / "src" / "data" / "test-00001-of-00002.parquet", rows(2, 2), [0, 1], ["cat", "dog"])
+    assert len(Corpus.build(tmp_path / "src", tmp_path / "j", split="train")) == 6
+
+
+def test_what_git_lfs_leaves_is_called_by_its_name(tmp_path):
+    (tmp_path / "src" / "data").mkdir(parents=True)
+    (tmp_path / "src" / "data" / "train-00000-of-00001.parquet").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+    with pytest.raises(UserError, match=r"parquet is a Git LFS pointer, not the file itself; fetch it: git lfs pull"):
+        open_source(tmp_path / "src")

@@ -17,6 +17,8 @@ from scaleprior.errors import UserError
 from scaleprior.wording import parameter, shown
 
 __all__ = [
+    "NO_CLASSES",
+    "NO_LABELS",
     "Answer",
     "Doubt",
     "alike",
@@ -64,11 +66,17 @@ def settle(doubts: Sequence[Doubt], yes: bool | Answer) -> None:
         raise UserError(what, hint=f"{options}; or pass {parameter('yes', True)} if it is meant so")
 
 
-def one_label(labels: Sequence[str], where: str) -> tuple[Doubt, ...]:
+NO_CLASSES = f"give the folder above the classes, or a table by {parameter('labels', words='TABLE')}"
+"""What to do about folders or tars that are no classes."""
+
+NO_LABELS = f"choose where the labels are with {parameter('label_column')}"
+"""What to do about a column that holds no labels."""
+
+
+def one_label(labels: Sequence[str], where: str, options: str) -> tuple[Doubt, ...]:
     """A source whose images all have the same label: mostly a folder of everything, or the wrong column."""
     if len(labels) != 1:
         return ()
-    options = f"give the folder above the classes, or a table by {parameter('labels', words='TABLE')}"
     return (Doubt(f"all images of {where} would have the one label {labels[0]!r}", options),)
 
 
@@ -97,8 +105,7 @@ def mostly_unlabelled(unlabelled: int, images: int) -> tuple[Doubt, ...]:
     """More than half of the images have no label: mostly the wrong column, or names that do not match."""
     if unlabelled <= images / 2:
         return ()
-    options = f"choose where the labels are with {parameter('label_column')}"
-    return (Doubt(f"{unlabelled:,} of {images:,} images have no label", options),)
+    return (Doubt(f"{unlabelled:,} of {images:,} images have no label", NO_LABELS),)
 
 
 def nearly_one_each(labels: Mapping[str, int], images: int) -> tuple[Doubt, ...]:
@@ -106,7 +113,7 @@ def nearly_one_each(labels: Mapping[str, int], images: int) -> tuple[Doubt, ...]
     if len(labels) <= images / 2 or images <= 20:
         return ()
     what = f"{images:,} images have {len(labels):,} different labels, such as {shown(next(iter(labels)))}"
-    return (Doubt(what, f"choose where the labels are with {parameter('label_column')}"),)
+    return (Doubt(what, NO_LABELS),)
 
 
 def left_tars(path: Path, tars: Sequence[Path]) -> tuple[Doubt, ...]:

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from scaleprior.corpus.importers.doubts import Doubt, alike, one_label
+from scaleprior.corpus.importers.doubts import NO_CLASSES, Doubt, alike, one_label
+from scaleprior.corpus.importers.layout import layout_doubts
 from scaleprior.corpus.importers.source import Source
 from scaleprior.corpus.importers.splits import choose_split, folders_in, split_doubts
 from scaleprior.corpus.importers.walk import hidden, is_folder, walk_images
@@ -43,7 +44,8 @@ def folder_source(path: Path, label_space: LabelSpace | None, *, split: str | No
     if not classes:
         _refuse(path)
     _refuse_names(path, classes)
-    doubts = () if inner else split_doubts(path, classes) or one_label(classes, str(path))
+    doubts = () if inner else split_doubts(path, classes) or one_label(classes, str(path), NO_CLASSES)
+    doubts = doubts or layout_doubts(path, classes)
     doubts += alike(classes, f"class folders of {path}") + _lost_classes(path)
     if label_space is None:
         label_space = LabelSpace.flat(classes)

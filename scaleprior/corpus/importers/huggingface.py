@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scaleprior.corpus.importers.class_names import ClassNames
-from scaleprior.corpus.importers.doubts import alike, mostly_unlabelled, nearly_one_each, one_label
+from scaleprior.corpus.importers.doubts import NO_LABELS, alike, mostly_unlabelled, nearly_one_each, one_label
 from scaleprior.corpus.importers.source import Source
 from scaleprior.corpus.importers.splits import files_of_split
 from scaleprior.corpus.index import ImageRow
@@ -81,7 +81,7 @@ def huggingface_source(
     labels = sorted(counts)
     images = opened.images
     if label_space is None:
-        doubts += one_label(labels, str(root)) + nearly_one_each(counts, images) + alike(labels, "labels")
+        doubts += one_label(labels, str(root), NO_LABELS) + nearly_one_each(counts, images) + alike(labels, "labels")
     doubts += mostly_unlabelled(unlabelled, images)
     if not labels:
         raise UserError(f"column {opened.label_column!r} of {files[0]} holds no label", hint=_choose_label())

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scaleprior.corpus.importers.doubts import Doubt, alike, mostly_unlabelled, nearly_one_each, one_label
+from scaleprior.corpus.importers.doubts import NO_CLASSES, Doubt, alike, mostly_unlabelled, nearly_one_each, one_label
 from scaleprior.corpus.importers.source import Source
 from scaleprior.corpus.index import ImageRow
 from scaleprior.corpus.label_space import LabelSpace
@@ -66,7 +66,8 @@ def spooled_source(
         raise UserError(f"{facts.get('path', root)} holds no images", hint="check the folder and the filters")
     labels = sorted(spool.labels)
     if label_space is None and labels:
-        doubts += one_label(labels, str(root)) + nearly_one_each(spool.labels, spool.images) + alike(labels, "labels")
+        doubts += one_label(labels, str(root), NO_CLASSES) + alike(labels, "labels")
+        doubts += nearly_one_each(spool.labels, spool.images)
     doubts += mostly_unlabelled(spool.unlabelled, spool.images)
     if not labels:
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,10 @@ from pathlib import Path
 from scaleprior.corpus.importers.doubts import left_tars
 from scaleprior.corpus.importers.patterns import is_pattern, matching_files
 from scaleprior.corpus.importers.source import Source
-from scaleprior.corpus.importers.splits import folders_in
+from scaleprior.corpus.importers.splits import folders_in, missing_files
 from scaleprior.corpus.importers.walk import is_folder
 from scaleprior.corpus.label_space import LabelSpace
-from scaleprior.corpus.magic import IMAGE_LIKE, refuse_compressed
+from scaleprior.corpus.magic import IMAGE_LIKE, refuse_compressed, refuse_pointer
 from scaleprior.errors import UserError
 from scaleprior.progress import ProgressFn
 from scaleprior.wording import parameter
@@ -23,6 +24,7 @@ __all__ = ["PACKED_TABLES", "files_given", "source_without_table"]
 PACKED_TABLES = (".csv.gz", ".tsv.gz", ".txt.gz")
 """Compressed files that are read as they are; images are not, since they are read in place."""
 
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/", re.I)
 _FEW = 20  # folders that are looked into for tars and Parquet files; class folders are more, as a rule
 
 
@@ -35,6 +37,10 @@ def files_given(source: str | Path) -> list[Path] | None:
     from scaleprior.corpus.importers.archives import is_tar
 
     text = str(source)
+    if not text:
+        raise UserError("the source is an empty text", hint="give a folder, a table or files; . is this folder")
+    if _URL.match(text) and not os.path.exists(text):
+        raise UserError(f"{text} is a URL, and sources are read from this machine", hint="download it first")
     if not is_pattern(text):
         path = Path(source)
         if not path.is_file():
@@ -67,12 +73,14 @@ def source_without_table(
     progress: ProgressFn | bool | None = None,
 ) -> Source:
     """Open ``files``, see :func:`files_given`, or what lies in the folder ``path``; the rest is ``open_source``'s."""
+    found: list[Path] = []
     if files is None:
         files, split = _files_in(path, split)
+        found = list(files)
     if files and _has_images(files[0]):
         from scaleprior.corpus.importers.huggingface import huggingface_source
 
-        return huggingface_source(
+        source = huggingface_source(
             files,
             label_space=label_space,
             file_column=file_column,
@@ -80,11 +88,12 @@ def source_without_table(
             class_names=class_names,
             split=split,
         )
+        return replace(source, doubts=(*missing_files(found, split), *source.doubts))
     _refuse_options(path, file_column=file_column)
     if files:
         from scaleprior.corpus.importers.archives import archive_source
 
-        return archive_source(
+        source = archive_source(
             files,
             label_space=label_space,
             label_column=label_column,
@@ -93,6 +102,7 @@ def source_without_table(
             readable=readable,
             progress=progress,
         )
+        return replace(source, doubts=(*missing_files(found, split), *source.doubts))
     from scaleprior.corpus.importers.folders import folder_source
 
     _refuse_options(path, label_column=label_column, class_names=class_names)
@@ -144,4 +154,5 @@ def _has_images(path: Path) -> bool:
         return False
     from scaleprior.corpus.importers.huggingface import holds_images
 
+    refuse_pointer(path)
     return holds_images(path)

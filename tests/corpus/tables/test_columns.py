@@ -72,7 +72,7 @@ def test_columns_of_0_and_1_are_pointed_out(table: Table) -> None:
     with pytest.raises(UserError, match=r"no column of labels") as refused:
         table.source("file,age,x,y,z\na.jpg,7,1,0,\nb.jpg,8,0,1,-1\n")
     assert (
-        "3 columns hold only 0 and 1: if each of them is a label, name them, such as --label-column x..z"
+        "3 columns hold only 1, 0 or -1: if each of them is a label, name them, such as --label-column x..z"
         in in_flags(refused.value)
     )
 

@@ -12,6 +12,7 @@ import pytest
 
 from scaleprior.corpus.importers.tables.sql import connect, run
 from scaleprior.errors import FailureError, UserError
+from tests.corpus.pictures import jpeg
 from tests.corpus.tables.conftest import Table
 
 ROWS = [["file", "label"], ["a.jpg", "café"], ["b.jpg", "x, y"], ["c.jpg", 'say "z"']]
@@ -84,6 +85,8 @@ def test_a_damaged_line_is_one_short_message(table: Table) -> None:
     with pytest.raises(UserError, match=r"labels.csv cannot be read as a table: .*") as refused:
         table.source("file,label\n" + "a.jpg,x\n" * 5 + "b.jpg,y," + "z" * 20_000 + "\n")
     assert len(str(refused.value)) < 700
+    assert "Line: 7" in str(refused.value)
+    assert "Expected Number of Columns: 2 Found: 3" in str(refused.value)  # what is wrong, not the line alone
     assert str(refused.value).count("\n") == 0
 
 
@@ -107,3 +110,53 @@ def test_a_full_disk_is_no_fault_of_the_table(table: Table) -> None:
         pytest.raises(FailureError, match=r"reading .*labels.csv failed: "),
     ):
         run(connection, "COPY (SELECT range FROM range(100000)) TO '/dev/full' (FORMAT csv)", path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a.jpg,x\nb.jpg,y\n", "no column of files .*the header is missing: write one above it, such as file,label"),
+        ("a.jpg\tx\t0\t0\nb.jpg\ty\t1\t1\n", "names the column '0' twice .*the header is missing"),
+        ("a.jpg 1\nb.jpg 2\n", "the header is missing"),
+        ("1 1\n2 1\n", "blanks separate no columns: write it with commas"),
+        ("", "is an empty table"),
+        ("\n \n", "is an empty table"),
+        ("file,label\n", "has no rows below its header"),
+        ("File,Label,label\na.jpg,x,y\n", "columns 'Label' and 'label', which differ only in case"),
+        ('{"images": [{"id": 0, "id": 1}]}', "is JSON, and tables of labels are CSV or Parquet"),
+        ('{"file_name": "a.jpg"}\n{"file_name": "b.jpg"}\n', "is JSON"),
+        (jpeg(1), "is an image, and no table of labels"),
+        (b"SQLite format 3\0\x10\0\1\1\0@  \0\0\0\x0c", "is no text: it holds bytes of value 0"),
+        (b"MATLAB 5.0" + bytes(300), "is no text"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 12\n", "is a Git LFS pointer.*git lfs pull"),
+    ],
+)
+def test_what_lacks_a_header_or_is_no_table_is_called_by_its_name(
+    table: Table, content: str | bytes, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        table.source(content)
+
+
+def test_an_index_of_pandas_that_was_saved_twice(table: Table) -> None:
+    assert table.read(",Unnamed: 0,file,label\n0,0,a.jpg,x\n1,1,b.jpg,y\n") == [["x"], ["y"]]
+
+
+def test_rows_without_a_file_are_refused_or_left_out_and_counted(table: Table) -> None:
+    content = "file,label\na.jpg,x\n,y\n ,z\nb.jpg,y\n"
+    with pytest.raises(UserError, match=r"names no file in 2 rows of column 'file'; .* with skip_missing=True"):
+        table.source(content)
+    source = table.source(content, skip_missing=True)
+    assert sorted((row.key, row.labels) for row in source.rows()) == [("a.jpg", ("x",)), ("b.jpg", ("y",))]
+    assert source.notes.warnings["rows that name no file (left out)"][0] == 2
+
+
+def test_a_column_of_splits_is_asked_about(table: Table) -> None:
+    """What is held out would be learned from, as with folders called train and val."""
+    content = "file,label,split\na.jpg,x,train\nb.jpg,y,train\nc.jpg,x,val\n"
+    with pytest.raises(UserError, match=r"column 'split' says 'train', 'val'; the images of all would be taken"):
+        table.source(content)
+    assert table.read(content, split="train") == [["x"], ["y"]]
+    assert table.read(content, yes=True) == [["x"], ["y"], ["x"]]
+    assert table.read(content.replace("val", "train")) == [["x"], ["y"], ["x"]]
+    assert table.read(content.replace("train", "even").replace("val", "odd")) == [["x"], ["y"], ["x"]]

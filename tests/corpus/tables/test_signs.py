@@ -27,6 +27,12 @@ def test_confidence_0_is_absent_unless_a_machine_says_it(table: Table) -> None:
     assert without["a.jpg"] == (["/m/animal", "/m/cat", "/m/dog"], [])
 
 
+def test_a_row_without_a_confidence_is_counted(table: Table) -> None:
+    source = table.source("file,label,confidence\na.jpg,x,1\nb.jpg,y,\n")
+    assert {row.key: row.labels for row in source.rows()} == {"a.jpg": ("x",), "b.jpg": ("y",)}
+    assert source.notes.warnings["rows without a confidence (present)"][0] == 1
+
+
 def test_confidences_of_machines_need_a_limit(table: Table) -> None:
     machine = "ImageID,Source,LabelName,Confidence\na,machine,x,0.7\na,machine,y,0.4\nb,machine,y,0.9\nb,machine,x,0\n"
     with pytest.raises(UserError, match=r"3 confidences in .*'Confidence' are between 0 and 1, such as 0.4") as asked:

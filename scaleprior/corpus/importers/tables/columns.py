@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from scaleprior.corpus.importers.tables import sql
 from scaleprior.corpus.importers.tables.options import TableOptions
-from scaleprior.corpus.importers.tables.reading import TableFile, column_names
+from scaleprior.corpus.importers.tables.reading import TableFile, column_names, headless
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter, shown
 
@@ -137,10 +137,11 @@ def _usual(
                 f"{table.path} has several columns that may hold {what}s: {_listed(fitting)}",
                 hint=f"choose one with {parameter(option)}",
             )
+    signs = _signs(table, connection) if connection is not None else ""
     raise UserError(
         f"{table.path} has no column of {what}s ({', '.join(first)}, ...); its columns, in its first line, are "
         f"{_listed(table.columns)}",
-        hint=f"choose one with {parameter(option)}{_signs(table, connection) if connection is not None else ''}",
+        hint=headless(table.columns) or f"choose one with {parameter(option)}{signs}",
     )
 
 
@@ -153,7 +154,7 @@ def _signs(table: TableFile, connection: Any) -> str:
     if len(fitting) < 2:
         return ""
     example = parameter("label_column", f"{fitting[0]}..{fitting[-1]}")
-    return f"; {len(fitting)} columns hold only 0 and 1: if each of them is a label, name them, such as {example}"
+    return f"; {len(fitting)} columns hold only 1, 0 or -1: if each of them is a label, name them, such as {example}"
 
 
 def _named(table: TableFile, column: str, option: str) -> str:

@@ -78,7 +78,7 @@ def _add_named(connection: Any, root: Path, table: LabelTable) -> bool:
     files = table.files()
     while batch := list(islice(files, _BATCH_ROWS)):
         for file in batch:
-            if file.startswith("/") or not file:
+            if file.startswith("/"):
                 raise UserError(
                     f"{table.path}: path {shown(file)} is not relative", hint=f"make paths relative to {root}"
                 )

@@ -9,7 +9,8 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -18,10 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scaleprior.corpus.importers.tables import sql
+from scaleprior.corpus.magic import HEAD, IMAGE_LIKE, image_suffix, refuse_pointer
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter, shown
 
-__all__ = ["TableFile", "column_names", "open_table"]
+__all__ = ["TableFile", "column_names", "headless", "open_table"]
 
 _HEAD = 1 << 18  # bytes in which the header line ends, and a few more
 _PIECE = 1 << 20
@@ -61,6 +63,7 @@ def open_table(path: Path, scratch: Path, encoding: str | None = None) -> TableF
     if not path.is_file():
         raise UserError(f"table of labels not found: {path}", hint="check the path")
     try:
+        refuse_pointer(path)
         with open(path, "rb") as file:
             head = file.read(_HEAD)
         if head.startswith(b"PAR1") or path.suffix.lower() in (".parquet", ".pq"):
@@ -69,6 +72,11 @@ def open_table(path: Path, scratch: Path, encoding: str | None = None) -> TableF
             return TableFile(path, _checked(path, schema.names), types, f"read_parquet({sql.text(str(path))})")
         if head.startswith(b"PK\x03\x04"):
             raise UserError(f"{path} is a zip file or a workbook", hint="unpack it, or save its sheet as CSV (UTF-8)")
+        if head.lstrip()[:1] in (b"{", b"["):
+            raise UserError(
+                f"{path} is JSON, and tables of labels are CSV or Parquet",
+                hint="write its images and labels as a CSV with the columns file and label",
+            )
         return _text_table(path, head, scratch, encoding)
     except UserError:
         raise
@@ -102,10 +110,12 @@ def _text_table(path: Path, head: bytes, scratch: Path, encoding: str | None) ->
     if gzipped or encoding != "utf-8":
         readable = scratch / "table.csv"
     lines = _copied(path, readable, encoding, gzipped=gzipped)
+    if not any(map(str.strip, lines)):
+        raise UserError(f"{path} is an empty table", hint="give one with a header line, such as file,label")
     skip = 1 if lines and lines[0].lower().startswith("sep=") else 0  # Excel's way to say the delimiter
     delimiter = (lines[0][4:5] or ",") if skip else _delimiter(lines, path)
     header = next(csv.reader(lines[skip:], delimiter=delimiter), [])
-    columns = _checked(path, [column.strip() or f"Unnamed: {k}" for k, column in enumerate(header)])
+    columns = _checked(path, _named([column.strip() for column in header]))
     types = ", ".join(f"{sql.text(column)}: 'VARCHAR'" for column in columns)
     options = (
         f"header = true, auto_detect = false, skip = {skip}, delim = {sql.text(delimiter)}, quote = '\"', escape = '\"'"
@@ -117,7 +127,16 @@ def _encoding(path: Path, head: bytes) -> str:
     for mark, encoding in _BOMS:
         if head.startswith(mark):
             return encoding
-    if b"\0" in head[:1000]:
+    if image_suffix(head[:HEAD]):
+        raise UserError(f"{path} is an image, and no table of labels", hint="give a table, or a folder of images")
+    even, odd = head[:1000:2].count(0), head[1:1000:2].count(0)
+    if even + odd and (4 * max(even, odd) < len(head[:1000]) or 10 * min(even, odd) > max(even, odd)):
+        # UTF-16 has most of them at odd or at even places
+        raise UserError(
+            f"{path} is no text: it holds bytes of value 0",
+            hint="save it as CSV or Parquet with columns of files and of labels",
+        )
+    if even + odd:
         guess = "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
         raise UserError(
             f"{path} holds bytes of value 0, as no text in UTF-8 does",
@@ -176,7 +195,37 @@ def _delimiter(lines: list[str], path: Path) -> str:
     return best
 
 
+def headless(columns: Sequence[str]) -> str:
+    """What to do about a header that looks like a row, or like no columns at all; "" for one that looks like one."""
+    if any(os.path.splitext(column.split(" ")[0])[1].lower() in IMAGE_LIKE for column in columns):
+        return "the first line names an image, so the header is missing: write one above it, such as file,label"
+    if len(columns) == 1 and " " in columns[0]:
+        return "blanks separate no columns: write it with commas and a header line, such as file,label"
+    return ""
+
+
+def _named(header: Sequence[str]) -> list[str]:
+    """Columns without a name get one as pandas gives it, unless another has it: an index that was saved twice."""
+    names: list[str] = []
+    for k, column in enumerate(header):
+        name = column or f"Unnamed: {k}"
+        while not column and (name in header or name in names):
+            name += ".1"
+        names.append(name)
+    return names
+
+
 def _checked(path: Path, columns: list[str]) -> list[str]:
-    if len(set(columns)) < len(columns):
-        raise UserError(f"{path} repeats a column in its header {shown(columns)}", hint="name each column once")
+    """The columns, unless two are called alike; DuckDB does not tell capitals from small letters."""
+    first: dict[str, str] = {}
+    for column in columns:
+        other = first.get(column.lower())
+        first[column.lower()] = column
+        if other is not None:
+            twice = f"names the column {shown(column)} twice"
+            alike = f"names columns {shown(other)} and {shown(column)}, which differ only in case,"
+            raise UserError(
+                f"{path} {twice if other == column else alike} in its header",
+                hint=headless(columns) or "give each column a name of its own",
+            )
     return columns

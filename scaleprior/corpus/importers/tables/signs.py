@@ -55,9 +55,10 @@ def judge_confidence(connection: Any, columns: Columns, options: TableOptions, w
             )
         return Signs({"": "1"})
     value = "TRY_CAST(confidence AS DOUBLE)"
-    bad, fractions, low, example, fraction = connection.execute(
+    bad, fractions, low, blank, example, fraction = connection.execute(
         f"SELECT count(*) FILTER (wrong), count(*) FILTER (v > 0 AND v < 1), "
-        f"count(*) FILTER (v > 0 AND v < {options.min_confidence or 0}), min(confidence) FILTER (wrong), "
+        f"count(*) FILTER (v > 0 AND v < {options.min_confidence or 0}), count(*) FILTER (confidence = ''), "
+        "min(confidence) FILTER (wrong), "
         f"min(confidence) FILTER (v > 0 AND v < 1) FROM (SELECT confidence, {value} AS v, "
         f"confidence <> '' AND NOT coalesce(v BETWEEN 0 AND 1, false) AS wrong FROM staged)"
     ).fetchone()
@@ -77,8 +78,11 @@ def judge_confidence(connection: Any, columns: Columns, options: TableOptions, w
         f"CASE WHEN confidence = '' THEN 1 WHEN {value} = 0{machine} THEN -1 "
         f"WHEN {value} >= {options.min_confidence or 1} THEN 1 ELSE 0 END"
     )
-    counts = (("labels below the confidence that is asked for (unknown)", low, ""),) if low else ()
-    return Signs({"": sign}, counts)
+    met = (
+        ("labels below the confidence that is asked for (unknown)", low, ""),
+        ("rows without a confidence (present)", blank, ""),
+    )
+    return Signs({"": sign}, tuple(counted for counted in met if counted[1]))
 
 
 def judge_label_columns(connection: Any, columns: Columns, options: TableOptions, missing: str, where: Path) -> Signs:

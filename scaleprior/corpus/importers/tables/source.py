@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scaleprior.corpus.hierarchy_files import is_open_images, load_hierarchy, read_descriptions
-from scaleprior.corpus.importers.doubts import alike, one_label
+from scaleprior.corpus.importers.doubts import NO_LABELS, alike, one_label
 from scaleprior.corpus.importers.source import Source
 from scaleprior.corpus.importers.tables.files import file_source, images_below
 from scaleprior.corpus.importers.tables.options import TableOptions
@@ -67,7 +67,7 @@ def _label_space(table: LabelTable, hierarchy: str | Path | None, descriptions: 
     names = {} if descriptions is None else read_descriptions(descriptions)
     if hierarchy is None:
         found = table.distinct_labels()
-        table.doubts += one_label(found, str(table.path)) + alike(found, f"labels of {table.path}")
+        table.doubts += one_label(found, str(table.path), NO_LABELS) + alike(found, f"labels of {table.path}")
         return LabelSpace((label, names.get(label, label), ()) for label in found)
     data = load_hierarchy(hierarchy)
     if is_open_images(hierarchy):

@@ -12,6 +12,7 @@ from scaleprior.errors import FailureError, UserError
 __all__ = ["connect", "name", "run", "text"]
 
 _REASON = 300  # characters of a reason that DuckDB gives; it quotes whole lines
+_QUOTED = 120  # characters of each of its lines
 
 
 def connect(spill: Path, file: str = ":memory:") -> Any:
@@ -31,8 +32,9 @@ def run(connection: Any, sql: str, where: Path) -> Any:
     try:
         return connection.execute(sql)
     except duckdb.Error as e:
-        lines = [line.strip() for line in str(e).splitlines() if line.strip()]
-        reason = " ".join(lines[:2])
+        lines = [line.strip() for line in str(e).split("Possible fixes")[0].splitlines() if line.strip()]
+        quoted = [line if len(line) <= _QUOTED else f"{line[:_QUOTED]}..." for line in lines[:3]]
+        reason = "; ".join(quoted)
         reason = reason if len(reason) <= _REASON else reason[:_REASON] + "..."
         if isinstance(e, duckdb.OutOfMemoryException) or "space left" in str(e):
             raise FailureError(f"reading {where} failed: {reason}", hint="free space in the temporary folder") from e

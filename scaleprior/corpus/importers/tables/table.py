@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scaleprior.corpus.importers.doubts import Doubt
+from scaleprior.corpus.importers.splits import is_split, some
 from scaleprior.corpus.importers.tables import sql
 from scaleprior.corpus.importers.tables.cells import Split, detect_split
 from scaleprior.corpus.importers.tables.columns import Columns, choose_columns, is_list
@@ -32,6 +33,7 @@ from scaleprior.wording import parameter, shown
 __all__ = ["LabelTable", "TableRow"]
 
 _BATCH_ROWS = 10_000
+_FEW_SPLITS = 20
 _JOINED_AT_ONCE = 5_000_000  # rows; a list of labels an image is what does not spill
 
 
@@ -72,6 +74,7 @@ class LabelTable:
         self._connection = connection = sql.connect(scratch / "spill")
         self.columns: Columns = choose_columns(table, self.options, connection)
         rows = self._stage(connection, table, scratch / "staged.parquet")
+        self.doubts += self._splits(connection, table)
         labels, absent = self._judge(connection, table)
         self._join(connection, rows, labels, absent, scratch / "joined")
         (scratch / "staged.parquet").unlink()
@@ -152,7 +155,37 @@ class LabelTable:
                 f"{self.path} has no row with {options.split_column} {options.split!r}",
                 hint=f"values there are {', '.join(map(shown, known[:10]))}",
             )
-        return rows
+        if not rows:
+            raise UserError(f"{self.path} has no rows below its header", hint="give a table with a row for each image")
+        return rows - self._leave_out_unnamed(connection, staged)
+
+    def _splits(self, connection: Any, table: TableFile) -> tuple[Doubt, ...]:
+        """The doubt that all splits are meant: what is held out would be learned from."""
+        column = self.options.split_column
+        if self.options.split is not None or column not in table.columns:
+            return ()
+        distinct = f"SELECT DISTINCT {_text_of(column, table)} AS v FROM {table.relation} LIMIT {_FEW_SPLITS}"
+        found = sorted(row[0] for row in sql.run(connection, distinct, self.path).fetchall())
+        if len(found) < 2 or not all(map(is_split, found)):
+            return ()
+        what = f"{self.path.name}: column {shown(column)} says {some(found)}; the images of all would be taken"
+        return (Doubt(what, f"take one of them with {parameter('split', found[0])}"),)
+
+    def _leave_out_unnamed(self, connection: Any, staged: Path) -> int:
+        """Leave out the rows that name no file, as rows whose image is missing; returns their number."""
+        count = connection.execute("SELECT count(*) FROM staged WHERE file = ''").fetchone()[0]
+        if not count:
+            return 0
+        if not self.options.skip_missing:
+            raise UserError(
+                f"{self.path} names no file in {'a row' if count == 1 else f'{count:,} rows'} of column "
+                f"{shown(self.columns.file)}",
+                hint=f"repair the table, or leave these rows out with {parameter('skip_missing', True)}",
+            )
+        rest = f"FROM read_parquet({sql.text(str(staged))}) WHERE file <> ''"
+        connection.execute(f"CREATE OR REPLACE VIEW staged AS {rest}")
+        self.count_also("rows that name no file (left out)", count, "")
+        return count
 
     def _judge(self, connection: Any, table: TableFile) -> tuple[str, str]:
         """SQL aggregates over an image's staged rows: the labels that are present, and those that are absent."""
