@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scaleprior.corpus import Corpus, ShardWriter, open_source
+from scaleprior.corpus.importers.class_names import ClassNames
 from scaleprior.errors import UserError
 from tests.corpus.pictures import class_folders, jpeg, write_tar
 from tests.corpus.test_importers import contents
@@ -338,3 +339,10 @@ def test_compressed_tars_in_a_tar_are_not_passed_over(tmp_path):
         UserError, match=r"a.tar holds 'n1.tar.gz', which is compressed.*; unpack what it holds: tar xf "
     ):
         open_source(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), -1, "-1", [float("nan")], []])
+def test_what_is_no_label(value):
+    """JSON from pandas says NaN where a label is missing; it became the class "nan"."""
+    assert ClassNames(None).labels(value, where="a.json") == ()
+    assert ClassNames(["cat"]).labels(value, where="a.json") == ()

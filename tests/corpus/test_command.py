@@ -51,7 +51,7 @@ def test_every_mistake_is_one_line_and_code_2(cli, src, tmp_path):
         (("build", "empty", "o"), "source folder empty is empty"),
         (("build", "src", "idx"), "already holds an index"),
         (("build", "src", "o", "--hierarchy", "h.json"), "hierarchy file not found: h.json"),
-        (("build", "src", "o", "--max-skipped", "2"), "share of skipped images is 2.0"),
+        (("build", "src", "o", "--max-skipped", "2"), "--max-skipped is 2.0"),
         (("info", "o"), "no corpus index at o"),
         (("fraction", "idx", "--images", "11"), "11 images does not fit corpus 'idx' of 10 images"),
         (("fraction", "idx", "--ratio", "0"), "ratio 0.0"),

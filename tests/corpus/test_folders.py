@@ -193,6 +193,7 @@ def test_names_that_are_not_utf8(tmp_path):
         ("train/cat", "train/dog", "val/cat", "val/dog"),
         ("Training/cat", "Validation/cat", "test/cat"),
         ("train2017/cat", "val2017/dog"),
+        ("fold1/cat", "fold2/cat", "fold10/cat"),
         ("images/cat", "labels/cat"),
         ("set/train/cat", "set/train/dog", "set/val/dog"),
     ],

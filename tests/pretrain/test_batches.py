@@ -70,7 +70,7 @@ def test_held_out_is_the_tail_and_never_overlaps(small_config: Callable, corpus_
         training_set(small_config("PRETRAIN.FRACTION.IMAGES", "5", "PRETRAIN.FRACTION.RATIO", "0.5").cfg, corpus)
     with pytest.raises(UserError, match=r"FRACTION asks for 61 images, besides 0 held out, of a corpus of 60"):
         training_set(small_config("PRETRAIN.FRACTION.IMAGES", "61").cfg, corpus)
-    with pytest.raises(UserError, match=r"FRACTION asks for 0 images, besides 60 held out, of a corpus of 60"):
+    with pytest.raises(UserError, match=r"HELD_OUT.IMAGES is 60, of a corpus of 60; make it smaller"):
         training_set(small_config("PRETRAIN.HELD_OUT.IMAGES", "60").cfg, corpus)
     assert len(training_set(small_config("PRETRAIN.FRACTION.RATIO", "0.5").cfg, corpus)) == 30
 

@@ -64,7 +64,7 @@ class ClassNames:
         """The labels of one image.
 
         Args:
-            value: a number, a text, a list of those, or None; -1 is "no label", as in published test sets.
+            value: a number, a text, a list of those, or None; NaN and -1 are "no label", as in published test sets.
             where: the file and place, for messages.
 
         Raises:
@@ -85,6 +85,8 @@ class ClassNames:
                 f"{where}: the label is {shown(value)}",
                 hint=f"labels are numbers, texts or lists of them; choose them with {parameter('label_column')}",
             )
+        if value != value:  # NaN, which pandas writes where there is none
+            return ""
         text = str(value).strip()
         if not text.isprintable() and not _encodable(text):
             raise UserError(f"{where}: the label {shown(text)} is no Unicode text", hint="repair the file")

@@ -25,7 +25,9 @@ __all__ = [
 ]
 
 _SPLIT = re.compile(
-    r"(train|training|val|valid|validation|eval|dev|test|testing|holdout)([-_ ]?(set|split|data|\d{1,4}))?", re.I
+    r"(train|training|val|valid|validation|eval|dev|test|testing|holdout)([-_ ]?(set|split|data|\d{1,4}))?"
+    r"|(fold|part)[-_ ]?\d{1,4}",
+    re.I,
 )
 WRAPPERS = frozenset(
     {"images", "image", "imgs", "img", "jpegimages", "data", "dataset", "datasets", "raw", "labels", "annotations"}
@@ -41,7 +43,7 @@ _MOST_FILES = 100_000
 
 
 def is_split(name: str) -> bool:
-    """Whether a folder is called like a part of a data set: train, val, test, training_set, val2017, ..."""
+    """Whether a folder is called like a part of a data set: train, val, test, training_set, val2017, fold1, ..."""
     return _SPLIT.fullmatch(name) is not None
 
 

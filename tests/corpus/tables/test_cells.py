@@ -124,3 +124,11 @@ def test_a_message_shows_the_beginning_of_a_value(table: Table) -> None:
     with pytest.raises(UserError) as refused:
         table.source(csv("x" * 5000 + "|y", "z"))
     assert len(str(refused.value)) < 600
+
+
+def test_lists_beside_other_cells_are_asked_about(table: Table) -> None:
+    """``['x', 'y']`` became a class of that name."""
+    content = "file,label\na.jpg,\"['x', 'y']\"\nb.jpg,x\n"
+    with pytest.raises(UserError, match=r"1 of 2 distinct cells are texts of lists, such as \"\['x', 'y'\]\""):
+        table.source(content)
+    assert table.read(content, yes=True) == [["['x', 'y']"], ["x"]]

@@ -90,6 +90,11 @@ def test_a_damaged_line_is_one_short_message(table: Table) -> None:
     assert str(refused.value).count("\n") == 0
 
 
+def test_a_quote_that_does_not_end_is_said_to_be_one(table: Table) -> None:
+    with pytest.raises(UserError, match=r"Line: 2; .*; Value with unterminated quote found"):
+        table.source('file,label\na.jpg,"x\nb.jpg,y\n')
+
+
 def test_the_scratch_folder_goes_with_the_table(table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from scaleprior.corpus.importers.tables import LabelTable
 

@@ -26,6 +26,7 @@ __all__ = ["Evidence", "Split", "detect_split", "doubtful"]
 _DEFAULT = ";"
 _OTHERS = ("|", "\t", ",", " ")
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_LIST = r"(?s)\s*\[.*\]\s*"
 _NUMBER = r"-?[0-9]+(\.0+)?"
 
 
@@ -105,12 +106,14 @@ def detect_split(connection: Any, cells: str, column: str) -> tuple[Split, tuple
         UserError: cells are vectors of 0 and 1, of which nothing says what their places mean.
     """
     total, lists, semicolons = connection.execute(
-        f"SELECT count(*), count(*) FILTER (regexp_full_match(cell, '(?s)\\s*\\[.*\\]\\s*')), "
+        f"SELECT count(*), count(*) FILTER (regexp_full_match(cell, {text(_LIST)})), "
         f"count(*) FILTER (contains(cell, {text(_DEFAULT)})) FROM ({cells})"
     ).fetchone()
     if total and lists == total:
         _refuse_vectors(connection, cells, column)
         return Split(lists=True), ()
+    if lists:
+        return Split(), (_some_lists(connection, cells, column, lists, total),)
     split = Split(_DEFAULT if semicolons else "")
     distinct = f"SELECT DISTINCT trim(unnest({split.sql('cell')})) AS cell FROM ({cells})"
     for separator in _OTHERS:
@@ -118,6 +121,18 @@ def detect_split(connection: Any, cells: str, column: str) -> tuple[Split, tuple
         if doubtful(separator, found):
             return split, (_doubt(column, separator, split.separator, found),)
     return split, ()
+
+
+def _some_lists(connection: Any, cells: str, column: str, lists: int, total: int) -> Doubt:
+    """Texts of lists beside others: names in brackets, or a program that wrote the lists of one label without them."""
+    example = connection.execute(
+        f"SELECT min(cell) FROM ({cells}) WHERE regexp_full_match(cell, {text(_LIST)})"
+    ).fetchone()
+    return Doubt(
+        f"{column}: {lists:,} of {total:,} distinct cells are texts of lists, such as {shown(example[0])}, the others "
+        "are not; each cell would be one label",
+        "write all of them as lists",
+    )
 
 
 def _evidence(connection: Any, cells: str, separator: str) -> Evidence:

@@ -33,7 +33,8 @@ def run(connection: Any, sql: str, where: Path) -> Any:
         return connection.execute(sql)
     except duckdb.Error as e:
         lines = [line.strip() for line in str(e).split("Possible fixes")[0].splitlines() if line.strip()]
-        quoted = [line if len(line) <= _QUOTED else f"{line[:_QUOTED]}..." for line in lines[:3]]
+        said = lines if len(lines) <= 3 else [*lines[:2], lines[-1]]  # place, line, what is wrong with it
+        quoted = [line if len(line) <= _QUOTED else f"{line[:_QUOTED]}..." for line in said]
         reason = "; ".join(quoted)
         reason = reason if len(reason) <= _REASON else reason[:_REASON] + "..."
         if isinstance(e, duckdb.OutOfMemoryException) or "space left" in str(e):
