@@ -127,12 +127,14 @@ def _score(args: argparse.Namespace) -> None:
     from scaleprior.ap_names import AP_NAMES
     from scaleprior.detect.metrics import results_to_dict
     from scaleprior.detect.score import score_detections
+    from scaleprior.pages.numbers import some
 
     result = score_detections(args.detections, args.gt, drop_bad=args.drop_bad or "none", out=args.out)
     if args.json:
         print(json.dumps({"truth": str(args.gt), "scored": str(args.detections), **results_to_dict({"": result})}))
         return
-    print(f"boxes: {_figures(result.named())} ({result.images} images, {result.detections} detections)")
+    counts = f"{some(result.images or 0, 'image')}, {some(result.detections or 0, 'detection')}"
+    print(f"boxes: {_figures(result.named())} ({counts})")
     if result.masks is not None:
         print(f"masks: {_figures({column: result.masks[word] for column, word in AP_NAMES.items()})}")
 
@@ -142,15 +144,16 @@ def print_results(results: Mapping[str, DetectionResult], engine: str, model: Pa
     import json
 
     from scaleprior.detect.metrics import results_to_dict
+    from scaleprior.pages.numbers import some
 
     if as_json:
         print(json.dumps({"engine": engine, "model": str(model), **results_to_dict(results)}))
         return
     print(f"model: {model}")
     for name, result in results.items():
-        images = "?" if result.images is None else result.images
+        images = "? images" if result.images is None else some(result.images, "image")
         head = f"{name}: " if len(results) > 1 else ""
-        print(f"{head}{_figures(result.named())} (engine {engine}, {images} images)")
+        print(f"{head}{_figures(result.named())} (engine {engine}, {images})")
 
 
 def _figures(named: Mapping[str, float | None]) -> str:

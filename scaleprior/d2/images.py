@@ -7,7 +7,7 @@ from typing import IO, Any
 
 from detectron2.utils.file_io import PathManager
 
-from scaleprior.corpus.images import check_image, open_with_pillow
+from scaleprior.corpus.images import check_image, has_deep_grey, open_with_pillow
 from scaleprior.errors import UserError
 
 __all__ = ["refuse_misread"]
@@ -33,13 +33,12 @@ def refuse_misread(file_name: str, *, strict: bool) -> None:
     file: IO[Any] = PathManager.open(file_name, "rb")
     with file:
         data: bytes = file.read(_PNG_START if suffix == ".png" and not strict else -1)
-    deep = turned = False
-    if data[:4] == b"\x89PNG":
-        deep = data[24:26] == b"\x10\0"
-    elif data[:2] in (b"II", b"MM"):
+    tiff = data[:2] in (b"II", b"MM")
+    turned = False
+    if tiff:
         with open_with_pillow(data, "TIFF") as image:
-            deep, turned = image.mode.startswith("I;16"), image.getexif().get(0x0112, 1) in range(2, 9)
-    if deep:
+            turned = image.getexif().get(0x0112, 1) in range(2, 9)
+    if has_deep_grey(data, "TIFF" if tiff else "PNG" if data[:4] == b"\x89PNG" else ""):
         raise UserError(
             "its grey values have 16 bits, which Detectron2 cuts off at 255",
             hint="write it with 8 bits, or use the torchvision engine, which scales them",

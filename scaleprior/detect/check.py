@@ -76,6 +76,7 @@ def check_detection(
     sets, classes = check_sets(
         _sets(loaded.cfg, engine, report),
         same_ids=isinstance(engine, TorchvisionEngine),
+        detectron2=engine.name == "detectron2",
         progress=progress,
     )
     report.take(sets)

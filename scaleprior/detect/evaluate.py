@@ -64,15 +64,27 @@ def coco_ap(truth: CocoTruth, detections: Sequence[Detection], *, masks: bool = 
 def _evaluate(
     truth: dict[str, list[_Entry]], detections: list[_Entry], kind: Literal["bbox", "segm"]
 ) -> tuple[list[float | None], np.ndarray]:
-    """The six numbers, and precision over [IoU, recall, class, area, max detections]."""
+    """The six numbers, and precision over [IoU, recall, class, area, max detections].
+
+    Raises:
+        UserError: detections have masks, and one of them or of the truth's is none, or not of its image's size.
+    """
     from faster_coco_eval import COCO, COCOeval_faster
 
     # Copies, because the evaluator writes to both. It takes the box's size for the mask's where there is a box, which
     # masks are therefore evaluated without, as in Detectron2.
     reference = COCO({part: [dict(entry) for entry in entries] for part, entries in truth.items()})
-    found = reference.loadRes([{k: v for k, v in d.items() if kind == "bbox" or k != "bbox"} for d in detections])
-    evaluator = COCOeval_faster(reference, found, iouType=kind)
-    evaluator.evaluate()
+    try:
+        found = reference.loadRes([{k: v for k, v in d.items() if kind == "bbox" or k != "bbox"} for d in detections])
+        evaluator = COCOeval_faster(reference, found, iouType=kind)
+        evaluator.evaluate()
+    except Exception as e:  # what the evaluator makes of masks that are none: a dozen kinds
+        if "segmentation" not in detections[0]:
+            raise
+        raise UserError(
+            f"a segmentation of the detections or of the truth cannot be read: {' '.join(str(e).split())[:120]}",
+            hint="give RLE, in the truth also polygons, of the images' sizes, or detections without masks",
+        ) from e
     evaluator.accumulate()
     evaluator.summarize()
     return [_percent(value) for value in evaluator.stats[:6]], evaluator.eval["precision"]

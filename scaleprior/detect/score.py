@@ -16,6 +16,7 @@ from scaleprior.detect.evaluate import coco_ap
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
 from scaleprior.errors import UserError
 from scaleprior.files import is_number, read_json, write_json
+from scaleprior.pages.numbers import some
 
 __all__ = ["score_detections"]
 
@@ -125,7 +126,8 @@ def _can_have_masks(truth: CocoTruth, source: str) -> bool:
     """Whether the truth can say something of masks; if not, that is told."""
     without = sum(not a.get("segmentation") for a in truth["annotations"])
     if without or not all(image["height"] and image["width"] for image in truth["images"]):
-        why = f"{without} annotations of the truth have no segmentation" if without else "its images have no sides"
+        without_mask = f"{some(without, 'annotation')} of the truth {'has' if without == 1 else 'have'} no segmentation"
+        why = without_mask if without else "its images have no sides"
         logger.warning("%s has masks, but %s: only boxes are scored", source, why)
         return False
     return True

@@ -70,7 +70,12 @@ def check_study(
         with report.collecting("config"):
             drop_bad = what_to_drop(spec, chosen.name)
         sets = [SetFiles(role, *files, drop_bad=drop_bad) for role, files in (("train", train), ("val", val))]
-        found, classes = check_sets(sets, same_ids=isinstance(chosen, TorchvisionEngine), progress=progress)
+        found, classes = check_sets(
+            sets,
+            same_ids=isinstance(chosen, TorchvisionEngine),
+            detectron2=chosen.name == "detectron2",
+            progress=progress,
+        )
         report.take(found)
     corpus = _corpus(report, spec, out)
     rungs = _rungs(report, spec)

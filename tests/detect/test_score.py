@@ -154,7 +154,36 @@ def test_masks_are_scored_where_all_have_one(tmp_path: Path, caplog: pytest.LogC
 
     del truth["annotations"][0]["segmentation"]
     assert score_detections(detections, truth).masks is None
-    assert "1 annotations of the truth have no segmentation: only boxes are scored" in caplog.text
+    assert "1 annotation of the truth has no segmentation: only boxes are scored" in caplog.text
+
+
+def _counts(entry: Any) -> None:
+    entry["segmentation"]["counts"] = "xx!!"
+
+
+def _size(entry: Any) -> None:
+    entry["segmentation"]["size"] = [10, 10]
+
+
+def _no_size(entry: Any) -> None:
+    entry["segmentation"]["size"] = ["a", 400]
+
+
+def _text(entry: Any) -> None:
+    entry["segmentation"] = "a mask"
+
+
+@pytest.mark.parametrize(
+    ("part", "spoil"), [("found", _counts), ("found", _size), ("found", _no_size), ("truth", _counts), ("truth", _text)]
+)
+def test_masks_that_are_none_are_refused_in_one_line(part: str, spoil: Callable[[Any], None]) -> None:
+    truth, detections = _with_masks(2)
+    spoil(detections[0] if part == "found" else truth["annotations"][0])
+    with pytest.raises(UserError, match="a segmentation of the detections or of the truth cannot be read: "):
+        score_detections(detections, truth)
+    if part == "found":
+        with pytest.raises(UserError, match="a segmentation of the detections or of the truth cannot be read: "):
+            score_detections([{k: v for k, v in d.items() if k != "bbox"} for d in detections], truth)
 
 
 def test_scoring_needs_no_torch() -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         ImageFacts as ImageFacts,
     )
     from scaleprior.corpus.images.headers import (
+        has_deep_grey as has_deep_grey,
         image_size as image_size,
         inspect_image as inspect_image,
         open_with_pillow as open_with_pillow,

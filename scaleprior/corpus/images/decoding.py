@@ -199,8 +199,6 @@ def _decode_with_pillow(data: bytes, facts: ImageFacts, order: str, judge: _Judg
     from PIL import TiffImagePlugin
 
     with open_with_pillow(data, facts.kind) as opened:
-        if opened.mode in ("I", "F") and facts.kind != "PNM":
-            raise ImageError(f"{facts.kind} of 32 bits a value, which have no fixed range (write it with 8 or 16)")
         try:
             if opened.mode.startswith("I"):
                 grey = (np.asarray(opened).astype(np.uint32) >> 8).clip(max=255).astype(np.uint8)

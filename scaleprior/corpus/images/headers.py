@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PILLOW_FORMATS",
     "bitmap_bytes",
+    "has_deep_grey",
     "image_size",
     "inspect_image",
     "open_with_pillow",
@@ -116,7 +117,7 @@ def open_with_pillow(data: bytes, kind: str) -> Image.Image:
     """The first picture of a file, its pixels not decoded yet.
 
     Raises:
-        ImageError: damaged, cut short, or the thumbnail of a camera's raw file.
+        ImageError: damaged, cut short, the thumbnail of a camera's raw file, or of values without a range.
     """
     from PIL import Image, TiffImagePlugin
 
@@ -129,7 +130,23 @@ def open_with_pillow(data: bytes, kind: str) -> Image.Image:
         50706 in opened.tag_v2 or opened.tag_v2.get(254, 0) & 1  # DNGVersion; a picture of reduced size
     ):
         raise ImageError("a camera's raw file, whose first picture is its thumbnail (develop it to TIFF or JPEG)")
+    if opened.mode in ("I", "F") and kind != "PNM":
+        raise ImageError(f"{kind} of 32 bits a value, which have no fixed range (write it with 8 or 16)")
     return opened
+
+
+def has_deep_grey(data: bytes, kind: str) -> bool:
+    """Whether an image is grey of 16 bits a value; of a PNG its first 26 bytes tell.
+
+    Raises:
+        ImageError: as :func:`open_with_pillow`, which looks into a TIFF.
+    """
+    if kind == "PNG":
+        return data[24:26] == b"\x10\0"  # depth and colour type
+    if kind != "TIFF":
+        return False
+    with open_with_pillow(data, kind) as opened:
+        return opened.mode.startswith("I;16")
 
 
 def _with_pillow(data: bytes, kind: str) -> ImageFacts:

@@ -116,7 +116,11 @@ class _Images(NamedTuple):
 
 
 def check_sets(
-    sets: Sequence[SetFiles], *, same_ids: bool = False, progress: ProgressFn | None = None
+    sets: Sequence[SetFiles],
+    *,
+    same_ids: bool = False,
+    detectron2: bool = False,
+    progress: ProgressFn | None = None,
 ) -> tuple[CheckReport, int | None]:
     """Look at the sets of a run, those to train on and those to evaluate on.
 
@@ -125,6 +129,7 @@ def check_sets(
 
     Args:
         same_ids: the category ids, too, have to be the same in all sets, as the torchvision engine wants it.
+        detectron2: Detectron2 will read the images, which does not take all as they are meant.
         progress: called with (images done, images in all, {}) for each set.
     """
     report = CheckReport()
@@ -139,6 +144,8 @@ def check_sets(
             report.add(*(Finding(**{**each, "examples": tuple(each["examples"])}) for each in summary.problems))
             report.statistics[f"{files.role} {files.name}"] = {**summary.statistics, **_formats(headers)}
             report.add(*_image_findings(files, summary, headers, root), *_object_findings(files, summary))
+            if detectron2:
+                report.add(*_misread_findings(files, headers))
             images.append(_Images(files, root, headers))
             report.facts[f"{files.role} {files.name}"] = (
                 f"{some(len(summary.names), 'image')}, {some(len(summary.class_names), 'class', 'classes')}, "
@@ -206,6 +213,19 @@ def _image_findings(
         if offenders:
             found.append(Finding.of(kind, files.json, things, offenders, hint=hint))
     return found
+
+
+def _misread_findings(files: SetFiles, headers: Mapping[str, Header]) -> list[Finding]:
+    """Images that ``scaleprior.d2.images`` refuses, because Detectron2 would change their pixels."""
+    sound = {name: header for name, header in headers.items() if header.kind}
+    deep = [name for name, header in sound.items() if header.deep]
+    twice = [name for name, header in sound.items() if header.kind == "TIFF" and header.image.turned]
+    things = "images whose grey values have 16 bits, which Detectron2 cuts off at 255"
+    hint = "write them with 8 bits, or use the torchvision engine, which scales them"
+    found = [Finding.of("image_deep", files.json, things, deep, hint=hint)] if deep else []
+    things = "TIFF images with an orientation, by which Detectron2 turns them twice"
+    hint = "save them upright, or use the torchvision engine, which turns them once"
+    return found + ([Finding.of("image_turned_twice", files.json, things, twice, hint=hint)] if twice else [])
 
 
 def _object_findings(files: SetFiles, summary: _Summary) -> list[Finding]:

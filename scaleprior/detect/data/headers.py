@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from scaleprior.corpus.images import ImageError, ImageFacts, check_image, inspect_image, seems_complete
+from scaleprior.corpus.images import ImageError, ImageFacts, check_image, has_deep_grey, inspect_image, seems_complete
 from scaleprior.detect.data.image_root import ImageRoot, Place
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.files import write_text
@@ -31,13 +31,13 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-_SCHEMA = 1
+_SCHEMA = 2
 _HEAD = 65_536  # bytes: more than an EXIF block can have; smaller files are read whole
 _TAIL = 64  # bytes, where JPEG and PNG have their end markers
 _CHUNK = 256  # images a task
 _THREADS = 32
 _WAITING = 3  # times the work: waited for others, a file system as a rule
-_COLUMNS = ("inode", "bytes", "mtime", "ctime", "offset", "kind", "height", "width", "orientation")
+_COLUMNS = ("inode", "bytes", "mtime", "ctime", "offset", "kind", "height", "width", "orientation", "deep")
 
 Identity = tuple[int, int, int, int]
 """Inode, bytes, and the times in nanoseconds when content and inode changed."""
@@ -53,6 +53,7 @@ class Header(NamedTuple):
         problem: why it cannot be used; "" where nothing was found.
         absent: there is no such file.
         orientation: EXIF's.
+        deep: grey of 16 bits a value.
     """
 
     size: int
@@ -62,6 +63,7 @@ class Header(NamedTuple):
     problem: str = ""
     absent: bool = False
     orientation: int = 1
+    deep: bool = False
 
     @property
     def image(self) -> ImageFacts:
@@ -99,13 +101,13 @@ def read_headers(
         before = known.get(name)
         if before is not None and before[:5] == (*identity, place.offset):
             size = identity[1] if place.size is None else place.size
-            found[name] = Header(size, *before[5:8], orientation=before[8])
+            found[name] = Header(size, *before[5:8], orientation=before[8], deep=before[9])
         else:
             unread.append((name, place, identity))
     for done, ((name, place, identity), header) in enumerate(zip(unread, _each(_read, unread)), start=1):
         found[name] = header
         if not header.problem:  # which may be gone at the next look
-            known[name] = (*identity, place.offset, *header.image)
+            known[name] = (*identity, place.offset, *header.image, header.deep)
         if progress is not None and (done % _CHUNK == 0 or done == len(unread)):
             progress(len(wanted) - len(unread) + done, len(wanted), {})
     if unread:
@@ -159,29 +161,30 @@ def _read(item: tuple[str, Place, Identity]) -> Header:
     try:
         descriptor = os.open(place.path, os.O_RDONLY)
         try:
-            image = _claims(descriptor, place.offset, size)
+            image, deep = _claims(descriptor, place.offset, size)
         finally:
             os.close(descriptor)
     except OSError as e:
         return Header(size, "", 0, 0, f"cannot be read: {e.strerror or e}")
     except ImageError as e:
         return Header(size, "", 0, 0, str(e))
-    return Header(size, image.kind, image.height, image.width, orientation=image.orientation)
+    return Header(size, image.kind, image.height, image.width, orientation=image.orientation, deep=deep)
 
 
-def _claims(descriptor: int, offset: int, size: int) -> ImageFacts:
-    """As ``inspect_image``, without reading all of a large file that ends as it should."""
+def _claims(descriptor: int, offset: int, size: int) -> tuple[ImageFacts, bool]:
+    """As ``inspect_image`` and ``has_deep_grey``, without reading all of a large file that ends as it should."""
     head = os.pread(descriptor, min(size, _HEAD), offset)
     try:
         image = inspect_image(head)
     except ImageError:
         if size <= _HEAD:
             raise
-        image = inspect_image(os.pread(descriptor, size, offset))  # a header longer than what was read, or a fault
+        head = os.pread(descriptor, size, offset)  # a header longer than what was read, or a fault
+        image = inspect_image(head)
     tail = os.pread(descriptor, min(size, _TAIL), offset + max(0, size - _TAIL))
     if not seems_complete(image.kind, head, tail, size):
         check_image(os.pread(descriptor, size, offset))  # cut off, or of an unusual end: decoding tells these apart
-    return image
+    return image, has_deep_grey(head, image.kind)
 
 
 def _cache_file(root: ImageRoot) -> Path:

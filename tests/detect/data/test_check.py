@@ -156,7 +156,7 @@ def test_what_has_not_changed_is_not_read_again(tmp_path: Path) -> None:
     _, root = make_coco(tmp_path / "a", 6)
     names = [f"{number:03d}.png" for number in range(6)]
     first, read = read_headers(open_root(root), names)
-    assert (read, first["003.png"][1:]) == (6, ("PNG", 64, 64, "", False, 1))
+    assert (read, first["003.png"][1:]) == (6, ("PNG", 64, 64, "", False, 1, False))
     assert read_headers(open_root(root), names) == (first, 0)
     before = os.stat(root / "003.png")
     (root / "003.png").write_bytes(padded_png(40, 50, before.st_size))
@@ -291,3 +291,20 @@ def test_photographs_are_judged_as_exif_turns_them(tmp_path: Path) -> None:
         assert found["image_turned"].examples == (f"001.png {said} 30x20 (width x height)",)
         assert found["image_size"].examples == (f"002.png {said} 40x30 (width x height)",)
         assert "exiftool" in str(found["image_turned"].hint)
+
+
+def test_images_that_detectron2_would_misread_are_found(tmp_path: Path) -> None:
+    def rename(data: dict[str, Any]) -> None:
+        for number, suffix in ((1, "tif"), (2, "tif"), (3, "tif")):
+            data["images"][number]["file_name"] = f"{number:03d}.{suffix}"
+
+    train = make_coco(tmp_path / "a", 6, change=rename)
+    grey = Image.fromarray(np.full((64, 64), 60_000, np.uint16))
+    grey.save(train[1] / "000.png")
+    grey.save(train[1] / "001.tif")
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(train[1] / "002.tif", tiffinfo={274: 3})
+    Image.fromarray(np.zeros((64, 64), np.float32)).save(train[1] / "003.tif")
+    for _ in range(2):  # from the files, then from what was kept
+        assert kinds(files("train", train)) == {"image_damaged": 1}  # of 32 bits, which no engine can take
+        found = kinds(files("train", train), detectron2=True)
+        assert found == {"image_damaged": 1, "image_deep": 2, "image_turned_twice": 1}
