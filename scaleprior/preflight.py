@@ -77,6 +77,8 @@ def _check_data(data: Data | Sequence[Data], progress: ProgressFn | None) -> Che
     names = iter(names_of_files([each[0] for each in several if _is_pair(each)]))
     for each in several:
         if isinstance(each, (str, Path)):
+            if str(each).endswith(".json"):
+                raise UserError(f"{parameter('data')} is {each}, without its images", hint="give COCO.json and IMAGES")
             with report.collecting("corpus"):
                 corpus = Corpus.open(each)
                 whole, name = corpus.fraction(images=len(corpus)), f"corpus {each}"

@@ -118,13 +118,18 @@ def print_report(report: CheckReport) -> None:
     """What was looked at, then each kind of thing that is wrong with its first examples."""
     width = max(map(len, report.facts), default=0)
     for name, fact in report.facts.items():
-        print(f"{name:{width}}  {fact}")
+        print(_printable(f"{name:{width}}  {fact}"))
         for sentence in report.statistics.get(name, {}).get("sentences", ()):
-            print(f"{'':{width}}  {sentence}")
+            print(_printable(f"{'':{width}}  {sentence}"))
     for finding in report.findings:
         first, *others = finding.lines()
-        print("\n" + ("STOPS  " if finding.stops else "note   ") + first)
+        print("\n" + ("STOPS  " if finding.stops else "note   ") + _printable(first))
         for line in others:
-            print(f"       {line}")
+            print(f"       {_printable(line)}")
     stops = sum(finding.stops for finding in report.findings)
     print(f"\nfound what would stop a run: {stops}" if stops else "\nnothing that would stop a run was found")
+
+
+def _printable(text: str) -> str:
+    """Names may hold control characters, which a terminal would obey, and halves of surrogate pairs."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,22 @@ def test_the_command_prints_what_is_wrong_and_ends_with_2(cli: Cli, tmp_path: Pa
     assert "       ... and 2 more\n" in run.stdout
     said = json.loads(cli("check", "--data", path, root, "--json").stdout)
     assert (said["ok"], said["findings"][0]["kind"], said["findings"][0]["count"]) == (False, "image_missing", 5)
+
+
+def test_names_that_a_terminal_would_obey_are_printed_as_they_are_spelled(cli: Cli, tmp_path: Path) -> None:
+    def rename(data: dict[str, Any]) -> None:
+        data["images"][0]["file_name"] = "\ud800\x1b[2J.png"
+
+    path, root = make_coco(tmp_path / "a", 6, change=rename)
+    run = cli("check", "--data", path, root)
+    assert run.returncode == 2
+    assert "\n       \\ud800\\x1b[2J.png\n" in run.stdout
+
+
+def test_a_set_without_images_is_no_index(cli: Cli, tmp_path: Path) -> None:
+    run = cli("check", "--data", make_coco(tmp_path / "a", 6)[0])
+    assert run.returncode == 2
+    assert "instances.json, without its images; give COCO.json and IMAGES" in run.stderr
 
 
 def test_an_index_and_sets_can_be_looked_at_together(tmp_path: Path) -> None:

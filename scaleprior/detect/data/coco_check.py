@@ -326,7 +326,7 @@ def _is_readable(entry: _Unchecked) -> bool:
 
 def _side(value: Any) -> int | None:
     number = as_id(value)
-    return number if isinstance(number, int) and number > 0 else None
+    return number if isinstance(number, int) and 0 < number < _LARGEST_BOX else None
 
 
 def _says_all(entries: Sequence[_Unchecked]) -> bool:

@@ -78,6 +78,8 @@ def _set(part: str, index: int, key: str, value: Any) -> Callable[[dict[str, Any
         (_set("images", 0, "id", 101), "image id that occurs twice, for different images, first: 101"),
         (_set("images", 0, "id", "a"), "1 image whose id is a text, and others whose id is a number, first: 'a'"),
         (_set("images", 0, "id", True), "image without an id, a file_name, or a height and width above 0"),
+        (_set("images", 0, "height", 10**30), "image without an id, a file_name, or a height and width above 0"),
+        (_set("images", 0, "file_name", ""), "image without an id, a file_name, or a height and width above 0"),
         (_set("images", 0, "width", 0), "height and width above 0"),
         (_set("images", 0, "file_name", "gone.png"), "1 image that is not at .*first: gone.png"),
         (_set("categories", 0, "id", 3), "category id that occurs twice, with different names, first: 3"),
