@@ -24,7 +24,7 @@ from scaleprior.pretrain.batches import held_out_rows
 from scaleprior.pretrain.check import pretraining_needs
 from scaleprior.progress import ProgressFn
 from scaleprior.study.cells import check_cells
-from scaleprior.study.prepare import StudyData, detection_files, what_to_drop
+from scaleprior.study.prepare import StudyData, check_source, detection_files, what_to_drop
 from scaleprior.study.rungs import Rung, find_rungs
 from scaleprior.study.spec import StudySpec
 from scaleprior.study.status import study_status
@@ -40,18 +40,25 @@ _Configs = Mapping[str, Sequence[tuple[LoadedConfig | None, LoadedConfig]]]
 
 
 def check_study(
-    spec: StudySpec, out: Path, *, engine: str | None = None, progress: ProgressFn | None = None
+    spec: StudySpec,
+    out: Path,
+    *,
+    engine: str | None = None,
+    open_source: bool = True,
+    progress: ProgressFn | None = None,
 ) -> CheckReport:
     """Look at all that the cells of ``spec`` would meet, once for all of them.
 
     Looked at are the configs of both stages of every architecture, the detection sets with the headers of all images,
     the corpora with their files, backbones that exist, the space on the disk and the memory. Nothing is made that the
-    study would make (worlds, an index of a source), and what it would make is not looked at; names of the zoo are
+    study would make (worlds, an index of a source), and images of a source are not decoded; names of the zoo are
     fetched.
 
     Args:
         out: the study's folder.
         engine: overrides the spec's.
+        open_source: of a corpus that is to be indexed, read the labels and refuse what is doubtful; False where it is
+            indexed next, which would list it twice.
         progress: called with (files done, files in all, {}).
     """
     report = CheckReport()
@@ -77,7 +84,7 @@ def check_study(
             progress=progress,
         )
         report.take(found)
-    corpus = _corpus(report, spec, out)
+    corpus = _corpus(report, spec, out, open_source=open_source)
     rungs = _rungs(report, spec)
     place = None if spec.corpus is None else (corpus.path if corpus is not None else out / "corpus")
     data = StudyData(place, sys.maxsize if corpus is None else len(corpus), "", train, val, "", {}, rungs)
@@ -91,7 +98,7 @@ def check_study(
     return report
 
 
-def _corpus(report: CheckReport, spec: StudySpec, out: Path) -> Corpus | None:
+def _corpus(report: CheckReport, spec: StudySpec, out: Path, *, open_source: bool) -> Corpus | None:
     """The index that is there; None in a study of backbones that exist, and where the study will make it."""
     section = spec.corpus
     if section is None:
@@ -108,6 +115,8 @@ def _corpus(report: CheckReport, spec: StudySpec, out: Path) -> Corpus | None:
             return corpus
         if section.source is not None and not section.source.exists():
             raise UserError(f"corpus.source of {spec.source} is not there: {section.source}", hint="check the path")
+        if section.source is not None and open_source:
+            check_source(section)
         report.facts["corpus"] = "the study makes it"
     return None
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from scaleprior.config import load_config
 from scaleprior.corpus import Corpus, World, WorldSpec
-from scaleprior.corpus.importers import Doubt
+from scaleprior.corpus.importers import Doubt, open_source
+from scaleprior.corpus.importers.doubts import settle
 from scaleprior.detect.data.coco import DetectionSet, load_coco
 from scaleprior.detect.data.problems import DropBad
 from scaleprior.detect.engines import get_engine
@@ -18,11 +19,19 @@ from scaleprior.errors import UserError
 from scaleprior.files import file_sha256
 from scaleprior.progress import ProgressFn
 from scaleprior.study.rungs import Rung, describe_rungs, find_rungs
-from scaleprior.study.sections import CocoSet
+from scaleprior.study.sections import CocoSet, CorpusSection
 from scaleprior.study.spec import StudySpec
-from scaleprior.wording import flag
+from scaleprior.wording import Wording, flag
 
-__all__ = ["PrepareProgress", "StudyData", "describe_data", "detection_files", "prepare_data", "what_to_drop"]
+__all__ = [
+    "PrepareProgress",
+    "StudyData",
+    "check_source",
+    "describe_data",
+    "detection_files",
+    "prepare_data",
+    "what_to_drop",
+]
 
 PrepareProgress = Callable[[str, int, int], None]
 """``(what, done, total)`` while data are prepared."""
@@ -150,18 +159,35 @@ def _corpus(spec: StudySpec, world: World | None, out: Path, progress: PreparePr
         )
         return Corpus.open(folder)
     assert section.source is not None
-    options = {"name": section.source.name, **section.build}
-    for key in ("labels", "hierarchy", "descriptions"):
-        if key in options:
-            options[key] = section.source / options[key]  # an absolute path stays as it is
+    options = {"name": section.source.name, **_source_options(section)}
     report = _named(progress, "indexing the corpus")
     return Corpus.build(section.source, folder, yes=_refuse_doubt, progress=report, **options)
+
+
+def check_source(section: CorpusSection) -> None:
+    """Open the source of a corpus that is still to be indexed, as far as labels and doubts go: no image is decoded.
+
+    Raises:
+        UserError: what ``Corpus.build`` would refuse before it begins.
+    """
+    assert section.source is not None
+    options = {key: value for key, value in _source_options(section).items() if key not in ("name", "salt")}
+    settle(open_source(section.source, **options).doubts, _refuse_doubt)
+
+
+def _source_options(section: CorpusSection) -> dict[str, Any]:
+    """What the spec says of the source, with paths from the source's folder; an absolute one stays as it is."""
+    assert section.source is not None
+    paths = ("labels", "hierarchy", "descriptions")
+    return {key: section.source / value if key in paths else value for key, value in section.build.items()}
 
 
 def _refuse_doubt(doubt: Doubt) -> bool:
     """A study asks nobody: what its corpus means is said in its spec, or where the corpus is indexed."""
     build = f"scaleprior corpus build SRC OUT {flag('yes')}"
-    raise UserError(doubt.what, hint=f"{doubt.options}; or, if it is meant so, index it with: {build}")
+    # keys of the spec are called like the parameters, and no flag of this command is
+    hint = f"in the spec's section corpus, {Wording(doubt.options)}; or, if it is meant so, index it with: {build}"
+    raise UserError(doubt.what, hint=hint)
 
 
 def detection_files(spec: StudySpec, out: Path) -> tuple[tuple[str, str, str], tuple[str, str, str]]:

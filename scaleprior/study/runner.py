@@ -74,7 +74,8 @@ def run_study(
     get_engine(name)  # one that is not there should leave no folder behind
     place = _executor(spec, executor, jobs)
     if check:
-        check_study(spec, out, engine=name, progress=_checking(prepare_progress)).refuse()
+        found = check_study(spec, out, engine=name, open_source=False, progress=_checking(prepare_progress))
+        found.refuse()
     folder = StudyFolder(out)
     with folder.claim(name=spec.name, fingerprint=_fingerprint(spec)) as known:
         remove_leftovers(out, recursive=False)

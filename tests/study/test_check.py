@@ -94,6 +94,25 @@ def test_worlds_are_made_by_the_study_and_a_source_is_indexed_by_it(tmp_path: Pa
     assert check_study(load_spec(write_spec(tmp_path, **sections)), tmp_path / "out").ok
 
 
+def test_a_source_that_would_be_refused_stops_the_check(tmp_path: Path) -> None:
+    """The check found nothing, and the run that followed was refused."""
+    (tmp_path / "src.csv").write_text("file,label\n0.jpg,a|b\n1.jpg,a\n")
+    class_folders(tmp_path / "src", {"train/cat": 1, "val/cat": 1})
+    sections = real_data(tmp_path)
+    for source, message in [
+        ({}, "folders 'train', 'val' .*; in the spec's section corpus, take one of them with split='train'; or, if it"),
+        ({"labels": str(tmp_path / "none.csv")}, "table of labels not found"),
+        ({"labels": str(tmp_path / "src.csv")}, r"give separator='\|' to split them"),
+    ]:
+        spec = write_spec(tmp_path, **sections | {"corpus": {"source": str(tmp_path / "src"), **source}})
+        report = check_study(load_spec(spec), tmp_path / "out")
+        assert [finding.kind for finding in report.findings] == ["corpus"]
+        with pytest.raises(UserError, match=message):
+            report.refuse()
+        assert check_study(load_spec(spec), tmp_path / "out", open_source=False).ok
+    assert not (tmp_path / "out").exists()
+
+
 def test_cells_that_are_done_need_no_space(finished: Path, tmp_path: Path) -> None:
     spec = load_spec(write_spec(tmp_path))
     fresh = check_study(spec, tmp_path / "out").facts["disk"]
