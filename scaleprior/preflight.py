@@ -13,6 +13,7 @@ from scaleprior.progress import ProgressFn, watched
 from scaleprior.wording import parameter
 
 if TYPE_CHECKING:
+    from scaleprior.detect.data.problems import DropBad
     from scaleprior.study.study import Study
 
 __all__ = ["check"]
@@ -30,6 +31,7 @@ def check(
     weights: str | Path | None = None,
     engine: str = "auto",
     overrides: Mapping[str, Any] | None = None,
+    drop_bad: DropBad | None = None,
     progress: ProgressFn | bool = False,
 ) -> CheckReport:
     """Look at data, at the run of a config, or at a whole study: nothing is trained, and what is found is not raised.
@@ -48,6 +50,7 @@ def check(
         weights: backbone to start from; by default ``MODEL.WEIGHTS``.
         engine: ``auto``, ``torchvision``, ``detectron2``, or one that another package announces.
         overrides: keys of the config, or of the study's spec.
+        drop_bad: what the run will leave out of detection sets; see ``scaleprior.detect``. A study says so in its spec.
         progress: True for a bar on the terminal; or a function that is called with (files done, files in all, {}).
 
     Raises:
@@ -56,15 +59,18 @@ def check(
     if sum(given is not None for given in (config, data, study)) != 1:
         ways = f"{parameter('data')}, {parameter('config', option='config_file')} or {parameter('study')}"
         raise UserError("a check looks at one thing", hint=f"give {ways}")
+    if study is not None and drop_bad is not None:
+        key = "SCALEPRIOR.DROP_BAD among the overrides of its finetune section"
+        raise UserError(f"{parameter('drop_bad')} is no matter of a study's check", hint=f"set {key}")
     with watched(progress, "checking", unit="files") as report:
         if data is not None:
-            return _check_data(data, report)
+            return _check_data(data, drop_bad or "none", report)
         if study is not None:
             return _check_study(study, out, engine, overrides, report)
-        return _check_config(config, out, weights, engine, overrides, report)
+        return _check_config(config, out, weights, engine, overrides, drop_bad, report)
 
 
-def _check_data(data: Data | Sequence[Data], progress: ProgressFn | None) -> CheckReport:
+def _check_data(data: Data | Sequence[Data], drop_bad: DropBad, progress: ProgressFn | None) -> CheckReport:
     from scaleprior.corpus import Corpus
     from scaleprior.corpus.check import check_corpus
     from scaleprior.corpus.views.statistics import corpus_statistics
@@ -86,7 +92,9 @@ def _check_data(data: Data | Sequence[Data], progress: ProgressFn | None) -> Che
                 statistics = corpus_statistics(whole, sample=0)
                 report.statistics[name] = {"sentences": statistics.sentences(), **statistics.to_dict()}
         elif _is_pair(each):
-            sets.append(SetFiles("val" if sets else "train", next(names), str(each[0]), str(each[1])))
+            sets.append(
+                SetFiles("val" if sets else "train", next(names), str(each[0]), str(each[1]), drop_bad=drop_bad)
+            )
         else:
             raise UserError(f"{parameter('data')} is {each!r}", hint="give an index, or a COCO JSON and its images")
     if sets:
@@ -104,6 +112,7 @@ def _check_config(
     weights: str | Path | None,
     engine: str,
     overrides: Mapping[str, Any] | None,
+    drop_bad: DropBad | None,
     progress: ProgressFn | None,
 ) -> CheckReport:
     from scaleprior.detect import get_engine
@@ -112,6 +121,8 @@ def _check_config(
 
     chosen = get_engine(engine)
     loaded = open_config(config, overrides, defaults=chosen.default_config())
+    if drop_bad is not None:
+        loaded = open_config(loaded, {"SCALEPRIOR.DROP_BAD": drop_bad})
     folder = out or loaded.cfg.OUTPUT_DIR
     pretrains = not loaded.cfg.DATASETS.TRAIN and any(key.startswith("PRETRAIN.") for key in loaded.explicit)
     if loaded.cfg.PRETRAIN.CORPUS or pretrains:

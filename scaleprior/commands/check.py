@@ -40,6 +40,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--engine", default="auto", metavar="NAME", help="auto (default), torchvision, detectron2, ...")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder that the run would write to")
     parser.add_argument(
+        "--drop-bad",
+        choices=("none", "annotations", "images"),
+        help="look at what would be left if annotations that cannot be used, or images with such, were left out",
+    )
+    parser.add_argument(
         "--html",
         action="append",
         type=Path,
@@ -66,17 +71,19 @@ def _check(args: argparse.Namespace) -> int:
         if args.opts:
             raise UserError(f"there are no keys to override in data: {' '.join(args.opts)}", hint="leave them out")
         data = [_data(words) for words in args.data]
-        report = check(data=data, progress=True)
+        report = check(data=data, drop_bad=args.drop_bad, progress=True)
         names = iter(names_of_files([each[0] for each in data if not isinstance(each, str)]))
         for each, page in zip(data, pages):
             with report.collecting("corpus" if isinstance(each, str) else "annotations"):
                 _write_page(each, page, name="" if isinstance(each, str) else next(names))
     elif args.study:
-        report = check(study=Study(load_spec(args.study, args.opts)), out=args.out, engine=args.engine, progress=True)
+        study = Study(load_spec(args.study, args.opts))
+        report = check(study=study, out=args.out, engine=args.engine, drop_bad=args.drop_bad, progress=True)
     else:
         defaults = get_engine(args.engine).default_config()
         loaded = load_config(args.config_file, args.opts, defaults=defaults)
-        report = check(loaded, args.out, weights=args.weights, engine=args.engine, progress=True)
+        options = {"weights": args.weights, "engine": args.engine, "drop_bad": args.drop_bad}
+        report = check(loaded, args.out, **options, progress=True)
     if args.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:

@@ -52,6 +52,29 @@ def test_names_that_a_terminal_would_obey_are_printed_as_they_are_spelled(cli: C
     assert "\n       \\ud800\\x1b[2J.png\n" in run.stdout
 
 
+def test_the_remedy_that_the_check_names_can_be_tried_on_it(cli: Cli, tmp_path: Path) -> None:
+    def no_size(data: dict[str, Any]) -> None:
+        data["annotations"][0]["bbox"] = [0, 0, 0, 0]
+
+    path, root = make_coco(tmp_path / "a", 6, change=no_size)
+    refused = cli("check", "--data", path, root)
+    assert "leave them out by --drop-bad annotations" in refused.stdout
+    run = cli("check", "--data", path, root, "--drop-bad", "annotations")
+    assert (refused.returncode, run.returncode) == (2, 0)
+    assert f"note   {path} has 1 box of zero or negative size, left out\n" in run.stdout
+    words = ("SCALEPRIOR.DATASETS", repr([["mine", str(path), str(root)]]), "DATASETS.TRAIN", "('mine',)")
+    config = ("--config-file", "COCO-Detection/quickstart_FPN.yaml", "--engine", "torchvision")
+    kinds = [
+        [finding["kind"] for finding in json.loads(cli("check", *config, *drop, "--json", *words).stdout)["findings"]]
+        for drop in ((), ("--drop-bad", "images"))
+    ]
+    assert "box_size" in kinds[0]
+    assert "image_of_bad" not in kinds[0]
+    assert "image_of_bad" in kinds[1]
+    with pytest.raises(UserError, match=r"set SCALEPRIOR.DROP_BAD among the overrides of its finetune section"):
+        sp.check(study="studies/quickstart.yaml", drop_bad="images")
+
+
 def test_a_set_without_images_is_no_index(cli: Cli, tmp_path: Path) -> None:
     run = cli("check", "--data", make_coco(tmp_path / "a", 6)[0])
     assert run.returncode == 2
