@@ -172,6 +172,8 @@ class SpecReader:
         build = {key: node[key] for key in _CORPUS_BUILD if key in node}
         if build and "source" not in node:
             raise self._fail(f"{sorted(build)} in section corpus only go with source", "remove them")
+        for key in ("labels", "hierarchy", "descriptions", "name", "salt"):  # the others are TableOptions' to check
+            self._get(build, key, str, "")
         return CorpusSection(
             world=world,
             source=Path(self._expand(node["source"], "corpus.source")) if "source" in node else None,

@@ -271,10 +271,8 @@ def test_build_and_info_tell_of_files_out_of_order(cli, src):
 def test_labels_stay_on_their_line_and_steer_no_terminal(cli, tmp_path):
     class_folders(tmp_path / "src", {"a\nb": 2, "\x1b[31mred\u202e": 1, "\u732b": 1})
     built = cli("corpus", "build", "src", "i")
-    assert (
-        r"labels with images, most frequent first: a\nb 2, \x1b[31mred\u202e 1, \u732b 1".replace("\\u732b", "\u732b")
-        in built.stdout
-    )
+    assert "most frequent first: a\\nb 2, \\x1b[31mred\\u202e 1, \u732b 1" in built.stdout
     info = cli("corpus", "info", "i").stdout
     assert "\x1b" not in info
+    assert "\u202e" not in info
     assert r"a\nb" in info

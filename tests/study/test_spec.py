@@ -125,6 +125,7 @@ def test_a_config_beside_the_spec_wins(tmp_path: Path) -> None:
             r"exactly one of world, source and index, has \['source', 'index'\]",
         ),
         ({"corpus": {"index": "b", "split": "train"}}, "only go with source"),
+        ({"corpus": {"source": "a", "labels": 5}}, "labels is 5, expected str"),
         ({"detection": {"world": {"train": 1, "val": 1, "canvas": 64}}}, "detection.world needs corpus.world"),
         ({"detection": {"train": {"json": "a", "images": "b"}}}, "detection.val needs json and images"),
         ({"architectures": {}}, "architectures is empty"),

@@ -19,7 +19,7 @@ from scaleprior.corpus.views.long_tail import LongTail, measure_tail
 from scaleprior.errors import UserError
 from scaleprior.pages.numbers import count, decimal, share, size, some
 from scaleprior.progress import ProgressFn
-from scaleprior.wording import parameter
+from scaleprior.wording import parameter, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -137,7 +137,8 @@ class CorpusStatistics:
             said += [f"Labels {', '.join(few)}."] if few else []
         elif tail.labels:
             most, least = self.given[0], self.given[-1]
-            said.append(f"Images a label: {count(least.images)} ({least.name}) to {count(most.images)} ({most.name}).")
+            low, high = (f"{count(label.images)} ({printable(label.name)})" for label in (least, most))
+            said.append(f"Images a label: {low} to {high}.")
         if self.unlabelled:
             said.append(f"Without a label: {some(self.unlabelled, 'image')} ({share(self.unlabelled / self.images)}).")
         if self.unused:

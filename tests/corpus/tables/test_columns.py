@@ -87,6 +87,14 @@ def test_columns_of_0_and_1_are_pointed_out(table: Table) -> None:
         ({"label_column": "x", "min_confidence": 0.5}, r"min_confidence needs a column of confidences"),
         ({"label_column": "x", "min_confidence": 5.0}, r"min_confidence is 5.0; give a number above 0, at most 1"),
         ({"label_column": "x,y", "uncertain": "maybe"}, r"uncertain is 'maybe'; take one of ignore, positive"),
+        ({"label_column": []}, r"label_column is \[\]; give a text, or a list of texts"),
+        ({"label_column": ["x", 1]}, r"label_column is \['x', 1\]; give"),
+        ({"missing": 5}, r"missing is 5; give a text, or a list"),
+        ({"split": 1}, r"split is 1, no text; give a text: '1'"),
+        ({"separator": 5}, r"separator is 5, no text"),
+        ({"file_column": ["file"]}, r"file_column is \['file'\], no text"),
+        ({"label_column": "x", "min_confidence": "0.5"}, r"min_confidence is '0.5'; give a number"),
+        ({"skip_missing": "yes"}, r"skip_missing is 'yes'; give True or False"),
     ],
 )  # fmt: skip
 def test_what_cannot_be(table: Table, options: dict[str, object], message: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from scaleprior.errors import UserError
-from scaleprior.wording import parameter
+from scaleprior.wording import parameter, shown
 
 __all__ = ["TableOptions"]
 
@@ -48,6 +48,7 @@ class TableOptions:
     skip_missing: bool = False
 
     def __post_init__(self) -> None:
+        self._refuse_types()
         if self.uncertain not in (None, *UNCERTAIN):
             raise UserError(
                 f"{parameter('uncertain')} is {self.uncertain!r}", hint=f"take one of {', '.join(UNCERTAIN)}"
@@ -56,6 +57,25 @@ class TableOptions:
             raise UserError(
                 f"{parameter('min_confidence')} is {self.min_confidence}", hint="give a number above 0, at most 1"
             )
+
+    def _refuse_types(self) -> None:
+        """Values from Python and YAML are of any type: ``split: 1`` is a number, and a table's cells are text."""
+        texts = ("file_column", "split", "split_column", "separator", "confidence_column", "uncertain", "encoding")
+        for name in texts:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise UserError(f"{parameter(name)} is {shown(value)}, no text", hint=f"give a text: {str(value)!r}")
+        for name, few in (("label_column", 1), ("missing", 0)):
+            value = getattr(self, name)
+            listed = () if value is None or isinstance(value, str) else value
+            several = isinstance(listed, Sequence) and all(isinstance(word, str) for word in listed)
+            if not several or (listed is value and len(listed) < few):
+                raise UserError(f"{parameter(name)} is {shown(value)}", hint="give a text, or a list of texts")
+        least = self.min_confidence
+        if least is not None and (isinstance(least, bool) or not isinstance(least, (int, float))):
+            raise UserError(f"{parameter('min_confidence')} is {shown(least)}", hint="give a number")
+        if not isinstance(self.skip_missing, bool):
+            raise UserError(f"{parameter('skip_missing')} is {self.skip_missing!r}", hint="give True or False")
 
     @property
     def missing_words(self) -> tuple[str, ...]:
