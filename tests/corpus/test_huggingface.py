@@ -186,7 +186,7 @@ def test_files_that_do_not_fit_together_or_are_damaged(tmp_path):
 def test_a_download_that_is_not_complete_is_asked_about(tmp_path):
     for k in (0, 2):
         write(tmp_path / "src" / "data" / f"train-0000{k}-of-00003.parquet", rows(2, 2 * k), [0, 1], ["cat", "dog"])
-    with pytest.raises(UserError, match=r"1 of the numbered file is not there, such as 'train-00001-of-00003.parquet'"):
+    with pytest.raises(UserError, match=r"1 numbered file is not there, such as 'train-00001-of-00003.parquet'"):
         Corpus.build(tmp_path / "src", tmp_path / "i")
     chosen = f"{tmp_path}/src/data/train-*.parquet"  # these were meant
     assert len(Corpus.build(chosen, tmp_path / "i")) == 4

@@ -87,7 +87,7 @@ def missing_files(files: Sequence[Path], split: str | None) -> tuple[Doubt, ...]
     if not lacking:
         return ()
     are = "file is" if len(lacking) == 1 else "files are"
-    what = f"{len(lacking):,} of the numbered {are} not there, such as {lacking[0]!r}"
+    what = f"{len(lacking):,} numbered {are} not there, such as {lacking[0]!r}"
     return (Doubt(what, "add them"),)
 
 
