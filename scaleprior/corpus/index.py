@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scaleprior.corpus.digest import IndexDigest
+from scaleprior.corpus.duck import connect
 from scaleprior.corpus.hashing import hash64
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.corpus.notes import Notes
@@ -221,12 +222,10 @@ def _sorted_groups(unsorted: Path, folder: Path, memory_limit: str, schema: pa.S
     import duckdb
 
     ordered, spill = folder / "sorted.parquet", folder / "spill"
-    settings: dict[str, Any] = {"memory_limit": memory_limit, "temp_directory": str(spill)}
     # ties of the 64-bit hash, the first expected among about 5 billion keys, are ordered by the key itself
     query = f"SELECT * FROM read_parquet({_quoted(unsorted)}) ORDER BY hash, key"
     try:
-        with duckdb.connect(":memory:", config=settings) as connection:
-            connection.execute("SET enable_progress_bar = false")  # notebooks would show it
+        with connect(spill, memory_limit=memory_limit) as connection:
             connection.execute(f"COPY ({query}) TO {_quoted(ordered)} (FORMAT parquet, COMPRESSION zstd)")
     except duckdb.Error as e:
         reason = str(e).splitlines()[0]

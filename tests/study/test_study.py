@@ -142,7 +142,9 @@ def _read(path: Path) -> bytes:
 
 
 def test_terminated_it_stops_its_cells_and_goes_on_later(tmp_path: Path) -> None:
-    spec, out = write_spec(tmp_path, ladder=[16], scratch=False), tmp_path / "out"
+    long = {"config": TINY["pretrain"]["config"], "overrides": {**TINY["pretrain"]["overrides"],
+            "PRETRAIN.BUDGET.AMOUNT": 100.0}}  # fmt: skip
+    spec, out = write_spec(tmp_path, ladder=[16], scratch=False, pretrain=long), tmp_path / "out"
     process = start_study(spec, out, "--jobs", "1")
     deadline = time.monotonic() + 60
     while not _steps(out) and time.monotonic() < deadline:

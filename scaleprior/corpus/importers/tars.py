@@ -14,8 +14,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from scaleprior.corpus.duck import connect
 from scaleprior.corpus.importers.source import Source
-from scaleprior.corpus.importers.tables import sql
 from scaleprior.corpus.importers.tables.names import match_names
 from scaleprior.corpus.importers.tables.table import LabelTable
 from scaleprior.corpus.index import ImageRow
@@ -45,7 +45,7 @@ def tar_source(root: Path, tars: Sequence[Path], table: LabelTable, label_space:
         table.note(notes)
         with (
             tempfile.TemporaryDirectory(prefix="scaleprior-") as folder,
-            sql.connect(Path(folder) / "spill", f"{folder}/members.duckdb") as connection,
+            connect(Path(folder) / "spill", f"{folder}/members.duckdb") as connection,
         ):
             try:
                 yield from _join(connection, root, tars, table, notes)

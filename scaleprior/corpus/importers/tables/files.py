@@ -13,8 +13,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from scaleprior.corpus.duck import connect
 from scaleprior.corpus.importers.source import Source
-from scaleprior.corpus.importers.tables import sql
 from scaleprior.corpus.importers.tables.names import match_names
 from scaleprior.corpus.importers.tables.table import LabelTable
 from scaleprior.corpus.importers.walk import ImageFile, hidden, is_folder, walk_images
@@ -45,7 +45,7 @@ def file_source(root: Path, table: LabelTable, label_space: LabelSpace) -> Sourc
         table.note(notes)
         with (
             tempfile.TemporaryDirectory(prefix="scaleprior-") as folder,
-            sql.connect(Path(folder) / "spill", f"{folder}/names.duckdb") as connection,
+            connect(Path(folder) / "spill", f"{folder}/names.duckdb") as connection,
         ):
             try:
                 yield from _rows(connection, root, table, notes)

@@ -1,4 +1,4 @@
-"""DuckDB as the reader of tables: connections that stay within their memory, and text made safe for SQL."""
+"""DuckDB as the reader of tables: its errors in our words, and text made safe for SQL."""
 
 from __future__ import annotations
 
@@ -9,17 +9,10 @@ import duckdb
 
 from scaleprior.errors import FailureError, UserError
 
-__all__ = ["connect", "name", "run", "text"]
+__all__ = ["name", "run", "text"]
 
 _REASON = 300  # characters of a reason that DuckDB gives; it quotes whole lines
 _QUOTED = 120  # characters of each of its lines
-
-
-def connect(spill: Path, file: str = ":memory:") -> Any:
-    """A connection that holds 1 GB and spills what is more into the folder ``spill``."""
-    connection = duckdb.connect(file, config={"memory_limit": "1GB", "temp_directory": str(spill)})
-    connection.execute("SET enable_progress_bar = false")  # it would go to standard output, among the results
-    return connection
 
 
 def run(connection: Any, sql: str, where: Path) -> Any:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scaleprior.corpus.duck import connect
 from scaleprior.corpus.importers.doubts import Doubt
 from scaleprior.corpus.importers.splits import is_split, some
 from scaleprior.corpus.importers.tables import sql
@@ -71,7 +72,7 @@ class LabelTable:
         self.doubts: tuple[Doubt, ...] = ()
         self._counts: tuple[tuple[str, int, str], ...] = ()
         table = open_table(self.path, scratch, self.options.encoding)
-        self._connection = connection = sql.connect(scratch / "spill")
+        self._connection = connection = connect(scratch / "spill")
         self.columns: Columns = choose_columns(table, self.options, connection)
         rows = self._stage(connection, table, scratch / "staged.parquet")
         self.doubts += self._splits(connection, table)
