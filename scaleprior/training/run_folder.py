@@ -97,7 +97,7 @@ def restoring(path: Path) -> Iterator[None]:
 
 def with_way_on(error: E, steps: int) -> E:
     """An error of the data of a step, that also says how to go on: the ``steps`` before it are saved."""
+    saved = "the step before it is saved" if steps == 1 else f"the {steps} steps before it are saved"
     return type(error)(
-        error.wording.marked,
-        hint=f"the {steps} steps before it are saved: repair that file and go on with {parameter('resume', True)}",
+        error.wording.marked, hint=f"{saved}: repair that file and go on with {parameter('resume', True)}"
     )
