@@ -41,7 +41,7 @@ detectron2: install
 	fi
 
 test: install $(if $(DETECTRON2),detectron2)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -50,7 +50,7 @@ def check_corpus(
         ("corpus_missing", f"files that are not under {corpus.root}", absent),
         (
             "corpus_changed",
-            f"files that are shorter than when they were indexed, under {corpus.root}",
+            f"files that are shorter than when indexed, under {corpus.root}",
             beyond & ~absent,
         ),
     ):

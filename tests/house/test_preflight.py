@@ -52,6 +52,7 @@ def test_names_that_a_terminal_would_obey_are_printed_as_they_are_spelled(cli: C
     assert "\n       \\ud800\\x1b[2J.png\n" in run.stdout
 
 
+@pytest.mark.slow
 def test_the_remedy_that_the_check_names_can_be_tried_on_it(cli: Cli, tmp_path: Path) -> None:
     def no_size(data: dict[str, Any]) -> None:
         data["annotations"][0]["bbox"] = [0, 0, 0, 0]

@@ -260,7 +260,7 @@ def test_unreadable_images_are_counted_up_to_a_share(tmp_path: Path, caplog: pyt
     assert (result.metrics.unreadable, result.images_seen) == (1, 59)
     assert "skipped image 'red/3.png'" in caplog.text
     strict = load_config("Pretrain/Base-Pretrain.yaml", [*opts, "PRETRAIN.LOADER.MAX_UNREADABLE", "0.01"])
-    with pytest.raises(UserError, match=r"1 files that are shorter than when they were indexed"):
+    with pytest.raises(UserError, match=r"1 file that is shorter than when indexed"):
         pretrain(strict, tmp_path / "strict")  # the check sees it
     assert not (tmp_path / "strict").exists()
     with pytest.raises(FailureError, match=r"1 of \d+ images read so far are unreadable, more than the share 0.01"):

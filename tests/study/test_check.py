@@ -127,6 +127,7 @@ def test_cells_that_are_done_need_no_space(finished: Path, tmp_path: Path) -> No
     assert float(said.split()[0]) == pytest.approx((sum(backbones) + sum(models)) / 2**20, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_command_refuses_and_can_be_told_not_to_look(tmp_path: Path) -> None:
     sections = real_data(tmp_path)
     (tmp_path / "val" / "images" / "003.png").write_bytes(b"no image")

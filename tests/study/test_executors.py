@@ -40,6 +40,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return site
 
 
+@pytest.mark.slow
 def test_an_executor_from_outside_runs_the_study_to_the_same_bytes(
     finished: Path, installed: Path, tmp_path: Path
 ) -> None:

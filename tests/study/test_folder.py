@@ -214,6 +214,7 @@ def test_one_runner_at_a_time_and_the_lock_dies_with_its_process(tmp_path: Path)
     claimed(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_folder_of_an_earlier_version_is_read_once(finished: Path, tmp_path: Path) -> None:
     """Status and report say what to do; a run keeps the finished cells, and refuses another study as ever."""
     out = tmp_path / "out"

@@ -115,6 +115,7 @@ def test_the_shipped_study_names_backbones_of_the_zoo(monkeypatch: pytest.Monkey
     }
 
 
+@pytest.mark.slow
 def test_rungs_of_clip_and_bit_run_to_the_end(ladder: Path, tmp_path: Path) -> None:
     """The shipped architectures with small files in place of the downloads: each trunk is a curve of its own."""
     facts, rungs = load_spec_text()["architectures"], {}
@@ -139,6 +140,7 @@ def test_rungs_of_clip_and_bit_run_to_the_end(ladder: Path, tmp_path: Path) -> N
     assert "CLIP-R50: no law: " in page
 
 
+@pytest.mark.slow
 def test_it_runs_to_the_end_with_local_files(ladder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rungs by path, two by name; then again with the files elsewhere: a cell is its tensors, not their path."""
     monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))

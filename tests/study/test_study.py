@@ -141,9 +141,10 @@ def _read(path: Path) -> bytes:
         return b""
 
 
+@pytest.mark.slow
 def test_terminated_it_stops_its_cells_and_goes_on_later(tmp_path: Path) -> None:
     long = {"config": TINY["pretrain"]["config"], "overrides": {**TINY["pretrain"]["overrides"],
-            "PRETRAIN.BUDGET.AMOUNT": 100.0}}  # fmt: skip
+            "PRETRAIN.BUDGET.AMOUNT": 20.0}}  # fmt: skip
     spec, out = write_spec(tmp_path, ladder=[16], scratch=False, pretrain=long), tmp_path / "out"
     process = start_study(spec, out, "--jobs", "1")
     deadline = time.monotonic() + 60
@@ -157,6 +158,7 @@ def test_terminated_it_stops_its_cells_and_goes_on_later(tmp_path: Path) -> None
     assert {c.state for c in run_study(load_spec(spec), out, jobs=1).view.cells} == {"done"}
 
 
+@pytest.mark.slow
 def test_a_failed_cell_is_recorded_the_others_go_on_and_it_is_tried_again(tmp_path: Path) -> None:
     architectures = {**TINY["architectures"], "diverging": {"MODEL.RESNETS.DEPTH": 50, "SOLVER.BASE_LR": 1e30}}
     spec = write_spec(tmp_path, architectures=architectures, ladder=[16], scratch=False)
@@ -185,6 +187,7 @@ def test_when_every_cell_fails_the_cause_is_said_and_the_exit_code_is_1(tmp_path
     assert not (tmp_path / "o" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_crashed_process_is_a_failed_cell(finished: Path, tmp_path: Path) -> None:
     """A cell whose process is killed by the system (out of memory, say) takes no other cell with it."""
     out = tmp_path / "out"
@@ -256,6 +259,7 @@ def test_a_report_without_results_is_an_error(tmp_path: Path) -> None:
         build_report(study_status(tmp_path))
 
 
+@pytest.mark.slow
 def test_real_images_in_two_cells(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped real-image study on real files, cut down to two short cells."""
     monkeypatch.setenv("SCALEPRIOR_CORPUS", str(shared_data / "tinyimagenet"))
@@ -271,6 +275,7 @@ def test_real_images_in_two_cells(shared_data: Path, tmp_path: Path, monkeypatch
     assert not report.missing
 
 
+@pytest.mark.slow
 def test_another_detection_set_pretrains_nothing_again(tmp_path: Path) -> None:
     """A repaired JSON makes other cells, on the backbones that are there."""
     sets = {
@@ -300,6 +305,7 @@ def test_another_detection_set_pretrains_nothing_again(tmp_path: Path) -> None:
     assert second.result.seconds["pretrain"] >= first.result.seconds["pretrain"]
 
 
+@pytest.mark.slow
 def test_a_cell_that_an_earlier_version_began_goes_on_in_its_own_folder(finished: Path, tmp_path: Path) -> None:
     """It had no folder for backbones; what is pretrained, or half pretrained, in the cell's own is not lost."""
     out = tmp_path / "out"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scaleprior.corpus.importers.tables.sql import connect, run
+from scaleprior.corpus.duck import connect
+from scaleprior.corpus.importers.tables.sql import run
 from scaleprior.errors import FailureError, UserError
 from tests.corpus.pictures import jpeg
 from tests.corpus.tables.conftest import Table
