@@ -5,16 +5,14 @@ Members and labels are joined by DuckDB in a file in the temporary folder, so ne
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
-from scaleprior.corpus.duck import connect
+from scaleprior.corpus.duck import scratch_database
 from scaleprior.corpus.importers.source import Source
 from scaleprior.corpus.importers.tables.names import match_names
 from scaleprior.corpus.importers.tables.table import LabelTable
@@ -22,7 +20,7 @@ from scaleprior.corpus.index import ImageRow
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.corpus.notes import Notes
 from scaleprior.corpus.tar_files import tar_members
-from scaleprior.errors import FailureError, UserError
+from scaleprior.errors import UserError
 
 __all__ = ["tar_source"]
 
@@ -43,14 +41,8 @@ def tar_source(root: Path, tars: Sequence[Path], table: LabelTable, label_space:
     def rows() -> Iterator[ImageRow]:
         notes.clear()
         table.note(notes)
-        with (
-            tempfile.TemporaryDirectory(prefix="scaleprior-") as folder,
-            connect(Path(folder) / "spill", f"{folder}/members.duckdb") as connection,
-        ):
-            try:
-                yield from _join(connection, root, tars, table, notes)
-            except duckdb.Error as e:
-                raise FailureError(f"joining tars and labels failed: {e}", hint="check the temporary folder") from e
+        with scratch_database("joining tars and labels") as connection:
+            yield from _join(connection, root, tars, table, notes)
 
     facts = {"path": str(root), "labels": str(table.path), "tars": str(len(tars))}
     return Source("tars", root, label_space, rows, table.count(), facts, table.doubts, notes)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scaleprior.backbones.zoo.cache import ZooHome
+from scaleprior.detect.data.coco_check import as_id
 from scaleprior.errors import UserError
 from scaleprior.files import file_sha256, read_json, write_text
 from scaleprior.wording import counted
@@ -79,7 +80,8 @@ def read_image_ids(path: Path) -> list[int]:
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"list of image ids {path} cannot be read: {e}", hint="give a text file") from e
     words = read_json(path, what="list of image ids") if text.startswith("[") else re.split(r"[\s,]+", text)
-    bad = [str(w)[:40] for w in words if not re.fullmatch(r"\d+", str(w), re.ASCII)]
+    found = [_image_number(word) for word in words]
+    bad = [str(word)[:40] for word, number in zip(words, found) if number is None]
     if not text or not words:
         raise UserError(f"list of image ids {path} is empty", hint="give one id of val2014 a line")
     if bad:
@@ -87,12 +89,20 @@ def read_image_ids(path: Path) -> list[int]:
             f"{path} has {counted(len(bad), 'entries that are no image id')}, first: {bad[0]!r}",
             hint="give one id of val2014 a line, or a JSON list of them",
         )
-    ids = [int(w) for w in words]
+    ids = [number for number in found if number is not None]
     twice = [i for i, times in Counter(ids).items() if times > 1]
     if twice:
         what = counted(len(twice), "image ids that occur twice")
         raise UserError(f"{path} has {what}, first: {twice[0]}", hint="list each once")
     return ids
+
+
+def _image_number(word: Any) -> int | None:
+    """An id of val2014, which are whole numbers: as text, or as JSON has it, also ``3.0``; None for anything else."""
+    value = as_id(word)
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"\d+", value, re.ASCII) else None
+    return None if value is None or value < 0 else value
 
 
 def _part(whole: Any, source: Path, ids: set[int], ids_file: Path, *, listed: bool) -> dict[str, Any]:

@@ -205,7 +205,7 @@ def test_val2014_is_split_by_the_users_list(val2014: Path, caplog: pytest.LogCap
 
 def test_another_list_is_another_file_whatever_its_form(val2014: Path, tmp_path: Path) -> None:
     sources = {}
-    for name, text in (("a.txt", "101 104"), ("b.json", "[104, 101]"), ("c.txt", "101,\n105\n")):
+    for name, text in (("a.txt", "101 104"), ("b.json", "[104.0, 101]"), ("c.txt", "101,\n105\n")):
         (tmp_path / name).write_text(text)
         cfg = tiny_config("FPN", ["SCALEPRIOR.MINIVAL_IDS", str(tmp_path / name)]).cfg
         sources[name] = dataset_paths("coco_2014_minival_8k", cfg)[0]

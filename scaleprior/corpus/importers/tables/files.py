@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
-from scaleprior.corpus.duck import connect
+from scaleprior.corpus.duck import scratch_database
 from scaleprior.corpus.importers.source import Source
 from scaleprior.corpus.importers.tables.names import match_names
 from scaleprior.corpus.importers.tables.table import LabelTable
@@ -22,7 +20,7 @@ from scaleprior.corpus.index import ImageRow
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.corpus.magic import IMAGE_LIKE
 from scaleprior.corpus.notes import Notes
-from scaleprior.errors import FailureError, UserError
+from scaleprior.errors import UserError
 from scaleprior.wording import shown
 
 __all__ = ["file_source", "images_below"]
@@ -43,14 +41,8 @@ def file_source(root: Path, table: LabelTable, label_space: LabelSpace) -> Sourc
     def rows() -> Iterator[ImageRow]:
         notes.clear()
         table.note(notes)
-        with (
-            tempfile.TemporaryDirectory(prefix="scaleprior-") as folder,
-            connect(Path(folder) / "spill", f"{folder}/names.duckdb") as connection,
-        ):
-            try:
-                yield from _rows(connection, root, table, notes)
-            except duckdb.Error as e:
-                raise FailureError(f"joining files and labels failed: {e}", hint="check the temporary folder") from e
+        with scratch_database("joining files and labels") as connection:
+            yield from _rows(connection, root, table, notes)
 
     facts = {"path": str(root), "labels": str(table.path)}
     return Source("files", root, label_space, rows, table.count(), facts, table.doubts, notes)
