@@ -70,7 +70,7 @@ def export_backbone(tensors: Mapping[str, Tensor], card: Card, path: str | Path,
 
 
 def _detectron2(tensors: Mapping[str, Tensor], card: Card, path: str | Path) -> None:
-    from scaleprior.backbones.readers.read import CARD_IN_PICKLE
+    from scaleprior.backbones.readers.assemble import CARD_IN_PICKLE
 
     content = {
         "model": {name: tensor.numpy() for name, tensor in tensors.items()},

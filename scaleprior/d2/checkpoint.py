@@ -20,7 +20,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
 from scaleprior.backbones.card import Card
-from scaleprior.backbones.readers.read import CARD_IN_PICKLE
+from scaleprior.backbones.readers.assemble import CARD_IN_PICKLE
 from scaleprior.backbones.trunks.trunk import canonical_shapes
 from scaleprior.backbones.weights import has_card, load_canonical
 from scaleprior.d2.contract import require_contract

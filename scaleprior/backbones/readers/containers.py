@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,10 @@ from scaleprior.errors import UserError
 if TYPE_CHECKING:
     from scaleprior.backbones.readers.pickle.load import Tree
 
-__all__ = ["KINDS", "Content", "locate", "open_container", "sniff"]
+__all__ = ["KINDS", "Content", "locate", "open_container", "sniff", "without_weights"]
+
+_FEW = 64
+"""Numbers in the largest tensor that is no weight but a setting, such as a detector's ``pixel_mean``."""
 
 
 @dataclass(frozen=True)
@@ -151,3 +155,17 @@ def open_container(path: Path, *, limits: Limits = LIMITS) -> Content:
         return KINDS[sniff(path)][1](path, limits)
     except OSError as e:
         raise UserError(f"weights {path} cannot be read: {e.strerror or e}", hint="check the file") from e
+
+
+def without_weights(tree: Any) -> Any:
+    """The same nested dicts and lists without their tensors and arrays, but for those of a few numbers."""
+    if isinstance(tree, Mapping):
+        kept = {key: without_weights(value) for key, value in tree.items()}
+        return {key: value for key, value in kept.items() if not _is_weight(value)}
+    if isinstance(tree, list):
+        return [kept for value in tree if not _is_weight(kept := without_weights(value))]
+    return tree
+
+
+def _is_weight(value: Any) -> bool:
+    return hasattr(value, "dtype") and math.prod(value.shape) > _FEW

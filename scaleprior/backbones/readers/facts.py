@@ -7,18 +7,16 @@ error that names the option to give.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from scaleprior.backbones.trunks.published import KnownFacts, Triple
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter
 
-__all__ = ["ReadOptions", "detector_facts", "folder_facts", "resolve", "timm_facts"]
+__all__ = ["ReadOptions", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -110,72 +108,6 @@ _FITTING: dict[str, tuple[Callable[[Any], bool], str]] = {
 """Option -> (whether a value can be one, else what to give)."""
 
 
-def timm_facts(cfg: Mapping[str, Any], origin: str) -> KnownFacts:
-    """Facts of a timm ``pretrained_cfg``; its mean and std are on the 0-1 scale, RGB.
-
-    Raises:
-        UserError: a mean or std that is not three numbers.
-    """
-    statistics = {}
-    for name in ("mean", "std"):
-        value = cfg.get(name)
-        if value is not None:
-            if (
-                not isinstance(value, (list, tuple))
-                or len(value) != 3
-                or not all(type(v) in (int, float) for v in value)
-            ):
-                raise UserError(f"{origin}: {name} is {value!r}", hint="three numbers are needed")
-            statistics[f"pixel_{name}"] = tuple(round(255 * v, 6) for v in value)
-    size = cfg.get("input_size")
-    licence, hub = cfg.get("license"), cfg.get("hf_hub_id")
-    name = ".".join(str(cfg[key]) for key in ("architecture", "tag") if cfg.get(key))
-    if hub:
-        hub = f"https://huggingface.co/{hub}{name if str(hub).endswith('/') else ''}"
-    return KnownFacts(
-        origin,
-        **statistics,
-        channel_order="RGB",
-        stride_in_1x1=False,
-        input_size=int(size[-1]) if isinstance(size, (list, tuple)) and size and type(size[-1]) is int else None,
-        licence=licence if isinstance(licence, str) and licence else None,
-        source=hub or None,
-        name=name or None,
-    )
-
-
-def folder_facts(path: Path) -> KnownFacts | None:
-    """Facts of the ``config.json`` with which timm and its hub publish weights, if one lies beside the file."""
-    config = path.parent / "config.json"
-    try:
-        if not config.is_file() or config.stat().st_size > 1 << 20:
-            return None
-        content = json.loads(config.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None  # a config.json of something else
-    if not isinstance(content, dict) or not isinstance(content.get("pretrained_cfg"), dict):
-        return None
-    return timm_facts({"architecture": content.get("architecture"), **content["pretrained_cfg"]}, str(config))
-
-
-def detector_facts(metadata: Mapping[str, str], where: str) -> KnownFacts | None:
-    """Facts in the header of a detector that ScalePrior trained."""
-    text = metadata.get("scaleprior.detector")
-    if text is None:
-        return None
-    try:
-        config = json.loads(text)["config"]
-        return KnownFacts(
-            f"the trained detector {where}",
-            tuple(config["MODEL.PIXEL_MEAN"]),
-            tuple(config["MODEL.PIXEL_STD"]),
-            config["INPUT.FORMAT"],
-            config["MODEL.RESNETS.STRIDE_IN_1X1"] and config["MODEL.RESNETS.DEPTH"] >= 50,
-        )
-    except (ValueError, KeyError, TypeError, RecursionError) as e:
-        raise UserError(f"{where}: the detector's header cannot be read: {e}", hint="get the file again") from e
-
-
 def resolve(options: ReadOptions, known: list[KnownFacts], where: str) -> tuple[dict[str, Any], dict[str, str]]:
     """(facts by name, where each was found); the first source that says something wins.
 
@@ -186,7 +118,7 @@ def resolve(options: ReadOptions, known: list[KnownFacts], where: str) -> tuple[
     facts: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for field in fields(KnownFacts):
-        if field.name == "origin":
+        if field.name in ("origin", "kind", "norm_eps"):
             continue
         given = getattr(options, field.name, None)
         if given is not None:

@@ -93,7 +93,9 @@ class ConvNeXt(TrunkFamily):
 
     def published(self, spec: TimmSpec, clues: Clues) -> KnownFacts:
         who = "torchvision's weights" if "torchvision" in clues.layout.name else "every tag of timm's"
-        return KnownFacts(f"published for {who} {spec.model}", IMAGENET_MEAN, IMAGENET_STD, "RGB", False)
+        return KnownFacts(
+            f"published for {who} {spec.model}", IMAGENET_MEAN, IMAGENET_STD, "RGB", False, kind="publisher"
+        )
 
     def refusal(self, names: Collection[str]) -> tuple[str, str] | None:
         if any(re.match(r"stages\.\d\.blocks\.\d+\.mlp\.grn\.", name) for name in names):

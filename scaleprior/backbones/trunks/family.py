@@ -179,7 +179,9 @@ class TrunkFamily:
         """What the publishers of exactly this trunk in this layout state; None or a None inside = they differ."""
         facts = self.models[spec.model]
         order = None if facts.pixel_mean is None else "RGB"
-        return KnownFacts(f"published for timm's {spec.model}", facts.pixel_mean, facts.pixel_std, order, False)
+        return KnownFacts(
+            f"published for timm's {spec.model}", facts.pixel_mean, facts.pixel_std, order, False, kind="publisher"
+        )
 
     def refine(self, spec: Any, *, stride_in_1x1: bool) -> TrunkSpec:
         """The spec with what shapes could not tell."""

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-__all__ = ["IMAGENET", "IMAGENET_MEAN", "IMAGENET_STD", "KnownFacts", "Triple"]
+__all__ = ["FACT_KINDS", "IMAGENET", "IMAGENET_MEAN", "IMAGENET_STD", "FactKind", "KnownFacts", "Triple"]
 
 Triple = tuple[float, float, float]  # on the 0-255 scale, in the order of channel_order
+FactKind = Literal["user", "file", "publisher", "assumed"]
+FACT_KINDS: tuple[FactKind, ...] = ("user", "file", "publisher", "assumed")
+"""Who may say a fact, best first: an option; what travels with the weights; their publisher, where it is proven that
+they are his; nobody, so that somebody's usual value was taken on the user's word."""
 
 
 @dataclass(frozen=True)
@@ -15,6 +20,8 @@ class KnownFacts:
 
     Attributes:
         origin: the place, in words for the report.
+        kind: who says it.
+        norm_eps: what the norms add to the variance.
     """
 
     origin: str
@@ -26,12 +33,19 @@ class KnownFacts:
     licence: str | None = None
     source: str | None = None
     name: str | None = None
+    norm_eps: float | None = None
+    kind: FactKind = "file"
 
 
 IMAGENET_MEAN: Triple = (123.675, 116.28, 103.53)
 IMAGENET_STD: Triple = (58.395, 57.12, 57.375)
 """Of ImageNet's training images, RGB: torchvision's transforms, and timm's IMAGENET_DEFAULT_MEAN and _STD."""
 IMAGENET = KnownFacts(
-    "published by torchvision and timm for this architecture", IMAGENET_MEAN, IMAGENET_STD, "RGB", False
+    "published by torchvision and timm for this architecture",
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    "RGB",
+    False,
+    kind="publisher",
 )
 """torchvision's weights' transforms and timm's default_cfg of the plain ResNets; their stride is in the 3x3."""

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["MSRA", "ResNets"]
 
 MSRA = KnownFacts(
-    "published by Detectron2 for MSRA's Caffe2 weights", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0), "BGR", True
+    "published by Detectron2 for MSRA's Caffe2 weights",
+    *((103.53, 116.28, 123.675), (1.0, 1.0, 1.0), "BGR", True),
+    kind="publisher",
 )
 """Detectron2's MODEL_ZOO.md, "ImageNet Pretrained Models": BGR, std folded into conv1, stride in the 1x1."""
 

@@ -1,0 +1,29 @@
+"""Facts in the header of a detector that ScalePrior trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from scaleprior.backbones.trunks.published import KnownFacts
+from scaleprior.errors import UserError
+
+__all__ = ["detector_facts"]
+
+
+def detector_facts(metadata: Mapping[str, str], where: str) -> KnownFacts | None:
+    """Facts in the header of a detector that ScalePrior trained."""
+    text = metadata.get("scaleprior.detector")
+    if text is None:
+        return None
+    try:
+        config = json.loads(text)["config"]
+        return KnownFacts(
+            f"the trained detector {where}",
+            tuple(config["MODEL.PIXEL_MEAN"]),
+            tuple(config["MODEL.PIXEL_STD"]),
+            config["INPUT.FORMAT"],
+            config["MODEL.RESNETS.STRIDE_IN_1X1"] and config["MODEL.RESNETS.DEPTH"] >= 50,
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        raise UserError(f"{where}: the detector's header cannot be read: {e}", hint="get the file again") from e
