@@ -8,7 +8,7 @@ error that names the option to give.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,7 +16,32 @@ from scaleprior.backbones.trunks.published import KnownFacts, Triple
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter
 
-__all__ = ["ReadOptions", "resolve"]
+__all__ = ["ReadOptions", "UnknownFactsError", "needed_option", "resolve"]
+
+_NEEDED = {
+    "pixel_mean": "A B C",
+    "pixel_std": "A B C",
+    "channel_order": "RGB|BGR",
+    "stride_in_1x1": "yes|no",
+}
+"""Facts that no backbone goes without -> what the command line shows behind their options."""
+
+
+class UnknownFactsError(UserError):
+    """Nobody says a fact that matters.
+
+    Attributes:
+        absent: the names of those facts; the options that say them are called the same.
+    """
+
+    def __init__(self, message: str, *, absent: Sequence[str]) -> None:
+        super().__init__(message, hint="give " + " ".join(map(needed_option, absent)))
+        self.absent: tuple[str, ...] = tuple(absent)
+
+
+def needed_option(name: str) -> str:
+    """The option of a needed fact, for a message, with what it takes."""
+    return parameter(name, words=_NEEDED[name])
 
 
 @dataclass(frozen=True)
@@ -112,8 +137,8 @@ def resolve(options: ReadOptions, known: list[KnownFacts], where: str) -> tuple[
     """(facts by name, where each was found); the first source that says something wins.
 
     Raises:
-        UserError: nobody says a fact that matters; names the options. Also pixel statistics that would be read in
-            another channel order than they were published in.
+        UnknownFactsError: nobody says a fact that matters; names the options.
+        UserError: pixel statistics that would be read in another channel order than they were published in.
     """
     facts: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -128,20 +153,10 @@ def resolve(options: ReadOptions, known: list[KnownFacts], where: str) -> tuple[
             if getattr(place, field.name) is not None:
                 facts[field.name], origins[field.name] = getattr(place, field.name), place.origin
                 break
-    needed = {
-        name: parameter(name, words=words)
-        for name, words in {
-            "pixel_mean": "A B C",
-            "pixel_std": "A B C",
-            "channel_order": "RGB|BGR",
-            "stride_in_1x1": "yes|no",
-        }.items()
-    }
-    absent = [name for name in needed if name not in facts]
+    absent = [name for name in _NEEDED if name not in facts]
     if absent:
-        raise UserError(
-            f"{where} does not say {', '.join(absent)}, and a wrong value costs AP without any warning",
-            hint="give " + " ".join(needed[name] for name in absent),
+        raise UnknownFactsError(
+            f"{where} does not say {', '.join(absent)}, and a wrong value costs AP without any warning", absent=absent
         )
     for name in ("pixel_mean", "pixel_std"):
         published = next((p.channel_order for p in known if getattr(p, name) is not None), None)
@@ -149,6 +164,6 @@ def resolve(options: ReadOptions, known: list[KnownFacts], where: str) -> tuple[
             raise UserError(
                 f"{where}: {name} {facts[name]} is {published} ({origins[name]}), {parameter('channel_order')} says "
                 f"{facts['channel_order']}",
-                hint=f"give {needed[name]} in that order, too",
+                hint=f"give {needed_option(name)} in that order, too",
             )
     return facts, origins
