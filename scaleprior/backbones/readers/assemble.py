@@ -83,7 +83,12 @@ def _rename(state: dict[str, Any], layout: Layout, report: Report, where: str) -
         if isinstance(target, str) and target in tensors:
             raise RefusedFileError("duplicate", f"{where} holds {target} twice, the second time as {name}")
         if name == "conv1_b" and np.any(np.asarray(value)):
-            target = None  # dropped only because it is the zero bias in front of a norm
+            # MSRA's R-50 has one, of no use in front of a norm; the programs that published its copies never add it.
+            target = Dropped("unused bias")
+            largest = float(np.abs(value).max())
+            report.notes.append(
+                f"{name} is not zero (up to {largest:.2g}); Detectron and Detectron2 do not add it either"
+            )
         if isinstance(target, Dropped):
             report.dropped.setdefault(target.reason, []).append(name)
         elif target is None:

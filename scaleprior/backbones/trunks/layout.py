@@ -41,6 +41,7 @@ class Layout:
         rename: foreign name -> canonical name, ``Dropped``, or None for a stranger.
         absent: regular expressions that must match no name, where a relative has all of the signature, too.
         reshape: what brings a tensor into the canonical shape, given its canonical name, without a copy; None = it is.
+        norm: kind of norm that these names tell where there are no running statistics: GN or FrozenBN.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Layout:
     rename: Callable[[str], str | Dropped | None]
     absent: tuple[str, ...] = ()
     reshape: Callable[[str, np.ndarray], np.ndarray] | None = None
+    norm: str | None = None
 
     def fits(self, names: Collection[str]) -> bool:
         """Whether these names are of this layout."""

@@ -12,6 +12,7 @@ from scaleprior.backbones.trunks.published import IMAGENET, KnownFacts
 from scaleprior.backbones.trunks.resnet.infer import infer_norm, infer_resnet
 from scaleprior.backbones.trunks.resnet.layouts import LAYOUTS
 from scaleprior.backbones.trunks.resnet.names import from_detectron2, names_and_shapes, to_detectron2
+from scaleprior.backbones.trunks.resnet.published import of_author, of_caffe2
 from scaleprior.backbones.trunks.resnet.spec import BLOCKS_PER_STAGE, ResNetSpec
 from scaleprior.errors import UserError
 
@@ -19,14 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
-__all__ = ["MSRA", "ResNets"]
-
-MSRA = KnownFacts(
-    "published by Detectron2 for MSRA's Caffe2 weights",
-    *((103.53, 116.28, 123.675), (1.0, 1.0, 1.0), "BGR", True),
-    kind="publisher",
-)
-"""Detectron2's MODEL_ZOO.md, "ImageNet Pretrained Models": BGR, std folded into conv1, stride in the 1x1."""
+__all__ = ["ResNets"]
 
 
 def _model(depth: int) -> Model:
@@ -55,10 +49,11 @@ class ResNets(TrunkFamily):
         return infer_resnet(shapes, norm=infer_norm(shapes, clues), where=clues.where, depth=clues.depth)
 
     def published(self, spec: ResNetSpec, clues: Clues) -> KnownFacts | None:
-        layout = clues.layout.name
-        if layout == "torchvision/timm" or (layout == "detectron2" and clues.author == "torchvision"):
+        if clues.layout.name == "torchvision/timm":
             return IMAGENET
-        return MSRA if layout == "caffe2" and spec.norm == "FrozenBN" else None
+        if clues.layout.name == "detectron2":
+            return of_author(clues.author)
+        return of_caffe2(spec) if clues.layout.name.startswith("caffe2") else None
 
     def refine(self, spec: ResNetSpec, *, stride_in_1x1: bool) -> ResNetSpec:
         return replace(spec, stride_in_1x1=stride_in_1x1 and spec.bottleneck)

@@ -15,7 +15,7 @@ _BLOCK = re.compile(r"res([2-5])\.(\d+)\.")
 
 
 def infer_norm(shapes: Shapes, clues: Clues) -> str:
-    """The kind of the norms: "BN" by their running statistics; without those somebody has to say it.
+    """The kind of the norms: "BN" by their running statistics; without those by their names, or somebody has to say it.
 
     Raises:
         UserError: nobody does.
@@ -23,11 +23,8 @@ def infer_norm(shapes: Shapes, clues: Clues) -> str:
     carried = clues.carried.norm if clues.carried else None
     if any(name.endswith("running_var") for name in shapes):
         return carried or "BN"
-    said = clues.norm or carried
-    if said:
+    if said := clues.norm or carried or clues.layout.norm:
         return said
-    if clues.layout.name == "caffe2":
-        return "FrozenBN"
     raise UserError(
         f"{clues.where}: its norms have no running statistics, so they are GroupNorm or folded BatchNorm",
         hint=f"give {parameter('norm', 'GN')} or {parameter('norm', 'FrozenBN')}",

@@ -45,7 +45,7 @@ def _caffe2(name: str) -> str | Dropped | None:
         return OPTIMISER
     if re.match(r"(?:fc1000|pred)_[wb]$", name):
         return CLASSIFIER
-    # MSRA's files call the stem's norm "res_conv1_bn_s".
+    # MSRA's files call the stem's norm "res_conv1_bn_s", Detectron's with GroupNorm "conv1_gn_s".
     if match := _CAFFE2.fullmatch(name.removeprefix("res_")):
         if match["norm"] is None and match["tensor"] != "w":
             return Dropped("zero bias") if name == "conv1_b" else None  # in front of a norm, and checked to be 0
@@ -92,7 +92,8 @@ LAYOUTS = (
         absent=(r"conv3\.weight$",),  # CLIP's stem, whose original names are otherwise the same
     ),
     Layout("hugging face", (r"(resnet\.)?encoder\.stages\.\d\.layers\.0\.layer\.0\.conv",), _hugging_face),
-    Layout("caffe2", (r"conv1_w$", r"res\d_\d+_branch2a_w$"), _caffe2),
+    Layout("caffe2 (GroupNorm)", (r"conv1_w$", r"res\d_\d+_branch2a_gn_s$"), _caffe2, norm="GN"),
+    Layout("caffe2", (r"conv1_w$", r"res\d_\d+_branch2a_w$"), _caffe2, norm="FrozenBN"),
     Layout(
         "detectron2",
         (r"(model\.)?(backbone\.(bottom_up\.)?|roi_heads\.)?(stem\.conv1|res\d\.\d+\.conv1)\.weight$",),
