@@ -51,7 +51,7 @@ def assemble(candidate: Candidate, content: Content, path: Path, options: ReadOp
     carried = _carried_card(content)
     if carried is not None:
         refuse_idle([name for name in ("labels", "corpus") if getattr(options, name) is not None], path)
-    author = content.tree.get("__author__") if content.kind == "pickle" else None
+    author = _beside(content, "__author__")
     author = author if isinstance(author, str) else None
     clues = Clues(str(path), layout, options.norm, options.depth, carried.arch if carried else None, author)
     arch = candidate.family.infer({name: tuple(t.shape) for name, t in tensors.items()}, clues)
@@ -117,8 +117,13 @@ def _view(value: Any, name: str, where: str, report: Report) -> np.ndarray:
     return value
 
 
+def _beside(content: Content, key: str) -> Any:
+    """What a ``.pkl`` keeps beside its weights under this key."""
+    return content.tree.get(key) if content.kind == "pickle" and isinstance(content.tree, Mapping) else None
+
+
 def _carried_card(content: Content) -> Card | None:
-    text = content.tree.get(CARD_IN_PICKLE) if content.kind == "pickle" else None
+    text = _beside(content, CARD_IN_PICKLE)
     return Card.from_json(text, source=str(content.path)) if isinstance(text, str) else None
 
 

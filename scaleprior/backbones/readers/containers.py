@@ -13,7 +13,7 @@ from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
-    from scaleprior.backbones.readers.pickle.load import Tree
+    from scaleprior.backbones.readers.pickle.plain import Tree
 
 __all__ = ["KINDS", "Content", "locate", "open_container", "sniff", "without_weights"]
 
@@ -27,7 +27,7 @@ class Content:
 
     Attributes:
         kind: key of ``KINDS``.
-        tree: nested dicts and lists, or one dict of tensors.
+        tree: nested dicts and lists, or one dict of tensors; a pickle's other objects are :class:`Placeholder`.
         path: where it was read.
         metadata: texts of a safetensors header.
         left_out: objects of a pickle that were passed over, "where: class".
@@ -158,7 +158,11 @@ def open_container(path: Path, *, limits: Limits = LIMITS) -> Content:
 
 
 def without_weights(tree: Any) -> Any:
-    """The same nested dicts and lists without their tensors and arrays, but for those of a few numbers."""
+    """The same dicts, lists and placeholders without their tensors and arrays, but for those of a few numbers."""
+    from scaleprior.backbones.readers.pickle.placeholders import Placeholder
+
+    if isinstance(tree, Placeholder):
+        return Placeholder(tree.name, without_weights(tree.content))
     if isinstance(tree, Mapping):
         kept = {key: without_weights(value) for key, value in tree.items()}
         return {key: value for key, value in kept.items() if not _is_weight(value)}

@@ -76,7 +76,7 @@ def check_shape(shape: Sequence[object], itemsize: int, held: int, name: str, wh
     """
     sides = [n for n in shape if isinstance(n, int) and not isinstance(n, bool) and n >= 0]
     if len(shape) > 8 or len(sides) < len(shape):
-        raise RefusedFileError("damaged", f"{where}: {name} has the impossible shape {str(tuple(shape))[:80]}")
+        raise RefusedFileError("damaged", f"{where}: {name} has the impossible shape {_shape_text(shape)}")
     elements = math.prod(sides)
     if elements > limits.tensor_elements:
         raise RefusedFileError(
@@ -87,6 +87,11 @@ def check_shape(shape: Sequence[object], itemsize: int, held: int, name: str, wh
             "size", f"{where}: {name} claims {elements * itemsize:,} bytes but the file stores {held:,} for it"
         )
     return elements * itemsize
+
+
+def _shape_text(shape: Sequence[object]) -> str:
+    """Other things than numbers by their type: the text of nested lists may be longer than any memory."""
+    return f"({', '.join(str(n)[:20] if type(n) is int else type(n).__name__ for n in shape[:9])})"
 
 
 def check_name(name: object, where: str, limits: Limits = LIMITS) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from scaleprior.backbones.readers.containers import Content
 from scaleprior.backbones.readers.facts import ReadOptions
 from scaleprior.backbones.readers.limits import Limits, check_name
+from scaleprior.backbones.readers.pickle import Placeholder
 from scaleprior.backbones.readers.recognise import recognise
 from scaleprior.backbones.readers.report import some
 from scaleprior.backbones.trunks.family import TrunkFamily
@@ -56,16 +57,18 @@ def _state_dict(content: Content, options: ReadOptions, limits: Limits) -> tuple
     tree, notes, path = content.tree, [], content.path
     if content.left_out:
         notes.append(f"objects that are no weights were passed over: {some(content.left_out)}")
-    if not isinstance(tree, Mapping):
-        raise UserError(f"{path} holds a {type(tree).__name__}, not named tensors", hint="save a state_dict")
+    if not isinstance(tree, Mapping) and not _dict_in(tree):
+        kind = tree.name if isinstance(tree, Placeholder) else type(tree).__name__
+        raise UserError(f"{path} holds a {kind}, not named tensors", hint="save a state_dict")
+    tree = _dict_in(tree)
     if options.state is not None:
-        if not isinstance(tree.get(options.state), Mapping):
+        if not (state := _dict_in(tree.get(options.state))):
             raise UserError(f"{path} has no state dict {options.state!r}", hint=f"it has {sorted(map(str, tree))[:12]}")
-        tree = tree[options.state]
-    while inner := [key for key in _WRAPPERS if isinstance(tree.get(key), Mapping) and tree[key]]:
+        tree = state
+    while inner := [key for key in _WRAPPERS if _dict_in(tree.get(key))]:
         if len(inner) > 1:
             notes.append(Wording(f"took {inner[0]}, not {', '.join(inner[1:])}; {parameter('state')} chooses"))
-        tree = tree[inner[0]]
+        tree = _dict_in(tree[inner[0]])
     tensors = {k: v for k, v in tree.items() if isinstance(v, (Tensor, np.ndarray))}
     limits.check_keys(len(tensors), str(path))
     for name in tensors:
@@ -74,3 +77,9 @@ def _state_dict(content: Content, options: ReadOptions, limits: Limits) -> tuple
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors, notes
+
+
+def _dict_in(value: Any) -> Mapping[Any, Any]:
+    """The dict that this is or that an object beside the weights keeps; else an empty one."""
+    value = value.content if isinstance(value, Placeholder) else value
+    return value if isinstance(value, Mapping) else {}

@@ -2,7 +2,8 @@
 
     python -m tests.backbones.readers.malicious FOLDER
 
-prints one JSON object: file -> [reason or "accepted" or another error, growth of peak memory in MiB].
+prints one JSON object: file -> [reason, "inert" (read, and no weights are in it), "accepted" or another error, growth
+of peak memory in MiB].
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ EXPECTED = {
     "memo.pkl": "size",
     "long_bytes.pkl": "damaged",
     "shape.pkl": "size",
-    "objects.pkl": "code",
+    "objects.pkl": "inert",
     "nan.pkl": "numbers",
     "truncated.pkl": "damaged",
     "persistent.pkl": "code",
@@ -39,9 +40,17 @@ EXPECTED = {
     "twice_later.pkl": "duplicate",
     "steps.pkl": "size",
     "namespace.pkl": "code",
-    "called_namespace.pkl": "code",
+    "called_namespace.pkl": "inert",
     "subclass.pkl": "code",
-    "collide.pkl": "damaged",
+    "collide.pkl": "inert",
+    "unknown.pkl": "inert",
+    "importing.pkl": "inert",
+    "partial.pkl": "inert",
+    "keywords.pkl": "code",
+    "deep.pkl": "inert",
+    "cycle.pkl": "inert",
+    "laughs_within.pkl": "inert",
+    "message.pkl": "damaged",
     "system.pth": "code",
     "namespace.pth": "code",
     "beyond.pth": "size",
@@ -67,7 +76,7 @@ EXPECTED = {
     "prefix.safetensors": "duplicate",
     "noise.bin": "damaged",
 }
-"""File -> the reason it must be refused for."""
+"""File -> the reason it must be refused for, or "inert": its objects are placeholders, and nothing of them was run."""
 
 _MARK = "executed"
 _ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
@@ -114,10 +123,10 @@ def _pickles(folder: Path) -> None:
     write("protocol0.pkl", b"cos\nsystem\n(S'" + command + b"'\ntR.")
     write("nested.pkl", b"\x80\x02}X\x01\x00\x00\x00a" + b"]" * 50_000 + b"a" * 49_999 + b"s.")
     # each list holds the one before ten times: 10 ** 12 leaves in 200 bytes
-    laughs = b"\x80\x02}]q\x000"
+    laughs = b"\x80\x02]q\x000"
     for level in range(12):
         laughs += b"]q" + bytes([level + 1]) + b"(" + (b"h" + bytes([level])) * 10 + b"e0"
-    write("laughs.pkl", laughs + b"X\x01\x00\x00\x00ah\x0cs.")
+    write("laughs.pkl", laughs + b"}X\x01\x00\x00\x00ah\x0cs.")
     write("memo.pkl", b"\x80\x02}r\xff\xff\xff\x7f.")  # a table for 2 ** 31 objects
     write("long_bytes.pkl", b"\x80\x04}\x8e" + struct.pack("<Q", 10 << 30) + b"abc.")
     dtype = b"cnumpy\ndtype\n(S'f4'\nI0\nI1\ntR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntb"
@@ -129,11 +138,21 @@ def _pickles(folder: Path) -> None:
     write("twice_later.pkl", b"\x80\x02}q\x00(" + entry + b"u0h\x00(" + entry + b"u.")  # in two runs, by memory
     write("steps.pkl", b"\x80\x02}" + b"N0" * 2_000_000 + b".")
     write("namespace.pkl", pickle.dumps({"args": _State(folder)}, protocol=2))
-    # a Namespace is passed over, and so is what is in it; it cannot be called as if it were something else
+    # an object that is called makes another one that is passed over
     write("called_namespace.pkl", b"\x80\x02cargparse\nNamespace\n)\x81(S'true'\ntR.")
     write("subclass.pkl", b"\x80\x02cargparse\nNamespace.__init__.__globals__\n)R.")
     collide = b"".join(b"\x8a\x10" + (k * ((1 << 61) - 1)).to_bytes(16, "little") + b"N" for k in range(1, 3000))
     write("collide.pkl", b"\x80\x02}(" + collide + b"u.")  # keys of one hash, each compared with all before it
+    (folder / "leaves_a_trace.py").write_text(f"open({str(folder / _MARK)!r}, 'w')\n\n\nclass Settings:\n    pass\n")
+    write("importing.pkl", b"\x80\x02}U\x01acleaves_a_trace\nSettings\n)\x81}U\x01bK\x01sbs.")
+    write("unknown.pkl", b"\x80\x02}U\x01acleaves_a_trace\nrun\n(U\x04truetRs.")
+    write("partial.pkl", b"\x80\x02cfunctools\npartial\n(cos\nsystem\nU" + bytes([len(command)]) + command + b"tR)R.")
+    write("keywords.pkl", b"\x80\x04csubprocess\nPopen\n)}(\x8c\x04args\x8c\x04trueu\x92.")
+    unknown = b"cnowhere\nNode\n)\x81"
+    write("deep.pkl", b"\x80\x02}X\x01\x00\x00\x00a" + unknown * 50_000 + b"b" * 49_999 + b"s.")
+    write("cycle.pkl", b"\x80\x02" + unknown + b"q\x00}X\x07\x00\x00\x00_parenth\x00sb.")
+    write("laughs_within.pkl", b"\x80\x02" + unknown + laughs[2:] + b"h\x0cb.")
+    write("message.pkl", laughs + b"0h\x0ch\x0c\x93.")  # what a message would show of it has 10 ** 12 characters
     good = {"conv1_w": np.zeros((64, 3, 7, 7), np.float32), "res2_0_branch2a_w": np.zeros((64, 64, 1, 1), np.float32)}
     write("truncated.pkl", pickle.dumps(good, protocol=2)[:-2000])
     arrays = {k: v.numpy() for k, v in _narrow().items()}
@@ -260,7 +279,7 @@ def _main(folder: Path) -> None:
             read_backbone(folder / name)
             said = "accepted"
         except UserError as e:
-            said = getattr(e, "reason", f"UserError: {e}")
+            said = getattr(e, "reason", "inert")
         except Exception as e:
             said = f"{type(e).__name__}: {e}"
         found[name] = [said, (peak() - before) / 1024]

@@ -1,8 +1,9 @@
 """A reader of pickles that can run nothing: it follows the instructions itself and has no way to call the file's own.
 
-Python's unpickler imports what a file names and calls it. This one looks names up in a table of stand-ins; a name
-outside the table ends the reading. It makes numbers, texts, containers and what the stand-ins return, refuses dicts
-with two entries of one key, and never allocates more for an argument than the file still holds.
+Python's unpickler imports what a file names and calls it. This one looks names up in a table of stand-ins; for an
+object of a class outside the table it keeps what the pickle would hand to that class. It makes numbers, texts,
+containers and what the stand-ins return, refuses dicts with two entries of one key, and never allocates more for an
+argument than the file still holds.
 Texts of Python 2 (MSRA's and Caffe2's files) arrive as bytes.
 """
 
@@ -17,20 +18,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, NoReturn
 
 from scaleprior.backbones.readers.limits import Limits, RefusedFileError
+from scaleprior.backbones.readers.pickle.names import TensorRecord
 from scaleprior.backbones.readers.pickle.stand_ins import (
-    Inert,
-    KnownName,
+    HINT_CODE,
+    Instance,
+    Named,
     OrderedMapping,
     StandIn,
-    check_key,
+    called,
+    key_for,
     put_entries,
 )
 
 __all__ = ["Machine"]
 
-_HINT_CODE = "do not open it with pickle or torch.load either; ask for a .safetensors file"
 _BLOB = 1 << 16  # bytes; longer runs of bytes are not read but mapped
 _LINE = 4096  # characters of a number or a name written as a line
+_NAME = 160  # characters that are kept of a module's and of a class's name
 
 
 class Machine:
@@ -47,7 +51,7 @@ class Machine:
         self,
         file: BinaryIO,
         length: int,
-        known: Mapping[tuple[str, str], KnownName],
+        known: Mapping[tuple[str, str], Named],
         limits: Limits,
         *,
         storage: Callable[[Any], Any] | None = None,
@@ -85,7 +89,7 @@ class Machine:
         known = pickletools.code2op.get(code.decode("latin1"))  # pyright: ignore[reportAttributeAccessIssue]
         if known is None:
             raise RefusedFileError("damaged", f"{code!r} is no instruction of a pickle")
-        raise RefusedFileError("code", f"the pickle instruction {known.name}, which no weights need", hint=_HINT_CODE)
+        raise RefusedFileError("code", f"the pickle instruction {known.name}, which no weights need", hint=HINT_CODE)
 
     def take(self, count: int) -> bytes:
         """The next ``count`` bytes."""
@@ -134,49 +138,48 @@ class Machine:
         return items
 
     def push_name(self, module: Any, name: Any) -> None:
-        """Look a name up; it is not imported, and no other is known."""
-        found = self.known.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
-        if found is None:
-            said = f"{str(module)[:80]}.{str(name)[:80]}"
-            raise RefusedFileError("code", f"it names {said}, which is no part of weights", hint=_HINT_CODE)
-        self.stack.append(found)
+        """Look a name up; it is not imported, known or not."""
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise RefusedFileError("damaged", f"a name that is a {type(name).__name__} in a {type(module).__name__}")
+        found = self.known.get((module, name))
+        self.stack.append(Named(f"{module[:_NAME]}.{name[:_NAME]}") if found is None else found)
 
-    def call(self, *, inert_only: bool = False) -> None:
-        """What stands for an object of the named class with these arguments."""
-        arguments, named = self.stack.pop(), self.stack.pop()
-        if (
-            not isinstance(named, KnownName)
-            or not isinstance(arguments, tuple)
-            or named.make is None
-            or (inert_only and not named.inert)
-        ):
-            said = named.name if isinstance(named, KnownName) else type(named).__name__
-            raise RefusedFileError("code", f"it calls {said}, which no weights need", hint=_HINT_CODE)
-        self.stack.append(named.make(*arguments))
+    def call(self) -> None:
+        """What stands for the result of calling what is below the arguments."""
+        arguments, callee = self.stack.pop(), self.stack.pop()
+        self.stack.append(called(callee, arguments))
+
+    def call_with_keywords(self) -> None:
+        """The same, with keyword arguments on top."""
+        keywords = self.stack.pop()
+        arguments, callee = self.stack.pop(), self.stack.pop()
+        self.stack.append(called(callee, (*arguments, keywords) if keywords else arguments))
 
     def build(self) -> None:
         """Set an object's state, where a stand-in takes one."""
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, StandIn):
             target.build(state)
-        elif not isinstance(target, (Inert, OrderedMapping)):
+        elif isinstance(target, Instance):
+            target.state = state
+        elif not isinstance(target, (OrderedMapping, TensorRecord)):  # attributes of a tensor are no weights
             what = f"it sets attributes of a {type(target).__name__}"
-            raise RefusedFileError("code", f"{what}, which no weights need", hint=_HINT_CODE)
+            raise RefusedFileError("code", f"{what}, which no weights need", hint=HINT_CODE)
 
     def put(self, target: Any, items: Sequence[Any]) -> None:
         """Entries of a dict: key, value, key, value ..."""
-        if not isinstance(target, Inert):
+        if isinstance(target, Instance):
+            target.put(items, self.limits)
+        else:
             put_entries(target, items, self.limits)
 
     def extend(self, target: Any, items: Sequence[Any]) -> None:
         """Members of a list or a set."""
-        if isinstance(target, list):
+        if isinstance(target, (list, Instance)):
             target.extend(items)
         elif isinstance(target, set):
-            for item in items:
-                check_key(item)
-            target.update(items)
-        elif not isinstance(target, Inert):
+            target.update(map(key_for, items))
+        else:
             raise RefusedFileError("damaged", "members of something that is not a list")
 
     def remember(self, number: int) -> None:
@@ -188,7 +191,7 @@ class Machine:
     def push_stored(self) -> None:
         """What stands for an object that lies outside the pickle."""
         if self.storage is None:
-            raise RefusedFileError("code", "it refers to objects outside the file", hint=_HINT_CODE)
+            raise RefusedFileError("code", "it refers to objects outside the file", hint=HINT_CODE)
         self.stack.append(self.storage(self.stack.pop()))
 
 
@@ -272,6 +275,17 @@ def _stack_global(machine: Machine) -> None:
     machine.push_name(module, name)
 
 
+def _instance(machine: Machine) -> None:
+    machine.push_name(machine.line().decode(), machine.line().decode())
+    named, arguments = machine.stack.pop(), machine.pop_mark()
+    machine.stack.append(called(named, tuple(arguments)))
+
+
+def _object(machine: Machine) -> None:
+    named, *arguments = machine.pop_mark()
+    machine.stack.append(called(named, tuple(arguments)))
+
+
 def _protocol(machine: Machine) -> None:
     if (protocol := machine.take(1)[0]) > 5:
         raise ValueError(f"pickle protocol {protocol}")
@@ -330,7 +344,10 @@ _RUN: dict[bytes, Callable[[Machine], Any]] = {
     pickle.POP: _pop,
     pickle.POP_MARK: Machine.pop_mark,
     pickle.REDUCE: Machine.call,
-    pickle.NEWOBJ: lambda m: m.call(inert_only=True),
+    pickle.NEWOBJ: Machine.call,
+    pickle.NEWOBJ_EX: Machine.call_with_keywords,
+    pickle.INST: _instance,
+    pickle.OBJ: _object,
     pickle.BUILD: Machine.build,
     pickle.GLOBAL: lambda m: m.push_name(m.line().decode(), m.line().decode()),
     pickle.STACK_GLOBAL: _stack_global,
@@ -352,4 +369,4 @@ _RUN: dict[bytes, Callable[[Machine], Any]] = {
     pickle.PROTO: _protocol,
     pickle.FRAME: lambda m: m.take(8),
 }
-"""Instruction -> what to do. Those that are absent (PERSID, INST, OBJ, NEWOBJ_EX, EXT*, *_BUFFER) are refused."""
+"""Instruction -> what to do. Those that are absent (PERSID, EXT*, *_BUFFER) are refused."""

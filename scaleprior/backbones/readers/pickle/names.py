@@ -1,7 +1,8 @@
-"""What stands for the few names that weights in pickles need: NumPy arrays, torch's records, and harmless settings.
+"""What stands for the few names that weights in pickles need: NumPy arrays and torch's records.
 
 :mod:`machine` follows the pickle; here an array's stand-in checks the claimed shape against the bytes present before
-any array exists, and a torch tensor's against its storage.
+any array exists, and a torch tensor's against its storage. What is no array or tensor of plain numbers becomes an
+:class:`Instance`, as objects of unknown classes do.
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ from typing import Any
 import numpy as np
 
 from scaleprior.backbones.readers.limits import LIMITS, RefusedFileError, check_shape
-from scaleprior.backbones.readers.pickle.stand_ins import Inert, KnownName, OrderedMapping, StandIn, put_entries
+from scaleprior.backbones.readers.pickle.stand_ins import (
+    Instance,
+    Named,
+    OrderedMapping,
+    StandIn,
+    called,
+    key_for,
+    put_entries,
+    shortly,
+)
 
 __all__ = ["PLAIN_NAMES", "STORAGES", "TORCH_NAMES", "ArrayStandIn", "Storage", "TensorRecord", "as_text"]
 
@@ -24,28 +34,16 @@ STORAGES = {
     "FloatStorage": ("float32", 4), "HalfStorage": ("float16", 2), "BFloat16Storage": ("bfloat16", 2),
     "DoubleStorage": ("float64", 8), "LongStorage": ("int64", 8), "IntStorage": ("int32", 4),
     "ShortStorage": ("int16", 2), "CharStorage": ("int8", 1), "ByteStorage": ("uint8", 1), "BoolStorage": ("bool", 1),
+    "UntypedStorage": ("", 1), "ComplexFloatStorage": ("", 8), "ComplexDoubleStorage": ("", 16),
+    "QInt8Storage": ("", 1), "QUInt8Storage": ("", 1), "QInt32Storage": ("", 4), "QUInt4x2Storage": ("", 1),
+    "QUInt2x4Storage": ("", 1),
 }  # fmt: skip
-_INERT = (
-    ("argparse", "Namespace"),
-    ("types", "SimpleNamespace"),
-    ("collections", "defaultdict"),
-    ("collections", "Counter"),
-    *(("pathlib", f"{kind}Path") for kind in ("", "Pure", "Posix", "Windows", "PurePosix", "PureWindows")),
-    *(("pathlib._local", f"{kind}Path") for kind in ("", "Pure", "Posix", "Windows", "PurePosix", "PureWindows")),
-    *(("datetime", name) for name in ("datetime", "date", "time", "timedelta", "timezone")),
-    *((module, name) for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "dict", "list", "int")),
-    ("torch", "device"),
-    *(("torch", name) for name in ("float16", "bfloat16", "float32", "float64", "int64", "int32", "uint8", "bool")),
-    ("yacs.config", "CfgNode"),
-    ("fvcore.common.config", "CfgNode"),
-    ("detectron2.config.config", "CfgNode"),
-)
-"""Settings that training scripts save beside their weights. Nothing of them is built or kept."""
+"""Class -> (type of its numbers or "" if weights are never of it, bytes of each)."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Numbers of a torch file that lie outside its pickle."""
+    """Numbers of a torch file that lie outside its pickle; ``dtype`` "": of a type that is passed over."""
 
     key: str
     dtype: str
@@ -64,34 +62,46 @@ class TensorRecord:
 
 
 class _DType(StandIn):
+    dtype: np.dtype | None = None
+    """None: not of numbers (texts, dates, records, objects, complex ones)."""
+
     def __init__(self, code: Any = None, *_: Any) -> None:
-        code = as_text(code)
-        if code not in _CODES:
-            raise RefusedFileError("code", f"an array of type {str(code)[:20]!r}, which is not of numbers")
-        self.dtype = np.dtype(code)
+        if isinstance(code := as_text(code), str) and code in _CODES:
+            self.dtype = np.dtype(code)
 
     def build(self, state: Any) -> None:
-        if as_text(state[1]) == ">":
+        if self.dtype is not None and as_text(state[1]) == ">":
             self.dtype = self.dtype.newbyteorder(">")
 
 
 class ArrayStandIn(StandIn):
+    """An array of numbers, or what stands for one of other things."""
+
     value: np.ndarray | None = None
+    other: Instance | None = None
 
     def build(self, state: Any) -> None:
-        _, shape, dtype, fortran, raw = state
-        if not isinstance(raw, (bytes, memoryview)):
-            raise RefusedFileError("code", "an array of Python objects")
-        self.value = _view(raw, dtype, shape, "F" if fortran else "C")
+        if not isinstance(state, tuple) or len(state) != 5 or isinstance(state[4], list):
+            self.other = Instance("numpy.ndarray", state=state[4] if isinstance(state, tuple) else state)
+        else:
+            _, shape, dtype, fortran, raw = state
+            self.fill(raw, dtype, shape, "F" if fortran else "C")
+
+    def fill(self, raw: Any, dtype: Any, shape: Any, order: Any) -> None:
+        """Lay it over its bytes."""
+        if isinstance(dtype, _DType) and dtype.dtype is not None:
+            self.value = _view(raw, dtype.dtype, shape, order)
+        else:
+            self.other = Instance("numpy.ndarray")
 
 
-def _view(raw: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    if not isinstance(dtype, _DType) or not isinstance(raw, (bytes, memoryview)) or not isinstance(shape, tuple):
-        raise RefusedFileError("damaged", "an array without type, shape or bytes")
-    size = check_shape(shape, dtype.dtype.itemsize, len(raw), "an array", "pickle", LIMITS)
+def _view(raw: Any, dtype: np.dtype, shape: Any, order: Any) -> np.ndarray:
+    if not isinstance(raw, (bytes, memoryview)) or not isinstance(shape, tuple):
+        raise RefusedFileError("damaged", "an array without shape or bytes")
+    size = check_shape(shape, dtype.itemsize, len(raw), "an array", "pickle", LIMITS)
     if size != len(raw):
         raise RefusedFileError("damaged", f"an array of shape {shape} with {len(raw)} bytes")
-    return np.frombuffer(raw, dtype.dtype).reshape(shape, order="F" if as_text(order) == "F" else "C")
+    return np.frombuffer(raw, dtype).reshape(shape, order="F" if as_text(order) == "F" else "C")
 
 
 def _reconstruct(*_: Any) -> ArrayStandIn:
@@ -100,17 +110,19 @@ def _reconstruct(*_: Any) -> ArrayStandIn:
 
 def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> ArrayStandIn:
     array = ArrayStandIn()
-    array.value = _view(raw, dtype, shape, order)
+    array.fill(raw, dtype, shape, order)
     return array
 
 
 def _scalar(dtype: Any, raw: Any = b"") -> Any:
-    return _view(_encode(raw) if isinstance(raw, str) else raw, dtype, (), "C").item()
+    if not isinstance(dtype, _DType) or dtype.dtype is None:
+        return Instance("numpy.generic", (raw,))
+    return _view(_encode(raw) if isinstance(raw, str) else raw, dtype.dtype, (), "C").item()
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if not isinstance(text, str) or as_text(encoding) not in ("latin1", "latin-1"):
-        raise RefusedFileError("code", f"text in the encoding {str(encoding)[:20]!r}")
+        raise RefusedFileError("code", f"text in the encoding {shortly(encoding, 20)!r}")
     return text.encode("latin1")
 
 
@@ -131,7 +143,9 @@ def _ordered(pairs: Any = ()) -> OrderedMapping:
     return made
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *more: Any) -> TensorRecord:
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *more: Any) -> TensorRecord | Instance:
+    if (isinstance(storage, Storage) and not storage.dtype) or isinstance(storage, Instance) or any(more[2:]):
+        return Instance("torch.Tensor")  # quantised, complex, or to be negated
     if (
         not isinstance(storage, Storage)
         or not isinstance(shape, tuple)
@@ -140,8 +154,6 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *more: A
         or not all(type(n) is int and n >= 0 for n in (offset, *stride))
     ):
         raise RefusedFileError("damaged", "a tensor without storage, shape or strides")
-    if len(more) > 2 and more[2]:
-        raise RefusedFileError("damaged", f"a tensor that is {str(more[2])[:60]}")
     # Strides of 0 let a few bytes pose as gigabytes: a tensor may not have more numbers than its storage.
     check_shape(shape, storage.itemsize, storage.elements * storage.itemsize, "a tensor", "torch file", LIMITS)
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride))
@@ -150,29 +162,58 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *more: A
     return TensorRecord(storage, offset, shape, stride)
 
 
-def _rebuild_parameter(data: Any, *_: Any) -> Any:
-    return data
+def _first(tensor: Any, *_: Any) -> Any:
+    """A tensor wrapped as a parameter or a buffer."""
+    return tensor
 
 
-def _torch_size(shape: Any = ()) -> tuple:
+def _rebuild_from_type(make: Any, _type: Any, arguments: Any, *_: Any) -> Any:
+    """A tensor's subclass, or a tensor with attributes: the tensor."""
+    if not isinstance(make, Named) or make.make is None or not isinstance(arguments, tuple):
+        return Instance(make.name if isinstance(make, Named) else "torch.Tensor")
+    return make.make(*arguments)
+
+
+def _torch_size(shape: Any = ()) -> tuple[Any, ...]:
     return tuple(shape)
 
 
-def _table(entries: dict[tuple[str, str], Callable[..., Any] | None]) -> dict[tuple[str, str], KnownName]:
-    inert = {key: KnownName(".".join(key), _passing_over(".".join(key)), inert=True) for key in _INERT}
-    return {**inert, **{key: KnownName(".".join(key), make) for key, make in entries.items()}}
+def _set(members: Any = ()) -> Any:
+    """How old protocols write sets."""
+    return set(map(key_for, members)) if isinstance(members, (list, tuple, set)) else Instance("builtins.set")
 
 
-def _passing_over(name: str) -> Callable[..., Inert]:
-    return lambda *_: Inert(name)
+def _new(kind: Any, *arguments: Any) -> Any:
+    """``copyreg.__newobj__``: the object of a class."""
+    return called(kind, arguments)
+
+
+def _reconstructed(kind: Any, _base: Any = None, state: Any = None) -> Any:
+    """How protocols 0 and 1 write objects; a state is that of the built-in type which the class comes from."""
+    made = called(kind, () if state is None or isinstance(state, (dict, list)) else (state,))
+    if isinstance(made, Instance):
+        made.entries = state if isinstance(state, dict) else None
+        made.members = state if isinstance(state, list) else None
+    return made
+
+
+def _restored(value: Any, *_: Any) -> Any:
+    """A list or dict with the type that TorchScript declares for it."""
+    return value
+
+
+def _table(entries: dict[tuple[str, str], Callable[..., Any]]) -> dict[tuple[str, str], Named]:
+    return {key: Named(".".join(key), make) for key, make in entries.items()}
 
 
 _PLAIN = {
     ("collections", "OrderedDict"): _ordered,
-    ("numpy", "ndarray"): None,
     ("numpy", "dtype"): _DType,
     ("_codecs", "encode"): _encode,
+    **{(module, "__newobj__"): _new for module in ("copyreg", "copy_reg")},
+    **{(module, "_reconstructor"): _reconstructed for module in ("copyreg", "copy_reg")},
     **{(module, name): _bytes for module in ("builtins", "__builtin__") for name in ("bytes", "bytearray")},
+    **{(module, name): _set for module in ("builtins", "__builtin__") for name in ("set", "frozenset")},
     **{(module, "_reconstruct"): _reconstruct for module in _NUMPY},
     **{(module, "scalar"): _scalar for module in _NUMPY},
     **{(module, "_frombuffer"): _frombuffer for module in _NUMERIC},
@@ -181,9 +222,13 @@ _TORCH = {
     **_PLAIN,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter"): _first,
+    ("torch._utils", "_rebuild_parameter_with_state"): _first,
+    **{("torch.nn.parameter", name): _first for name in ("Parameter", "Buffer")},
+    **{("torch._tensor", name): _rebuild_from_type for name in ("_rebuild_from_type", "_rebuild_from_type_v2")},
+    ("torch.tensor", "_rebuild_from_type"): _rebuild_from_type,
     ("torch", "Size"): _torch_size,
-    **{("torch", name): None for name in STORAGES},
+    ("torch.jit._pickle", "restore_type_tag"): _restored,
 }
 PLAIN_NAMES, TORCH_NAMES = _table(_PLAIN), _table(_TORCH)
 """(module, name) -> what stands for it: in pickles of arrays, and in torch files."""

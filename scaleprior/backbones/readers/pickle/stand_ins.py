@@ -7,32 +7,84 @@ from dataclasses import dataclass
 from typing import Any
 
 from scaleprior.backbones.readers.limits import Limits, RefusedFileError
+from scaleprior.backbones.readers.pickle.notorious import is_notorious
 
-__all__ = ["Inert", "KnownName", "OrderedMapping", "StandIn", "check_key", "put_entries"]
+__all__ = [
+    "HINT_CODE",
+    "Instance",
+    "Named",
+    "OddKey",
+    "OrderedMapping",
+    "StandIn",
+    "called",
+    "key_for",
+    "put_entries",
+    "shortly",
+]
 
+HINT_CODE = "do not open it with pickle or torch.load either; ask for a .safetensors file"
 _KEYS = (str, bytes, int, float, bool, type(None))
+_LARGE = 1 << 60
 
 
 @dataclass(frozen=True)
-class KnownName:
-    """A name that a pickle may use.
+class Named:
+    """A class, function or constant that a pickle names; it is not imported.
 
     Attributes:
         name: module and name.
-        make: gives the stand-in for what calling that name would give; None = a mere name, which is not called.
-        inert: of a class whose objects are passed over.
+        make: gives what stands for the result of calling it; None = that is an :class:`Instance`.
     """
 
     name: str
     make: Callable[..., Any] | None = None
-    inert: bool = False
 
 
-@dataclass(frozen=True)
-class Inert:
-    """An object that was passed over: its class is known to hold no weights, and nothing of it is kept."""
+@dataclass(eq=False, slots=True)
+class Instance:
+    """Stands for an object of a class that the reader does not know: it keeps what the pickle hands over, as it came.
+
+    Attributes:
+        name: the class's, or that of the function that would make it.
+        arguments: of the call that would make it.
+        state: what ``__setstate__`` would get, or what ``__dict__`` would be.
+        entries: key -> value of a dict's subclass.
+        members: of a list's or set's subclass.
+    """
 
     name: str
+    arguments: tuple[Any, ...] = ()
+    state: Any = None
+    entries: dict[Any, Any] | None = None
+    members: list[Any] | None = None
+
+    def put(self, items: Sequence[Any], limits: Limits) -> None:
+        """Entries: key, value, key, value ..."""
+        if self.entries is None:
+            self.entries = {}
+        put_entries(self.entries, items, limits)
+
+    def extend(self, items: Sequence[Any]) -> None:
+        """Members."""
+        if self.members is None:
+            self.members = []
+        self.members.extend(items)
+
+
+def called(callee: Any, arguments: Any) -> Any:
+    """What stands for ``callee(*arguments)``, which is done only where the reader has something of its own for it.
+
+    Raises:
+        RefusedFileError: what is called is nothing that can be, or among the callables of attacks.
+    """
+    if not isinstance(callee, (Named, Instance)) or not isinstance(arguments, tuple):
+        what = f"it calls a {type(callee).__name__} with a {type(arguments).__name__}"
+        raise RefusedFileError("code", f"{what}, which no weights need", hint=HINT_CODE)
+    if isinstance(callee, Named) and callee.make is not None:
+        return callee.make(*arguments)
+    if is_notorious(callee.name):
+        raise RefusedFileError("code", f"it calls {callee.name}, which is no part of weights", hint=HINT_CODE)
+    return Instance(callee.name, arguments)
 
 
 class StandIn:
@@ -47,30 +99,43 @@ class OrderedMapping(dict):
     """Stands for OrderedDict; its attributes (``_metadata``) hold nothing that weights need."""
 
 
+@dataclass(eq=False, slots=True)
+class OddKey:
+    """Stands for a key of another kind than texts and numbers; two of them are never the same."""
+
+    value: Any
+
+
 def put_entries(target: Any, items: Sequence[Any], limits: Limits) -> None:
     """Put key, value, key, value ... into a dict.
 
     Raises:
-        RefusedFileError: "duplicate" for a key that is there already; too many; not a dict; a key that is not plain.
+        RefusedFileError: "duplicate" for a key that is there already; too many; not a dict.
     """
     if not isinstance(target, dict) or len(items) % 2:
         raise RefusedFileError("damaged", "entries for something that is not a dict")
     if len(target) + len(items) // 2 > limits.keys:
         raise RefusedFileError("size", f"a dict of more than {limits.keys:,} entries")
     for at in range(0, len(items), 2):
-        key = items[at]
-        check_key(key)
+        key = key_for(items[at])
         if key in target:
-            raise RefusedFileError("duplicate", f"it holds {str(key)[:80]!r} twice")
+            raise RefusedFileError("duplicate", f"it holds {shortly(key)!r} twice")
         target[key] = items[at + 1]
 
 
-def check_key(key: Any) -> None:
-    """Plain keys only: deep tuples would be hashed by recursion, and large integers can be made to collide.
+def key_for(value: Any) -> Any:
+    """The value if it is a plain key, else an :class:`OddKey`.
 
-    Raises:
-        RefusedFileError: anything else.
+    Deep tuples would be hashed by recursion, large integers can be made to collide, and an optimiser's dict has
+    parameters for keys.
     """
-    for part in key if isinstance(key, tuple) else (key,):
-        if not isinstance(part, _KEYS) or (isinstance(part, int) and abs(part) >= 1 << 60):
-            raise RefusedFileError("damaged", f"a key of type {type(part).__name__}")
+    for part in value if isinstance(value, tuple) else (value,):
+        if not isinstance(part, _KEYS) or (isinstance(part, int) and abs(part) >= _LARGE):
+            return OddKey(value)
+    return value
+
+
+def shortly(value: Any, length: int = 60) -> str:
+    """The value for a message: a container by its type, since its text may be longer than any memory."""
+    plain = isinstance(value, (str, bytes, float, bool)) or (isinstance(value, int) and abs(value) < _LARGE)
+    return str(value[:length] if isinstance(value, (str, bytes)) else value) if plain else type(value).__name__

@@ -18,8 +18,9 @@ import numpy as np
 
 from scaleprior.backbones.readers.archives import member_start, open_archive
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError
-from scaleprior.backbones.readers.pickle.load import Tree, guarded, plain, torch_machine
+from scaleprior.backbones.readers.pickle.load import guarded, torch_machine
 from scaleprior.backbones.readers.pickle.names import Storage, TensorRecord
+from scaleprior.backbones.readers.pickle.plain import Tree, plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -149,7 +150,8 @@ def load_torch_legacy(path: Path, *, limits: Limits = LIMITS) -> Tree:
                 if int.from_bytes(machine.take(8), "little") != storage.elements:
                     raise RefusedFileError("damaged", f"storage {key[:40]} is not as long as its tensors say")
                 held = machine.blob(storage.elements * storage.itemsize)
-                flat[storage] = _numbers(bytearray(held) if isinstance(held, bytes) else held, storage, 0)
+                if storage.dtype:
+                    flat[storage] = _numbers(bytearray(held) if isinstance(held, bytes) else held, storage, 0)
         return plain(content, limits, lambda record: _laid(flat[record.storage], record))
 
     return guarded(str(path), read)

@@ -1,0 +1,94 @@
+"""What becomes of the objects in a pickle that are neither tensors nor plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scaleprior.backbones.readers.limits import Limits, RefusedFileError
+from scaleprior.backbones.readers.pickle.names import TensorRecord, as_text
+from scaleprior.backbones.readers.pickle.stand_ins import Instance
+
+__all__ = ["Placeholder", "attributes", "module_state", "module_tensors"]
+
+_SCRIPTED = "__torch__."
+"""With this the names of TorchScript's classes begin; parameters and submodules are plain attributes there."""
+_DEPTH = 64  # modules within modules
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """Stands for an object of a pickle that is neither a tensor nor plain data; its class was never imported.
+
+    Attributes:
+        name: of its class, or of the function that would have made it.
+        content: what the file keeps of it: a dict of its attributes or of its entries as a dict, a list of its members
+            or of the arguments that make it, any other state as it is. Of a ``torch.nn.Module`` (also a scripted one):
+            tensors under the names that ``state_dict()`` gives them. None: there is nothing, or it lies too deep.
+    """
+
+    name: str
+    content: Any = None
+
+
+def attributes(state: Any) -> Any:
+    """A state as a dict of attributes if it is one, with or without ``__slots__``; else as it came."""
+    if isinstance(state, tuple) and len(state) == 2 and all(part is None or isinstance(part, dict) for part in state):
+        return {**(state[0] or {}), **(state[1] or {})}
+    return state
+
+
+def module_state(instance: Instance) -> Mapping[Any, Any] | None:
+    """The attributes of a ``torch.nn.Module``, pickled or scripted; None if this is another object."""
+    for state in (attributes(instance.state), *instance.arguments):  # torch.fx hands a module's over as an argument
+        if isinstance(state, dict) and (
+            instance.name.startswith(_SCRIPTED)
+            or all(isinstance(state.get(part), dict) for part in ("_parameters", "_buffers", "_modules"))
+        ):
+            return state
+    return None
+
+
+def module_tensors(instance: Instance, limits: Limits) -> dict[str, TensorRecord]:
+    """A module's tensors under the names of its ``state_dict()``.
+
+    Raises:
+        RefusedFileError: more modules and tensors than the limits, names that are longer.
+    """
+    found: dict[str, TensorRecord] = {}
+    visited = 0
+
+    def walk(module: Instance, prefix: str, open_: tuple[Instance, ...]) -> None:
+        nonlocal visited
+        state = module_state(module)
+        if state is None or module in open_ or len(open_) > _DEPTH:
+            return
+        for kind, name, value in _parts(state, scripted=module.name.startswith(_SCRIPTED)):
+            visited += 1
+            limits.check_keys(visited, "a pickled model")
+            if len(path := prefix + name) > limits.name_length:
+                raise RefusedFileError("path", f"a tensor of a pickled model is named {path[:60]!r}...")
+            if kind is TensorRecord:
+                found[path] = value
+            else:
+                walk(value, f"{path}.", (*open_, module))
+
+    walk(instance, "", ())
+    return found
+
+
+def _parts(state: Mapping[Any, Any], *, scripted: bool) -> Iterator[tuple[type, str, Any]]:
+    """(kind, name, value) of a module's own tensors, then of its submodules."""
+    if scripted:
+        tensors = modules = state
+        transient: Any = ()
+    else:
+        tensors, modules = {**state["_parameters"], **state["_buffers"]}, state["_modules"]
+        transient = state.get("_non_persistent_buffers_set") or ()
+        transient = {as_text(name) for name in transient} if isinstance(transient, (set, list)) else ()
+    for kind, values in ((TensorRecord, tensors), (Instance, modules)):
+        for name, value in values.items():
+            name = as_text(name)
+            if isinstance(name, str) and isinstance(value, kind) and not (kind is TensorRecord and name in transient):
+                yield kind, name, value
