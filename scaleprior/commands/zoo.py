@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    pass
+    from scaleprior.backbones.zoo.entry import Entry
 
 __all__ = ["register"]
 
@@ -81,22 +81,24 @@ def _columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
 
 def _show(args: argparse.Namespace) -> None:
     from scaleprior import model_zoo
+    from scaleprior.backbones.zoo.entry import PROOFS
 
     entry = model_zoo.get(args.name)
     if args.json:
         print(json.dumps(entry.to_dict(), indent=2))
         return
     images = "unknown" if entry.images is None else f"{entry.images:,}"
-    sha256 = entry.sha256
-    if sha256 is None and entry.kind == "public":
-        sha256 = "not published; the server's, if it states one, and the first download's are held to"
     facts = [
         ("name", entry.name), ("uri", f"scaleprior://{entry.name}"), ("trunk", entry.arch), ("corpus", entry.corpus),
         ("images", f"{images} ({entry.images_note})" if entry.images_note else images),
         ("labels", f"{entry.labels:,}" if entry.labels else "-"),
         ("supervision", entry.signal), ("comparable", entry.comparable), ("licence", entry.licence),
-        ("source", entry.source), ("weights", entry.weights), ("timm", entry.timm),
-        ("torchvision", entry.torchvision), ("url", entry.url), ("sha256", sha256),
+        ("source", entry.source), ("weights", entry.weights), ("publisher", entry.publisher), ("timm", entry.timm),
+        ("torchvision", entry.torchvision), ("url", entry.url), ("sha256", entry.sha256), ("hash", _hash(entry)),
+        *(("also", f"{copy['url']} ({copy['hash']})") for copy in entry.also),
+        ("norm eps", f"{entry.norm_eps:g}" if entry.norm_eps else None),
+        *(("proof", f"{words}: {entry.proof[what]}") for what, words in PROOFS.items() if what in entry.proof),
+        ("downloaded", entry.downloaded or "never by ScalePrior's authors" if entry.kind == "public" else None),
     ]  # fmt: skip
     for name, value in facts:
         if value:
@@ -112,6 +114,15 @@ def _show(args: argparse.Namespace) -> None:
         print("\nDetection config: what `scaleprior backbone show` says of its file.")
     if entry.card:
         print(f"\nCard:\n{json.dumps(entry.card.to_dict(), indent=2)}")
+
+
+def _hash(entry: Entry) -> str | None:
+    """The hash of a public entry's file, for people."""
+    if entry.kind != "public" or entry.sha256 is not None:
+        return None
+    if entry.printed is None:
+        return "not published; the server's, if it states one, and the first download's are held to"
+    return f"{entry.printed.name} {entry.printed.words}, by its publisher"
 
 
 def _add(args: argparse.Namespace) -> None:

@@ -77,7 +77,7 @@ class CLIP(TrunkFamily):
     )
 
     def label(self, depth: int, width: int) -> str:
-        return f"CLIP-R{depth}"
+        return f"CLIP-R{depth}x{width}" if width > 1 else f"CLIP-R{depth}"
 
     def build(self, spec: Any) -> nn.Module:
         import timm

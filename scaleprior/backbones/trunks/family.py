@@ -213,9 +213,11 @@ class TrunkFamily:
         """How tables call the trunk of a catalogue's entry: R-50, BiT-R50x1, ..."""
         return f"{self.name}-{depth}x{width}" if width > 1 else f"{self.name}-{depth}"
 
-    def spec_of_entry(self, depth: int, timm_name: str | None) -> TrunkSpec | None:
-        """The trunk of a catalogue's entry; None where only its file tells."""
-        return TimmSpec(timm_name.split(".")[0]) if timm_name else None
+    def spec_of_entry(self, depth: int, model: str | None, parts: Mapping[str, Any]) -> TrunkSpec | None:
+        """The trunk of a catalogue's entry; None where only its file tells. UserError for a ResNet's ``parts``."""
+        if parts:
+            raise UserError(f"{self.name} has no {', '.join(parts)}", hint="its name tells the whole trunk")
+        return TimmSpec(model) if model else None
 
     def exported(self, kind: str, tensors: Mapping[str, Tensor], spec: Any, name: str) -> dict[str, Tensor]:
         """The tensors as the program ``kind`` ("detectron2" or "torchvision") names them.

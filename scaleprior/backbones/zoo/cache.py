@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scaleprior._version import __version__
+from scaleprior.backbones.zoo.hashes import PrintedHash, file_digests
 from scaleprior.errors import FailureError, UserError
-from scaleprior.files import file_sha256, read_json, write_json
+from scaleprior.files import read_json, write_json
 from scaleprior.home import home_folder
 
 __all__ = ["Record", "ZooHome", "is_intact"]
@@ -120,11 +121,12 @@ class ZooHome:
             os.close(handle)
 
 
-def is_intact(path: Path, sha256: str) -> bool:
-    """The file is there and has this hash."""
+def is_intact(path: Path, sha256: str, printed: PrintedHash | None = None) -> bool:
+    """The file is there and has this SHA-256, and the hash that its publisher printed, if he did."""
     try:
-        return file_sha256(path) == sha256
+        found = file_digests(path, {"sha256", *([printed.algorithm] if printed else ())})
     except FileNotFoundError:
         return False
     except OSError as e:
         raise FailureError(f"{path} cannot be read: {e.strerror or e}", hint="check the file") from e
+    return found["sha256"] == sha256 and (printed is None or printed.of(found))

@@ -103,11 +103,11 @@ def load_catalogue(*, user: bool = True) -> Catalogue:
 
 
 def read_catalogue(path: Path, *, sections: tuple[str, ...]) -> dict[str, Entry]:
-    """Entries of one file, which may have only ``sections``."""
+    """Entries of one file, which may have only ``sections``, and ``shared``, pieces for YAML's <<."""
     raw = read_yaml(path)
     for key in raw:
-        if key not in ("schema", *sections):
-            raise UserError(f"{path}: unknown section {key!r}", hint=f"known: schema, {', '.join(sections)}")
+        if key not in ("schema", "shared", *sections):
+            raise UserError(f"{path}: unknown section {key!r}", hint=f"known: schema, shared, {', '.join(sections)}")
     if raw.get("schema") != SCHEMA:
         raise UserError(
             f"{path}: schema is {raw.get('schema')!r}, this version of scaleprior reads {SCHEMA}",

@@ -13,8 +13,8 @@ import urllib.request
 from pathlib import Path
 
 from scaleprior._version import __version__
+from scaleprior.backbones.zoo.hashes import PrintedHash, file_digests
 from scaleprior.errors import FailureError
-from scaleprior.files import file_sha256
 from scaleprior.progress import ProgressFn
 
 __all__ = ["MAX_BYTES", "download"]
@@ -36,7 +36,7 @@ def download(
     url: str,
     part: Path,
     *,
-    sha256: str | None = None,
+    printed: PrintedHash | None = None,
     attempts: int = 5,
     max_bytes: int = MAX_BYTES,
     progress: ProgressFn | None = None,
@@ -45,8 +45,8 @@ def download(
 
     Args:
         part: grows while bytes arrive. Left in place after an interruption, removed after a wrong hash.
-        sha256: what the file must have. What is in ``part`` is gone on from only where it is known: nothing else would
-            tell if the rest came from another version of the file.
+        printed: the hash that the file must have. What is in ``part`` is gone on from only where it is known: nothing
+            else would tell if the rest came from another version of the file.
         attempts: failures in a row, without a byte in between, before giving up.
         max_bytes: a larger file is refused.
         progress: called with (bytes, all bytes, {}).
@@ -60,30 +60,30 @@ def download(
     part.parent.mkdir(parents=True, exist_ok=True)
     failures = 0
     while True:
-        if sha256 is None:
+        if printed is None:
             part.unlink(missing_ok=True)
         before = _size(part)
         try:
             _transfer(url, part, max_bytes, progress)
             break
         except _Transient as e:
-            failures = 1 if sha256 is not None and _size(part) > before else failures + 1
+            failures = 1 if printed is not None and _size(part) > before else failures + 1
             if failures >= attempts:
-                again = "it goes on from there" if sha256 is not None else "it begins anew, as no hash is known"
+                again = "it goes on from there" if printed is not None else "it begins anew, as no hash is known"
                 raise FailureError(
                     f"download of {url} stopped after {_size(part):,} bytes: {e}",
                     hint=f"run the same command again, {again}",
                 ) from e
             logger.info("%s: %s, trying again", url, e)
             time.sleep(_FIRST_PAUSE * 2 ** (failures - 1))
-    found = file_sha256(part)
-    if sha256 not in (None, found):
+    found = file_digests(part, {"sha256", *([printed.algorithm] if printed else ())})
+    if printed is not None and not printed.of(found):
         part.unlink()
         raise FailureError(
-            f"{url} has SHA-256 {found}, expected {sha256}; the file was not kept",
+            f"{url} has {printed.name} {found[printed.algorithm]}, expected {printed.words}; the file was not kept",
             hint="try again; if it stays so, the file was replaced by another one",
         )
-    return found
+    return found["sha256"]
 
 
 def _size(part: Path) -> int:

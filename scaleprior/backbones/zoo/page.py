@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 
 from scaleprior.ap_names import AP_NAMES
 from scaleprior.backbones.zoo.catalogue import Catalogue
-from scaleprior.backbones.zoo.entry import Entry
+from scaleprior.backbones.zoo.entry import PROOFS, Entry
+from scaleprior.backbones.zoo.hashes import PrintedHash
 from scaleprior.backbones.zoo.published import ResultTable
 
 __all__ = ["human_count", "render_page"]
@@ -30,8 +32,28 @@ _LADDER = """\
 
 Backbones that anyone can download, by the number of images behind them. No two sizes share images, labels and recipe,
 so this is a ladder of what the public can have, and a law fitted to it describes that and nothing purer. The last
-column of each row says what it may be compared with. Licences are those that timm records for the weights; mind the
-non-commercial ones.
+column of each row says what it may be compared with. Licences are those that the publisher states, or timm records for
+the weights; mind the non-commercial ones.
+"""
+_FILES = """\
+### The files
+
+{never} downloaded here: there is no network where ScalePrior is written. What is said
+of them was read in their publishers' repositories and papers, and files with their names, shapes and wrappers but
+random numbers are converted in the tests. A first download may show what nobody here could see. Hashes, names and
+shapes are then checked, and what is wrong with them is an error; pixel statistics, the place of the stride and eps are
+what no check can reach.
+
+The hashes are the publishers', of the file at that address; where there is none, the first download's is kept and later
+ones are held to it. A file that you have under any name is recognised by such a hash, and its facts hold
+(`scaleprior backbone convert`); its name alone proves nothing. Files of the same weights elsewhere are recognised, too:
+they follow in brackets.
+"""
+_FACTS = """\
+### What they expect, and where that was read
+
+Mean and standard deviation on the 0-255 scale in the order of the channels, where the stages have their stride, and the
+eps of the norms. Entries of one publisher with the same facts stand together.
 """
 _GRID = """\
 ## The paper's grid
@@ -61,9 +83,12 @@ def human_count(images: int | None) -> str:
 
 def render_page(catalogue: Catalogue, results: Sequence[ResultTable]) -> str:
     """The whole page, as Markdown."""
+    public = sorted((e for e in catalogue if e.kind == "public"), key=lambda e: (e.images or 0, e.depth))
     sections = [
         _INTRODUCTION,
-        _LADDER + "\n" + "\n".join(_ladder([e for e in catalogue if e.kind == "public"])),
+        _LADDER + "\n" + "\n".join(_ladder(public)),
+        "\n".join(_files(public)),
+        _FACTS + "\n" + "\n".join(_facts(public)),
         _paper([e for e in catalogue if e.kind == "paper"]),
         _OWN,
         "\n".join(_results(results)),
@@ -79,25 +104,71 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
 
 
 def _ladder(entries: Sequence[Entry]) -> Iterator[str]:
-    ordered = sorted(entries, key=lambda e: (e.images or 0, e.depth))
     rows = [
         (f"`{e.name}`", e.arch, human_count(e.images), e.signal, f"{e.labels:,}" if e.labels else "-", e.licence)
-        for e in ordered
+        for e in entries
     ]
     yield from _table(("name", "trunk", "images", "supervision", "labels", "licence"), rows, right=(2, 4))
     yield ""
-    rows = [(f"`{e.name}`", f"`{e.timm or e.url}`", e.corpus, e.comparable) for e in ordered]
-    yield from _table(("name", "weights (timm's name)", "corpus", "comparable?"), rows)
+    yield from _table(("name", "corpus", "comparable?"), [(f"`{e.name}`", e.corpus, e.comparable) for e in entries])
     yield ""
-    yield "What `images` counts, where that is not plain, and where the facts come from:"
+    yield "What `images` counts, where that is not plain, and where counts and licences come from:"
     yield ""
-    for e in ordered:
-        yield f"- `{e.name}`: {e.images_note + '. ' if e.images_note else ''}Source: {e.source}."
+    notes: dict[str, list[str]] = {}
+    for e in entries:
+        note = f"{e.images_note + '. ' if e.images_note else ''}Source: {e.source}."
+        notes.setdefault(note, []).append(f"`{e.name}`")
+    for note, names in notes.items():
+        yield f"- {', '.join(names)}: {note}"
     yield ""
     yield "Other trunks are not Detectron2's ResNet: in both engines they stand under feature pyramids only, see"
     yield "[docs/detect.md](../docs/detect.md). `configs/studies/public_ladder.yaml` climbs the R-50 rungs and the"
     yield "CLIP-R50 rungs, each as a curve of its own."
     yield ""
+
+
+def _files(entries: Sequence[Entry]) -> Iterator[str]:
+    absent = [e for e in entries if e.downloaded is None]
+    count, had = f"of these {len(entries)} files", len(entries) - len(absent)
+    yield _FILES.format(never=f"All but {had} {count} were never" if had else f"None {count} was ever")
+    rows = []
+    for e in entries:
+        hashes = [f"{e.printed.name} {_shortened(e.printed)}" if e.printed else "-"]
+        hashes += [f"({_link(copy['url'])} {_shortened(PrintedHash.parse(copy['hash']))})" for copy in e.also]
+        where = _link(e.url) if e.url else f"`{e.file}`"
+        rows.append((f"`{e.name}`", e.publisher or "", where, " ".join(hashes), e.downloaded or "never"))
+    yield from _table(("name", "publisher", "file", "hash", "downloaded here"), rows)
+    yield ""
+
+
+def _link(url: str) -> str:
+    return f"[{url.rpartition('/')[2]}]({url})"
+
+
+def _shortened(printed: PrintedHash) -> str:
+    return f"`{printed.digits[:8]}...`"
+
+
+def _facts(entries: Sequence[Entry]) -> Iterator[str]:
+    groups: dict[str, list[Entry]] = {}
+    for e in entries:
+        groups.setdefault(json.dumps([e.publisher, _expects(e), dict(e.proof)]), []).append(e)
+    for same in groups.values():
+        first = same[0]
+        yield f"- {', '.join(f'`{e.name}`' for e in same)}: {_expects(first)}."
+        for what, words in PROOFS.items():
+            if what in first.proof:
+                yield f"  - {words}: {first.proof[what]}"
+    yield ""
+
+
+def _expects(entry: Entry) -> str:
+    """What the weights expect, for people."""
+    mean, std = (", ".join(f"{v:.7g}" for v in three) for three in (entry.pixel_mean, entry.pixel_std))
+    stride = "1x1" if entry.spec is not None and entry.spec.stride_in_1x1 else "3x3"
+    eps = "unknown" if entry.norm_eps is None else f"{entry.norm_eps:g}"
+    where = f", stride in the {stride}" if entry.trunk == "resnet" and entry.depth >= 50 else ""
+    return f"{entry.channel_order}, mean {mean}, std {std}{where}, eps {eps}"
 
 
 def _paper(entries: Sequence[Entry]) -> str:

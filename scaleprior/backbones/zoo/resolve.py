@@ -11,6 +11,7 @@ from scaleprior.backbones.zoo.cache import Record, ZooHome, is_intact
 from scaleprior.backbones.zoo.catalogue import load_catalogue
 from scaleprior.backbones.zoo.download import download
 from scaleprior.backbones.zoo.entry import Entry
+from scaleprior.backbones.zoo.hashes import PrintedHash, file_digests
 from scaleprior.backbones.zoo.hub import HubFile, stated_sha256
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import file_sha256
@@ -64,9 +65,12 @@ def _convert(entry: Entry, path: Path, target: Path) -> None:
         name=entry.name,
         pixel_mean=entry.pixel_mean,
         pixel_std=entry.pixel_std,
-        channel_order="RGB",
-        stride_in_1x1=False,
+        channel_order=entry.channel_order,
+        stride_in_1x1=entry.spec is not None and entry.spec.stride_in_1x1,
+        norm=entry.parts.get("norm"),
+        norm_eps=entry.norm_eps,
         timm_model=entry.timm,
+        state=entry.state,
         images=entry.images,
         labels=entry.labels,
         corpus=entry.corpus,
@@ -78,7 +82,7 @@ def _convert(entry: Entry, path: Path, target: Path) -> None:
 
 
 def fetch(name: str, *, refresh: bool = False, progress: ProgressFn | None = None) -> Path:
-    """The file of a backbone, with its SHA-256 checked, downloaded if the cache does not have it.
+    """The file of a backbone, with its hash checked, downloaded if the cache does not have it.
 
     A public entry gives the file as it was published, in its own format (:func:`canonical` converts it); an own one,
     the canonical file.
@@ -104,7 +108,7 @@ def fetch(name: str, *, refresh: bool = False, progress: ProgressFn | None = Non
         record = home.read_record(name)
         if record is not None and not refresh:
             path = home.file(record.sha256, record.file)
-            if is_intact(path, record.sha256) and entry.sha256 in (None, record.sha256):
+            if is_intact(path, record.sha256, entry.printed):
                 return path
             logger.warning("%s is missing or damaged, or the catalogue names another file: downloading again", path)
         where = locate(entry)
@@ -175,13 +179,16 @@ def _from_hub(
         raise _absent(entry, home)
     if path is None or again:
         path = where.download(again=again, progress=progress)
-    sha256 = file_sha256(path)
-    expected = _expected(entry, where.url, record) or stated_sha256(path)
-    if expected not in (None, sha256):
+    expected, stated = _expected(entry, where.url, record), stated_sha256(path)
+    if expected is None and stated is not None:
+        expected = PrintedHash("sha256", stated)
+    found = file_digests(path, {"sha256", *([expected.algorithm] if expected else ())})
+    if expected is not None and not expected.of(found):
         raise FailureError(
-            f"{where.url} has SHA-256 {sha256}, expected {expected}; it is not used",
+            f"{where.url} has {expected.name} {found[expected.algorithm]}, expected {expected.words}; it is not used",
             hint="try again; if it stays so, the file was replaced by another one",
         )
+    sha256 = found["sha256"]
     target = home.file(sha256, entry.name + path.suffix)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +205,7 @@ def _as_stated(path: Path) -> bool:
 
 def _download(entry: Entry, url: str, home: ZooHome, record: Record | None, progress: ProgressFn | None) -> Path:
     part = home.partial(entry.name)
-    sha256 = download(url, part, sha256=_expected(entry, url, record), progress=progress)
+    sha256 = download(url, part, printed=_expected(entry, url, record), progress=progress)
     target = home.file(sha256, entry.name + PurePosixPath(urlsplit(url).path).suffix)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -210,9 +217,11 @@ def _download(entry: Entry, url: str, home: ZooHome, record: Record | None, prog
     return _remember(entry, url, home, target, sha256)
 
 
-def _expected(entry: Entry, url: str, record: Record | None) -> str | None:
+def _expected(entry: Entry, url: str, record: Record | None) -> PrintedHash | None:
     """The published hash; without one, the first download's is kept, so a file that changes later is noticed."""
-    return entry.sha256 or (record.sha256 if record is not None and record.url == url else None)
+    if entry.printed is not None or record is None or record.url != url:
+        return entry.printed
+    return PrintedHash("sha256", record.sha256)
 
 
 def _remember(entry: Entry, url: str, home: ZooHome, target: Path, sha256: str) -> Path:

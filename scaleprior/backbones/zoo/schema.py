@@ -10,13 +10,17 @@ from typing import Any
 
 import yaml
 
+from scaleprior.backbones.zoo.hashes import HASH_PATTERN
 from scaleprior.errors import UserError
 from scaleprior.files import is_number
 
 __all__ = [
     "COUNT",
+    "FLAG",
+    "HASH",
     "NAME_PATTERN",
     "NUMBER",
+    "POSITIVE",
     "SECTION",
     "SHA256",
     "TEXT",
@@ -25,6 +29,7 @@ __all__ = [
     "Kind",
     "check_entry",
     "list_of",
+    "mapping_of",
     "one_of",
     "optional",
     "read_yaml",
@@ -56,10 +61,13 @@ def _pattern(pattern: str) -> Callable[[Any], bool]:
 
 TEXT = Kind("text", lambda v: isinstance(v, str) and bool(v.strip()))
 COUNT = Kind("a whole number of at least 1", lambda v: type(v) is int and v >= 1)
+FLAG = Kind("true or false", lambda v: isinstance(v, bool))
 NUMBER = Kind("a number", is_number)
+POSITIVE = Kind("a positive number such as 1.0e-5", lambda v: is_number(v) and v > 0)
 TRIPLE = Kind("three numbers", lambda v: isinstance(v, list) and len(v) == 3 and all(map(is_number, v)))
 SECTION = Kind("keys and values", lambda v: isinstance(v, Mapping))
 SHA256 = Kind("64 hexadecimal digits", _pattern("[0-9a-f]{64}"))
+HASH = Kind("sha256: or md5: with 8 hexadecimal digits or more", _pattern(HASH_PATTERN))
 URL = Kind("an http(s) address", _pattern(r"https?://[^\s/]+/\S+"))
 
 
@@ -71,6 +79,18 @@ def one_of(*values: Any) -> Kind:
 def list_of(kind: Kind) -> Kind:
     """A list, not empty, of values of ``kind``."""
     return Kind(f"a list, each {kind.words}", lambda v: isinstance(v, list) and bool(v) and all(map(kind.fits, v)))
+
+
+def mapping_of(keys: Mapping[str, Kind]) -> Kind:
+    """Keys out of ``keys``, those that are required among them, each with a value of its kind."""
+
+    def fits(value: Any) -> bool:
+        if not isinstance(value, Mapping) or not set(value) <= set(keys):
+            return False
+        return all(kind.fits(value[key]) if key in value else not kind.required for key, kind in keys.items())
+
+    words = ", ".join(f"{key} ({kind.words}{'' if kind.required else ', if any'})" for key, kind in keys.items())
+    return Kind(f"keys and values: {words}", fits)
 
 
 def optional(kind: Kind) -> Kind:

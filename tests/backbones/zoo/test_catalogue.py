@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from scaleprior.backbones import ResNetSpec
 from scaleprior.backbones.zoo import Entry, add_backbone, load_catalogue, local_path
 from scaleprior.backbones.zoo.catalogue import read_catalogue
 from scaleprior.backbones.zoo.entry import supervision_of
@@ -31,45 +32,147 @@ def test_the_entries_that_were_promised() -> None:
     corpora = ["imagenet", "jft-10m", "jft-30m", "jft-100m", "jft-300m", "imagenet-jft-300m"]
     assert {e.name for e in PAPER} == {f"paper-R-{d}-{c}" for d in (50, 101, 152) for c in corpora}
     ladder = {(e.arch, e.timm): e.images for e in PUBLIC}
-    assert ladder == {
-        ("R-50", "resnet50.tv_in1k"): 1_281_167,
-        ("R-101", "resnet101.tv_in1k"): 1_281_167,
-        ("R-152", "resnet152.tv_in1k"): 1_281_167,
-        ("BiT-R50x1", "resnetv2_50x1_bit.goog_in21k"): 14_200_000,
-        ("BiT-R101x1", "resnetv2_101x1_bit.goog_in21k"): 14_200_000,
-        ("BiT-R152x2", "resnetv2_152x2_bit.goog_in21k"): 14_200_000,
-        ("R-50", "resnet50.fb_ssl_yfcc100m_ft_in1k"): 90_000_000,
-        ("ConvNeXt-T", "convnext_tiny.fb_in1k"): 1_281_167,
-        ("ConvNeXt-T", "convnext_tiny.fb_in22k"): 14_200_000,
-        ("CLIP-R50", "resnet50_clip.cc12m"): 12_000_000,
-        ("CLIP-R50", "resnet50_clip.yfcc15m"): 15_000_000,
-        ("CLIP-R50", "resnet50_clip.openai"): 400_000_000,
-        ("R-50", "resnet50.fb_swsl_ig1b_ft_in1k"): 940_000_000,
-    }
+    assert (
+        ladder.items()
+        >= {
+            ("R-50", "resnet50.tv_in1k"): 1_281_167,
+            ("R-101", "resnet101.tv_in1k"): 1_281_167,
+            ("R-152", "resnet152.tv_in1k"): 1_281_167,
+            ("BiT-R50x1", "resnetv2_50x1_bit.goog_in21k"): 14_200_000,
+            ("BiT-R101x1", "resnetv2_101x1_bit.goog_in21k"): 14_200_000,
+            ("BiT-R152x2", "resnetv2_152x2_bit.goog_in21k"): 14_200_000,
+            ("R-50", "resnet50.fb_ssl_yfcc100m_ft_in1k"): 90_000_000,
+            ("ConvNeXt-T", "convnext_tiny.fb_in1k"): 1_281_167,
+            ("ConvNeXt-T", "convnext_tiny.fb_in22k"): 14_200_000,
+            ("CLIP-R50", "resnet50_clip.cc12m"): 12_000_000,
+            ("CLIP-R50", "resnet50_clip.yfcc15m"): 15_000_000,
+            ("CLIP-R50", "resnet50_clip.openai"): 400_000_000,
+            ("R-50", "resnet50.fb_swsl_ig1b_ft_in1k"): 940_000_000,
+        }.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "trunks"),
+    [
+        ("no labels (MoCo v1)", ["R-50"]),
+        ("no labels (MoCo v2)", ["R-50"]),
+        ("no labels (MoCo v3)", ["R-50"]),
+        ("no labels (SwAV)", ["R-50"]),
+        ("no labels (DeepCluster-v2)", ["R-50"]),
+        ("no labels (DINO)", ["R-50"]),
+        ("no labels (Barlow Twins)", ["R-50"]),
+        ("no labels (VICReg)", ["R-50"]),
+        ("no labels (SimSiam)", ["R-50"]),
+        ("no labels (DenseCL)", ["R-50", "R-101"]),
+        ("hashtags", ["X-101-32x8d", "X-101-32x16d", "X-101-32x32d", "X-101-32x48d"]),
+        ("labels of a hashtag teacher", ["R-18", "R-50", "X-50-32x4d", "X-101-32x4d", "X-101-32x8d", "X-101-32x16d"]),
+        (
+            "labels of an ImageNet-1k teacher",
+            ["R-18", "R-50", "X-50-32x4d", "X-101-32x4d", "X-101-32x8d", "X-101-32x16d"],
+        ),
+        ("image-text pairs", ["CLIP-R50", "CLIP-R101", "CLIP-R50x4"]),
+        ("class labels in a hierarchy, from ImageNet-1k weights", ["R-50"]),
+    ],
+)
+def test_every_kind_of_supervision_is_there(words: str, trunks: list[str]) -> None:
+    assert {e.arch for e in PUBLIC if e.supervision == words} == set(trunks)
+
+
+def test_the_class_labels_cover_the_trunks() -> None:
+    trunks = {e.arch for e in PUBLIC if e.supervision == "class labels"}
+    assert trunks >= {"R-18", "R-34", "R-50", "R-101", "R-152", "R-50-w128", "R-101-w128", "R-50-gn", "R-101-gn"}
+    assert trunks >= {"X-50-32x4d", "X-101-32x8d", "X-101-64x4d", "ConvNeXt-T", "ConvNeXt-S", "BiT-R50x1"}
+
+
+@pytest.fixture(scope="module")
+def timm_records() -> dict[str, Any]:
+    """timm's records of weights, by name and by the address of the original file."""
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    names = [n for pattern in ("*resne*", "convnext*") for n in timm.list_pretrained(pattern)]
+    records = {name: get_pretrained_cfg(name, allow_unregistered=False) for name in names}
+    return {**records, **{cfg.url: cfg for cfg in records.values() if isinstance(cfg.url, str) and cfg.url}}
 
 
 @pytest.mark.parametrize("entry", PUBLIC, ids=ids)
-def test_public_entries_say_what_timm_says(entry: Entry) -> None:
-    from timm.models import get_pretrained_cfg
-
-    cfg = get_pretrained_cfg(entry.timm, allow_unregistered=False)
-    assert cfg is not None, f"timm has no {entry.timm}"
-    assert entry.timm == f"{cfg.architecture}.{cfg.tag}"
+def test_public_entries_say_what_timm_says(entry: Entry, timm_records: dict[str, Any]) -> None:
+    cfg = timm_records.get(entry.timm or entry.url)
+    if cfg is None:
+        assert entry.timm is None, f"timm has no {entry.timm}"
+        return
+    assert entry.timm in (None, f"{cfg.architecture}.{cfg.tag}")
     assert entry.licence == cfg.license
     assert list(entry.pixel_mean) == pytest.approx([255 * v for v in cfg.mean], abs=1e-4)
     assert list(entry.pixel_std) == pytest.approx([255 * v for v in cfg.std], abs=1e-4)
+    assert entry.channel_order == "RGB"
     if entry.trunk != "clip":  # of CLIP timm counts the embedding's dimensions as classes
         assert entry.labels == cfg.num_classes
-    assert entry.comparable
-    assert entry.source
+
+
+def test_timm_records_most_of_them(timm_records: dict[str, Any]) -> None:
+    """The comparison above is one: of 45 entries, by name or address."""
+    assert sum((e.timm or e.url) in timm_records for e in PUBLIC) == 45
 
 
 @pytest.mark.parametrize("entry", [e for e in PUBLIC if e.torchvision], ids=ids)
-def test_torchvisions_name_is_the_same_file_as_timms(entry: Entry) -> None:
-    from timm.models import get_pretrained_cfg
+def test_entries_of_torchvision_say_what_it_says(entry: Entry) -> None:
     from torchvision.models import get_weight
 
-    assert get_weight(entry.torchvision).url == get_pretrained_cfg(entry.timm).url
+    weights = get_weight(entry.torchvision)
+    assert weights.url in [entry.url, *(copy["url"] for copy in entry.also)]
+    preset = weights.transforms()
+    assert list(entry.pixel_mean) == pytest.approx([255 * v for v in preset.mean])
+    assert list(entry.pixel_std) == pytest.approx([255 * v for v in preset.std])
+    assert entry.labels == len(weights.meta["categories"])
+
+
+RESNETS = {e.spec: e for e in PUBLIC if e.trunk == "resnet"}
+
+
+@pytest.mark.parametrize("spec", RESNETS, ids=lambda spec: f"{spec.name}{'-1x1' * spec.stride_in_1x1}")
+def test_the_resnets_are_torchvisions(spec: Any) -> None:
+    """Widths and groups, against torchvision's own constructor; GN's norms have no statistics, else it is the same."""
+    import torch
+    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+    from scaleprior.backbones import to_detectron2
+    from scaleprior.backbones.trunks.resnet import BLOCKS_PER_STAGE, names_and_shapes
+
+    with torch.device("meta"):
+        model = ResNet(
+            Bottleneck if spec.depth >= 50 else BasicBlock,
+            list(BLOCKS_PER_STAGE[spec.depth]),
+            groups=spec.num_groups,
+            width_per_group=spec.width_per_group,
+        )
+    theirs = {name: tuple(t.shape) for name, t in to_detectron2(model.state_dict()).items()}
+    if spec.norm == "GN":
+        theirs = {name: shape for name, shape in theirs.items() if "running" not in name}
+    assert names_and_shapes(spec) == theirs
+
+
+@pytest.mark.parametrize("entry", PUBLIC, ids=ids)
+def test_facts_have_their_proof_and_hashes_stand_where_the_publisher_prints_them(entry: Entry) -> None:
+    assert entry.comparable
+    assert entry.source
+    assert entry.publisher
+    assert {"pixels", "trunk", "names"} <= set(entry.proof)
+    printed = [(entry.url, entry.hash)] if entry.hash else []
+    printed += [(copy["url"], copy["hash"]) for copy in entry.also]
+    assert ("hash" in entry.proof) == bool(printed)
+    for url, text in printed:
+        algorithm, digits = text.split(":")
+        if algorithm == "sha256":  # in the file's name, or OpenAI's folder
+            assert f"-{digits}." in url or f"/{digits}/" in url
+        else:
+            assert entry.publisher == "facebookresearch's MoCo"
+
+
+def test_a_hash_is_of_one_entry() -> None:
+    hashes = [h for e in PUBLIC for h in (e.hash, *(copy["hash"] for copy in e.also)) if h]
+    assert len(set(hashes)) == len(hashes) >= 40
 
 
 @pytest.mark.parametrize("entry", PAPER, ids=ids)
@@ -102,12 +205,13 @@ def test_detection_keys_are_keys_of_the_config(entry: Entry) -> None:
     cfg = load_config(None, shlex.split(" ".join(entry.detection_lines()))).cfg
     assert tuple(cfg.MODEL.PIXEL_MEAN) == entry.pixel_mean
     assert tuple(cfg.MODEL.PIXEL_STD) == entry.pixel_std
+    assert entry.channel_order == cfg.INPUT.FORMAT
     if entry.trunk == "resnet":
-        assert entry.depth == cfg.MODEL.RESNETS.DEPTH
+        assert entry.spec == replace(ResNetSpec.from_config(cfg), norm=entry.spec.norm)
     else:
-        assert entry.timm.split(".")[0] == cfg.MODEL.TIMM.MODEL
+        assert (entry.model or entry.timm.split(".")[0]) == cfg.MODEL.TIMM.MODEL
         assert cfg.MODEL.BACKBONE.NAME == "build_timm_fpn_backbone"
-    norm = {"bit": "GN", "convnext": "LN"}.get(entry.trunk, "FrozenBN")
+    norm = {"BN": "FrozenBN"}.get(entry.spec.norm, entry.spec.norm)
     assert norm == cfg.MODEL.RESNETS.NORM
 
 
@@ -139,6 +243,20 @@ GOOD: dict[str, Any] = {
         ({"pixel_std": [1, 2, float("nan")]}, "key pixel_std"),
         ({"timm": "resnet50.tv_in1k"}, "needs one of the keys timm and url"),
         ({"url": None}, "needs one of the keys timm and url"),
+        ({"hash": "0676ba61"}, "key hash is '0676ba61'; give sha256: or md5: with 8 hexadecimal digits or more"),
+        ({"hash": "sha256:0676BA61"}, "key hash is"),
+        ({"hash": "md5:" + "0" * 33}, "key hash is"),
+        ({"hash": "sha256:0676ba61", "sha256": "0" * 64}, "has the keys sha256 and hash; a whole SHA-256 is enough"),
+        ({"url": None, "timm": "resnet50.a", "hash": "sha256:0676ba61"}, "has the keys timm and hash; .* go into also"),
+        ({"also": [{"url": "https://e.org/a"}]}, "key also is .*; give a list, each keys and values: url .*, hash"),
+        ({"proof": {"pixel": "somewhere"}}, "key proof is .*; give keys and values: pixels .text, if any., trunk"),
+        ({"stride_in_1x1": "no"}, "key stride_in_1x1 is 'no'; give true or false"),
+        ({"channel_order": "rgb"}, "key channel_order is 'rgb'; give one of RGB, BGR"),
+        ({"norm_eps": 0}, "key norm_eps is 0; give a positive number"),
+        ({"norm": "XN"}, "entry x: MODEL.RESNETS.NORM is 'XN'; take one of BN"),
+        ({"depth": 18, "groups": 32}, "entry x: ResNet-18 has basic blocks"),
+        ({"trunk": "clip", "groups": 32}, "entry x: clip has no num_groups; its name tells the whole trunk"),
+        ({"trunk": "clip", "model": "resnet50"}, "entry x: architecture 'resnet50' of timm is not known here"),
         ({"licence": " "}, "key licence is ' '; give text"),
     ],
 )
@@ -148,6 +266,30 @@ def test_a_bad_entry_names_file_entry_and_key(tmp_path: Path, change: dict[str, 
     with pytest.raises(UserError, match=message) as caught:
         read_catalogue(path, sections=("public",))
     assert str(path) in str(caught.value)
+
+
+def test_an_entry_by_address_says_what_its_trunk_is(tmp_path: Path) -> None:
+    path = tmp_path / "zoo.yaml"
+    change = {"depth": 101, "groups": 32, "width_per_group": 8, "stride_in_1x1": True, "channel_order": "BGR"}
+    path.write_text(yaml.safe_dump({"schema": 1, "public": {"x": {**GOOD, **change, "norm_eps": 1e-3}}}))
+    entry = read_catalogue(path, sections=("public",))["x"]
+    assert entry.arch == "X-101-32x8d"
+    assert entry.spec == ResNetSpec(depth=101, norm="BN", num_groups=32, width_per_group=8, stride_in_1x1=True)
+    assert {"INPUT.FORMAT BGR", "MODEL.RESNETS.STRIDE_IN_1X1 True"} <= set(entry.detection_lines())
+    facts = entry.facts("here")
+    assert (facts.kind, facts.channel_order, facts.stride_in_1x1, facts.norm_eps) == ("publisher", "BGR", True, 1e-3)
+    assert entry.to_dict()["parts"] == {"num_groups": 32, "width_per_group": 8, "stride_in_1x1": True}
+
+
+def test_pieces_that_entries_share_are_no_entries(tmp_path: Path) -> None:
+    path = tmp_path / "zoo.yaml"
+    path.write_text(
+        "schema: 1\nshared:\n  - &ours {trunk: resnet, corpus: c, images: 10, supervision: labels, comparable: none,\n"
+        "      licence: mit, source: s, pixel_mean: [1, 2, 3], pixel_std: [1, 1, 1], depth: 50}\n"
+        "public:\n  x: {<<: *ours, depth: 101, url: 'https://example.org/a.pth'}\n"
+    )
+    entries = read_catalogue(path, sections=("public",))
+    assert [(e.name, e.depth, e.corpus) for e in entries.values()] == [("x", 101, "c")]
 
 
 @pytest.mark.parametrize(

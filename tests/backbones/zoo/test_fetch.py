@@ -16,6 +16,7 @@ import yaml
 
 from scaleprior.backbones.zoo import fetch, load_catalogue, local_path
 from scaleprior.backbones.zoo.download import download
+from scaleprior.backbones.zoo.hashes import PrintedHash
 from scaleprior.backbones.zoo.resolve import locate
 from scaleprior.errors import FailureError, UserError
 from tests.backbones.zoo.conftest import Server
@@ -103,15 +104,17 @@ def test_bytes_of_two_versions_are_never_kept(tmp_path: Path, server: Server) ->
     server.files["/f"] = DATA[::-1]
     (tmp_path / "part").write_bytes(DATA[:100_000])
     with pytest.raises(FailureError, match="the file was not kept"):
-        download(f"{server.url}/f", tmp_path / "part", sha256=SHA256)
+        download(f"{server.url}/f", tmp_path / "part", printed=PrintedHash("sha256", SHA256))
     server.files["/f"] = DATA
-    assert download(f"{server.url}/f", tmp_path / "part", sha256=SHA256) == SHA256
+    assert download(f"{server.url}/f", tmp_path / "part", printed=PrintedHash("sha256", SHA256)) == SHA256
 
 
 def test_a_file_that_became_shorter_begins_again(tmp_path: Path, server: Server) -> None:
     (tmp_path / "part").write_bytes(b"x" * 200)
     server.files["/f"] = b"y" * 100
-    download(f"{server.url}/f", tmp_path / "part", sha256=hashlib.sha256(b"y" * 100).hexdigest())
+    download(
+        f"{server.url}/f", tmp_path / "part", printed=PrintedHash("sha256", hashlib.sha256(b"y" * 100).hexdigest())
+    )
     assert (tmp_path / "part").read_bytes() == b"y" * 100
     assert [r for _, r in server.requests] == ["bytes=200-", ""]
 
@@ -122,7 +125,8 @@ def test_servers_that_cannot_resume_still_deliver(
     tmp_path: Path, server: Server, ranges: bool, sha256: str | None
 ) -> None:
     server.files["/f"], server.ranges, server.drop_after = DATA, ranges, [70_000]
-    assert download(f"{server.url}/f", tmp_path / "part", sha256=sha256) == SHA256
+    printed = PrintedHash("sha256", sha256) if sha256 else None
+    assert download(f"{server.url}/f", tmp_path / "part", printed=printed) == SHA256
     assert (tmp_path / "part").read_bytes() == DATA
 
 
@@ -147,6 +151,38 @@ def test_a_wrong_hash_is_refused_and_nothing_kept(home: Path, server: Server) ->
     with pytest.raises(FailureError, match=f"has SHA-256 .*, expected {SHA256}; the file was not kept"):
         fetch("shared")
     assert not [p for p in (home / "zoo").rglob("*") if p.is_file() and p.parent.name != "locks"]
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "md5"])
+def test_the_digits_that_a_publisher_prints_are_held_against_the_file(
+    home: Path, server: Server, algorithm: str
+) -> None:
+    server.files["/w/file.pth"] = DATA
+    printed = f"{algorithm}:{hashlib.new(algorithm, DATA).hexdigest()[:8]}"
+    write_entry(home, server, sha256=None, hash=printed)
+    server.drop_after = [100_000]
+    path = fetch("shared")
+    assert path == home / "zoo" / "files" / SHA256 / "shared.pth"  # files lie under their whole SHA-256
+    assert [r for _, r in server.requests] == ["", "bytes=100000-"]  # eight digits are enough to go on
+    assert fetch("shared") == path
+    assert len(server.requests) == 2
+    server.files["/w/file.pth"] = DATA[::-1]
+    name = {"sha256": "SHA-256", "md5": "MD5"}[algorithm]
+    wanted = rf"has {name} [0-9a-f]+, expected {printed[-8:]}\.\.\.; the file was not kept"
+    with pytest.raises(FailureError, match=wanted):
+        fetch("shared", refresh=True)
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "md5"])
+def test_a_cached_file_that_the_catalogue_no_longer_means_is_fetched_again(
+    home: Path, server: Server, algorithm: str
+) -> None:
+    server.files["/w/file.pth"] = DATA
+    write_entry(home, server)
+    fetch("shared")
+    server.files["/w/file.pth"] = other = DATA[::-1]
+    write_entry(home, server, sha256=None, hash=f"{algorithm}:{hashlib.new(algorithm, other).hexdigest()[:10]}")
+    assert fetch("shared").read_bytes() == other
 
 
 def test_too_large_files_are_refused(tmp_path: Path, server: Server) -> None:
@@ -281,7 +317,8 @@ def test_a_hub_without_the_file_or_without_a_connection_is_said(hub: Server, mon
 def test_every_public_entry_has_an_address(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_ENDPOINT", raising=False)
     entry = load_catalogue(user=False).find(name)
-    assert locate(entry).url == f"https://huggingface.co/timm/{entry.timm}/resolve/main/model.safetensors"
+    hub = f"https://huggingface.co/timm/{entry.timm}/resolve/main/model.safetensors"
+    assert getattr(locate(entry), "url", locate(entry)) == (entry.url or hub)
 
 
 @pytest.mark.parametrize("name", ["resnet50.nonsense", "no_such_model.x", "resnet50.bamboo_"])

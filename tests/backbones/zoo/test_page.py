@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from scaleprior.backbones.zoo import load_catalogue
+from scaleprior.backbones.zoo import Catalogue, load_catalogue
 from scaleprior.backbones.zoo.page import human_count, render_page
 from scaleprior.backbones.zoo.published import load_results, read_results
 from scaleprior.errors import UserError
@@ -26,8 +28,23 @@ def test_the_committed_page_is_the_generated_one(home: Path) -> None:
         "run `scaleprior zoo readme --out model_zoo/README.md`"
     )
     for entry in load_catalogue(user=False):
-        if entry.kind == "public":
-            assert page.count(f"`{entry.name}`") == 3
+        if entry.kind == "public":  # in three tables, the notes and the facts
+            assert page.count(f"`{entry.name}`") == 5
+            assert all(text in page for text in entry.proof.values())
+            assert all(digits[:8] in page for digits in re.findall(r":([0-9a-f]{8,})", entry.hash or ""))
+
+
+def test_the_page_says_what_was_never_downloaded(home: Path) -> None:
+    catalogue = load_catalogue(user=False)
+    public = [e for e in catalogue if e.kind == "public"]
+    page = render_page(catalogue, [])
+    assert f"None of these {len(public)} files was ever downloaded here" in page
+    assert page.count("| never |") == len(public)
+    one = replace(public[0], downloaded="2027-01-01, SHA-256 0676ba61")
+    page = render_page(Catalogue({**catalogue.entries, one.name: one}), [])
+    assert f"All but 1: none of the others of these {len(public)} files" not in page
+    assert f"All but 1 of these {len(public)} files were never downloaded here" in page
+    assert "| 2027-01-01, SHA-256 0676ba61 |" in page
 
 
 @pytest.mark.parametrize(
@@ -83,7 +100,7 @@ def test_the_commands(cli: Cli, home: Path, backbone: Path, tmp_path: Path) -> N
     table = cli("zoo", "list").stdout
     assert table.splitlines()[0].split() == ["NAME", "TRUNK", "IMAGES", "SUPERVISION", "LICENCE", "WEIGHTS"]
     assert "R-50-ig-940m-swsl" in table
-    assert len(json.loads(cli("zoo", "list", "--json").stdout)) == 31
+    assert len(json.loads(cli("zoo", "list", "--json").stdout)) == len(load_catalogue(user=False).entries)
     added = cli("zoo", "add", backbone, "--name", "mine")
     assert added.stdout.startswith("registered: scaleprior://mine (R-50-w8, SHA-256 ")
     again = cli("zoo", "add", backbone, "--name", "mine")
@@ -97,6 +114,14 @@ def test_the_commands(cli: Cli, home: Path, backbone: Path, tmp_path: Path) -> N
     fetched = cli("zoo", "fetch", "mine", "--out", "copy.safetensors")
     assert fetched.stdout == "copy.safetensors\n"
     assert (tmp_path / "copy.safetensors").read_bytes() == backbone.read_bytes()
+
+
+def test_show_says_hash_proof_and_that_nobody_downloaded_it(cli: Cli, home: Path) -> None:
+    shown = cli("zoo", "show", "R-50-moco-v2-200ep").stdout
+    assert re.search(r"^hash +MD5 59fd9945\.\.\., by its publisher$", shown, re.M)
+    assert re.search(r"^proof +pixel statistics and channel order: facebookresearch/moco: main_moco.py", shown, re.M)
+    assert re.search(r"^downloaded +never by ScalePrior's authors$", shown, re.M)
+    assert re.search(r"^hash +not published; the server's", cli("zoo", "show", "R-50-dino").stdout, re.M)
 
 
 def test_the_commands_errors(cli: Cli, home: Path) -> None:

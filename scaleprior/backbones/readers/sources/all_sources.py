@@ -10,6 +10,7 @@ from scaleprior.backbones.readers.facts import ReadOptions
 from scaleprior.backbones.readers.sources.detectors import detector_facts
 from scaleprior.backbones.readers.sources.timm_configs import folder_facts, timm_facts
 from scaleprior.backbones.trunks.published import KnownFacts
+from scaleprior.backbones.zoo.identify import identified
 
 __all__ = ["known_facts"]
 
@@ -29,4 +30,7 @@ def known_facts(content: Content, path: Path, options: ReadOptions, carried: Car
     for found in (detector_facts(content.metadata, str(path)), folder_facts(path)):
         if found is not None:
             known.append(found)
+    said = (options.pixel_mean, options.pixel_std, options.channel_order, options.stride_in_1x1)
+    if carried is None and None in said and (publisher := identified(path)) is not None:
+        known.append(publisher)
     return known

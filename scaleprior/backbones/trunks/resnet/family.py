@@ -97,9 +97,8 @@ class ResNets(TrunkFamily):
     def label(self, depth: int, width: int) -> str:
         return f"R-{depth}"
 
-    def spec_of_entry(self, depth: int, timm_name: str | None) -> ResNetSpec:
-        # Every ResNet in the catalogue has its stride in the 3x3 convolution, as torchvision has it.
-        return ResNetSpec(depth=depth, norm="BN")
+    def spec_of_entry(self, depth: int, model: str | None, parts: Mapping[str, Any]) -> ResNetSpec:
+        return ResNetSpec(depth=depth, **{"norm": "BN", **parts})
 
     def exported(self, kind: str, tensors: Mapping[str, Tensor], spec: ResNetSpec, name: str) -> dict[str, Tensor]:
         if kind == "detectron2":

@@ -1,0 +1,110 @@
+"""Files recognised by the hash that their publisher prints."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from scaleprior.backbones import load_backbone
+from scaleprior.backbones.trunks.resnet import ResNetSpec, names_and_shapes
+from scaleprior.backbones.zoo.hashes import HASH_PATTERN, PrintedHash, file_digests
+from scaleprior.backbones.zoo.identify import LEAST_BYTES, identified
+from tests.backbones.zoo.test_catalogue import GOOD
+
+
+@pytest.fixture(scope="module")
+def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """torchvision's names and shapes, random numbers, under a name that says nothing."""
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("found") / "weights.pth"
+    torch.save(resnet18().state_dict(), path)
+    return path
+
+
+def print_hash(home: Path, text: str, **change: Any) -> None:
+    """A catalogue of the user's in which somebody prints this hash."""
+    home.mkdir(exist_ok=True)
+    entry = {**GOOD, "depth": 18, "publisher": "someone", "hash": text, "pixel_std": [2, 2, 2], **change}
+    entry = {key: value for key, value in entry.items() if value is not None}
+    (home / "zoo.yaml").write_text(yaml.safe_dump({"schema": 1, "public": {"theirs": entry}}))
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "md5"])
+def test_a_printed_hash_tells_whose_file_it_is(home: Path, resnet18: Path, algorithm: str) -> None:
+    digits = hashlib.new(algorithm, resnet18.read_bytes()).hexdigest()
+    assert identified(resnet18) is None
+    print_hash(home, f"{algorithm}:{digits[:8]}", channel_order="BGR", norm_eps=1e-3)
+    facts = identified(resnet18)
+    assert facts is not None
+    assert facts.kind == "publisher"
+    assert facts.origin.endswith(
+        f"someone's a.pth, which this is by its {'SHA-256' if algorithm == 'sha256' else 'MD5'}"
+    )
+    assert (facts.pixel_mean, facts.pixel_std, facts.channel_order) == ((1.0, 2.0, 3.0), (2.0, 2.0, 2.0), "BGR")
+    assert (facts.stride_in_1x1, facts.norm_eps, facts.name) == (False, 1e-3, "theirs")
+    print_hash(home, f"{algorithm}:{digits[:7]}{'0' if digits[7] != '0' else '1'}")
+    assert identified(resnet18) is None
+
+
+def test_other_files_of_the_same_weights_are_recognised_too(home: Path, resnet18: Path) -> None:
+    digits = file_digests(resnet18, {"sha256"})["sha256"]
+    copies = [{"url": "https://example.org/older/b.pth", "hash": f"sha256:{digits}"}]
+    print_hash(home, "sha256:00000000", also=copies)
+    facts = identified(resnet18)
+    assert facts is not None
+    assert facts.origin == "published for someone's b.pth, which this is by its SHA-256"
+
+
+def test_a_name_alone_proves_nothing(home: Path, resnet18: Path, tmp_path: Path) -> None:
+    named = tmp_path / "resnet18-f37072fd.pth"  # torchvision's own name
+    named.write_bytes(resnet18.read_bytes())
+    assert identified(named) is None
+
+
+def test_reading_takes_the_facts_of_a_recognised_file(home: Path, resnet18: Path) -> None:
+    print_hash(home, "sha256:" + file_digests(resnet18, {"sha256"})["sha256"][:8])
+    backbone = load_backbone(resnet18)
+    assert backbone.card.pixel_std == (2.0, 2.0, 2.0)
+    assert backbone.card.licence == "mit"
+    assert "someone's a.pth, which this is by its SHA-256" in str(backbone.report.facts["pixel_std"])
+    assert load_backbone(resnet18, pixel_std=(3.0, 3.0, 3.0)).card.pixel_std == (3.0, 3.0, 3.0)
+
+
+def test_small_files_are_not_read_for_it(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two bytes a number of the smallest trunk that the catalogue has."""
+    numbers = sum(torch.Size(shape).numel() for shape in names_and_shapes(ResNetSpec(depth=18)).values())
+    assert 0.95 < LEAST_BYTES / (2 * numbers) < 1
+    small = tmp_path / "small.pth"
+    small.write_bytes(b"\0" * (LEAST_BYTES - 1))
+    monkeypatch.setattr("scaleprior.backbones.zoo.identify.file_digests", lambda *a: pytest.fail("was read"))
+    assert identified(small) is None
+
+
+def test_a_catalogue_that_cannot_be_read_stops_no_conversion(
+    home: Path, resnet18: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home.mkdir(exist_ok=True)
+    (home / "zoo.yaml").write_text("public: [")
+    assert identified(resnet18) is None
+    assert "public files of your catalogue are not recognised: " in caplog.text
+
+
+def test_hashes_as_they_are_printed(tmp_path: Path) -> None:
+    printed = PrintedHash.parse("sha256:0676ba61")
+    assert (str(printed), printed.name, printed.words) == ("sha256:0676ba61", "SHA-256", "0676ba61...")
+    assert PrintedHash("md5", "0" * 32).words == "0" * 32
+    assert re.fullmatch(HASH_PATTERN, "sha256:" + "0" * 65) is None
+    (tmp_path / "f").write_bytes(b"abc")
+    # RFC 1321 and FIPS 180's example
+    assert file_digests(tmp_path / "f", {"md5", "sha256"}) == {
+        "md5": "900150983cd24fb0d6963f7d28e17f72",
+        "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+    }
