@@ -18,7 +18,7 @@ from scaleprior.backbones.readers.limits import RefusedFileError
 from scaleprior.backbones.readers.norm_eps import fold_eps
 from scaleprior.backbones.readers.report import Found, Report, some
 from scaleprior.backbones.readers.search import Candidate
-from scaleprior.backbones.readers.sources import known_facts
+from scaleprior.backbones.readers.sources import check_stated, known_facts, stated_architectures, stated_norm
 from scaleprior.backbones.trunks.family import Clues, TrunkSpec
 from scaleprior.backbones.trunks.layout import Dropped, Layout
 from scaleprior.backbones.trunks.trunk import build_trunk, canonical_shapes
@@ -53,8 +53,11 @@ def assemble(candidate: Candidate, content: Content, path: Path, options: ReadOp
         refuse_idle([name for name in ("labels", "corpus") if getattr(options, name) is not None], path)
     author = _beside(content, "__author__")
     author = author if isinstance(author, str) else None
-    clues = Clues(str(path), layout, options.norm, options.depth, carried.arch if carried else None, author)
+    stated = stated_architectures(content.tree, path, options.timm_model)
+    norm = options.norm or stated_norm(stated)
+    clues = Clues(str(path), layout, norm, options.depth, carried.arch if carried else None, author)
     arch = candidate.family.infer({name: tuple(t.shape) for name, t in tensors.items()}, clues)
+    report.notes += [note for one in stated if (note := check_stated(arch, one, str(path)))]
     known = known_facts(content, path, options, carried)
     if published := candidate.family.published(arch, clues):
         known.append(published)

@@ -6,5 +6,10 @@ from scaleprior._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from scaleprior.backbones.readers.sources.all_sources import known_facts as known_facts
+    from scaleprior.backbones.readers.sources.architecture import (
+        check_stated as check_stated,
+        stated_architectures as stated_architectures,
+        stated_norm as stated_norm,
+    )
 
 lazy_exports(__name__)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scaleprior.backbones.readers.sources.values import json_beside, scaled, three_numbers
 from scaleprior.backbones.trunks.published import KnownFacts
 from scaleprior.errors import UserError
 
@@ -21,15 +21,10 @@ def timm_facts(cfg: Mapping[str, Any], origin: str) -> KnownFacts:
     """
     statistics = {}
     for name in ("mean", "std"):
-        value = cfg.get(name)
-        if value is not None:
-            if (
-                not isinstance(value, (list, tuple))
-                or len(value) != 3
-                or not all(type(v) in (int, float) for v in value)
-            ):
+        if (value := cfg.get(name)) is not None:
+            if (numbers := three_numbers(value)) is None:
                 raise UserError(f"{origin}: {name} is {value!r}", hint="three numbers are needed")
-            statistics[f"pixel_{name}"] = tuple(round(255 * v, 6) for v in value)
+            statistics[f"pixel_{name}"] = scaled(numbers)
     size = cfg.get("input_size")
     licence, hub = cfg.get("license"), cfg.get("hf_hub_id")
     name = ".".join(str(cfg[key]) for key in ("architecture", "tag") if cfg.get(key))
@@ -49,13 +44,8 @@ def timm_facts(cfg: Mapping[str, Any], origin: str) -> KnownFacts:
 
 def folder_facts(path: Path) -> KnownFacts | None:
     """Facts of the ``config.json`` with which timm and its hub publish weights, if one lies beside the file."""
-    config = path.parent / "config.json"
-    try:
-        if not config.is_file() or config.stat().st_size > 1 << 20:
-            return None
-        content = json.loads(config.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None  # a config.json of something else
-    if not isinstance(content, dict) or not isinstance(content.get("pretrained_cfg"), dict):
+    content = json_beside(path, "config.json")
+    if not isinstance(content.get("pretrained_cfg"), dict):
         return None
-    return timm_facts({"architecture": content.get("architecture"), **content["pretrained_cfg"]}, str(config))
+    facts = {"architecture": content.get("architecture"), **content["pretrained_cfg"]}
+    return timm_facts(facts, str(path.parent / "config.json"))
