@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from scaleprior.backbones.addresses import text_of
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.readers.facts import ReadOptions
 from scaleprior.backbones.readers.report import Report
-from scaleprior.backbones.zoo.resolve import local_path
+from scaleprior.backbones.zoo.resolve import find_weights
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
@@ -187,5 +188,6 @@ def convert(source: str | Path, /, out: str | Path, **facts: Unpack[Facts]) -> C
 
 
 def _local(source: str | Path) -> str | Path:
-    """``timm:NAME`` stays; a name of the zoo becomes its file."""
-    return source if str(source).startswith("timm:") else local_path(source)
+    """``timm:NAME`` stays; anything else becomes a file."""
+    text = text_of(source)
+    return text if text.startswith("timm:") else find_weights(source)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from scaleprior.wording import in_flags
 
 __all__ = ["register"]
 
-_SOURCE = "file or folder of weights, or timm:NAME (found in the local caches)"
+_SOURCE = "file or folder of weights, scaleprior://NAME (fetched), or timm:NAME (found in the local caches)"
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -85,17 +86,29 @@ def _out(args: argparse.Namespace) -> str:
     return out
 
 
-def _read(args: argparse.Namespace, source: str) -> Any:
+def _file(source: str) -> str | Path:
+    """The file that SRC means, fetched if it is a name of the zoo; ``timm:NAME`` stays."""
+    from scaleprior.backbones.zoo import find_weights, is_uri
+    from scaleprior.progress import progress_bar
+
+    if source.startswith("timm:"):
+        return source
+    if not is_uri(source):
+        return find_weights(source)
+    with progress_bar(f"fetching {source}", unit="bytes") as progress:
+        return find_weights(source, progress=progress)
+
+
+def _read(file: str | Path, args: argparse.Namespace) -> Any:
     from scaleprior.backbones import read_backbone
 
-    return read_backbone(source, _options(args))
+    return read_backbone(file, _options(args))
 
 
-def _has_card(source: str) -> bool:
-    from scaleprior.backbones.readers.containers import locate
+def _has_card(file: str | Path) -> bool:
     from scaleprior.backbones.weights import has_card
 
-    return not source.startswith("timm:") and has_card(locate(source))
+    return isinstance(file, Path) and has_card(file)
 
 
 def _options(args: argparse.Namespace) -> Any:
@@ -124,15 +137,15 @@ def _options(args: argparse.Namespace) -> Any:
 
 def _show(args: argparse.Namespace) -> None:
     from scaleprior.backbones import ReadOptions
-    from scaleprior.backbones.readers.containers import locate
     from scaleprior.backbones.settings import config_lines
     from scaleprior.backbones.weights import read_card
 
     report: list[str] = []
-    if _has_card(args.source) and _options(args) == ReadOptions():
-        card = read_card(locate(args.source))  # the header only; torch stays unimported
+    file = _file(args.source)
+    if _has_card(file) and _options(args) == ReadOptions():
+        card = read_card(file)  # the header only; torch stays unimported
     else:
-        reading = _read(args, args.source)
+        reading = _read(file, args)
         card, report = reading.card, reading.report.lines()
     lines = config_lines(card)
     if args.json:
@@ -151,7 +164,7 @@ def _convert(args: argparse.Namespace) -> None:
     out = _out(args)
     if not out.endswith(".safetensors"):
         raise UserError(f"OUT is {out}", hint="name it *.safetensors; `backbone export` writes other formats")
-    card, report = convert_backbone(args.source, out, _options(args))
+    card, report = convert_backbone(_file(args.source), out, _options(args))
     if args.json:
         told = {**report.to_dict(), "notes": list(map(in_flags, report.notes))}
         print(json.dumps({"out": out, "card": card.to_dict(), "report": told}, indent=2))
@@ -162,15 +175,13 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from scaleprior.backbones.verify import verify_backbone
     from scaleprior.errors import UserError
 
     args.allow_nonfinite = True  # to be told of, not refused
     if args.image and not args.picture:
         raise UserError("--image without --picture", hint="add --picture OUT.png")
-    reading = _read(args, args.source)
+    reading = _read(_file(args.source), args)
     verdict = verify_backbone(reading.tensors, reading.card)
     if args.picture:
         from scaleprior.backbones.pictures import save_feature_picture
@@ -208,7 +219,7 @@ def _export(args: argparse.Namespace) -> None:
 
     out = _out(args)
     kind = export_format(out, args.format)
-    reading = _read(args, args.source)
+    reading = _read(_file(args.source), args)
     export_backbone(reading.tensors, reading.card, out, kind=kind)
     lines = config_lines(reading.card, out if kind == "detectron2" else None)
     if args.json:
@@ -221,7 +232,7 @@ def _export(args: argparse.Namespace) -> None:
 def _diff(args: argparse.Namespace) -> int:
     from scaleprior.backbones import ReadOptions, compare_backbones, read_backbone
 
-    sources, given = (args.source, args.other), _options(args)
+    sources, given = (_file(args.source), _file(args.other)), _options(args)
     own = [_has_card(source) for source in sources]
     # Of a pair with one file of our own, the facts are the other's.
     ours = given if all(own) else ReadOptions(allow_nonfinite=args.allow_nonfinite)

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["print_results", "register"]
 
+_WEIGHTS = (
+    "backbone file, scaleprior://NAME, or a foreign file that says all that matters (default: MODEL.WEIGHTS); "
+    "`scaleprior backbone convert` takes what a file does not say"
+)
+
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the ``detect`` parser."""
@@ -26,7 +31,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Fine-tune a Faster R-CNN from a backbone. Ends with OUT/model.safetensors, and, where "
         "DATASETS.TEST names a set, with its COCO AP in OUT/results.json.",
     )
-    train.add_argument("--weights", metavar="W", help="backbone file or scaleprior://NAME (default: MODEL.WEIGHTS)")
+    train.add_argument("--weights", metavar="W", help=_WEIGHTS)
     train.add_argument("--resume", action="store_true", help="go on with the run in OUT; start one if there is none")
     train.add_argument(
         "--check",
@@ -37,7 +42,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.set_defaults(handler=_train)
 
     evaluate = actions.add_parser("eval", help="evaluate a trained model file on DATASETS.TEST")
-    evaluate.add_argument("--weights", type=Path, metavar="W", help="model file (default: the one `train` left in OUT)")
+    evaluate.add_argument("--weights", metavar="W", help="model file (default: the one `train` left in OUT)")
     evaluate.set_defaults(handler=_evaluate)
 
     for action in (train, evaluate):
@@ -80,19 +85,19 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _train(args: argparse.Namespace) -> None:
-    from scaleprior.backbones.zoo import local_path
     from scaleprior.config import load_config
     from scaleprior.detect import get_engine
     from scaleprior.detect.check import check_detection
+    from scaleprior.detect.start import start_from
     from scaleprior.progress import progress_bar
 
     engine = get_engine(args.engine)
     loaded = load_config(args.config_file, _words(args), defaults=engine.default_config())
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
-    weights = local_path(args.weights) if args.weights else None
     if args.check:
         with progress_bar("checking", unit="images") as progress:
-            check_detection(loaded, weights, out, engine=engine, progress=progress).refuse()
+            check_detection(loaded, args.weights, out, engine=engine, progress=progress).refuse()
+    loaded, weights = start_from(loaded, args.weights, engine)
     with progress_bar("fine-tuning") as progress:
         model = engine.train(loaded, weights, out, resume=args.resume, progress=progress)
     results: dict[str, DetectionResult] = {}
@@ -110,7 +115,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     engine = get_engine(args.engine)
     loaded = load_config(args.config_file, _words(args), defaults=engine.default_config())
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
-    model = args.weights or Path(loaded.cfg.MODEL.WEIGHTS or out / engine.model_file)
+    model = Path(args.weights or loaded.cfg.MODEL.WEIGHTS or out / engine.model_file)
     with progress_bar("evaluating", unit="images") as progress:
         results = engine.evaluate(loaded, model, out, progress=progress)
     print_results(results, engine.name, model, as_json=args.json)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,13 @@ from scaleprior.backbones.weights import has_card, load_canonical
 from scaleprior.d2.contract import require_contract
 from scaleprior.errors import ScalePriorError, UserError
 
-__all__ = ["TrunkMatch", "extend_checkpointer", "is_detector_state", "load_detector", "match_trunk"]
+__all__ = ["TrunkMatch", "extend_checkpointer", "load_detector", "match_trunk"]
 
 # Below Detectron2's own logger, so that trainers which know nothing of ours show how many tensors matched.
 logger = logging.getLogger("detectron2.scaleprior")
 
 _COUNTER = ".num_batches_tracked"
 _OFFSETS = ".conv2_offset."  # deformable convolutions add these; no backbone has them
-# Tensors that only a trained detector has.
-_HEADS = ("proposal_generator.", "roi_heads.box_predictor.", "head.cls_score.", "head.bbox_pred.")
 
 
 @dataclass(frozen=True)
@@ -157,11 +155,6 @@ def _longest_suffix(name: str, tensors: Mapping[str, Tensor]) -> str | None:
         if not dot:
             return None
     return name
-
-
-def is_detector_state(names: Iterable[str]) -> bool:
-    """Whether these are the tensors of a whole detector rather than of a backbone."""
-    return any(part in name for name in names for part in _HEADS)
 
 
 class _Complete(DetectionCheckpointer):

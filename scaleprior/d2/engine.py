@@ -98,7 +98,7 @@ class Detectron2Engine:
             plan = plan_evaluation(loaded, model, out)
             with detectron2_refuses():
                 detector = Trainer.build_model(plan.cfg)
-            load_detector(detector, str(model))
+            load_detector(detector, plan.cfg.MODEL.WEIGHTS)
             results = evaluate_sets(plan.cfg, detector, out, progress)
             write_json(out / "results.json", {"engine": self.name, "model": str(model), **results_to_dict(results)})
             record_dropped(out, problems_of(plan.cfg.DATASETS.TEST), anew=False)

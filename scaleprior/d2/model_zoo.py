@@ -7,11 +7,12 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from scaleprior.backbones.weights import read_card
-from scaleprior.backbones.zoo import local_path
+from scaleprior.backbones.addresses import text_of
+from scaleprior.backbones.weights import has_card, read_card
+from scaleprior.backbones.zoo import is_uri
 from scaleprior.config import load_config
 from scaleprior.d2.contract import apply_card
-from scaleprior.d2.plan import default_config, open_copy
+from scaleprior.d2.plan import default_config, open_copy, start_file
 from scaleprior.d2.zoo_files import zoo_file
 from scaleprior.errors import UserError
 
@@ -26,7 +27,8 @@ def with_backbone(config: str | Path, weights: str | Path, overrides: Sequence[s
 
     Args:
         config: a path, or a name of the zoo such as "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml".
-        weights: a backbone file with a card, or ``scaleprior://NAME``.
+        weights: whatever names a backbone in training: a file with a card, a foreign one that says all that matters,
+            ``scaleprior://NAME``, ``detectron2://...``.
         overrides: ``["SOLVER.MAX_ITER", "1000", ...]``; those that contradict the card are refused.
 
     Returns:
@@ -45,12 +47,14 @@ def with_backbone(config: str | Path, weights: str | Path, overrides: Sequence[s
     file = path if path.is_file() else zoo_file(str(config))
     loaded = load_config(file, overrides, defaults=default_config())
     from_overrides = load_config(None, overrides, defaults=default_config()).explicit
-    card = read_card(local_path(weights))
+    file = start_file(weights)
+    card = read_card(file)
     cfg = open_copy(loaded.cfg)
     if "SEED" not in loaded.explicit:
         cfg.SEED = default_config().SEED  # what a program of Detectron2's makes of it stays its own affair
     apply_card(cfg, card, from_overrides)
-    cfg.MODEL.WEIGHTS = str(weights)
+    # A name of the zoo and a file with a card are loaded as they are; of a foreign one, what it was converted to.
+    cfg.MODEL.WEIGHTS = text_of(weights) if is_uri(weights) or has_card(weights) else str(file)
     if cfg.MODEL.DEVICE == "auto":
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     return cfg

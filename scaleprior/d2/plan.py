@@ -10,20 +10,19 @@ from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from fvcore.common.config import CfgNode as FvcoreNode
 
-from scaleprior.backbones.card import Card
+from scaleprior.backbones.addresses import address_of, text_of
+from scaleprior.backbones.canonical import canonical_file
 from scaleprior.backbones.contract import apply_card
-from scaleprior.backbones.convert import convert_backbone
 from scaleprior.backbones.readers.containers import open_container
 from scaleprior.backbones.trunks.selection import check_model_is_read
 from scaleprior.backbones.weights import has_card, read_card
+from scaleprior.backbones.zoo import local_path
 from scaleprior.config import LoadedConfig, add_scaleprior_config
 from scaleprior.config.dotted import flat_config, get_key, set_key
 from scaleprior.config.seed import run_seed
-from scaleprior.d2.checkpoint import is_detector_state
 from scaleprior.d2.datasets import register_datasets
 from scaleprior.detect.fingerprint import run_fingerprint
 from scaleprior.detect.plan import (
@@ -37,17 +36,18 @@ from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import FailureError, UserError
 from scaleprior.provenance import created_by
 from scaleprior.training.device import resolve_device
-from scaleprior.wording import parameter
 
 __all__ = [
     "EXTRA_KEY",
     "Plan",
     "class_names",
     "default_config",
+    "local_file",
     "open_copy",
     "plan_evaluation",
     "plan_training",
     "read_trained",
+    "start_file",
 ]
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ logger = logging.getLogger(__name__)
 EXTRA_KEY = "scaleprior"
 """Entry of our checkpoints that holds, as JSON, what made them; Detectron2 passes over it."""
 
+# Detectron2 reads this behind a file's name. It asks for names to be matched by suffix, which is always done here.
+_HEURISTICS = "?matching_heuristics=True"
 _CLASS_KEYS = {
     "MODEL.ROI_HEADS.NUM_CLASSES": "GeneralizedRCNN",
     "MODEL.RETINANET.NUM_CLASSES": "RetinaNet",
@@ -99,20 +101,20 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
     Args:
         loaded: on ``default_config()``.
         weights: backbone to start from: a file with a card, ``scaleprior://NAME``, whatever Detectron2's paths know
-            (``detectron2://...``), or any format that ``scaleprior backbone convert`` reads, which is then converted
-            into ``out``. None = ``MODEL.WEIGHTS``; "" = from scratch.
+            (``detectron2://...``), or a foreign file that says all that matters, which is converted once, into the
+            cache. None = ``MODEL.WEIGHTS``; "" = from scratch.
         out: folder of the run, for ``OUTPUT_DIR``.
 
     Raises:
         UserError: config, data or weights do not fit each other; names the key and what to use.
     """
-    weights = str(loaded.cfg.MODEL.WEIGHTS if weights is None else weights)
+    weights = text_of(loaded.cfg.MODEL.WEIGHTS if weights is None else weights)
     card = None
     cfg = loaded.cfg
     if weights:
-        file, card = _backbone(weights, out)
+        weights = str(start_file(weights))
+        card = read_card(weights)
         cfg = apply_card(loaded, card)
-        weights = str(file)
     else:
         warn_of_frozen_stages(cfg)
     check_model_is_read(cfg)
@@ -150,7 +152,7 @@ def plan_evaluation(loaded: LoadedConfig, model: str | Path, out: Path) -> Plan:
     else:
         logger.warning("%s was not written by ScalePrior: nothing says which config it was trained with", model)
     cfg = open_copy(cfg)
-    cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = str(model), str(out)
+    cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = text_of(model), str(out)
     cfg.MODEL.DEVICE = str(resolve_device(cfg.MODEL.DEVICE))
     _register(cfg, "DATASETS.TEST")
     if trained is not None:
@@ -168,7 +170,7 @@ def read_trained(model: str | Path) -> TrainedDetector | None:
     Raises:
         UserError: no such file, a damaged one, or a backbone.
     """
-    path = _local(str(model))
+    path = local_file(model)
     if not path.is_file():
         raise UserError(f"model not found: {model}", hint="give the model_final.pth that training wrote")
     if has_card(path):
@@ -191,42 +193,34 @@ def class_names(name: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _local(weights: str) -> Path:
-    """The file behind a path or URI; it need not be there, unless it has to be downloaded first.
+def local_file(weights: str | Path) -> Path:
+    """The file behind a path, or an address that Detectron2 knows; it need not be there, unless it is downloaded first.
 
     Raises:
-        FailureError: the download failed. UserError: the zoo has no such name.
+        FailureError: the download failed.
+        UserError: the zoo has no such name; an address that Detectron2 does not know either.
     """
-    # Detectron2 reads this behind a file's name. It asks for names to be matched by suffix, which is always done here.
-    weights = weights.removesuffix("?matching_heuristics=True")
+    text = text_of(weights).removesuffix(_HEURISTICS)
+    if address_of(text) is None:
+        return local_path(text)
     try:
-        return Path(PathManager.get_local_path(weights))
+        found = PathManager.get_local_path(text)
     except OSError as e:
         raise FailureError(
-            f"MODEL.WEIGHTS {weights} cannot be had: {e}", hint="download it by other means and give its path"
+            f"MODEL.WEIGHTS {text} cannot be had: {e}", hint="download it by other means and give its path"
         ) from e
+    # It takes an address that it does not know for a path.
+    return local_path(text) if found == text else Path(found)
 
 
-def _backbone(weights: str, out: Path) -> tuple[Path, Card]:
-    """A file that the checkpointer reads, and its card."""
-    path = _local(weights)
-    if has_card(path):
-        return path.absolute(), read_card(path)
-    if not path.is_file():
-        raise UserError(f"MODEL.WEIGHTS {weights} not found", hint="check the path")
-    tree = open_container(path).tree
-    if isinstance(tree, dict) and is_detector_state(tree.get("model", tree)):
-        raise UserError(
-            f"MODEL.WEIGHTS {weights} is a trained detector, not a backbone",
-            hint="`scaleprior backbone convert` cuts the backbone out; "
-            f"{parameter('eval_only', True)} evaluates the detector",
-        )
-    target = out.absolute() / "backbone.safetensors"
-    if comm.is_main_process():
-        _, report = convert_backbone(path, target)
-        logger.info("%s was converted to %s: %s", weights, target, "; ".join(report.lines()))
-    comm.synchronize()
-    return target, read_card(target)
+def start_file(weights: str | Path) -> Path:
+    """The canonical file to start from: of a path, a name of the zoo, or what Detectron2's paths know.
+
+    Raises:
+        UserError, FailureError: as :func:`local_file` and ``canonical_file``.
+    """
+    text = text_of(weights).removesuffix(_HEURISTICS)
+    return canonical_file(text if address_of(text) is None else local_file(text)).absolute()
 
 
 def _register(cfg: CfgNode, key: str) -> None:

@@ -24,8 +24,8 @@ from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from scaleprior.backbones.canonical import is_detector_state
 from scaleprior.config.seed import run_seed
-from scaleprior.d2.checkpoint import is_detector_state
 from scaleprior.d2.checks import check_solver
 from scaleprior.d2.evaluator import Evaluator
 from scaleprior.d2.loader import NamedMapper, ResumableLoader, TestLoader, UnusableImage

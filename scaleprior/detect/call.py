@@ -99,6 +99,8 @@ def detect(
     """
     if model is not None and (weights is not None or train is not None or resume):
         raise UserError("model is a trained detector, which is only evaluated", hint="leave out weights, train, resume")
+    from scaleprior.detect.start import start_from
+
     chosen = get_engine(engine)
     loaded = open_config(config, overrides, defaults=chosen.default_config())
     loaded = open_config(loaded, _dataset_keys(loaded, train, val))
@@ -106,17 +108,20 @@ def detect(
         loaded = open_config(loaded, {"SCALEPRIOR.DROP_BAD": drop_bad})
     folder = Path(out or loaded.cfg.OUTPUT_DIR)
     if model is None:
-        with _canonical(weights) as start:
+        with _named(weights) as named:
             if check:
-                _check(chosen, loaded, start, folder, progress)
+                _check(chosen, loaded, named, folder, progress)
+            loaded, start = start_from(loaded, named, chosen)
             with watched(progress, "fine-tuning") as report:
                 trained = chosen.train(loaded, start, folder, resume=resume, progress=report)
     else:
-        trained = Path(model)
+        trained = Path(model)  # engines put an address right that became a path
     return DetectRun(trained, chosen.name, _evaluate(chosen, loaded, trained, folder, progress))
 
 
-def _check(engine: Engine, loaded: LoadedConfig, start: Path | None, out: Path, progress: ProgressFn | bool) -> None:
+def _check(
+    engine: Engine, loaded: LoadedConfig, start: str | Path | None, out: Path, progress: ProgressFn | bool
+) -> None:
     """Refuse what would stop the run."""
     from scaleprior.detect.check import check_detection
 
@@ -155,25 +160,17 @@ def _dataset_keys(loaded: LoadedConfig, train: DataSource | None, val: DataSourc
 
 
 @contextlib.contextmanager
-def _canonical(weights: str | Path | Backbone | None) -> Iterator[Path | None]:
-    """The backbone as a canonical file: the given one, the zoo's, or one that is there within the block.
+def _named(weights: str | Path | Backbone | None) -> Iterator[str | Path | None]:
+    """What names the backbone; one in memory is a file within the block.
 
     That one is not in the run's folder, whose files the engine alone writes, once it has checked all; the trained
     model carries the card, and a run that goes on has the weights in its checkpoint.
     """
-    from scaleprior.backbones.backbone import Backbone, load_backbone
-    from scaleprior.backbones.weights import has_card
-    from scaleprior.backbones.zoo import local_path
+    from scaleprior.backbones.backbone import Backbone
 
-    if weights is None:
-        yield None
-        return
     if not isinstance(weights, Backbone):
-        path = weights if str(weights).startswith("timm:") else local_path(weights)
-        if isinstance(path, Path) and has_card(path):
-            yield path
-            return
-        weights = load_backbone(path)
+        yield weights
+        return
     with tempfile.TemporaryDirectory(prefix="scaleprior-") as folder:
         start = Path(folder) / "start.safetensors"
         weights.save(start)

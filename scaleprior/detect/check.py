@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from scaleprior.backbones.canonical import canonical_file
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import apply_card
 from scaleprior.backbones.trunks.selection import spec_from_config
@@ -20,9 +21,10 @@ from scaleprior.config.dotted import set_key
 from scaleprior.detect.data.check import SetFiles, check_sets
 from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, require_files
 from scaleprior.detect.engines import Engine
-from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine, read_start_card
+from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine
 from scaleprior.detect.faster_rcnn.model import build_detector
 from scaleprior.detect.plan import check_class_count, set_names
+from scaleprior.detect.start import stays_an_address
 from scaleprior.errors import ScalePriorError
 from scaleprior.progress import ProgressFn
 from scaleprior.training.resources import (
@@ -60,14 +62,15 @@ def check_detection(
 
     Args:
         loaded: on the engine's ``default_config()``.
-        weights: backbone to start from; None = ``MODEL.WEIGHTS``, or fresh weights where that is empty.
+        weights: whatever names the backbone to start from; None = ``MODEL.WEIGHTS``, or fresh weights where that is
+            empty.
         out: folder of the run.
         processes: that share out a batch.
         progress: called with (images done, images in all, {}) for each set.
     """
     report = CheckReport()
     with report.collecting("weights"):
-        card = _card(weights or loaded.cfg.MODEL.WEIGHTS, engine)
+        card = _card(report, weights or loaded.cfg.MODEL.WEIGHTS, engine)
         if card is not None:
             report.facts["weights"] = f"{card.name}, {card.arch.name}"
             loaded = LoadedConfig(apply_card(loaded, card), loaded.explicit, loaded.source)
@@ -93,7 +96,7 @@ def check_detection(
     return report
 
 
-def _card(weights: str | Path, engine: Engine) -> Card | None:
+def _card(report: CheckReport, weights: str | Path, engine: Engine) -> Card | None:
     """Of the backbone; None from scratch, and where only the engine knows how to read it.
 
     Raises:
@@ -101,9 +104,12 @@ def _card(weights: str | Path, engine: Engine) -> Card | None:
     """
     if not str(weights):
         return None
+    if stays_an_address(weights, engine):
+        report.facts["weights"] = f"not looked at: the {engine.name} engine may know {weights}"
+        return None
+    if isinstance(engine, TorchvisionEngine) or engine.name == "detectron2":
+        return read_card(canonical_file(weights))
     path = local_path(weights)
-    if isinstance(engine, TorchvisionEngine):
-        return read_start_card(path)
     return read_card(path) if has_card(path) else None
 
 

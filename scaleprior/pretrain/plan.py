@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.backbones.canonical import canonical_file
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import check_contract
 from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.selection import spec_from_config
 from scaleprior.backbones.weights import read_card
-from scaleprior.backbones.zoo import local_path
 from scaleprior.config.seed import run_seed
 from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
@@ -78,7 +78,7 @@ def parent_card(cfg: CfgNode) -> Card | None:
     """
     if not cfg.MODEL.WEIGHTS:
         return None
-    card = read_card(local_path(cfg.MODEL.WEIGHTS))
+    card = read_card(canonical_file(cfg.MODEL.WEIGHTS))
     mismatches = check_contract(cfg, card)
     if mismatches:
         said = ", ".join(f"{m.key} is {m.config_value!r}" for m in mismatches)

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scaleprior.backbones.canonical import canonical_file
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.weights import load_canonical, save_backbone
-from scaleprior.backbones.zoo import local_path
 from scaleprior.config.seed import run_seed
 from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
@@ -219,7 +219,7 @@ def _trainer(
     labels = len(images.label_space)
     model = _model(cfg, spec, labels, bias=prior_bias(node.HEAD.PRIOR or _label_density(images, labels)))
     if parent is not None:
-        model.trunk.load(load_canonical(local_path(cfg.MODEL.WEIGHTS))[0])
+        model.trunk.load(load_canonical(canonical_file(cfg.MODEL.WEIGHTS))[0])
     model.to(processes.device)
     total = budget_steps(node.BUDGET.AMOUNT, node.BUDGET.UNIT, images=len(images), batch_size=node.BATCH_SIZE)
     cache = node.LOADER.CACHE_MB * 2**20 if not node.LOADER.NUM_WORKERS else 0

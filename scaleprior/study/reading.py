@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from scaleprior.backbones.addresses import is_path
 from scaleprior.config.dotted import flat_config
 from scaleprior.config.keys.key import PRETRAINING
 from scaleprior.config.keys.table import find_key
@@ -279,7 +280,7 @@ class SpecReader:
             raise self._fail(f"{where}: images is {images!r}", "give a whole number of at least 1")
         if supervision is not None and (not isinstance(supervision, str) or not supervision.strip()):
             raise self._fail(f"{where}: supervision is {supervision!r}", "give text")
-        if not (isinstance(weights, str) and weights.startswith("scaleprior://")):
+        if not isinstance(weights, str) or is_path(weights):
             weights = self._expand(weights, f"{where}: weights")
         return BackboneSection(weights, images, supervision)
 

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from scaleprior.backbones.canonical import canonical_file
 from scaleprior.backbones.card import UNKNOWN, Card
 from scaleprior.backbones.weights import read_card
-from scaleprior.backbones.zoo import is_uri, load_catalogue, local_path
+from scaleprior.backbones.zoo import is_uri, load_catalogue
 from scaleprior.backbones.zoo.entry import supervision_of
 from scaleprior.errors import UserError
 from scaleprior.progress import ProgressFn
@@ -47,7 +48,8 @@ def find_rungs(
     """The ladder of each architecture, by number of images; names of the zoo are downloaded if need be.
 
     Raises:
-        UserError: a file without a card; a number of images that is unknown, contradicts the card, or is there twice.
+        UserError: a file that is no backbone, or does not say what one needs; a number of images that is unknown,
+            contradicts the card, or is there twice.
         FailureError: a download failed.
     """
     found = {}
@@ -73,22 +75,22 @@ def _rung(section: BackboneSection, where: str, progress: ProgressFn | None) -> 
     if is_uri(section.weights):
         entry = load_catalogue().find(section.weights.removeprefix("scaleprior://"))
         supervision, comparable = supervision or entry.signal, entry.comparable
-    path = local_path(section.weights, progress=progress)
     try:
+        path = canonical_file(section.weights, progress=progress)
         card = read_card(path)
     except UserError as e:
-        raise UserError(f"{where}: {e}", hint="`scaleprior backbone convert` makes one from other formats") from e
-    given, carded = section.images, card.images
+        raise UserError(f"{where}: {e.wording.marked}") from e
+    given, carded, named = section.images, card.images, section.weights
     if given is None and carded is None:
-        raise UserError(f"{where}: neither the spec nor the card of {path} says how many images", hint="write images")
+        raise UserError(f"{where}: neither the spec nor the card of {named} says how many images", hint="write images")
     if given is not None and carded is not None and given != carded:
         raise UserError(
-            f"{where}: images is {given}, the card of {path} says {carded}", hint="correct it, or leave images out"
+            f"{where}: images is {given}, the card of {named} says {carded}", hint="correct it, or leave images out"
         )
     images = carded if given is None else given
     assert images is not None
     if images < 1:
-        raise UserError(f"{where}: {path} has {images} images", hint="set scratch: true for a start from none")
+        raise UserError(f"{where}: {named} has {images} images", hint="set scratch: true for a start from none")
     return Rung(images, path.absolute(), card, supervision or supervision_of(card), comparable)
 
 

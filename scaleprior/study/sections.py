@@ -57,7 +57,7 @@ class BackboneSection:
     """A backbone that exists already.
 
     Attributes:
-        weights: a canonical file, or ``scaleprior://NAME``.
+        weights: a canonical file or a foreign one, ``scaleprior://NAME`` or ``timm:NAME``.
         images: pretraining images; None takes the card's.
         supervision: what told right from wrong; None takes the catalogue's.
     """

@@ -28,7 +28,7 @@ from detectron2.utils.events import JSONWriter
 from detectron2.utils.file_io import PathManager
 
 import scaleprior.d2
-from scaleprior.backbones import ResNetSpec, load_backbone
+from scaleprior.backbones import ResNetSpec, load_backbone, read_card
 from scaleprior.d2 import trainer as d2_trainer
 from scaleprior.d2.engine import Detectron2Engine
 from scaleprior.d2.plan import EXTRA_KEY, read_trained
@@ -37,6 +37,7 @@ from scaleprior.detect.engines import Engine
 from scaleprior.errors import FailureError, UserError
 from scaleprior.laws.table import read_table
 from scaleprior.training.metrics_file import cut_lines
+from tests.backbones.foreign import write_config
 from tests.d2.conftest import backbone_file, tiny
 from tests.detect.conftest import make_coco
 from tests.detect.test_trained import PTH, RECORD
@@ -444,16 +445,21 @@ def test_detectors_and_backbones_are_not_mixed_up(tmp_path: Path, coco: list[str
         )
 
 
-def test_foreign_weights_are_converted_on_the_way(tmp_path: Path, coco: list[str]) -> None:
+def test_foreign_weights_are_converted_on_the_way(
+    tmp_path: Path, coco: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A torchvision file, which stock Detectron2 takes without matching anything, is read, checked and used."""
     import torchvision
 
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    write_config(tmp_path)
+    monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))
     words = ["MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "SOLVER.MAX_ITER", "1"]
     loaded = tiny("FPN", [*coco, *words, "MODEL.RESNETS.WIDTH_PER_GROUP", "64"])
     Detectron2Engine().train(loaded, tmp_path / "resnet18.pth", tmp_path / "run")
-    _, card = load_backbone(tmp_path / "run" / "backbone.safetensors")
+    (converted,) = (tmp_path / "home" / "zoo" / "converted").glob("*/resnet18.safetensors")
+    card = read_card(converted)
     assert card.arch == ResNetSpec(depth=18)
     assert "PIXEL_STD:\n  - 58.395" in (tmp_path / "run" / "config.yaml").read_text()
 

@@ -70,7 +70,7 @@ def test_train_resume_and_evaluate(tmp_path: Path, coco: list[str]) -> None:
     [
         (["INPUT.FORMAT", "BGR"], "use INPUT.FORMAT RGB"),
         (["MODEL.RESNETS.STRIDE_IN_1X1", "True"], "use MODEL.RESNETS.STRIDE_IN_1X1 False"),
-        (["MODEL.WEIGHTS", "nothing.safetensors"], "nothing.safetensors not found; check the path"),
+        (["MODEL.WEIGHTS", "nothing.safetensors"], "weights not found: nothing.safetensors; check the path"),
         (["MODEL.WEIGHTS", "scaleprior://paper-R-50-jft-10m"], "not public"),
         (["DATASETS.TRAIN", "('coco_2017_train',)"], "set DETECTRON2_DATASETS"),
         (["SOLVER.TYPO", "1"], "unknown config key SOLVER.TYPO"),

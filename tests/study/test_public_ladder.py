@@ -212,7 +212,7 @@ def test_a_key_changes_with_tensors_and_with_the_contract(ladder: Path, tmp_path
             "x.safetensors and twin.safetensors hold the",
         ),
         ([{"weights": "none.safetensors"}], r"backbones\.R-50: weights not found: .*none\.safetensors"),
-        ([{"weights": "foreign.pth"}], "`scaleprior backbone convert` makes one from other formats"),
+        ([{"weights": "foreign.pth"}], "backbones.R-50: .*foreign.pth is no kind of weights that is known here"),
         ([{"weights": "scaleprior://none"}], "the zoo has no backbone 'none'"),
         ([{"weights": "scaleprior://paper-R-50-jft-10m"}], "are not public"),
     ],

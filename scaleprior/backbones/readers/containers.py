@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.backbones.addresses import path_of
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError
 from scaleprior.errors import UserError
 
@@ -98,9 +99,9 @@ def locate(source: str | Path) -> Path:
     """The weights file that ``source`` means: itself, or the one inside a run's or a model's folder.
 
     Raises:
-        UserError: nothing there.
+        UserError: nothing there, or an address of somewhere else.
     """
-    path = Path(source)
+    path = path_of(source)
     if path.is_dir():
         found = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
         if not found:

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from scaleprior.backbones.zoo.resolve import (
         canonical as canonical,
         fetch as fetch,
+        find_weights as find_weights,
         is_uri as is_uri,
         local_path as local_path,
+        model_path as model_path,
     )
 
 lazy_exports(__name__)

@@ -5,6 +5,7 @@
     zoo.yaml                    the user's catalogue
     zoo/files/SHA256/NAME.EXT   files, each in the folder of its own hash
     zoo/canonical/SHA256-V/     the same as canonical files, converted by version V of ScalePrior
+    zoo/converted/SHA256-V-C/   foreign files as canonical ones, whose cards hash to C
     zoo/records/NAME.json       which file a name means: address, hash, bytes
     zoo/partial/NAME            downloads under way, kept for going on
     zoo/locks/NAME              one process works on a name at a time
@@ -71,6 +72,10 @@ class ZooHome:
     def canonical(self, sha256: str, name: str) -> Path:
         """Where the conversion of the file of this hash lies."""
         return self.root / "zoo" / "canonical" / f"{sha256}-{__version__}" / f"{name}.safetensors"
+
+    def converted(self, sha256: str, card: str, name: str) -> Path:
+        """Where the conversion lies of a user's file of this hash, to a backbone whose card has the hash ``card``."""
+        return self.root / "zoo" / "converted" / f"{sha256}-{__version__}-{card[:16]}" / f"{name}.safetensors"
 
     def partial(self, name: str) -> Path:
         """Where a download of this entry grows."""

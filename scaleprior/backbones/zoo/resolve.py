@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import logging
 import os
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from scaleprior.backbones.addresses import Address, address_of, path_of, refusal, text_of
+from scaleprior.backbones.readers.containers import locate as locate_file
 from scaleprior.backbones.zoo.cache import Record, ZooHome, is_intact
 from scaleprior.backbones.zoo.catalogue import load_catalogue
 from scaleprior.backbones.zoo.download import download
@@ -17,7 +21,7 @@ from scaleprior.errors import FailureError, UserError
 from scaleprior.files import file_sha256
 from scaleprior.progress import ProgressFn
 
-__all__ = ["PREFIX", "canonical", "fetch", "is_uri", "local_path", "locate"]
+__all__ = ["PREFIX", "canonical", "fetch", "find_weights", "is_uri", "local_path", "locate", "model_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,16 +31,68 @@ _OFF = ("", "0", "false", "no")
 
 def is_uri(text: str | Path) -> bool:
     """Whether this is ``scaleprior://NAME``."""
-    return str(text).startswith(PREFIX)
+    return text_of(text).startswith(PREFIX)
 
 
 def local_path(weights: str | Path, *, progress: ProgressFn | None = None) -> Path:
-    """The canonical file that ``scaleprior://NAME`` stands for; a path is returned as it is.
+    """The canonical file that ``scaleprior://NAME`` stands for; a path, which need not be there, with ``~`` followed.
 
     Raises:
-        UserError, FailureError: see :func:`canonical`.
+        UserError: an address of somewhere else; says how to get its file. Also as :func:`canonical`.
+        FailureError: see :func:`canonical`.
     """
-    return canonical(str(weights)[len(PREFIX) :], progress=progress) if is_uri(weights) else Path(weights)
+    if is_uri(weights):
+        return canonical(text_of(weights).removeprefix(PREFIX), progress=progress)
+    address = address_of(weights)
+    if address is not None:
+        raise refusal(address, zoo=_same_file(address))
+    return path_of(weights)
+
+
+def find_weights(weights: str | Path, *, progress: ProgressFn | None = None) -> Path:
+    """The file that ``weights`` means: as :func:`local_path`, and in a folder of a run or a model the one inside.
+
+    Raises:
+        UserError: nothing there, which may be a name of the zoo. Also as :func:`local_path`.
+        FailureError: see :func:`canonical`.
+    """
+    path = local_path(weights, progress=progress)
+    if not path.exists() and (meant := _meant(path.name)):
+        raise UserError(f"weights not found: {weights}", hint=f"did you mean {PREFIX}{meant}?")
+    return locate_file(path)
+
+
+def model_path(model: str | Path) -> Path:
+    """The path of a trained detector, with ``~`` followed; it need not be there.
+
+    Raises:
+        UserError: an address of somewhere else, or a name of a backbone.
+    """
+    if is_uri(model) or text_of(model).startswith("timm:"):
+        raise UserError(f"{text_of(model)} is a backbone, not a trained detector", hint="fine-tune it first")
+    address = address_of(model)
+    if address is not None:
+        raise refusal(address, trained=True)
+    return path_of(model)
+
+
+def _meant(text: str) -> str:
+    """The name of the zoo that is meant by a text that is no file; "" if none is."""
+    with contextlib.suppress(UserError):  # a catalogue that cannot be read is another matter
+        names = {name.lower(): name for name in load_catalogue().entries}
+        near = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.85)
+        return names[near[0]] if near else ""
+    return ""
+
+
+def _same_file(address: Address) -> str:
+    """The name under which the zoo has the file of an address; "" if it has not."""
+    with contextlib.suppress(UserError):
+        for entry in load_catalogue():
+            of_timm = entry.timm is not None and address.repository == f"timm/{entry.timm}"
+            if of_timm or (entry.url is not None and address.url == entry.url):
+                return entry.name
+    return ""
 
 
 def canonical(name: str, *, refresh: bool = False, progress: ProgressFn | None = None) -> Path:

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scaleprior.backbones.card import Card
+from scaleprior.backbones.canonical import canonical_file
 from scaleprior.backbones.contract import apply_card
 from scaleprior.backbones.weights import read_card
-from scaleprior.backbones.zoo import local_path
+from scaleprior.backbones.zoo import model_path
 from scaleprior.config import LoadedConfig, get_cfg
 from scaleprior.config.seed import run_seed
 from scaleprior.detect.data.coco import DetectionSet, dataset_paths, load_dataset
@@ -51,7 +51,7 @@ from scaleprior.training.seeds import seed_everything
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["MODEL_FILE", "TorchvisionEngine", "read_start_card"]
+__all__ = ["MODEL_FILE", "TorchvisionEngine"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +88,9 @@ class TorchvisionEngine:
             FailureError: the loss is not finite, or the disk is full.
         """
         if weights is None and loaded.cfg.MODEL.WEIGHTS:
-            weights = local_path(loaded.cfg.MODEL.WEIGHTS)
-        card = None if weights is None else read_start_card(weights)
+            weights = loaded.cfg.MODEL.WEIGHTS
+        start = None if weights is None else canonical_file(weights)
+        card = None if start is None else read_card(start)
         loaded = loaded if card is None else LoadedConfig(apply_card(loaded, card), loaded.explicit, loaded.source)
         sets = _load_sets(loaded.cfg, "DATASETS.TRAIN")
         for name in loaded.cfg.DATASETS.TEST:
@@ -109,8 +110,8 @@ class TorchvisionEngine:
                 return target
         seed_everything(run_seed(cfg))
         model = build_detector(cfg)
-        if weights is not None:
-            weights_io.start_from_backbone(model, weights)
+        if start is not None:
+            weights_io.start_from_backbone(model, start)
         else:
             warn_of_frozen_stages(cfg)
         model.to(resolve_device(cfg.MODEL.DEVICE))
@@ -140,7 +141,7 @@ class TorchvisionEngine:
         Raises:
             UserError: config, data and model do not fit each other.
         """
-        model = Path(model)
+        model = model_path(model)
         trained = weights_io.read_trained(model)
         cfg = follow_training(loaded, trained.config, weights_io.fixed_values(loaded.cfg))
         check_keys(cfg)
@@ -213,24 +214,3 @@ def _with_classes(loaded: LoadedConfig, data: DetectionSet) -> CfgNode:
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
     cfg.freeze()
     return cfg
-
-
-def read_start_card(path: Path) -> Card:
-    """Card of the backbone to start from.
-
-    Raises:
-        UserError: no such file, none of ours, or a trained detector.
-    """
-    if path.is_file() and path.suffix == ".safetensors" and _is_detector(path):
-        raise UserError(
-            f"{path} is a trained detector, not a backbone", hint="train from a backbone file, or evaluate it"
-        )
-    return read_card(path)
-
-
-def _is_detector(path: Path) -> bool:
-    try:
-        weights_io.read_trained(path)
-    except UserError:
-        return False
-    return True
