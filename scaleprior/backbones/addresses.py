@@ -85,7 +85,7 @@ def address_of(weights: str | Path) -> Address | None:
 def is_path(text: str) -> bool:
     """Whether ``text`` names weights by a path, and not by an address or another ``SCHEME:...``."""
     found = _SCHEME.fullmatch(text_of(text))
-    ours = found is not None and found[1].lower() in _OURS and (found[2] == "//" or found[1] == "timm")
+    ours = found is not None and found[1].lower() in _OURS and (found[2].startswith("//") or found[1] == "timm")
     return not ours and address_of(text) is None
 
 

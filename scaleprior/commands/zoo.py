@@ -32,7 +32,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="register a backbone file of your own",
         description="Copy a canonical backbone file into the zoo's folder and register it. Facts come from its card.",
     )
-    add.add_argument("file", type=Path, metavar="FILE", help=".safetensors with a card, e.g. RUN/backbone.safetensors")
+    add.add_argument(
+        "file",
+        metavar="FILE",
+        help=".safetensors with a card, e.g. RUN/backbone.safetensors, or a foreign file that says all that matters",
+    )
     add.add_argument("--name", required=True, help="what will follow scaleprior://")
     add.add_argument("--json", action="store_true", help="print JSON")
     add.set_defaults(handler=_add)

@@ -7,11 +7,11 @@ from scaleprior._lazy import lazy_exports
 if TYPE_CHECKING:
     from scaleprior.backbones.zoo.catalogue import (
         Catalogue as Catalogue,
-        add_backbone as add_backbone,
         load_catalogue as load_catalogue,
     )
     from scaleprior.backbones.zoo.entry import Entry as Entry
     from scaleprior.backbones.zoo.handler import ScalePriorHandler as ScalePriorHandler, register as register
+    from scaleprior.backbones.zoo.own import add_backbone as add_backbone
     from scaleprior.backbones.zoo.resolve import (
         canonical as canonical,
         fetch as fetch,

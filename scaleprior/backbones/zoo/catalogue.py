@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import difflib
 import shlex
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from scaleprior.backbones.trunks.resnet.spec import BLOCKS_PER_STAGE
 from scaleprior.backbones.zoo.cache import ZooHome
 from scaleprior.backbones.zoo.entry import Entry, own_entry, public_entry
 from scaleprior.backbones.zoo.schema import (
     COUNT,
-    NAME_PATTERN,
     SECTION,
     TEXT,
     TRIPLE,
@@ -32,10 +28,9 @@ from scaleprior.backbones.zoo.schema import (
     read_yaml,
 )
 from scaleprior.errors import UserError
-from scaleprior.files import atomic_path, file_sha256, write_text
-from scaleprior.wording import flag, parameter
+from scaleprior.wording import flag
 
-__all__ = ["SCHEMA", "Catalogue", "add_backbone", "load_catalogue"]
+__all__ = ["SCHEMA", "Catalogue", "load_catalogue"]
 
 SCHEMA = 1
 _GRID_KEYS = {
@@ -128,35 +123,6 @@ def read_catalogue(path: Path, *, sections: tuple[str, ...]) -> dict[str, Entry]
             raise UserError(f"{path}: entry {twins[0]} is in two sections", hint="remove one")
         found.update(new)
     return found
-
-
-def add_backbone(file: str | Path, name: str) -> Entry:
-    """Register a canonical backbone file under ``name``: the file is copied into the zoo's folder.
-
-    Raises:
-        UserError: a bad or taken name, a file without a card, or one whose tensors are not those of its card.
-        FailureError: the zoo's folder cannot be written.
-    """
-    from scaleprior.backbones.weights import load_canonical
-
-    if not NAME_PATTERN.fullmatch(name):
-        raise UserError(f"{parameter('name')} is {name!r}", hint="use letters, digits, '.', '_' and '-', at most 100")
-    home = ZooHome.current()
-    with home.lock("zoo.yaml"):
-        if name in load_catalogue().entries:
-            raise UserError(f"the zoo already has a backbone {name!r}", hint=f"choose another {parameter('name')}")
-        _, card = load_canonical(file)
-        sha256 = file_sha256(file)
-        target = home.file(sha256, f"{name}.safetensors")
-        with atomic_path(target) as temporary:
-            shutil.copyfile(file, temporary)
-            if file_sha256(temporary) != sha256:
-                raise UserError(f"{file} changed while it was copied", hint="add it when its run has ended")
-        raw: dict[str, Any] = read_yaml(home.catalogue) if home.catalogue.is_file() else {"schema": SCHEMA}
-        raw["own"] = {**(raw.get("own") or {}), name: {"sha256": sha256, "card": card.to_dict()}}
-        entry = own_entry(name, raw["own"][name], where=str(home.catalogue))
-        write_text(home.catalogue, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
-    return entry
 
 
 def _grid(part: Mapping[str, Any], where: str) -> dict[str, Entry]:

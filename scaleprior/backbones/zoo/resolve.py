@@ -90,7 +90,7 @@ def _same_file(address: Address) -> str:
     with contextlib.suppress(UserError):
         for entry in load_catalogue():
             of_timm = entry.timm is not None and address.repository == f"timm/{entry.timm}"
-            if of_timm or (entry.url is not None and address.url == entry.url):
+            if of_timm or (address.url and address.url in (entry.url, *(copy["url"] for copy in entry.also))):
                 return entry.name
     return ""
 
