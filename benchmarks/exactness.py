@@ -366,7 +366,7 @@ def check_format(kind: str, depth: int, folder: Path, *, side: int = 64) -> Row:
     reading = read_backbone(path, _FACTS.get(kind))
     save_backbone(folder / "converted.safetensors", reading.tensors, reading.card)
     tensors, card = load_canonical(folder / "converted.safetensors")
-    trunk = build_trunk(card.arch).eval().load(tensors)
+    trunk = build_trunk(card.arch, norm_eps=card.norm_eps).eval().load(tensors)
     x = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(depth))
     with torch.inference_mode():
         ours, theirs = trunk(x), reference(x)

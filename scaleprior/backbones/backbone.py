@@ -79,7 +79,7 @@ class Backbone:
         """
         from scaleprior.backbones import build_trunk
 
-        return build_trunk(self.card.arch).load(self.tensors)
+        return build_trunk(self.card.arch, norm_eps=self.card.norm_eps).load(self.tensors)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Pixels as these weights saw them in training.
@@ -130,11 +130,12 @@ class Backbone:
 
         return save_backbone(path, self.tensors, self.card)
 
-    def export(self, path: str | Path) -> None:
+    def export(self, path: str | Path, *, frozen_norms: bool = False) -> Card:
         """Write ``*.pkl`` for Detectron2 or ``*.pth`` for torchvision; see ``export.export_backbone``."""
         from scaleprior.backbones.export import export_backbone, export_format
 
-        export_backbone(self.tensors, self.card, path, kind=export_format(str(path)))
+        kind = export_format(str(path))
+        return export_backbone(self.tensors, self.card, path, kind=kind, frozen_norms=frozen_norms)
 
 
 def load_backbone(source: str | Path, /, **facts: Unpack[Facts]) -> Backbone:

@@ -165,8 +165,8 @@ def _problems(card: Card) -> list[tuple[str, str]]:
             found.append((name, "positive numbers are needed"))
     if card.channel_order not in ("RGB", "BGR"):
         found.append(("channel_order", 'take "RGB" or "BGR"'))
-    if not is_number(card.norm_eps) or card.norm_eps <= 0:
-        found.append(("norm_eps", "a positive number is needed"))
+    if not is_number(card.norm_eps) or card.norm_eps < 0:
+        found.append(("norm_eps", "a number of at least 0 is needed"))
     for name in ("input_size", "images", "labels", "steps", "seed"):
         value = getattr(card, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.backbones.card import Card
-from scaleprior.backbones.trunks.model import fitting_norms
-from scaleprior.backbones.trunks.selection import TIMM_BUILDERS, is_timm_config
+from scaleprior.backbones.trunks.model import fitting_norms, same_eps
+from scaleprior.backbones.trunks.selection import TIMM_BUILDERS, config_eps, is_timm_config
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
     from scaleprior.config.load import LoadedConfig
 
-__all__ = ["Mismatch", "apply_card", "check_contract", "is_translation", "usual_norm"]
+__all__ = ["NORM_EPS", "Mismatch", "apply_card", "check_contract", "is_translation", "usual_norm"]
 
 logger = logging.getLogger(__name__)
 
 _BACKBONE = "MODEL.BACKBONE.NAME"
 _TRUNK = "MODEL.TIMM.MODEL"
+NORM_EPS = "MODEL.NORM_EPS"
+"""What the trunk's norms add to the variance; -1 = what its family's do."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,10 @@ def check_contract(cfg: CfgNode, card: Card, explicit: Collection[str] = ()) -> 
     """Every key in which ``cfg`` contradicts ``card``; empty when they agree.
 
     Compared: MODEL.PIXEL_MEAN and PIXEL_STD (to 1e-3 on the 0-255 scale), INPUT.FORMAT, MODEL.RESNETS.NORM (BN weights
-    fit BN, FrozenBN and SyncBN; GN fits GN, LN LN), and what describes the trunk: under MODEL.RESNETS depth, widths and
-    STRIDE_IN_1X1 (bottlenecks only); with a backbone ``build_timm_...`` MODEL.TIMM.MODEL. The card of a timm trunk
-    turns a ResNet's pyramid into the same pyramid on that trunk; such a mismatch in MODEL.BACKBONE.NAME is never
-    marked as explicit.
+    fit BN, FrozenBN and SyncBN; GN fits GN, LN LN), MODEL.NORM_EPS, and what describes the trunk: under MODEL.RESNETS
+    depth, widths and STRIDE_IN_1X1 (bottlenecks only); with a backbone ``build_timm_...`` MODEL.TIMM.MODEL. The card of
+    a timm trunk turns a ResNet's pyramid into the same pyramid on that trunk; such a mismatch in MODEL.BACKBONE.NAME is
+    never marked as explicit.
 
     Args:
         cfg: ours, or Detectron2's; with ScalePrior's keys where the card or the config is about timm's trunks.
@@ -87,6 +89,9 @@ def check_contract(cfg: CfgNode, card: Card, explicit: Collection[str] = ()) -> 
     needed |= keys
     if _get(cfg, "MODEL.RESNETS.NORM") not in fitting_norms(card.norm):
         needed["MODEL.RESNETS.NORM"] = usual_norm(card)
+    own, said = card.arch.family.eps, config_eps(cfg)
+    if not same_eps(own if said is None else said, card.norm_eps):
+        needed[NORM_EPS] = -1.0 if same_eps(own, card.norm_eps) else card.norm_eps
     return [
         Mismatch(key, found, value, key in explicit and not is_translation(key, found, value))
         for key, value in needed.items()
@@ -148,18 +153,8 @@ def apply_card(loaded: LoadedConfig, card: Card) -> CfgNode:
     """A frozen copy of the config with the keys that nobody set taken from the card.
 
     Raises:
-        UserError: a key that was set contradicts the card; prints the override lines. Also norms with an eps that
-            no detector here has.
+        UserError: a key that was set contradicts the card; prints the override lines.
     """
-    # FrozenBN's eps cannot be configured in Detectron2; weights of another eps need their variances rescaled first.
-    eps = card.arch.family.eps
-    if abs(card.norm_eps - eps) > 1e-9:
-        raise UserError(
-            f"backbone {card.name} has norms with eps {card.norm_eps:g}, detectors have {eps:g}",
-            hint="add the difference of the two to every running_var and save with the detectors' eps"
-            if "FrozenBN" in fitting_norms(card.norm)
-            else f"{card.norm} keeps no variances that could take up the difference; take weights with that eps",
-        )
     mismatches = check_contract(loaded.cfg, card, loaded.explicit)
     contradictions = [m for m in mismatches if m.explicit]
     if contradictions:

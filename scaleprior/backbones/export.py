@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaleprior.backbones.card import Card
+from scaleprior.backbones.trunks.model import same_eps
 from scaleprior.errors import UserError
 from scaleprior.files import atomic_path
 from scaleprior.wording import parameter
@@ -47,7 +49,9 @@ def export_format(path: str | Path, kind: str | None = None) -> str:
     )
 
 
-def export_backbone(tensors: Mapping[str, Tensor], card: Card, path: str | Path, *, kind: str | None = None) -> None:
+def export_backbone(
+    tensors: Mapping[str, Tensor], card: Card, path: str | Path, *, kind: str | None = None, frozen_norms: bool = False
+) -> Card:
     """Write canonical ``tensors`` in another program's form, atomically.
 
     "detectron2": ``{"model": {name: array}, "__author__": "ScalePrior", "matching_heuristics": True}`` and the card
@@ -56,17 +60,57 @@ def export_backbone(tensors: Mapping[str, Tensor], card: Card, path: str | Path,
 
     Args:
         kind: a key of ``FORMATS`` (default: by the extension).
+        frozen_norms: the norms will stay frozen, so that a channel may change its gain where only that lets it compute
+            the same under those programs' eps.
+
+    Returns:
+        What is true of the file: the card with those programs' eps.
 
     Raises:
-        UserError: that program has no place for such a trunk.
+        UserError: that program has no place for such a trunk, or no norms that compute what these do.
         FailureError: the disk is full, the folder read-only.
     """
     kind = export_format(path, kind)
+    if not same_eps(card.norm_eps, card.arch.family.eps):
+        tensors, card = _under_their_eps(tensors, card, frozen=frozen_norms)
     state = card.arch.family.exported(kind, tensors, card.arch, card.name)
     if kind == "detectron2":
         _detectron2(state, card, path)
     else:
         _torchvision(state, path)
+    return card
+
+
+def _under_their_eps(tensors: Mapping[str, Tensor], card: Card, *, frozen: bool) -> tuple[dict[str, Tensor], Card]:
+    """The same function with the eps that all of Detectron2's and torchvision's norms of this kind have.
+
+    Raises:
+        UserError: there is none.
+    """
+    import torch
+
+    from scaleprior.backbones.readers.norm_eps import fold_eps, rescale_gains, variances_of
+    from scaleprior.backbones.weights import tensors_sha256
+
+    eps, own = card.norm_eps, card.arch.family.eps
+    what = f"backbone {card.name} has norms with eps {eps:g}, those of Detectron2 and torchvision have {own:g}"
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    variances = variances_of(arrays)
+    if not variances:
+        raise UserError(
+            f"{what}, and {card.norm} has no variances to take up the difference",
+            hint="use the .safetensors itself as MODEL.WEIGHTS, which detectors of scaleprior build with that eps",
+        )
+    changed = fold_eps(variances, eps, own)
+    if changed is None and not frozen:
+        raise UserError(
+            f"{what}, and some running variances are too small to take up the difference",
+            hint=f"{parameter('frozen_norms', True)} puts it into the gains of their channels, which is the same as "
+            "long as MODEL.RESNETS.NORM is FrozenBN; or use the .safetensors itself as MODEL.WEIGHTS with scaleprior",
+        )
+    changed = changed or rescale_gains(arrays, eps, own)
+    state = {**tensors, **{name: torch.from_numpy(value) for name, value in changed.items()}}
+    return state, replace(card, norm_eps=own, tensors_sha256=tensors_sha256(state))
 
 
 def _detectron2(tensors: Mapping[str, Tensor], card: Card, path: str | Path) -> None:

@@ -58,7 +58,7 @@ def feature_maps(tensors: Mapping[str, Tensor], card: Card, image: np.ndarray) -
     if card.channel_order == "BGR":
         pixels = pixels[:, :, ::-1]
     pixels = (pixels - np.asarray(card.pixel_mean, np.float32)) / np.asarray(card.pixel_std, np.float32)
-    trunk = build_trunk(card.arch).eval().load(tensors)
+    trunk = build_trunk(card.arch, norm_eps=card.norm_eps).eval().load(tensors)
     with torch.inference_mode():
         maps = trunk(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None])
     return {name: value[0].numpy() for name, value in maps.items()}

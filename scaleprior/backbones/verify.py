@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaleprior.backbones.card import UNKNOWN, Card
 from scaleprior.backbones.settings import config_lines
+from scaleprior.backbones.trunks.model import same_eps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "Verdict", "verify_backbone"]
 
 _DEAD_GAIN = 1e-6  # a channel this quiet stays below float32's resolution of its neighbours
-_DEAD_VARIANCE = 1e-12
+_DEAD_VARIANCE = 1e-7  # of eps, under which it is lost
 _MANY_DEAD = 0.05  # share; trained ImageNet ResNets have a few per cent at most
 _INIT_TOLERANCE = 0.02  # of a fresh convolution's standard deviation; sampling alone gives less than 1 %
 _ENOUGH = 4096  # weights in a convolution whose standard deviation says something
@@ -63,7 +64,7 @@ class Verdict:
 
 def verify_backbone(tensors: Mapping[str, Tensor], card: Card) -> Verdict:
     """Examine canonical tensors; never raises for what it finds in them."""
-    dead = _dead_channels(tensors)
+    dead = _dead_channels(tensors, card.norm_eps)
     findings = [_numbers(tensors), _alive(tensors, dead), _trained(tensors), *_card_gaps(card)]
     level = max((f.level for f in findings), key=("good", "warning", "bad").index)
     words = {
@@ -87,13 +88,13 @@ def _numbers(tensors: Mapping[str, Tensor]) -> Finding:
     return Finding("good", f"all {len(tensors)} tensors ({parameters:,} numbers) are finite")
 
 
-def _dead_channels(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+def _dead_channels(tensors: Mapping[str, Tensor], eps: float) -> dict[str, tuple[int, int]]:
     """Norm -> (channels that carry nothing, channels): a gain of 0, or statistics of an input that never changes."""
     found = {}
     for name, variance in tensors.items():
         if name.endswith("running_var"):
             gain = tensors[name.replace("running_var", "weight")]
-            quiet = (gain.abs() <= _DEAD_GAIN) | (variance.abs() <= _DEAD_VARIANCE)
+            quiet = (gain.abs() <= _DEAD_GAIN) | (variance.abs() <= _DEAD_VARIANCE * eps)
         elif re.search(r"norm\d?\.weight$", name) and name.replace("weight", "running_var") not in tensors:
             quiet = tensors[name].abs() <= _DEAD_GAIN
         else:
@@ -161,8 +162,9 @@ def _card_gaps(card: Card) -> list[Finding]:
     if fresh := card.recipe.get("fresh_tensors"):
         gaps.append(Finding("warning", f"{len(fresh)} tensors were missing and are fresh", tuple(fresh)))
     eps = card.arch.family.eps
-    if abs(card.norm_eps - eps) > 1e-9:
-        gaps.append(Finding("bad", f"its norms have eps {card.norm_eps:g}, detectors have {eps:g}"))
+    if not same_eps(card.norm_eps, eps):
+        what = f"its norms have eps {card.norm_eps:g}, not {eps:g}: detectors here build that, stock Detectron2 cannot"
+        gaps.append(Finding("good", what))
     return gaps
 
 

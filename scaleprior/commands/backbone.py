@@ -43,6 +43,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     ):
         action.add_argument("target", metavar="OUT", nargs="?", help=what)
         action.add_argument("--out", metavar="OUT", help="the same, as an option")
+    export.add_argument(
+        "--frozen-norms", action="store_true", help="let gains take up another eps; right while norms stay FrozenBN"
+    )
     export.add_argument("--format", metavar="NAME", help="detectron2 or torchvision (default: by the name of OUT)")
     verify.add_argument("--picture", metavar="OUT.png", help="draw res2 to res5 of one image")
     verify.add_argument("--image", metavar="FILE", help="that image (default: a drawn one)")
@@ -61,7 +64,12 @@ def _add_facts(parser: argparse.ArgumentParser) -> None:
     facts.add_argument("--channel-order", metavar="RGB|BGR", help="of the numbers and of what the weights take")
     facts.add_argument("--stride-in-1x1", choices=("yes", "no"), help="MSRA's ResNets: yes; torchvision's: no")
     facts.add_argument("--norm", metavar="GN|FrozenBN", help="of norms without running statistics")
-    facts.add_argument("--norm-eps", type=float, metavar="E", help="the weights' BN eps (default: 1e-5)")
+    facts.add_argument(
+        "--norm-eps",
+        type=float,
+        metavar="E",
+        help="of all norms (default: 1e-5; ConvNeXt's 1e-6)",
+    )
     facts.add_argument("--depth", type=int, metavar="N", help="of a ResNet some of whose stages are absent")
     facts.add_argument("--timm-model", metavar="NAME", help="take timm's published facts of this model")
     facts.add_argument("--state", metavar="KEY", help="which state dict of a checkpoint (default: the moving average)")
@@ -220,8 +228,8 @@ def _export(args: argparse.Namespace) -> None:
     out = _out(args)
     kind = export_format(out, args.format)
     reading = _read(_file(args.source), args)
-    export_backbone(reading.tensors, reading.card, out, kind=kind)
-    lines = config_lines(reading.card, out if kind == "detectron2" else None)
+    card = export_backbone(reading.tensors, reading.card, out, kind=kind, frozen_norms=args.frozen_norms)
+    lines = config_lines(card, out if kind == "detectron2" else None)
     if args.json:
         print(json.dumps({"out": out, "format": kind, "tensors": len(reading.tensors), "config": lines}, indent=2))
         return

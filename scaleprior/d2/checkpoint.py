@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pickle
 from collections.abc import Mapping
@@ -20,17 +21,20 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
 from scaleprior.backbones.card import Card
+from scaleprior.backbones.contract import NORM_EPS
 from scaleprior.backbones.readers.assemble import CARD_IN_PICKLE
 from scaleprior.backbones.trunks.trunk import canonical_shapes
 from scaleprior.backbones.weights import has_card, load_canonical
-from scaleprior.d2.contract import require_contract
+from scaleprior.d2.contract import OTHER_EPS, check_norm_eps, require_contract
 from scaleprior.errors import ScalePriorError, UserError
 
-__all__ = ["TrunkMatch", "extend_checkpointer", "load_detector", "match_trunk"]
+__all__ = ["EXTRA_KEY", "TrunkMatch", "extend_checkpointer", "load_detector", "match_trunk"]
 
 # Below Detectron2's own logger, so that trainers which know nothing of ours show how many tensors matched.
 logger = logging.getLogger("detectron2.scaleprior")
 
+EXTRA_KEY = "scaleprior"
+"""Entry of our checkpoints that holds, as JSON, what made them; Detectron2 passes over it."""
 _COUNTER = ".num_batches_tracked"
 _OFFSETS = ".conv2_offset."  # deformable convolutions add these; no backbone has them
 
@@ -68,6 +72,7 @@ def extend_checkpointer() -> None:
     def _load_model(self: DetectionCheckpointer, checkpoint: dict[str, Any]) -> Any:
         text = checkpoint.get(CARD_IN_PICKLE)
         if text is None:
+            _hold_against_training(self.model, checkpoint)
             return load_model(self, checkpoint)
         card = Card.from_json(text, source="the card in MODEL.WEIGHTS")
         require_contract(self.model, card)
@@ -88,6 +93,23 @@ def extend_checkpointer() -> None:
 
     DetectionCheckpointer._load_file, DetectionCheckpointer._load_model = _load_file, _load_model
     DetectionCheckpointer._scaleprior = True  # pyright: ignore[reportAttributeAccessIssue] (a mark of ours)
+
+
+def _hold_against_training(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a detector of ours whose trunk has norms of another eps than the model's, which its tensors do not show.
+
+    Raises:
+        UserError: MODEL.NORM_EPS was set when it was trained, and whoever built the model did not read it.
+    """
+    text = checkpoint.get(EXTRA_KEY)
+    config = json.loads(text).get("config", {}) if isinstance(text, str) else {}
+    eps = config.get(NORM_EPS, -1.0)
+    for mismatch in check_norm_eps(model, eps) if eps >= 0 else []:
+        raise UserError(
+            f"the detector was trained with {NORM_EPS} {eps:g}, the norms of this model's trunk have "
+            f"{mismatch.config_value:g}",
+            hint=f"use {mismatch.override}{OTHER_EPS}",
+        )
 
 
 def match_trunk(model: nn.Module, tensors: Mapping[str, Tensor], card: Card) -> TrunkMatch:

@@ -15,14 +15,22 @@ from torch import nn
 
 from scaleprior.backbones import contract as backbone_contract
 from scaleprior.backbones.card import Card
-from scaleprior.backbones.contract import Mismatch, check_contract
+from scaleprior.backbones.contract import NORM_EPS, Mismatch, check_contract
+from scaleprior.backbones.trunks.model import same_eps
 from scaleprior.config import LoadedConfig
 from scaleprior.config.dotted import flat_config, set_key
+from scaleprior.d2.norm_eps import trunk_eps
 from scaleprior.errors import UserError
 
-__all__ = ["apply_card", "check_contract", "check_model", "require_contract"]
+__all__ = ["OTHER_EPS", "apply_card", "check_contract", "check_model", "check_norm_eps", "require_contract"]
 
 logger = logging.getLogger(__name__)
+
+_THEIRS = 1e-5  # of all norms that Detectron2 builds
+OTHER_EPS = (
+    " with scaleprior.d2.Trainer or tools/train_net.py: Detectron2's own build norms with eps "
+    f"{_THEIRS:g}, whatever a config says; `scaleprior backbone export` makes a backbone that they can use of many"
+)
 
 
 def apply_card(cfg: CfgNode, card: Card, explicit: Collection[str] = ()) -> None:
@@ -51,7 +59,8 @@ def check_model(model: nn.Module, card: Card) -> list[Mismatch]:
     """Everything in which a built model contradicts ``card``; empty when they agree.
 
     Compared: the model's pixel mean and std and its channel order, where it has them (all of Detectron2's detectors
-    do), and where its bottlenecks stride. Depth, widths and norm show in the tensors' names and shapes.
+    do), what its trunk's norms add to the variance, and where its bottlenecks stride. Depth, widths and kind of norm
+    show in the tensors' names and shapes.
     """
     found = []
     for key, buffer, wanted in (
@@ -66,6 +75,7 @@ def check_model(model: nn.Module, card: Card) -> list[Mismatch]:
     order = getattr(model, "input_format", None)
     if order is not None and order != card.channel_order:
         found.append(Mismatch("INPUT.FORMAT", order, card.channel_order))
+    found += check_norm_eps(model, card.norm_eps, usual=card.arch.family.eps)
     if "MODEL.RESNETS.STRIDE_IN_1X1" in (card.arch.to_cfg_keys() or ()):
         blocks: list[Any] = [block for block in model.modules() if isinstance(block, BottleneckBlock)]
         places = [(block.conv1.stride[0], block.conv2.stride[0]) for block in blocks]
@@ -73,6 +83,16 @@ def check_model(model: nn.Module, card: Card) -> list[Mismatch]:
         if strides - {card.stride_in_1x1}:
             found.append(Mismatch("MODEL.RESNETS.STRIDE_IN_1X1", not card.stride_in_1x1, card.stride_in_1x1))
     return found
+
+
+def check_norm_eps(model: nn.Module, eps: float, *, usual: float = _THEIRS) -> list[Mismatch]:
+    """What the norms in a built model's trunk add to the variance, if that is not ``eps``.
+
+    Args:
+        usual: what the norms of a trunk that is not known here are taken to add.
+    """
+    others = sorted(e for e in trunk_eps(model) or {usual} if not same_eps(e, eps))
+    return [Mismatch(NORM_EPS, others[0], eps)] if others else []
 
 
 def require_contract(model: nn.Module, card: Card) -> None:
@@ -84,10 +104,10 @@ def require_contract(model: nn.Module, card: Card) -> None:
     mismatches = check_model(model, card)
     if mismatches:
         said = ", ".join(f"{m.key} is {_short(m.config_value)}" for m in mismatches)
-        raise UserError(
-            f"the model contradicts the card of its backbone {card.name}: {said}",
-            hint="use " + " ".join(m.override for m in mismatches),
-        )
+        hint = "use " + " ".join(m.override for m in mismatches)
+        if any(m.key == NORM_EPS for m in mismatches):
+            hint += OTHER_EPS
+        raise UserError(f"the model contradicts the card of its backbone {card.name}: {said}", hint=hint)
 
 
 def _short(value: Any) -> str:

@@ -23,6 +23,7 @@ from scaleprior.backbones.zoo import local_path
 from scaleprior.config import LoadedConfig, add_scaleprior_config
 from scaleprior.config.dotted import flat_config, get_key, set_key
 from scaleprior.config.seed import run_seed
+from scaleprior.d2.checkpoint import EXTRA_KEY
 from scaleprior.d2.datasets import register_datasets
 from scaleprior.detect.fingerprint import run_fingerprint
 from scaleprior.detect.plan import (
@@ -38,7 +39,6 @@ from scaleprior.provenance import created_by
 from scaleprior.training.device import resolve_device
 
 __all__ = [
-    "EXTRA_KEY",
     "Plan",
     "class_names",
     "default_config",
@@ -51,9 +51,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-EXTRA_KEY = "scaleprior"
-"""Entry of our checkpoints that holds, as JSON, what made them; Detectron2 passes over it."""
 
 # Detectron2 reads this behind a file's name. It asks for names to be matched by suffix, which is always done here.
 _HEURISTICS = "?matching_heuristics=True"

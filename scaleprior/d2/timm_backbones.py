@@ -16,7 +16,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
-from scaleprior.backbones.trunks.selection import spec_of_model
+from scaleprior.backbones.trunks.selection import config_eps, spec_of_model
 from scaleprior.backbones.trunks.trunk import detection_trunk
 from scaleprior.errors import UserError
 
@@ -33,6 +33,7 @@ class TimmBackbone(Backbone):
         model: MODEL.TIMM.MODEL.
         norm: "FrozenBN", "BN" or "SyncBN"; "GN" for BiT, "LN" for ConvNeXt.
         freeze_at: stages that stay fixed: 0 none, 1 the stem, 2 stem and res2, ... 5 all.
+        norm_eps: what the norms add to the variance; None = what the trunk's family does.
         out_features: maps to hand on, of res2 .. res5, as the network itself sees them next: BiT's and ConvNeXt's have
             passed a norm.
 
@@ -46,11 +47,13 @@ class TimmBackbone(Backbone):
         *,
         norm: str = "FrozenBN",
         freeze_at: int = 0,
+        norm_eps: float | None = None,
         out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
     ) -> None:
         super().__init__()
         arch = spec_of_model(model, norm)
-        self.trunk = trunk = detection_trunk(arch, norm=norm, freeze_stages=freeze_at).keep(out_features)
+        trunk = detection_trunk(arch, norm=norm, freeze_stages=freeze_at, norm_eps=norm_eps).keep(out_features)
+        self.trunk = trunk
         self._canonical = {f"trunk.body.{ours}": theirs for ours, theirs in trunk.canonical_names().items()}
         self._prefix = ""
         self._out_features = list(out_features)
@@ -113,6 +116,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
         cfg.MODEL.TIMM.MODEL,
         norm=cfg.MODEL.RESNETS.NORM,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        norm_eps=config_eps(cfg),
         out_features=cfg.MODEL.RESNETS.OUT_FEATURES,
     )
 

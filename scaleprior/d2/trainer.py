@@ -23,13 +23,15 @@ from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from torch import nn
 
 from scaleprior.backbones.canonical import is_detector_state
 from scaleprior.config.seed import run_seed
+from scaleprior.d2.checkpoint import EXTRA_KEY
 from scaleprior.d2.checks import check_solver
 from scaleprior.d2.evaluator import Evaluator
 from scaleprior.d2.loader import NamedMapper, ResumableLoader, TestLoader, UnusableImage
-from scaleprior.d2.plan import EXTRA_KEY
+from scaleprior.d2.norm_eps import build_norm_eps
 from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.files import atomic_path, write_text
@@ -134,6 +136,11 @@ class Trainer(DefaultTrainer):
                 hook.period = self.cfg.SOLVER.CHECKPOINT_PERIOD or self.cfg.SOLVER.MAX_ITER + 1
         # The stop comes last: what is saved then has seen the whole step, its learning rate included.
         return [_SeedSteps(run_seed(self.cfg)), *found, _StopOnRequest()]
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Detectron2's, whose trunk's norms add what MODEL.NORM_EPS says."""
+        return build_norm_eps(super().build_model(cfg), cfg)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> ResumableLoader:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaleprior.backbones.contract import is_translation
 from scaleprior.config.dotted import get_key, set_key
+from scaleprior.config.keys import OWN_KEYS
 from scaleprior.errors import UserError
 from scaleprior.wording import either
 
@@ -85,6 +86,8 @@ def follow_training(loaded: LoadedConfig, trained: Mapping[str, Any], current: M
     Raises:
         UserError: a key that was set contradicts the model; prints the override lines.
     """
+    # A detector that was trained before there was such a key was trained at its default.
+    trained = {**{key.name: key.default for key in OWN_KEYS if key.fixed and key.since > 1}, **trained}
     differing = {key: value for key, value in trained.items() if key in current and current[key] != value}
     contradicted = [
         key

@@ -28,6 +28,7 @@ class Pretrainer(nn.Module):
     Args:
         pixel_mean, pixel_std: three floats on the 0-255 scale in the images' channel order.
         bias: where the head's biases start; see :func:`prior_bias`.
+        norm_eps: see ``build_trunk``.
     """
 
     pixel_mean: Tensor
@@ -41,10 +42,11 @@ class Pretrainer(nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         bias: float,
+        norm_eps: float | None = None,
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        self.trunk = build_trunk(spec)
+        self.trunk = build_trunk(spec, norm_eps=norm_eps)
         self.head = nn.Linear(spec.out_channels["res5"], labels)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.constant_(self.head.bias, bias)

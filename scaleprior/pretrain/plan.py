@@ -8,7 +8,7 @@ from scaleprior.backbones.canonical import canonical_file
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import check_contract
 from scaleprior.backbones.trunks.family import TrunkSpec
-from scaleprior.backbones.trunks.selection import spec_from_config
+from scaleprior.backbones.trunks.selection import config_eps, spec_from_config
 from scaleprior.backbones.weights import read_card
 from scaleprior.config.seed import run_seed
 from scaleprior.corpus import Corpus
@@ -49,6 +49,7 @@ def planned_card(cfg: CfgNode, name: str = "the planned backbone") -> Card:
         pixel_mean=tuple(cfg.MODEL.PIXEL_MEAN),
         pixel_std=tuple(cfg.MODEL.PIXEL_STD),
         channel_order=cfg.INPUT.FORMAT,
+        norm_eps=config_eps(cfg),  # pyright: ignore[reportArgumentType] (None becomes the family's)
         input_size=cfg.PRETRAIN.INPUT.SIZE,
         seed=run_seed(cfg),
         source="scaleprior pretrain",

@@ -19,6 +19,8 @@ import torch
 from scaleprior.backbones.canonical import canonical_file
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.trunks.family import TrunkSpec
+from scaleprior.backbones.trunks.model import same_eps
+from scaleprior.backbones.trunks.selection import config_eps
 from scaleprior.backbones.weights import load_canonical, save_backbone
 from scaleprior.config.seed import run_seed
 from scaleprior.corpus import Corpus
@@ -151,7 +153,8 @@ def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> LabelMetrics:
         UserError: no finished run there, its labels or trunk are not the config's, or nothing is held out.
     """
     cfg, out = loaded.cfg, Path(out)
-    spec = planned_card(cfg).arch
+    planned = planned_card(cfg)
+    spec = planned.arch
     corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
     held_out = held_out_set(cfg, corpus)
     if held_out is None:
@@ -163,6 +166,11 @@ def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> LabelMetrics:
             f"{out} holds {card.arch.name} trained on corpus {card.corpus['name']!r}, the config asks for {spec.name} "
             f"on labels of {corpus.name!r}",
             hint="use the config of that run",
+        )
+    if not same_eps(card.norm_eps, planned.norm_eps):
+        raise UserError(
+            f"{out} holds norms with eps {card.norm_eps:g}, the config builds {planned.norm_eps:g}",
+            hint=f"use MODEL.NORM_EPS {card.norm_eps}",
         )
     device = resolve_device(cfg.MODEL.DEVICE)
     model = _model(cfg, spec, len(corpus.label_space), bias=0.0).to(device)
@@ -201,6 +209,7 @@ def _model(cfg: CfgNode, spec: TrunkSpec, labels: int, *, bias: float) -> Pretra
         pixel_mean=cfg.MODEL.PIXEL_MEAN,
         pixel_std=cfg.MODEL.PIXEL_STD,
         bias=bias,
+        norm_eps=config_eps(cfg),
         channels_last=cfg.PRETRAIN.CHANNELS_LAST,
     )
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from scaleprior.backbones.contract import apply_card
-from scaleprior.backbones.trunks.selection import is_timm_config, spec_from_config
+from scaleprior.backbones.contract import NORM_EPS, apply_card
+from scaleprior.backbones.trunks.selection import config_eps, is_timm_config, spec_from_config
 from scaleprior.config import LoadedConfig, load_config
 from scaleprior.config.dotted import flat_config
 from scaleprior.config.fingerprint import cell_settings
@@ -368,4 +368,6 @@ def _backbone(rung: Rung, loaded: LoadedConfig) -> dict[str, Any]:
     cfg = apply_card(loaded, rung.card)
     keys = ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT", "MODEL.BACKBONE.NAME")
     contract = {k: v for k, v in flat_config(cfg) if k in keys or k.startswith(("MODEL.RESNETS.", "MODEL.TIMM."))}
+    if config_eps(cfg) is not None:  # a later key, which at its default enters no hash
+        contract[NORM_EPS] = cfg.MODEL.NORM_EPS
     return {"tensors_sha256": rung.card.tensors_sha256, "contract": contract}

@@ -35,7 +35,7 @@ def test_json_round_trip_keeps_everything() -> None:
         ("channel_order", "RBG", r"channel_order is 'RBG'"),
         ("images", -1, r"images is -1"),
         ("seed", True, r"seed is True"),
-        ("norm_eps", 0, r"norm_eps is 0"),
+        ("norm_eps", -1e-5, r"norm_eps is -1e-05; a number of at least 0"),
         ("corpus", "jft", r"corpus is 'jft'"),
         ("arch", {"depth": 7}, r"DEPTH is 7"),
         ("arch", "R-50", r"arch is 'R-50'"),

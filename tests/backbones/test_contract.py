@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from scaleprior.backbones import Card, ResNetSpec, TimmSpec, apply_card, check_contract, config_lines
+from scaleprior.backbones.trunks import TrunkSpec
 from scaleprior.config import load_config
 from scaleprior.errors import UserError
 
@@ -55,11 +56,36 @@ def test_set_keys_that_agree_pass() -> None:
     assert cfg.MODEL.RESNETS.NORM == "BN"
 
 
-def test_norm_kinds_and_eps() -> None:
+def test_norm_kinds() -> None:
     group = Card("g", ResNetSpec(norm="GN"), MEAN, STD, "RGB")
     assert apply_card(load_config(None), group).MODEL.RESNETS.NORM == "GN"
-    with pytest.raises(UserError, match=r"eps 0.001, detectors have 1e-05"):
-        apply_card(load_config(None), Card("e", ResNetSpec(), MEAN, STD, "RGB", norm_eps=1e-3))
+
+
+@pytest.mark.parametrize(("arch", "own"), [(ResNetSpec(), 1e-5), (TimmSpec("convnext_tiny"), 1e-6)])
+@pytest.mark.parametrize("eps", [0.0, 1e-3])
+def test_another_eps_is_a_key_that_the_card_sets(arch: TrunkSpec, own: float, eps: float) -> None:
+    card, usual = (Card("e", arch, MEAN, STD, "RGB", norm_eps=value) for value in (eps, own))
+    pyramid = ("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone")
+    cfg = apply_card(load_config(None, pyramid), card)
+    assert eps == cfg.MODEL.NORM_EPS
+    assert check_contract(cfg, card) == []
+    assert [m.override for m in check_contract(cfg, usual)] == ["MODEL.NORM_EPS -1.0"]
+    with pytest.raises(UserError, match=rf"MODEL.NORM_EPS is {eps}; use MODEL.NORM_EPS -1.0"):
+        apply_card(load_config(None, [*pyramid, "MODEL.NORM_EPS", str(eps)]), usual)
+    assert apply_card(load_config(None, pyramid), usual).MODEL.NORM_EPS == -1
+    said = load_config(None, [*pyramid, "MODEL.NORM_EPS", str(own)])  # what it would be anyway
+    assert own == apply_card(said, usual).MODEL.NORM_EPS
+    assert f"MODEL.NORM_EPS {eps}" in config_lines(card)
+    assert not any("EPS" in line for line in config_lines(usual))
+
+
+def test_without_the_key_another_eps_cannot_be_said() -> None:
+    cfg = load_config(None).cfg.clone()
+    cfg.defrost()
+    del cfg.MODEL["NORM_EPS"]
+    assert {m.key for m in check_contract(cfg, CARD)} == {m.key for m in check_contract(load_config(None).cfg, CARD)}
+    with pytest.raises(UserError, match=r"the config has no MODEL.NORM_EPS; declare ScalePrior's keys"):
+        check_contract(cfg, Card("e", ResNetSpec(), MEAN, STD, "RGB", norm_eps=0))
 
 
 def test_stride_means_nothing_to_basic_blocks() -> None:

@@ -373,7 +373,7 @@ def test_nonfinite_numbers_can_be_accepted_on_purpose(state18: dict, tmp_path: P
         ("pixel_std", ((1, 2, 0), (1, 2, -3), (1, 2, float("inf")), 58.0), "give three positive finite numbers"),
         ("channel_order", ("rgb", "", ["RGB"]), "take RGB or BGR"),
         ("norm", ("BN", "", {}), "take GN or FrozenBN"),
-        ("norm_eps", (0, -1.0, "1e-3", True, float("nan")), "give a positive number such as 1e-3"),
+        ("norm_eps", (-1.0, "1e-3", True, float("nan")), "give a number of at least 0 such as 1e-3"),
         ("depth", ("50", 50.0, True, 0), "give a whole number of at least 1"),
         ("images", (0, -1, 1e6, "7", True), "give a whole number of at least 1"),
         ("labels", (0, 2.5, True), "give a whole number of at least 1"),

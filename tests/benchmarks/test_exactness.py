@@ -48,7 +48,7 @@ def test_features_and_round_trip_of_every_depth(kind: str, depth: int, tmp_path:
 
 def difference(path: Path, reference: Forward, options: ReadOptions) -> float:
     reading = read_backbone(path, options)
-    trunk = build_trunk(reading.card.arch).eval().load(reading.tensors)
+    trunk = build_trunk(reading.card.arch, norm_eps=reading.card.norm_eps).eval().load(reading.tensors)
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         ours: dict[str, Tensor] = trunk(x)

@@ -53,7 +53,7 @@ def test_python_reads_parameters_and_the_terminal_flags(cli: Cli) -> None:
     with pytest.raises(UserError, match=r"^norm is 'BN'; take GN or FrozenBN$"):
         ReadOptions(norm="BN")
     run = cli("backbone", "show", "timm:resnet50", "--norm-eps", "-1")
-    assert run.stderr == "scaleprior: error: --norm-eps is -1.0; give a positive number such as 1e-3\n"
+    assert run.stderr == "scaleprior: error: --norm-eps is -1.0; give a number of at least 0 such as 1e-3\n"
 
 
 SETS = "COCO-Detection/quickstart_FPN.yaml"

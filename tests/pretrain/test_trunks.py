@@ -106,3 +106,23 @@ def test_a_runs_identity_names_the_trunk_only_where_the_config_does(small_config
     assert recipe_fingerprint(plain) == recipe_fingerprint(pyramid)  # the same trunk
     bit, clip = (small_config(*words(model, "GN")).cfg for model in ("resnetv2_50x1_bit", "resnetv2_101x1_bit"))
     assert len({recipe_fingerprint(plain), recipe_fingerprint(bit), recipe_fingerprint(clip)}) == 3
+
+
+def test_going_on_from_norms_of_another_eps_says_so_and_keeps_it(small_config: Callable, tmp_path: Path) -> None:
+    first = pretrain(small_config("MODEL.NORM_EPS", "1e-3", "PRETRAIN.BUDGET.AMOUNT", "1"), tmp_path / "first")
+    parent = load_canonical(first.backbone)[1]
+    assert parent.norm_eps == 1e-3
+    words = ("MODEL.WEIGHTS", str(first.backbone), "PRETRAIN.BUDGET.AMOUNT", "1", "PRETRAIN.HELD_OUT.IMAGES", "8")
+    with pytest.raises(UserError, match=r"MODEL.NORM_EPS is -1.0; use MODEL.NORM_EPS 0.001"):
+        pretrain(small_config(*words), tmp_path / "next")
+    loaded = small_config(*words, "MODEL.NORM_EPS", "1e-3")
+    result = pretrain(loaded, tmp_path / "next")
+    assert load_canonical(result.backbone)[1].norm_eps == 1e-3
+    assert result.metrics.held_out == evaluate_pretrained(loaded, tmp_path / "next")
+    with pytest.raises(UserError, match=r"holds norms with eps 0.001, the config builds 1e-05; use MODEL.NORM_EPS 0.0"):
+        evaluate_pretrained(small_config("PRETRAIN.HELD_OUT.IMAGES", "8"), tmp_path / "next")
+    # what it is trained with is in its recipe; what is not set is in no recipe of before
+    assert recipe_of(loaded.cfg)["MODEL"]["NORM_EPS"] == 1e-3
+    assert "NORM_EPS" not in recipe_of(small_config().cfg)["MODEL"]
+    model = Pretrainer(parent.arch, 3, pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3, bias=0.0, norm_eps=1e-3)
+    assert {m.eps for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {1e-3}

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from scaleprior.backbones import build_resnet, save_backbone, to_detectron2
+from scaleprior.backbones import Card, ResNetSpec, build_resnet, save_backbone, to_detectron2
 from scaleprior.config import Key, add_keys, get_cfg, load_config
 from scaleprior.config.fingerprint import cell_settings
 from scaleprior.config.keys import table
 from scaleprior.corpus import Corpus
 from scaleprior.pretrain.plan import planned_card
 from scaleprior.study import load_spec
-from scaleprior.study.cells import Cell, plan_cells
+from scaleprior.study.cells import Cell, _backbone, plan_cells
 from scaleprior.study.prepare import StudyData, prepare_data
+from scaleprior.study.rungs import Rung
 from scaleprior.study.spec import StudySpec
 from tests.study.conftest import write_spec
 
@@ -183,3 +184,13 @@ def test_a_later_key_enters_only_when_it_is_not_at_its_default(monkeypatch: pyte
     after = cell_settings(cfg, {"SEED", key.name}, "finetune")
     assert after["config"] == {**before["config"], key.name: 2.0}
     assert after["explicit"] == sorted([*before["explicit"], key.name])
+
+
+def test_the_eps_of_a_backbones_norms_counts_where_it_is_another(tmp_path: Path) -> None:
+    """Equal tensors under another eps are another backbone; the key of those with their family's is as ever."""
+    loaded = load_config(None)
+    cards = [Card("b", ResNetSpec(), (1.0,) * 3, (1.0,) * 3, "RGB", norm_eps=eps) for eps in (1e-5, 0.0, 1e-3)]
+    found = [_backbone(Rung(1, tmp_path, card, "unknown"), loaded)["contract"] for card in cards]
+    assert "MODEL.NORM_EPS" not in found[0]
+    assert [contract.pop("MODEL.NORM_EPS") for contract in found[1:]] == [0.0, 1e-3]
+    assert found[0] == found[1] == found[2]

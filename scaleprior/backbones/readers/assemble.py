@@ -15,7 +15,7 @@ from scaleprior.backbones.card import UNKNOWN, Card
 from scaleprior.backbones.readers.containers import Content
 from scaleprior.backbones.readers.facts import ReadOptions, resolve
 from scaleprior.backbones.readers.limits import RefusedFileError
-from scaleprior.backbones.readers.norm_eps import fold_eps
+from scaleprior.backbones.readers.norm_eps import settle_eps
 from scaleprior.backbones.readers.report import Found, Report, some
 from scaleprior.backbones.readers.search import Candidate
 from scaleprior.backbones.readers.sources import check_stated, known_facts, stated_architectures, stated_norm
@@ -66,10 +66,11 @@ def assemble(candidate: Candidate, content: Content, path: Path, options: ReadOp
     if note := candidate.family.complete(tensors, arch):
         report.notes.append(note)
     _hold_against(tensors, arch, path, options, report)
-    fold_eps(tensors, arch, path, options, report)
+    eps = settle_eps(tensors, arch, facts.get("norm_eps"), path, options, report)
     if "detector" in report.dropped:
         report.notes.append("the file is a whole detector; its backbone was cut out")
     card = carried or _card(arch, facts, path, options)
+    card = replace(card, norm_eps=eps)
     if carried is not None:
         card = replace(card, arch=arch, **{k: facts[k] for k in ("pixel_mean", "pixel_std", "channel_order")})
         card = amended(card, options)

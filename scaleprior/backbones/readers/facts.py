@@ -54,8 +54,8 @@ class ReadOptions:
         channel_order: "RGB" or "BGR".
         stride_in_1x1: stages downsample in the first 1x1 convolution.
         norm: kind of norms that have no running statistics: "GN" or "FrozenBN".
-        norm_eps: what the weights' BN added to the variance, if not what the trunk's norms add (1e-5); folded into the
-            running variances.
+        norm_eps: what the weights' norms add to the variance, if not what the family's do (1e-5; ConvNeXt's 1e-6); put
+            into the running variances where they can take it, else it stays in the card.
         depth: of a ResNet some of whose stages are absent.
         timm_model: timm's name (with or without tag) whose published facts hold, e.g. "resnet50.a1_in1k".
         state: which of a checkpoint's state dicts (default: the moving average if there is one).
@@ -128,7 +128,7 @@ _FITTING: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "channel_order": (lambda value: _is_text(value) and value in ("RGB", "BGR"), "take RGB or BGR"),
     "norm": (lambda value: _is_text(value) and value in ("GN", "FrozenBN"), "take GN or FrozenBN"),
-    "norm_eps": (lambda value: _is_number(value) and value > 0, "give a positive number such as 1e-3"),
+    "norm_eps": (lambda value: _is_number(value) and value >= 0, "give a number of at least 0 such as 1e-3"),
 }
 """Option -> (whether a value can be one, else what to give)."""
 
@@ -143,7 +143,7 @@ def resolve(options: ReadOptions, known: list[KnownFacts], where: str) -> tuple[
     facts: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for field in fields(KnownFacts):
-        if field.name in ("origin", "kind", "norm_eps"):
+        if field.name in ("origin", "kind"):
             continue
         given = getattr(options, field.name, None)
         if given is not None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scaleprior.backbones.trunks.published import KnownFacts as KnownFacts
     from scaleprior.backbones.trunks.resnet.spec import ResNetSpec as ResNetSpec
     from scaleprior.backbones.trunks.selection import (
+        config_eps as config_eps,
         is_timm_config as is_timm_config,
         spec_from_config as spec_from_config,
         spec_from_dict as spec_from_dict,

@@ -120,7 +120,7 @@ class TrunkFamily:
         name: in catalogues, and in cards of specs that no name tells.
         models: value of MODEL.TIMM.MODEL -> what that is.
         norm: kind of norm that ``models`` are trained with: BN, FrozenBN, GN or LN.
-        eps: what the norms add to the variance; the detectors' have the same.
+        eps: what the norms add to the variance unless a card says otherwise; Detectron2's and torchvision's, too.
         layouts: the foreign files that are read.
         named: specs are :class:`TimmSpec`.
         pads: sides of a batch must be multiples of the last stride; otherwise any size will do.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from scaleprior.backbones.trunks.published import Triple
 from scaleprior.errors import UserError
 
-__all__ = ["FITTING_NORMS", "MAPS", "STRIDES", "Model", "check_family", "fitting_norms"]
+__all__ = ["FITTING_NORMS", "MAPS", "STRIDES", "Model", "check_family", "fitting_norms", "same_eps"]
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 """Pixels of the image for a step in each feature map."""
@@ -27,6 +28,11 @@ FITTING_NORMS = {
 def fitting_norms(trained: str) -> tuple[str, ...]:
     """Values of MODEL.RESNETS.NORM for weights with norms of this kind, one of ``FITTING_NORMS``."""
     return FITTING_NORMS[trained]
+
+
+def same_eps(a: float, b: float) -> bool:
+    """Whether norms that add ``a`` to the variance compute what those do that add ``b``: both went through float32."""
+    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-37)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 __all__ = [
-    "RESNET_BUILDERS", "TIMM_BUILDERS", "check_model_is_read", "is_timm_config", "spec_from_config", "spec_from_dict",
-    "spec_of_model",
+    "RESNET_BUILDERS", "TIMM_BUILDERS", "check_model_is_read", "config_eps", "is_timm_config", "spec_from_config",
+    "spec_from_dict", "spec_of_model",
 ]  # fmt: skip
 
 TIMM_BUILDERS = {
@@ -87,6 +87,15 @@ def spec_from_config(cfg: CfgNode) -> TrunkSpec:
             hint=f"known: {', '.join((*RESNET_BUILDERS, *_TIMM_BUILDERS))}",
         )
     return ResNetSpec.from_config(cfg)
+
+
+def config_eps(cfg: CfgNode) -> float | None:
+    """MODEL.NORM_EPS: what the trunk's norms add to the variance; None = what its family's do.
+
+    Configs without ScalePrior's keys mean the latter.
+    """
+    eps = cfg.MODEL.get("NORM_EPS", -1.0)
+    return None if eps < 0 else eps
 
 
 def spec_from_dict(value: Mapping[str, Any]) -> TrunkSpec:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.freezing import check_stages, freeze_norms, freeze_parts
-from scaleprior.backbones.trunks.model import MAPS, STRIDES
+from scaleprior.backbones.trunks.model import MAPS, STRIDES, same_eps
+from scaleprior.backbones.trunks.norms import set_norm_eps
 from scaleprior.errors import UserError
 
 __all__ = ["Trunk", "build_trunk", "canonical_shapes", "detection_trunk"]
@@ -102,6 +103,19 @@ class Trunk(nn.Module):
         freeze_parts(body, parts)
         return self
 
+    def set_norm_eps(self, eps: float) -> Trunk:
+        """Let every norm add ``eps`` to the variance, frozen ones too, in place; returns self.
+
+        Raises:
+            UserError: norms of kinds that are not known here would keep theirs in silence.
+        """
+        if not set_norm_eps(self.body, eps):
+            raise UserError(
+                f"{self.arch.name} has no norm whose eps can be set to {eps:g}",
+                hint="its family's norms must derive from torch's, or its weights have the family's eps",
+            )
+        return self
+
     def load(self, state: Mapping[str, Tensor]) -> Trunk:
         """Fill with the tensors of a canonical backbone file (``load_canonical``); returns self."""
         own = {theirs: ours for ours, theirs in self.canonical_names().items()}
@@ -122,20 +136,31 @@ class Trunk(nn.Module):
         return {names[n]: tensor for n, tensor in self.body.state_dict().items() if not n.endswith(_COUNTER)}
 
 
-def build_trunk(arch: TrunkSpec) -> Trunk:
-    """A trunk with fresh weights; ``.load(state)`` fills it."""
-    return Trunk(arch, arch.family.build(arch))
+def build_trunk(arch: TrunkSpec, *, norm_eps: float | None = None) -> Trunk:
+    """A trunk with fresh weights; ``.load(state)`` fills it.
+
+    Args:
+        norm_eps: what its norms add to the variance, a ``Card.norm_eps``; None = what the family's do.
+
+    Raises:
+        UserError: see :meth:`Trunk.set_norm_eps`.
+    """
+    trunk = Trunk(arch, arch.family.build(arch))
+    if norm_eps is None or same_eps(norm_eps, arch.family.eps):
+        return trunk  # as the family built it, whatever its norms are
+    return trunk.set_norm_eps(norm_eps)
 
 
-def detection_trunk(arch: TrunkSpec, *, norm: str, freeze_stages: int) -> Trunk:
+def detection_trunk(arch: TrunkSpec, *, norm: str, freeze_stages: int, norm_eps: float | None = None) -> Trunk:
     """A trunk with fresh weights, made ready for a detector; ``.keep(names)`` drops what that has no use for.
 
     Args:
         arch: from ``spec_from_config`` or ``spec_of_model``, which check that ``norm`` fits it.
-        norm: MODEL.RESNETS.NORM. Norms keep the eps that the trunk was trained with.
+        norm: MODEL.RESNETS.NORM.
         freeze_stages: MODEL.BACKBONE.FREEZE_AT.
+        norm_eps: as for :func:`build_trunk`; ``config_eps`` reads it from MODEL.NORM_EPS.
     """
-    trunk = build_trunk(arch)
+    trunk = build_trunk(arch, norm_eps=norm_eps)  # freezing and synchronising keep each norm's eps
     if norm == "FrozenBN":
         freeze_norms(trunk.body)
     trunk.freeze_at(freeze_stages)

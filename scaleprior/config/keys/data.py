@@ -14,7 +14,7 @@ from scaleprior.config.keys.key import (
     TORCHVISION,
     Key,
 )  # fmt: skip
-from scaleprior.config.keys.legal import Anything, Each, at_least, one_of
+from scaleprior.config.keys.legal import Anything, Each, Number, at_least, one_of
 
 __all__ = ["KEYS", "OWN"]
 
@@ -122,5 +122,12 @@ OWN = (
         "MODEL.BACKBONE.FREEZE_AT hold for it, too; the other keys of MODEL.RESNETS have no meaning there. "
         'In pretraining any of these names means the trunk, too. "" = none, as the ResNets\' builders want it.',
         engines=EVERYBODY, changes=(PRETRAIN, *DETECTION), fixed=True,
+    ),
+    Key(
+        "MODEL.NORM_EPS", -1.0,
+        "What the trunk's norms add to the variance; -1 = what its family's do (1e-5; ConvNeXt's 1e-6). The card of a "
+        "backbone whose norms have another eps sets it. Detectron2's own trainers build 1e-5 whatever it says; ours "
+        "(scaleprior.d2.Trainer) and both engines honour it.",
+        engines=EVERYBODY, changes=(PRETRAIN, *DETECTION), legal=Number(0, also=(-1,)), fixed=True, since=2,
     ),
 )  # fmt: skip

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scaleprior.backbones.trunks.family import TrunkSpec
-from scaleprior.backbones.trunks.selection import spec_from_config
+from scaleprior.backbones.trunks.selection import config_eps, spec_from_config
 from scaleprior.backbones.trunks.trunk import detection_trunk
 from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.detect.faster_rcnn.parts.anchors import AnchorGrid
@@ -148,7 +148,12 @@ def build_detector(cfg: CfgNode) -> Detector:
 def _build_trunk(cfg: CfgNode, arch: TrunkSpec, *, pyramid: bool) -> tuple[TrunkFeatures, nn.Module | None]:
     """The trunk with its frozen stages, and the res5 that C4 has in its head and never freezes."""
     frozen, out_features = cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.RESNETS.OUT_FEATURES
-    trunk = detection_trunk(arch, norm=cfg.MODEL.RESNETS.NORM, freeze_stages=frozen if pyramid else min(frozen, 4))
+    trunk = detection_trunk(
+        arch,
+        norm=cfg.MODEL.RESNETS.NORM,
+        freeze_stages=frozen if pyramid else min(frozen, 4),
+        norm_eps=config_eps(cfg),
+    )
     fuse_frozen_norms(arch.family.conv_norms(trunk.body))
     res5 = None if pyramid else trunk.stage("res5")
     return TrunkFeatures(trunk.keep(out_features), out_features), res5

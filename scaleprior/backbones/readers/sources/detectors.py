@@ -18,12 +18,14 @@ def detector_facts(metadata: Mapping[str, str], where: str) -> KnownFacts | None
         return None
     try:
         config = json.loads(text)["config"]
+        eps = config.get("MODEL.NORM_EPS", -1.0)
         return KnownFacts(
             f"the trained detector {where}",
             tuple(config["MODEL.PIXEL_MEAN"]),
             tuple(config["MODEL.PIXEL_STD"]),
             config["INPUT.FORMAT"],
             config["MODEL.RESNETS.STRIDE_IN_1X1"] and config["MODEL.RESNETS.DEPTH"] >= 50,
+            norm_eps=None if eps < 0 else eps,
         )
     except (ValueError, KeyError, TypeError, RecursionError) as e:
         raise UserError(f"{where}: the detector's header cannot be read: {e}", hint="get the file again") from e
