@@ -110,7 +110,7 @@ def test_errors_are_one_line(run: Run, checkpoint: Path, tmp_path: Path) -> None
     (tmp_path / "evil.pkl").write_bytes(b"cposix\nsystem\n(S'touch executed'\ntR.")
     code, _, error = run("backbone", "convert", "evil.pkl", "--out", "x.safetensors")
     assert code == 2
-    assert "evil.pkl: it names posix.system, which is no part of weights [refused: code]; do not open it" in error
+    assert "evil.pkl: it calls posix.system, which is no part of weights [refused: code]; do not open it" in error
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.pkl", "last.pth.tar"]
 
 

@@ -25,19 +25,21 @@ pytestmark = pytest.mark.detectron2
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from detectron2.utils.events import JSONWriter
-from detectron2.utils.file_io import PathManager
+from detectron2.utils.file_io import HTTPURLHandler, PathManager
 
 import scaleprior.d2
 from scaleprior.backbones import ResNetSpec, load_backbone, read_card
 from scaleprior.d2 import trainer as d2_trainer
 from scaleprior.d2.engine import Detectron2Engine
-from scaleprior.d2.plan import EXTRA_KEY, read_trained
+from scaleprior.d2.plan import EXTRA_KEY, read_trained, start_file
 from scaleprior.detect import get_engine
+from scaleprior.detect.check import check_detection
 from scaleprior.detect.engines import Engine
+from scaleprior.detect.start import start_from
 from scaleprior.errors import FailureError, UserError
 from scaleprior.laws.table import read_table
 from scaleprior.training.metrics_file import cut_lines
-from tests.backbones.foreign import write_config
+from tests.backbones.foreign import write_config, write_telling
 from tests.d2.conftest import backbone_file, tiny
 from tests.detect.conftest import make_coco
 from tests.detect.test_trained import PTH, RECORD
@@ -462,6 +464,34 @@ def test_foreign_weights_are_converted_on_the_way(
     card = read_card(converted)
     assert card.arch == ResNetSpec(depth=18)
     assert "PIXEL_STD:\n  - 58.395" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_an_address_that_detectron2_knows_is_fetched_by_it(
+    tmp_path: Path, coco: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command's option, by the key, and folded into a path; the check leaves it to the engine."""
+    monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))
+    source = write_telling(tmp_path / "cache" / "x.pth")
+    address = "https://dl.fbaipublicfiles.com/detectron2/a/x.pth"
+    asked: list[str] = []
+
+    def fetched(self: object, path: str, **_: object) -> str:
+        asked.append(path)
+        return str(source)
+
+    monkeypatch.setattr(HTTPURLHandler, "_get_local_path", fetched)
+    for weights in ("detectron2://a/x.pth", Path("detectron2://a/x.pth"), address):
+        path = start_file(weights)
+        assert path.is_relative_to(tmp_path / "home" / "zoo" / "converted")
+    assert asked == [address] * 3
+    loaded = tiny("FPN", coco)
+    report = check_detection(loaded, "detectron2://a/x.pth", tmp_path / "run", engine=Detectron2Engine())
+    assert report.facts["weights"] == "not looked at: the detectron2 engine may know detectron2://a/x.pth"
+    loaded, start = start_from(loaded, "detectron2://a/x.pth", Detectron2Engine())
+    assert (loaded.cfg.MODEL.WEIGHTS, start) == ("detectron2://a/x.pth", None)
+    for weights in ("s3://b/x.pth", Path("s3://b/x.pth")):
+        with pytest.raises(UserError, match=r"weights s3://b/x\.pth: this is an object of S3"):
+            start_file(weights)
 
 
 def test_the_engine_announces_itself(tmp_path: Path, cli: Any, coco: list[str]) -> None:

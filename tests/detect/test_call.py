@@ -11,6 +11,7 @@ import scaleprior as sp
 from scaleprior.backbones import Card, ResNetSpec, build_resnet, save_backbone, to_detectron2
 from scaleprior.config import parse_overrides
 from scaleprior.errors import UserError
+from tests.backbones.foreign import write_telling
 from tests.detect.conftest import TINY_FPN, make_coco
 
 CONFIG = {"_BASE_": "COCO-Detection/Base-RCNN-FPN.yaml", **dict(parse_overrides([*TINY_FPN, "SOLVER.MAX_ITER", "2"]))}
@@ -33,6 +34,11 @@ def test_train_evaluate_and_evaluate_again(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "again").iterdir()} >= {"results.json"}
 
 
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
 def save_start(path: Path, seed: int = 0) -> Path:
     """A backbone for ``CONFIG`` with fresh weights."""
     spec = ResNetSpec(res2_out_channels=16, width_per_group=4)
@@ -51,6 +57,46 @@ def test_a_backbone_in_memory_is_what_the_detector_starts_from(tmp_path: Path) -
     file = sp.detect(CONFIG, tmp_path / "file", weights=tmp_path / "w.safetensors", **common)
     assert memory.model.read_bytes() == file.model.read_bytes()
     assert {p.name for p in (tmp_path / "memory").iterdir()} == {p.name for p in (tmp_path / "file").iterdir()}
+
+
+def test_a_foreign_file_trains_what_its_conversion_by_hand_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))
+    source = write_telling(tmp_path / "x.pth")
+    sp.convert(source, tmp_path / "x.safetensors")
+    data = make_coco(tmp_path / "data")
+    models = {}
+    for name, weights in (("hand", tmp_path / "x.safetensors"), ("way", source), ("text", str(source))):
+        run = sp.detect(CONFIG, tmp_path / name, weights=weights, train=data, val=data, engine="torchvision")
+        models[name] = run.model.read_bytes()
+    key = {**CONFIG, "MODEL.WEIGHTS": str(source)}
+    models["key"] = sp.detect(key, tmp_path / "key", train=data, val=data, engine="torchvision").model.read_bytes()
+    assert len(set(models.values())) == 1
+    assert len(list((tmp_path / "home" / "zoo" / "converted").iterdir())) == 1
+
+
+def test_a_foreign_file_that_says_too_little_is_refused_before_any_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))
+    state = torch.load(write_telling(tmp_path / "x.pth"), weights_only=True)
+    torch.save(
+        {f"backbone.bottom_up.{k}": v for k, v in to_detectron2(state).items()}, _folder(tmp_path / "y") / "net.pth"
+    )
+    data = make_coco(tmp_path / "data")
+    for options in (
+        {"weights": tmp_path / "y" / "net.pth"},
+        {"overrides": {"MODEL.WEIGHTS": str(tmp_path / "y" / "net.pth")}},
+    ):
+        report = sp.check(CONFIG, tmp_path / "run", engine="torchvision", **options)
+        (finding,) = [found for found in report.findings if found.kind == "weights"]
+        assert "--channel-order RGB|BGR" in finding.what + finding.hint
+        with pytest.raises(
+            UserError, match=r"does not say pixel_mean, .* convert it with `scaleprior backbone convert"
+        ):
+            sp.detect(CONFIG, tmp_path / "run", train=data, val=data, engine="torchvision", **options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_refused_run_with_a_backbone_in_memory_writes_nothing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from scaleprior.backbones import ResNetSpec, load_backbone, read_card
+from scaleprior.backbones import ResNetSpec, convert_backbone, load_backbone, read_card
 from scaleprior.config import load_config
 from scaleprior.corpus import Corpus
 from scaleprior.errors import FailureError, UserError
@@ -33,6 +33,7 @@ from scaleprior.pretrain.batches import training_set
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.positions import BatchPlan
 from scaleprior.training.signals import Interrupted
+from tests.backbones.foreign import write_telling
 from tests.pretrain.conftest import SMALL, index_images, index_verified, write_images
 
 REPO = Path(__file__).resolve().parents[2]
@@ -345,6 +346,24 @@ def test_training_goes_on_from_other_weights(small_config: Callable, tmp_path: P
     assert parent == {"name": card.name, "tensors_sha256": card.tensors_sha256}
     with pytest.raises(UserError, match=r"does not fit the config: INPUT.FORMAT is 'BGR'; use INPUT.FORMAT RGB"):
         pretrain(small_config(*weights_key, "INPUT.FORMAT", "BGR"), tmp_path / "third")
+
+
+def test_training_goes_on_from_a_foreign_file_as_from_its_conversion(
+    small_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))
+    spec = ResNetSpec(depth=50, res2_out_channels=32, width_per_group=8)
+    source = write_telling(tmp_path / "x.pth", spec=spec)
+    convert_backbone(source, tmp_path / "x.safetensors")
+    pixels = ("MODEL.PIXEL_MEAN", "[123.675, 116.28, 103.53]", "MODEL.PIXEL_STD", "[58.395, 57.12, 57.375]")
+    written = []
+    for name, weights in (("way", source), ("hand", tmp_path / "x.safetensors")):
+        words = (*pixels, "INPUT.FORMAT", "RGB", "PRETRAIN.BUDGET.AMOUNT", "1", "MODEL.WEIGHTS", str(weights))
+        written.append(pretrain(small_config(*words), tmp_path / name).backbone.read_bytes())
+    assert written[0] == written[1]
+    assert len(list((tmp_path / "home" / "zoo" / "converted").iterdir())) == 1
+    with pytest.raises(UserError, match=r"weights s3://b/x\.pth: this is an object of S3"):
+        pretrain(small_config("MODEL.WEIGHTS", "s3://b/x.pth"), tmp_path / "none")
 
 
 def test_head_bias_starts_at_the_prior(small_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from scaleprior.backbones import (
     apply_card,
     build_resnet,
     build_trunk,
+    convert_backbone,
     save_backbone,
     to_detectron2,
 )
@@ -33,6 +34,7 @@ from scaleprior.study import load_spec, run_study
 from scaleprior.study.cells import plan_cells
 from scaleprior.study.prepare import prepare_data
 from scaleprior.study.report.page import build_report
+from tests.backbones.foreign import write_telling
 from tests.study.conftest import TINY, run_study_command
 
 IMAGES = (1_000, 10_000, 100_000, 1_000_000)
@@ -183,6 +185,22 @@ def plan(path: Path, out: Path) -> list[Any]:
     return plan_cells(spec, prepare_data(spec, out), "torchvision")
 
 
+def test_a_foreign_files_cell_is_that_of_its_conversion(
+    ladder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))
+    (tmp_path / "plain.yaml").write_text("SEED: 0\n")  # pixels not set here follow the card
+    source = write_telling(tmp_path / "x.pth", spec=WIDTH)
+    convert_backbone(source, tmp_path / "x.safetensors")
+    keys = []
+    for weights in ("x.pth", "x.safetensors", f"file://{source}"):
+        rungs = {"R-50": [{"weights": weights, "images": 5}]}
+        path = spec_file(tmp_path, ladder, backbones=rungs, scratch=False, finetune={"config": "plain.yaml"})
+        (cell,) = plan(path, tmp_path / "out")
+        keys.append(cell.key)
+    assert len(set(keys)) == 1
+
+
 def test_a_key_changes_with_tensors_and_with_the_contract(ladder: Path, tmp_path: Path) -> None:
     """The same tensors that want other pixels give another result, so they are another cell."""
     (tmp_path / "plain.yaml").write_text("SEED: 0\n")  # pixels not set here follow the card
@@ -213,6 +231,11 @@ def test_a_key_changes_with_tensors_and_with_the_contract(ladder: Path, tmp_path
         ),
         ([{"weights": "none.safetensors"}], r"backbones\.R-50: weights not found: .*none\.safetensors"),
         ([{"weights": "foreign.pth"}], "backbones.R-50: .*foreign.pth is no kind of weights that is known here"),
+        (
+            [{"weights": "https://example.org/r50.pth"}],
+            r"weights https://example\.org/r50\.pth: this is an address on the web",
+        ),
+        ([{"weights": "paper-R-50-jft-10m"}], "did you mean scaleprior://paper-R-50-jft-10m"),
         ([{"weights": "scaleprior://none"}], "the zoo has no backbone 'none'"),
         ([{"weights": "scaleprior://paper-R-50-jft-10m"}], "are not public"),
     ],

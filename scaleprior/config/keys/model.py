@@ -34,8 +34,8 @@ KEYS = (
     ),
     Key(
         "MODEL.WEIGHTS", "",
-        "A backbone (.safetensors file or scaleprior://NAME) to start from, or a trained model file to evaluate; "
-        '"" = none.',
+        "A backbone to start from (.safetensors file, a foreign one that says all that matters, or scaleprior://NAME), "
+        'or a trained model file to evaluate; "" = none.',
         engines=EVERYBODY, changes=_EVERY_STAGE, by_content=True,
     ),
     _of_trunk(
