@@ -85,7 +85,7 @@ def _of_pickle(kind: str, tree: Tree, path: Path) -> Content:
 KINDS: dict[str, tuple[str, Callable[[Path, Limits], Content]]] = {
     "safetensors": ("safetensors (ScalePrior, timm, Hugging Face)", _safetensors),
     "shards": ("a Hugging Face index of safetensors shards", _shards),
-    "torch": ("torch .pth, .pt, .bin (zip format)", _torch_zip),
+    "torch": ("torch .pth, .pt, .bin (zip format), TorchScript", _torch_zip),
     "torch-legacy": ("torch .pth before 1.6", _torch_legacy),
     "npz": ("NumPy .npz (BiT)", _npz),
     "pickle": ("Detectron2, MSRA and Caffe2 .pkl", _pickle),

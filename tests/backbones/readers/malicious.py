@@ -58,7 +58,7 @@ EXPECTED = {
     "legacy_system.pth": "code",
     "legacy_numel.pth": "size",
     "stride0.pth": "size",
-    "script.pth": "code",
+    "script.pth": "inert",
     "bomb.pth": "size",
     "huge.npz": "size",
     "objects.npz": "code",

@@ -100,6 +100,10 @@ class Machine:
             raise EOFError(f"{count} bytes are claimed, {len(data)} are there")
         return data
 
+    def byte(self) -> int:
+        """The next byte: the most frequent argument by far."""
+        return self.file.read(1)[0]
+
     def blob(self, count: int) -> bytes | memoryview:
         """The same; long runs are mapped where they lie in the file, aligned or not."""
         if count < _BLOB or isinstance(self.file, io.BytesIO):
@@ -146,8 +150,9 @@ class Machine:
 
     def call(self) -> None:
         """What stands for the result of calling what is below the arguments."""
-        arguments, callee = self.stack.pop(), self.stack.pop()
-        self.stack.append(called(callee, arguments))
+        stack = self.stack
+        arguments = stack.pop()
+        stack[-1] = called(stack[-1], arguments)
 
     def call_with_keywords(self) -> None:
         """The same, with keyword arguments on top."""
@@ -287,7 +292,7 @@ def _object(machine: Machine) -> None:
 
 
 def _protocol(machine: Machine) -> None:
-    if (protocol := machine.take(1)[0]) > 5:
+    if (protocol := machine.byte()) > 5:
         raise ValueError(f"pickle protocol {protocol}")
 
 
@@ -301,21 +306,21 @@ def _values() -> dict[bytes, Callable[[Machine], Any]]:
         pickle.LONG: lambda m: _number(m.line()),
         pickle.FLOAT: lambda m: float(m.line()),
         pickle.BININT: lambda m: int.from_bytes(m.take(4), "little", signed=True),
-        pickle.BININT1: lambda m: m.take(1)[0],
+        pickle.BININT1: lambda m: m.byte(),
         pickle.BININT2: lambda m: int.from_bytes(m.take(2), "little"),
-        pickle.LONG1: lambda m: _long(m, m.take(1)[0]),
+        pickle.LONG1: lambda m: _long(m, m.byte()),
         pickle.LONG4: lambda m: _long(m, _size(m, "<i")),
         pickle.BINFLOAT: lambda m: struct.unpack(">d", m.take(8))[0],
         pickle.STRING: _quoted,
         pickle.BINSTRING: lambda m: m.blob(_size(m, "<i")),
-        pickle.SHORT_BINSTRING: lambda m: m.take(m.take(1)[0]),
+        pickle.SHORT_BINSTRING: lambda m: m.take(m.byte()),
         pickle.BINBYTES: lambda m: m.blob(_size(m, "<I")),
-        pickle.SHORT_BINBYTES: lambda m: m.take(m.take(1)[0]),
+        pickle.SHORT_BINBYTES: lambda m: m.take(m.byte()),
         pickle.BINBYTES8: lambda m: m.blob(_size(m, "<Q")),
         pickle.BYTEARRAY8: lambda m: m.blob(_size(m, "<Q")),
         pickle.UNICODE: lambda m: m.file.readline().rstrip(b"\n").decode("raw-unicode-escape"),
         pickle.BINUNICODE: lambda m: _text(m, _size(m, "<I")),
-        pickle.SHORT_BINUNICODE: lambda m: _text(m, m.take(1)[0]),
+        pickle.SHORT_BINUNICODE: lambda m: _text(m, m.byte()),
         pickle.BINUNICODE8: lambda m: _text(m, _size(m, "<Q")),
         pickle.EMPTY_TUPLE: lambda m: (),
         pickle.EMPTY_LIST: lambda m: [],
@@ -325,7 +330,7 @@ def _values() -> dict[bytes, Callable[[Machine], Any]]:
         pickle.LIST: lambda m: m.pop_mark(),
         pickle.DUP: lambda m: m.stack[-1],
         pickle.GET: lambda m: m.memo[int(m.line())],
-        pickle.BINGET: lambda m: m.memo[m.take(1)[0]],
+        pickle.BINGET: lambda m: m.memo[m.byte()],
         pickle.LONG_BINGET: lambda m: m.memo[int.from_bytes(m.take(4), "little")],
     }
 
@@ -362,7 +367,7 @@ _RUN: dict[bytes, Callable[[Machine], Any]] = {
     pickle.TUPLE2: lambda m: _tuple(m, 2),
     pickle.TUPLE3: lambda m: _tuple(m, 3),
     pickle.PUT: lambda m: m.remember(int(m.line())),
-    pickle.BINPUT: lambda m: m.remember(m.take(1)[0]),
+    pickle.BINPUT: lambda m: m.remember(m.byte()),
     pickle.LONG_BINPUT: lambda m: m.remember(int.from_bytes(m.take(4), "little")),
     pickle.MEMOIZE: lambda m: m.remember(len(m.memo)),
     pickle.BINPERSID: Machine.push_stored,

@@ -144,7 +144,11 @@ def _ordered(pairs: Any = ()) -> OrderedMapping:
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *more: Any) -> TensorRecord | Instance:
-    if (isinstance(storage, Storage) and not storage.dtype) or isinstance(storage, Instance) or any(more[2:]):
+    if (
+        isinstance(storage, Instance)
+        or (isinstance(storage, Storage) and not storage.dtype)
+        or (more and any(more[2:]))
+    ):
         return Instance("torch.Tensor")  # quantised, complex, or to be negated
     if (
         not isinstance(storage, Storage)

@@ -50,7 +50,7 @@ class _Conversion:
     """One tree's way to plain types."""
 
     def __init__(self, limits: Limits, tensor: Callable[[TensorRecord], Any] | None) -> None:
-        self.limits, self.tensor = limits, tensor
+        self.limits, self.tensor = limits, tensor or (lambda record: record)
         self.left_out: list[str] = []
         self.count = self.count_within = 0
         self.open: set[int] = set()  # ids of the objects that are being converted
@@ -61,6 +61,8 @@ class _Conversion:
         self.limits.check_keys(self.count // 8, "pickle")  # optimiser states have several leaves for each tensor
         if depth > self.limits.depth:
             raise RefusedFileError("size", f"containers nested deeper than {self.limits.depth}")
+        if isinstance(value, TensorRecord):  # first, as it is the most frequent
+            return self.tensor(value)
         if isinstance(value, dict):
             names = _names(value)
             if len(set(names)) != len(names):
@@ -111,7 +113,7 @@ class _Conversion:
 
     def _leaf(self, value: Any) -> Any:
         if isinstance(value, TensorRecord):
-            return value if self.tensor is None else self.tensor(value)
+            return self.tensor(value)
         if isinstance(value, Named):
             return Placeholder(value.name)
         if isinstance(value, Storage):

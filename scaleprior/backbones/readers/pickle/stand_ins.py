@@ -77,11 +77,11 @@ def called(callee: Any, arguments: Any) -> Any:
     Raises:
         RefusedFileError: what is called is nothing that can be, or among the callables of attacks.
     """
+    if isinstance(callee, Named) and callee.make is not None and isinstance(arguments, tuple):
+        return callee.make(*arguments)
     if not isinstance(callee, (Named, Instance)) or not isinstance(arguments, tuple):
         what = f"it calls a {type(callee).__name__} with a {type(arguments).__name__}"
         raise RefusedFileError("code", f"{what}, which no weights need", hint=HINT_CODE)
-    if isinstance(callee, Named) and callee.make is not None:
-        return callee.make(*arguments)
     if is_notorious(callee.name):
         raise RefusedFileError("code", f"it calls {callee.name}, which is no part of weights", hint=HINT_CODE)
     return Instance(callee.name, arguments)

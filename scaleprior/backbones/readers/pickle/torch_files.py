@@ -35,10 +35,10 @@ LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def load_torch_zip(path: Path, *, limits: Limits = LIMITS) -> Tree:
-    """The content of a zip file of torch, with tensors mapped, not copied.
+    """The content of a zip file of torch, also a TorchScript archive, with tensors mapped, not copied.
 
     Raises:
-        RefusedFileError: TorchScript, claims beyond the limits or the file, or anything but tensors and containers.
+        RefusedFileError: claims beyond the limits or the file, calls of what attacks call, or it is damaged.
     """
     members = {m.filename: m for m in open_archive(path, limits=limits)}
     folder = _folder(members, path)
@@ -80,18 +80,16 @@ def load_torch_zip(path: Path, *, limits: Limits = LIMITS) -> Tree:
 
 
 def _folder(members: dict[str, zipfile.ZipInfo], path: Path) -> str:
-    """The prefix of the members that matter."""
-    if any(name.endswith("/constants.pkl") or "/code/" in name for name in members):
-        raise RefusedFileError(
-            "code", f"{path} is a TorchScript archive, which holds programs", hint="save its state_dict() instead"
-        )
-    packed = [name for name, m in members.items() if m.compress_type != zipfile.ZIP_STORED]
-    if packed:
-        raise RefusedFileError("damaged", f"{path}: {packed[0]} is compressed, which torch never does")
+    """The prefix of the members that matter; TorchScript's programs (code/, constants) beside them are not read."""
     pickles = [name for name in members if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise RefusedFileError("damaged", f"{path} is not a torch file: it has {len(pickles)} data.pkl")
-    return pickles[0].removesuffix("data.pkl")
+    folder = pickles[0].removesuffix("data.pkl")
+    read = (f"{folder}data.pkl", f"{folder}byteorder", f"{folder}data/")
+    packed = [name for name, m in members.items() if m.compress_type != zipfile.ZIP_STORED and name.startswith(read)]
+    if packed:
+        raise RefusedFileError("damaged", f"{path}: {packed[0]} is compressed, which torch never does")
+    return folder
 
 
 def _numbers(data: mmap.mmap | bytearray | memoryview, storage: Storage, start: int) -> Numbers:

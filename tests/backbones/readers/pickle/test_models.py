@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,55 @@ def test_models_beyond_the_limits_are_refused_and_circles_end(tmp_path: Path) ->
     long = nn.ModuleDict({"a" * 200: nn.ModuleDict({"b" * 200: nn.Linear(1, 1)})})
     with pytest.raises(RefusedFileError, match=r"a tensor of a pickled model is named 'aaa"):
         saved(long, tmp_path / "w.pth")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", ["script", "trace"])
+def test_torchscript_archives_are_their_state_dict(way: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = resnet18(width_per_group=64).eval()
+    made = torch.jit.script(model) if way == "script" else torch.jit.trace(model, torch.zeros(1, 3, 32, 32))
+    made.save(str(tmp_path / "w.pt"))
+    tree = load_torch_zip(tmp_path / "w.pt")
+    assert tree.left_out == []
+    assert tree.content.name.startswith("__torch__.torchvision.models.resnet.")
+    assert_same(tree.content.content, torch.jit.load(str(tmp_path / "w.pt")).state_dict())
+    assert torch.equal(read_backbone(tmp_path / "w.pt").tensors["stem.conv1.weight"], model.conv1.weight)
+
+
+class Scripted(nn.Module):
+    """What TorchScript keeps beside modules and parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).half()
+        self.register_buffer("resolution", torch.tensor(224))
+        self.scale = nn.Parameter(torch.ones([]))
+        self.sizes = [1, 2]
+        self.names = {"a": 1}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.visual(x.half()) * self.scale + torch.tensor([1.0]).half()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_programs_in_torchscript_archives_are_not_looked_at(tmp_path: Path) -> None:
+    made = torch.jit.script(Scripted())
+    made.save(str(tmp_path / "w.pt"))
+    expected = torch.jit.load(str(tmp_path / "w.pt")).state_dict()
+    with zipfile.ZipFile(tmp_path / "w.pt") as source, zipfile.ZipFile(tmp_path / "changed.pt", "w") as target:
+        for member in source.infolist():
+            program = "/code/" in member.filename or member.filename.endswith("/constants.pkl")
+            kind = zipfile.ZIP_DEFLATED if program else zipfile.ZIP_STORED
+            target.writestr(member.filename, b"import os" if program else source.read(member), kind)
+    for name in ("w.pt", "changed.pt"):
+        found = load_torch_zip(tmp_path / name).content.content
+        assert_same({key: found[key] for key in expected}, expected)
+        assert set(found) == set(expected)
+        assert found["visual.0.weight"].dtype == torch.float16
+    with zipfile.ZipFile(tmp_path / "w.pt") as source, zipfile.ZipFile(tmp_path / "packed.pt", "w") as target:
+        for member in source.infolist():
+            kind = zipfile.ZIP_DEFLATED if member.filename.endswith("/data/0") else zipfile.ZIP_STORED
+            target.writestr(member.filename, source.read(member), kind)
+    with pytest.raises(RefusedFileError, match="data/0 is compressed, which torch never does"):
+        load_torch_zip(tmp_path / "packed.pt")
