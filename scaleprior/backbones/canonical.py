@@ -97,7 +97,10 @@ def _understood(source: str | Path) -> Found:
         raise
     except UnknownFactsError as e:
         command = convert_command(source, " ".join(Wording(needed_option(name)).flags for name in e.absent))
-        raise UserError(_without_hint(e), hint=f"convert it with `{command}`, and give what that writes") from e
+        raise UserError(
+            _without_hint(e),
+            hint=f"convert it with `{command}`, and give what that writes; without options it lists usual values",
+        ) from e
     except UserError as e:
         remedy = f"{e.hint.marked}: options" if e.hint else "see the options"
         raise UserError(_without_hint(e), hint=f"{remedy} of `{convert_command(source)}`") from e

@@ -149,7 +149,9 @@ def plan_evaluation(loaded: LoadedConfig, model: str | Path, out: Path) -> Plan:
     else:
         logger.warning("%s was not written by ScalePrior: nothing says which config it was trained with", model)
     cfg = open_copy(cfg)
-    cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = text_of(model), str(out)
+    text = text_of(model)  # with what Detectron2 reads of it: an address, and the query behind a name
+    file = text if address_of(text) is not None or text.endswith(_HEURISTICS) else str(local_path(text))
+    cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = file, str(out)
     cfg.MODEL.DEVICE = str(resolve_device(cfg.MODEL.DEVICE))
     _register(cfg, "DATASETS.TEST")
     if trained is not None:

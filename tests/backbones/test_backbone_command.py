@@ -17,6 +17,7 @@ from benchmarks.exactness import randomise
 from scaleprior.backbones import load_backbone, read_card
 from scaleprior.cli import main
 from scaleprior.errors import UserError
+from tests.backbones.foreign import write_telling
 
 Run = Callable[..., "tuple[int, str, str]"]
 
@@ -65,6 +66,30 @@ def test_from_timm_to_detectron2(run: Run, checkpoint: Path, tmp_path: Path) -> 
     code, out, _ = run("backbone", "diff", "r18.safetensors", "other.pth")
     assert code == 1
     assert "values of res2.0.conv1.norm.bias: differ by up to" in out
+
+
+def test_every_command_takes_a_name_of_the_zoo(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))
+    write_telling(tmp_path / "x.pth")
+    assert run("zoo", "add", "x.pth", "--name", "mine")[0] == 0  # converted on the way
+    name = "scaleprior://mine"
+    code, out, _ = run("backbone", "show", name, "--json")
+    assert (code, json.loads(out)["card"]["name"]) == (0, "x")
+    code, out, _ = run("backbone", "verify", name, "--json")
+    assert (code, json.loads(out)["level"]) == (0, "warning")  # its convolutions are random
+    for action, target in (("convert", "again.safetensors"), ("export", "again.pkl")):
+        code, out, _ = run("backbone", action, name, target, "--json")
+        assert (code, json.loads(out)["out"]) == (0, target)
+    for a, b in ((name, "x.pth"), ("again.pkl", name), (name, name)):
+        code, out, _ = run("backbone", "diff", a, b, "--json")
+        assert (code, json.loads(out)["same_tensors"]) == (0, True)
+    assert load_backbone(name).card == read_card(tmp_path / "again.safetensors")
+    for words in (["show", "mine"], ["diff", "x.pth", "mine"]):
+        code, _, error = run("backbone", *words)
+        assert (code, error) == (
+            2,
+            "scaleprior: error: weights not found: mine; did you mean scaleprior://mine?\n",
+        )
 
 
 def test_verify_speaks_and_draws(run: Run, checkpoint: Path, tmp_path: Path) -> None:
