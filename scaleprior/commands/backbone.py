@@ -72,7 +72,9 @@ def _add_facts(parser: argparse.ArgumentParser) -> None:
     )
     facts.add_argument("--depth", type=int, metavar="N", help="of a ResNet some of whose stages are absent")
     facts.add_argument("--timm-model", metavar="NAME", help="take timm's published facts of this model")
-    facts.add_argument("--state", metavar="KEY", help="which state dict of a checkpoint (default: the moving average)")
+    facts.add_argument("--select", metavar="WORD", help="which of several trunks: a word of its place, as encoder_k")
+    facts.add_argument("--prefix", metavar="P", help="what stands in front of the trunk's names, as module.encoder_q.")
+    facts.add_argument("--state", metavar="KEY", help="the dict to look in, as model.ema")
     facts.add_argument("--images", type=int, metavar="N", help="images it was pretrained on")
     facts.add_argument("--labels", type=int, metavar="N", help="labels of its pretraining")
     facts.add_argument("--corpus", metavar="NAME", help="what it was pretrained on")
@@ -133,6 +135,8 @@ def _options(args: argparse.Namespace) -> Any:
         depth=args.depth,
         timm_model=args.timm_model,
         state=args.state,
+        prefix=args.prefix,
+        select=args.select,
         images=args.images,
         labels=args.labels,
         corpus=args.corpus,

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from scaleprior.backbones.card import UNKNOWN, Card
+from scaleprior.backbones.readers.clues import CARD_IN_PICKLE, carried_card, clues_of
 from scaleprior.backbones.readers.containers import Content
 from scaleprior.backbones.readers.facts import ReadOptions, resolve
 from scaleprior.backbones.readers.limits import RefusedFileError
 from scaleprior.backbones.readers.norm_eps import settle_eps
 from scaleprior.backbones.readers.report import Found, Report, some
 from scaleprior.backbones.readers.search import Candidate
-from scaleprior.backbones.readers.sources import check_stated, known_facts, stated_architectures, stated_norm
-from scaleprior.backbones.trunks.family import Clues, TrunkSpec
+from scaleprior.backbones.readers.sources import check_stated, known_facts, stated_architectures
+from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.layout import Dropped, Layout
 from scaleprior.backbones.trunks.trunk import build_trunk, canonical_shapes
 from scaleprior.errors import UserError
@@ -28,8 +29,6 @@ from scaleprior.wording import parameter
 
 __all__ = ["CARD_IN_PICKLE", "OF_ANY_FILE", "amended", "assemble", "refuse_idle"]
 
-CARD_IN_PICKLE = "scaleprior_card"
-"""Key of the card's JSON in a ``.pkl`` exported here; Detectron2 passes over it."""
 OF_ANY_FILE = ("name", "licence", "source", "images")
 """Options that say something of a file with a card, too: they replace what it says."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -46,17 +45,14 @@ def assemble(candidate: Candidate, content: Content, path: Path, options: ReadOp
         RefusedFileError: two tensors of one name, or tensors that are none.
     """
     layout = candidate.layout
-    report = Report(content.kind, layout.name, notes=candidate.notes)
+    report = Report(content.kind, layout.name, candidate.place, dropped=candidate.left_out, notes=candidate.notes)
     tensors = _rename(candidate.tensors, layout, report, str(path))
-    carried = _carried_card(content)
+    carried = carried_card(content)
     if carried is not None:
         refuse_idle([name for name in ("labels", "corpus") if getattr(options, name) is not None], path)
-    author = _beside(content, "__author__")
-    author = author if isinstance(author, str) else None
-    stated = stated_architectures(content.tree, path, options.timm_model)
-    norm = options.norm or stated_norm(stated)
-    clues = Clues(str(path), layout, norm, options.depth, carried.arch if carried else None, author)
+    clues = clues_of(content, options)(layout)
     arch = candidate.family.infer({name: tuple(t.shape) for name, t in tensors.items()}, clues)
+    stated = stated_architectures(content.tree, path, options.timm_model)
     report.notes += [note for one in stated if (note := check_stated(arch, one, str(path)))]
     known = known_facts(content, path, options, carried)
     if published := candidate.family.published(arch, clues):
@@ -65,7 +61,7 @@ def assemble(candidate: Candidate, content: Content, path: Path, options: ReadOp
     arch = candidate.family.refine(arch, stride_in_1x1=bool(facts["stride_in_1x1"]))
     if note := candidate.family.complete(tensors, arch):
         report.notes.append(note)
-    _hold_against(tensors, arch, path, options, report)
+    _hold_against(tensors, arch, candidate, path, options, report)
     eps = settle_eps(tensors, arch, facts.get("norm_eps"), path, options, report)
     if "detector" in report.dropped:
         report.notes.append("the file is a whole detector; its backbone was cut out")
@@ -121,16 +117,6 @@ def _view(value: Any, name: str, where: str, report: Report) -> np.ndarray:
     return value
 
 
-def _beside(content: Content, key: str) -> Any:
-    """What a ``.pkl`` keeps beside its weights under this key."""
-    return content.tree.get(key) if content.kind == "pickle" and isinstance(content.tree, Mapping) else None
-
-
-def _carried_card(content: Content) -> Card | None:
-    text = _beside(content, CARD_IN_PICKLE)
-    return Card.from_json(text, source=str(content.path)) if isinstance(text, str) else None
-
-
 def refuse_idle(names: Sequence[str], path: Path) -> None:
     """Raises UserError: there are such options."""
     if names:
@@ -147,7 +133,12 @@ def amended(card: Card, options: ReadOptions) -> Card:
 
 
 def _hold_against(
-    tensors: dict[str, np.ndarray], arch: TrunkSpec, path: Path, options: ReadOptions, report: Report
+    tensors: dict[str, np.ndarray],
+    arch: TrunkSpec,
+    candidate: Candidate,
+    path: Path,
+    options: ReadOptions,
+    report: Report,
 ) -> None:
     """Compare with the architecture; in a partial reading replace what does not fit by fresh weights.
 
@@ -169,8 +160,10 @@ def _hold_against(
         ) if names
     )  # fmt: skip
     if not options.allow_partial:
+        place = f" ({candidate.layout.name} names, {candidate.place})" if candidate.place else ""
         raise UserError(
-            f"{path} fits {arch.name} only partly: {len(report.matched)} tensors matched, {said}",
+            f"{path} fits {arch.name} only partly{place}: {len(report.matched)} tensors matched, {said}; "
+            f"the file holds: {candidate.tree}",
             hint=f"take complete weights, or {parameter('allow_partial', True)} to start the rest from fresh weights",
         )
     for name in report.unexpected:

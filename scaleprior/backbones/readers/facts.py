@@ -58,7 +58,9 @@ class ReadOptions:
             into the running variances where they can take it, else it stays in the card.
         depth: of a ResNet some of whose stages are absent.
         timm_model: timm's name (with or without tag) whose published facts hold, e.g. "resnet50.a1_in1k".
-        state: which of a checkpoint's state dicts (default: the moving average if there is one).
+        state: the dict to look in, keys joined by dots ("state_dict", "model.ema").
+        prefix: what stands in front of the trunk's names there ("module.encoder_q."; "" = nothing).
+        select: a word of where the trunk stands, which only one of several has ("encoder_k").
         images, labels, corpus, licence, source: for the card.
         allow_partial: fill what is missing or mis-shaped with fresh weights, and leave out what is unexpected.
         allow_nonfinite: accept NaN and infinity.
@@ -74,6 +76,8 @@ class ReadOptions:
     depth: int | None = None
     timm_model: str | None = None
     state: str | None = None
+    prefix: str | None = None
+    select: str | None = None
     images: int | None = None
     labels: int | None = None
     corpus: str | None = None
@@ -118,9 +122,10 @@ _TEXT = (_is_text, "give a text, not an empty one")
 _FLAG = (_is_flag, "give True or False; a text such as 'no' would count as yes")
 _WHOLE = (_is_whole, "give a whole number of at least 1")
 _FITTING: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys(("name", "timm_model", "state", "corpus", "licence", "source"), _TEXT),
+    **dict.fromkeys(("name", "timm_model", "state", "select", "corpus", "licence", "source"), _TEXT),
     **dict.fromkeys(("stride_in_1x1", "allow_partial", "allow_nonfinite"), _FLAG),
     **dict.fromkeys(("depth", "images", "labels"), _WHOLE),
+    "prefix": (lambda value: isinstance(value, str), 'give a text such as "module.encoder_q."'),
     "pixel_mean": (_is_triple, "give three finite numbers on the 0-255 scale"),
     "pixel_std": (
         lambda value: _is_triple(value) and min(value) > 0,

@@ -22,17 +22,20 @@ class Report:
 
     Attributes:
         kind, layout: of the file and of its names.
+        place: where the trunk's names stand, "module.encoder_q. in state_dict"; "" = nothing is in front of them.
         matched: canonical names that were filled.
         missing: canonical names that the file lacks (filled with fresh weights if that was allowed).
         unexpected: the file's names that have no place.
         misshaped: "name: its shape instead of the expected one".
-        dropped: reason -> the file's names left out on purpose (classifier, counter, optimiser, detector, projection).
+        dropped: reason -> the file's names left out on purpose (classifier, head, projector, counter,
+            optimiser, detector, another trunk, beside the trunk, ...).
         facts: fact -> where it was found.
         notes: what a reader should hear, in sentences.
     """
 
     kind: str
     layout: str
+    place: str = ""
     matched: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -47,7 +50,8 @@ class Report:
 
     def lines(self) -> list[str]:
         """For people."""
-        text = [f"read as {self.layout}, {self.kind} file: {len(self.matched)} tensors matched"]
+        place = f" of {self.place}" if self.place else ""
+        text = [f"read as {self.layout}{place}, {self.kind} file: {len(self.matched)} tensors matched"]
         for reason, names in self.dropped.items():
             text.append(f"left out, {reason}: {len(names)} ({some(names)})")
         for label in ("missing", "unexpected", "misshaped"):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         known_models as known_models,
         register_family as register_family,
     )
-    from scaleprior.backbones.trunks.layout import Dropped as Dropped, Layout as Layout
+    from scaleprior.backbones.trunks.layout import Dropped as Dropped, Layout as Layout, Relative as Relative
     from scaleprior.backbones.trunks.model import Model as Model, fitting_norms as fitting_norms
     from scaleprior.backbones.trunks.published import KnownFacts as KnownFacts
     from scaleprior.backbones.trunks.resnet.spec import ResNetSpec as ResNetSpec

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from scaleprior.backbones.trunks.family import TrunkFamily
-from scaleprior.backbones.trunks.layout import CLASSIFIER, Dropped, Layout
+from scaleprior.backbones.trunks.family import Shapes, TrunkFamily
+from scaleprior.backbones.trunks.layout import CLASSIFIER, Dropped, Layout, Relative
 from scaleprior.backbones.trunks.model import MAPS, Model
 from scaleprior.backbones.trunks.resnet.spec import BLOCKS_PER_STAGE
 
@@ -23,7 +23,6 @@ __all__ = ["BiT"]
 
 
 def _bit(name: str) -> str | Dropped | None:
-    name = name.removeprefix("resnet/")
     if name.startswith("head/"):
         return CLASSIFIER
     tensor = {"gamma": "weight", "beta": "bias"}
@@ -69,9 +68,16 @@ class BiT(TrunkFamily):
         for depth, width in ((50, 1), (50, 3), (101, 1), (101, 3), (152, 2), (152, 4))
     }
     layouts = (
-        Layout("bit (its own names)", (r"(resnet/)?root_block/standardized_conv2d/kernel",), _bit, (), _outputs_first),
-        Layout("bit (timm names)", (r"stem\.conv\.weight$", r"stages\.0\.blocks\.0\.conv1\.weight"), _timm_bit),
+        Layout("bit (its own names)", (r"root_block/standardized_conv2d/kernel$",), _bit, (), _outputs_first),
+        Layout("bit (timm names)", (r"stages\.0\.blocks\.0\.conv1\.weight$", r"stem\.conv\.weight$"), _timm_bit),
     )
+
+    def refusal(self, shapes: Shapes) -> Relative | None:
+        if any(name.endswith("running_var") for name in shapes):
+            return Relative(
+                "a pre-activation ResNetV2 with BatchNorm", "take BiT's, which has GroupNorm: resnetv2_50x1_bit"
+            )
+        return None
 
     def label(self, depth: int, width: int) -> str:
         return f"BiT-R{depth}x{width}"

@@ -17,7 +17,6 @@ __all__ = ["CLIP"]
 
 
 def _timm_clip(name: str) -> str | Dropped | None:
-    name = name.removeprefix("visual.trunk.")
     if name.endswith("num_batches_tracked"):
         return COUNTER
     if name.startswith("head."):
@@ -25,31 +24,34 @@ def _timm_clip(name: str) -> str | Dropped | None:
     part = r"stem\.conv[123]|stages\.[0-3]\.\d+\.(?:conv1_1x1|conv2_kxk|conv3_1x1|shortcut\.conv)"
     if re.fullmatch(rf"(?:{part})\.(?:conv\.weight|bn\.(?:{TENSORS}))", name):
         return name
-    return _text_tower(name)
+    return None
 
 
 def _openai_clip(name: str) -> str | Dropped | None:
     if name.endswith("num_batches_tracked"):
         return COUNTER
-    bare = name.removeprefix("visual.")
-    if bare.startswith("attnpool."):
+    if name.startswith("attnpool."):
         return PROJECTION
-    if match := re.fullmatch(rf"(conv|bn)([123])\.({TENSORS})", bare):
+    if match := re.fullmatch(rf"(conv|bn)([123])\.({TENSORS})", name):
         return f"stem.conv{match[2]}.{match[1]}.{match[3]}"
-    if match := re.fullmatch(rf"layer([1-4])\.(\d+)\.(conv|bn)([123])\.({TENSORS})", bare):
+    if match := re.fullmatch(rf"layer([1-4])\.(\d+)\.(conv|bn)([123])\.({TENSORS})", name):
         part = ("conv1_1x1", "conv2_kxk", "conv3_1x1")[int(match[4]) - 1]
         return f"stages.{int(match[1]) - 1}.{match[2]}.{part}.{match[3]}.{match[5]}"
     # "-1" is the average pooling, which has no tensors
-    if match := re.fullmatch(rf"layer([1-4])\.(\d+)\.downsample\.([01])\.({TENSORS})", bare):
+    if match := re.fullmatch(rf"layer([1-4])\.(\d+)\.downsample\.([01])\.({TENSORS})", name):
         kind = ("conv", "bn")[int(match[3])]
         return f"stages.{int(match[1]) - 1}.{match[2]}.shortcut.conv.{kind}.{match[4]}"
-    return _text_tower(name)
+    return None
+
+
+_TEXT_TOWER = re.compile(
+    r"(?:.*\.)?(?:text\.|transformer\.|token_embedding|positional_embedding|ln_final|text_projection|logit_(?:scale|bias)|"
+    r"(?:input_resolution|context_length|vocab_size)$)"
+)
 
 
 def _text_tower(name: str) -> Dropped | None:
-    towers = r"(?:text\.|transformer\.|token_embedding|positional_embedding|ln_final|text_projection|logit_)"
-    extras = ("input_resolution", "context_length", "vocab_size")
-    return PROJECTION if re.match(towers, name) or name in extras else None
+    return PROJECTION if _TEXT_TOWER.match(name) else None
 
 
 def _model(blocks: tuple[int, int, int, int], width: int) -> Model:
@@ -72,9 +74,11 @@ class CLIP(TrunkFamily):
         "resnet50x64_clip": _model((3, 15, 36, 10), 128),
     }
     layouts = (
-        Layout("clip (OpenAI names)", (r"(visual\.)?conv3\.weight$", r"(visual\.)?layer1\.0\.conv1"), _openai_clip),
-        Layout("clip (timm names)", (r"(visual\.trunk\.)?stages\.0\.0\.conv1_1x1\.conv\.weight",), _timm_clip),
-    )
+        Layout(
+            "clip (OpenAI names)", (r"layer1\.0\.conv1\.weight$", r"conv3\.weight$"), _openai_clip, beside=_text_tower
+        ),
+        Layout("clip (timm names)", (r"stages\.0\.0\.conv1_1x1\.conv\.weight$",), _timm_clip, beside=_text_tower),
+    )  # fmt: skip
 
     def label(self, depth: int, width: int) -> str:
         return f"CLIP-R{depth}x{width}" if width > 1 else f"CLIP-R{depth}"

@@ -9,11 +9,11 @@ authors' own detectors have one on every map; pretraining reads res5 as the publ
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from scaleprior.backbones.trunks.family import Clues, TimmSpec, TrunkFamily
-from scaleprior.backbones.trunks.layout import CLASSIFIER, Dropped, Layout
+from scaleprior.backbones.trunks.family import Clues, Shapes, TimmSpec, TrunkFamily
+from scaleprior.backbones.trunks.layout import CLASSIFIER, Dropped, Layout, Relative
 from scaleprior.backbones.trunks.model import MAPS, Model
 from scaleprior.backbones.trunks.published import IMAGENET_MEAN, IMAGENET_STD, KnownFacts
 from scaleprior.errors import UserError
@@ -86,8 +86,9 @@ class ConvNeXt(TrunkFamily):
     least_side = 32  # nothing is padded: stem and downsampling drop what is left over
     models: ClassVar = {"convnext_tiny": _model((3, 3, 9, 3)), "convnext_small": _model((3, 3, 27, 3))}
     layouts = (
-        Layout("convnext (timm names)", (r"stem\.0\.weight$", r"stages\.0\.blocks\.0\.conv_dw\.weight"), _timm),
-        Layout("convnext (torchvision names)", (r"features\.1\.0\.block\.0\.weight", r"features\.\d\.\d+\.layer_scale"),
+        Layout("convnext (timm names)", (r"stages\.0\.blocks\.0\.conv_dw\.weight$", r"stem\.0\.weight$"), _timm),
+        Layout("convnext (torchvision names)",
+               (r"features\.1\.0\.block\.0\.weight$", r"features\.\d\.\d+\.layer_scale$"),
                _torchvision, reshape=_flat_scales),
     )  # fmt: skip
 
@@ -97,9 +98,11 @@ class ConvNeXt(TrunkFamily):
             f"published for {who} {spec.model}", IMAGENET_MEAN, IMAGENET_STD, "RGB", False, kind="publisher"
         )
 
-    def refusal(self, names: Collection[str]) -> tuple[str, str] | None:
-        if any(re.match(r"stages\.\d\.blocks\.\d+\.mlp\.grn\.", name) for name in names):
-            return "a ConvNeXt V2 (its blocks have a global response norm)", "take the first version: convnext_tiny"
+    def refusal(self, shapes: Shapes) -> Relative | None:
+        if any(re.match(r"stages\.\d\.blocks\.\d+\.mlp\.grn\.", name) for name in shapes):
+            return Relative(
+                "a ConvNeXt V2 (its blocks have a global response norm)", "take the first version: convnext_tiny"
+            )
         return None
 
     def label(self, depth: int, width: int) -> str:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from scaleprior.backbones.trunks.layout import Layout
+from scaleprior.backbones.trunks.layout import Layout, Relative
 from scaleprior.backbones.trunks.model import MAPS, Model, check_family, fitting_norms
 from scaleprior.backbones.trunks.published import KnownFacts
 from scaleprior.errors import UserError
@@ -191,8 +191,8 @@ class TrunkFamily:
         """Add what the layout leaves out because it is always the same; returns a sentence on it, if anything was."""
         return None
 
-    def refusal(self, names: Collection[str]) -> tuple[str, str] | None:
-        """(what it is, what to take instead) of a relative that no trunk here can hold."""
+    def refusal(self, shapes: Shapes) -> Relative | None:
+        """The relative whose tensors, by the file's and by canonical names, these are; None: no known one."""
         return None
 
     # Its names

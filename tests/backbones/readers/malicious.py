@@ -12,6 +12,7 @@ import argparse
 import io
 import json
 import pickle
+import re
 import struct
 import sys
 import warnings
@@ -73,7 +74,7 @@ EXPECTED = {
     "path.safetensors": "path",
     "inf.safetensors": "numbers",
     "escape.index.json": "path",
-    "prefix.safetensors": "duplicate",
+    "twins.safetensors": "duplicate",
     "noise.bin": "damaged",
 }
 """File -> the reason it must be refused for, or "inert": its objects are placeholders, and nothing of them was run."""
@@ -244,18 +245,25 @@ def _safetensors(folder: Path) -> None:
     write("twice.safetensors", f'{{"a":{entry % ("1", "0,4")},"a":{entry % ("1", "4,8")}}}')
     write("path.safetensors", f'{{"../../../etc/passwd":{entry % ("2", "0,8")}}}')
     state = _narrow()
-    save_file(_two_backbones(state), folder / "prefix.safetensors")
+    save_file(_one_norm_twice(state), folder / "twins.safetensors")
     state["layer1.0.conv1.weight"][0, 0, 0, 0] = torch.inf
     save_file(state, folder / "inf.safetensors")
     (folder / "escape.index.json").write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
 
 
-def _two_backbones(state: dict) -> dict:
-    """Two backbones in one file, whose bare names are the same."""
+def _one_norm_twice(state: dict) -> dict:
+    """Caffe2's names, and the stem's norm also as MSRA's files call it."""
     from scaleprior.backbones import to_detectron2
 
-    bare = to_detectron2(state)
-    return {f"{p}{k}": v.clone() for k, v in bare.items() for p in ("backbone.", "backbone.bottom_up.")}
+    words = {"conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c", "shortcut": "branch1"}
+    tensors = {"weight": "w", "norm.weight": "bn_s", "norm.bias": "bn_b", "norm.running_mean": "bn_rm"}
+    tensors["norm.running_var"] = "bn_riv"
+    named = {}
+    for name, value in to_detectron2(state).items():
+        stage, *block, part, tensor = re.sub(r"\.norm\.", ".norm_", name).split(".")
+        tensor = tensors[tensor.replace("norm_", "norm.")]
+        named["_".join([stage, *block, words[part], tensor] if block else [part, tensor])] = value.clone()
+    return {**named, "res_conv1_bn_s": named["conv1_bn_s"].clone()}
 
 
 def peak() -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from scaleprior.backbones.trunks.family import Clues, Shapes, TrunkFamily
+from scaleprior.backbones.trunks.layout import Relative
 from scaleprior.backbones.trunks.model import Model
 from scaleprior.backbones.trunks.published import IMAGENET, KnownFacts
 from scaleprior.backbones.trunks.resnet.infer import infer_norm, infer_resnet
 from scaleprior.backbones.trunks.resnet.layouts import LAYOUTS
 from scaleprior.backbones.trunks.resnet.names import from_detectron2, names_and_shapes, to_detectron2
 from scaleprior.backbones.trunks.resnet.published import of_author, of_caffe2
+from scaleprior.backbones.trunks.resnet.relatives import relative
 from scaleprior.backbones.trunks.resnet.spec import BLOCKS_PER_STAGE, ResNetSpec
 from scaleprior.errors import UserError
 
@@ -75,13 +77,8 @@ class ResNets(TrunkFamily):
             tensors[f"{stem}running_var"] = np.ones(tensors[name].shape, np.float32)
         return "norms are affine only (FrozenBN); they got mean 0 and variance 1, as Detectron2 loads them"
 
-    def refusal(self, names: Collection[str]) -> tuple[str, str] | None:
-        if "conv1.0.weight" not in names:
-            return None
-        return (
-            "a ResNet with a deep stem (timm's c, d, s or t variants), which Detectron2's stem cannot hold",
-            "take the plain variant of that ResNet",
-        )
+    def refusal(self, shapes: Shapes) -> Relative | None:
+        return relative(shapes)
 
     def canonical_names(self, own: Sequence[str]) -> dict[str, str]:
         renamed = {}

@@ -61,7 +61,7 @@ def infer_resnet(shapes: Shapes, *, norm: str, where: str, depth: int | None = N
                 hint=f"give {parameter('depth')}" if fitting else f"known depths: {sorted(BLOCKS_PER_STAGE)}",
             )
         depth = fitting[0]
-    stem = shapes.get("stem.conv1.weight", (64,))
+    stem = shapes.get("stem.conv1.weight") or (64,)
     if not bottleneck:
         return ResNetSpec(depth=depth, norm=norm, stem_out_channels=stem[0])
     middle, last = _first(shapes, "conv2"), _first(shapes, "conv3")
