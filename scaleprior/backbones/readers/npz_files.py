@@ -7,6 +7,7 @@ import mmap
 import zipfile
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Literal
 
 import numpy as np
@@ -51,7 +52,9 @@ def _header(file: IO[bytes], name: str, path: Path) -> tuple[tuple[int, ...], Li
         reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
         # literal_eval of at most 10,000 characters (NumPy's own limit)
         shape, fortran, dtype = reader(file)
-    except (ValueError, KeyError, TypeError, SyntaxError, MemoryError, RecursionError) as e:
+    except (
+        ValueError, KeyError, TypeError, SyntaxError, TokenError, MemoryError, RecursionError, OverflowError
+    ) as e:  # fmt: skip
         raise RefusedFileError("damaged", f"{path}: {name} is not a NumPy array: {str(e)[:120]}") from e
     if dtype.hasobject or dtype.kind not in "biuf":
         raise RefusedFileError("code", f"{path}: {name} is an array of {dtype}, not of numbers")

@@ -64,6 +64,7 @@ EXPECTED = {
     "huge.npz": "size",
     "objects.npz": "code",
     "bomb.npz": "size",
+    "open.npz": "damaged",
     "path.npz": "path",
     "twice.npz": "duplicate",
     "flipped.npz": "damaged",
@@ -223,6 +224,8 @@ def _npz(folder: Path) -> None:
     (folder / "flipped.npz").write_bytes(data)
     with zipfile.ZipFile(folder / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(kernel, _npy_header("(26214400,)") + bytes(100 << 20))
+    with zipfile.ZipFile(folder / "open.npz", "w") as archive:
+        archive.writestr(kernel, _npy_header("(((1,"))  # NumPy's reader of headers: a TokenError
     with zipfile.ZipFile(folder / "path.npz", "w") as archive:
         archive.writestr("../../etc/passwd.npy", _npy_header("(1,)") + b"abcd")
     with zipfile.ZipFile(folder / "twice.npz", "w") as archive, warnings.catch_warnings():

@@ -25,7 +25,16 @@ from scaleprior.backbones.readers.pickle.stand_ins import (
     shortly,
 )
 
-__all__ = ["PLAIN_NAMES", "STORAGES", "TORCH_NAMES", "ArrayStandIn", "Storage", "TensorRecord", "as_text"]
+__all__ = [
+    "PLAIN_NAMES",
+    "STORAGES",
+    "TORCH_NAMES",
+    "ArrayStandIn",
+    "DTypeStandIn",
+    "Storage",
+    "TensorRecord",
+    "as_text",
+]
 
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
@@ -61,7 +70,9 @@ class TensorRecord:
     stride: tuple[int, ...]
 
 
-class _DType(StandIn):
+class DTypeStandIn(StandIn):
+    """The type of an array's members."""
+
     dtype: np.dtype | None = None
     """None: not of numbers (texts, dates, records, objects, complex ones)."""
 
@@ -89,7 +100,7 @@ class ArrayStandIn(StandIn):
 
     def fill(self, raw: Any, dtype: Any, shape: Any, order: Any) -> None:
         """Lay it over its bytes."""
-        if isinstance(dtype, _DType) and dtype.dtype is not None:
+        if isinstance(dtype, DTypeStandIn) and dtype.dtype is not None:
             self.value = _view(raw, dtype.dtype, shape, order)
         else:
             self.other = Instance("numpy.ndarray")
@@ -115,7 +126,7 @@ def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> ArrayStandIn:
 
 
 def _scalar(dtype: Any, raw: Any = b"") -> Any:
-    if not isinstance(dtype, _DType) or dtype.dtype is None:
+    if not isinstance(dtype, DTypeStandIn) or dtype.dtype is None:
         return Instance("numpy.generic", (raw,))
     return _view(_encode(raw) if isinstance(raw, str) else raw, dtype.dtype, (), "C").item()
 
@@ -212,7 +223,7 @@ def _table(entries: dict[tuple[str, str], Callable[..., Any]]) -> dict[tuple[str
 
 _PLAIN = {
     ("collections", "OrderedDict"): _ordered,
-    ("numpy", "dtype"): _DType,
+    ("numpy", "dtype"): DTypeStandIn,
     ("_codecs", "encode"): _encode,
     **{(module, "__newobj__"): _new for module in ("copyreg", "copy_reg")},
     **{(module, "_reconstructor"): _reconstructed for module in ("copyreg", "copy_reg")},

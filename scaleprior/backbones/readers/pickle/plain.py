@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from scaleprior.backbones.readers.limits import Limits, RefusedFileError
-from scaleprior.backbones.readers.pickle.names import ArrayStandIn, Storage, TensorRecord, as_text
+from scaleprior.backbones.readers.pickle.names import ArrayStandIn, DTypeStandIn, Storage, TensorRecord, as_text
 from scaleprior.backbones.readers.pickle.placeholders import Placeholder, attributes, module_state, module_tensors
 from scaleprior.backbones.readers.pickle.stand_ins import Instance, Named, OddKey
 
@@ -120,6 +120,8 @@ class _Conversion:
             return Placeholder("torch.storage")
         if isinstance(value, ArrayStandIn):
             return _array(value)
+        if isinstance(value, DTypeStandIn):
+            return Placeholder("numpy.dtype", value.dtype and value.dtype.name)
         return as_text(value) if isinstance(value, bytes) and len(value) <= _LONG else value
 
 

@@ -163,6 +163,7 @@ def unusual() -> dict[str, Any]:
         "records": np.zeros(2, dtype=[("a", "f4"), ("b", "i8")]),
         "complex": np.zeros(3, dtype=np.complex64),
         "text": np.str_("a"),
+        "array_type": np.dtype("float32"),
         "random": np.random.default_rng(0),
         "state": np.random.RandomState(0).get_state(),
         "python": random.getstate(),
@@ -197,6 +198,7 @@ def test_tensors_of_other_kinds_do_not_block_weights(form: str, tmp_path: Path) 
     tensors = {name for name, value in found.items() if isinstance(value, (torch.Tensor, np.ndarray))}
     assert tensors == {"weight", "generator"}
     assert found["objects"] == Placeholder("numpy.ndarray", [{"a": 1}, None])
+    assert found["array_type"] == Placeholder("numpy.dtype", "float32")
     assert found["quantised"].name == "torch._utils._rebuild_qtensor"
     assert found["sparse"].name == "torch._utils._rebuild_sparse_tensor"
     assert found["optimiser"].name == "torch.optim.sgd.SGD"
