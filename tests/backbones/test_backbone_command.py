@@ -175,3 +175,23 @@ def test_a_format_that_is_none_is_refused_before_reading(run: Run) -> None:
     assert (code, error) == (2, "scaleprior: error: --format is 'onnx' for w.pkl; take detectron2 or torchvision\n")
     code, _, error = run("backbone", "export", "absent.pth", "w.pkl", "--format", "torchvision")
     assert (code, error) == (2, "scaleprior: error: --format is 'torchvision' for w.pkl; name it *.pth\n")
+
+
+def test_norms_of_another_eps_and_what_stock_detectron2_can_have_of_them(
+    run: Run, checkpoint: Path, tmp_path: Path
+) -> None:
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    state["layer1.0.bn1.running_var"][3] = 1e-9
+    torch.save(state, checkpoint)
+    facts = ["--pixel-mean", 1, 2, 3, "--pixel-std", 1, 2, 3, "--channel-order", "RGB", "--stride-in-1x1", "no"]
+    _, out, _ = run("backbone", "convert", checkpoint, "r18.safetensors", "--norm-eps", 0, *facts)
+    assert "the norms keep their eps, 0: 1 running variances are too small to take up the difference to 1e-05" in out
+    code, out, _ = run("backbone", "verify", "r18.safetensors")
+    assert code == 0
+    assert "MODEL.NORM_EPS 0.0" in out
+    code, _, error = run("backbone", "export", "r18.safetensors", "r18.pkl")
+    assert code == 2
+    assert "--frozen-norms puts it into the gains of their channels" in error
+    _, out, _ = run("backbone", "export", "r18.safetensors", "r18.pkl", "--frozen-norms")
+    assert "MODEL.RESNETS.NORM FrozenBN" in out
+    assert "NORM_EPS" not in out  # a key that stock Detectron2 does not know

@@ -33,6 +33,7 @@ from scaleprior.backbones import (
     save_backbone,
     to_detectron2,
 )
+from scaleprior.backbones.pictures import drawn_image, feature_maps
 from scaleprior.backbones.readers.limits import RefusedFileError
 from scaleprior.backbones.readers.norm_eps import fold_eps
 from scaleprior.backbones.trunks import family as registry
@@ -98,7 +99,7 @@ def test_torchvisions_coco_detectors_keep_their_eps_of_0(tmp_path: Path, pixels:
     model = detection.FasterRCNN(_resnet_fpn_extractor(body, 3), 91)
     body = quiet(model.backbone.body)
     overwrite_eps(model, 0.0)
-    backbone = converted(body, tmp_path, norm_eps=0)
+    backbone = converted(model, tmp_path, norm_eps=0)  # the whole detector's file
     assert (backbone.card.norm_eps, backbone.card.norm) == (0, "BN")
     assert read_card(tmp_path / "ours.safetensors").to_dict()["norm_eps"] == 0
     frozen = detection_trunk(backbone.card.arch, norm="FrozenBN", freeze_stages=2, norm_eps=backbone.card.norm_eps)
@@ -229,7 +230,7 @@ def test_exports_are_of_the_other_programs_eps_or_refused(tmp_path: Path, pixels
         assert not (tmp_path / name).exists()
         card = backbone.export(tmp_path / name, frozen_norms=True)
         assert card.norm_eps == 1e-5
-        again = load_backbone(tmp_path / name, **(FACTS if name == "w.pth" else {}))
+        again = load_backbone(tmp_path / name, **({**FACTS, "norm_eps": 1e-5} if name == "w.pth" else {}))
         assert again.card.norm_eps == 1e-5
         assert difference(again.trunk().eval()(pixels), expected) <= ROUNDING
     # as torchvision and stock Detectron2 compute, with their own loaders
@@ -240,6 +241,18 @@ def test_exports_are_of_the_other_programs_eps_or_refused(tmp_path: Path, pixels
     content = pickle.loads((tmp_path / "w.pkl").read_bytes())
     named = {name: torch.from_numpy(values) for name, values in content["model"].items()}
     assert json.loads(content["scaleprior_card"])["tensors_sha256"] == tensors_sha256(named)
+
+
+def test_pictures_show_what_detectors_see(tmp_path: Path) -> None:
+    model = randomise(_group_norms(1e-2), 0)
+    backbone = converted(model, tmp_path, norm_eps=1e-2, norm="GN")
+    image = drawn_image(64)
+    maps = feature_maps(backbone.tensors, backbone.card, image)
+    x = (torch.from_numpy(image).permute(2, 0, 1)[None].float() - 127.5) / 127.5
+    with torch.inference_mode():
+        expected = _staged(model)(x)
+    assert difference({k: torch.from_numpy(v)[None] for k, v in maps.items()}, expected) <= ROUNDING
+    assert difference(backbone.features(torch.from_numpy(image).permute(2, 0, 1)), expected) <= ROUNDING
 
 
 def test_what_folds_is_exported_without_asking(tmp_path: Path, pixels: Tensor) -> None:

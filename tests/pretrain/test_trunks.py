@@ -110,8 +110,10 @@ def test_a_runs_identity_names_the_trunk_only_where_the_config_does(small_config
 
 def test_going_on_from_norms_of_another_eps_says_so_and_keeps_it(small_config: Callable, tmp_path: Path) -> None:
     first = pretrain(small_config("MODEL.NORM_EPS", "1e-3", "PRETRAIN.BUDGET.AMOUNT", "1"), tmp_path / "first")
-    parent = load_canonical(first.backbone)[1]
+    tensors, parent = load_canonical(first.backbone)
     assert parent.norm_eps == 1e-3
+    plain = load_canonical(pretrain(small_config("PRETRAIN.BUDGET.AMOUNT", "1"), tmp_path / "plain").backbone)[0]
+    assert not all(torch.equal(tensors[name], tensor) for name, tensor in plain.items())  # it was trained with it
     words = ("MODEL.WEIGHTS", str(first.backbone), "PRETRAIN.BUDGET.AMOUNT", "1", "PRETRAIN.HELD_OUT.IMAGES", "8")
     with pytest.raises(UserError, match=r"MODEL.NORM_EPS is -1.0; use MODEL.NORM_EPS 0.001"):
         pretrain(small_config(*words), tmp_path / "next")

@@ -20,7 +20,7 @@ from scaleprior.backbones.zoo.schema import (
     COUNT,
     FLAG,
     HASH,
-    POSITIVE,
+    NOT_NEGATIVE,
     SECTION,
     SHA256,
     TEXT,
@@ -79,7 +79,7 @@ _PUBLIC_KEYS = {
     "pixel_std": TRIPLE,
     "channel_order": optional(one_of("RGB", "BGR")),
     "stride_in_1x1": optional(FLAG),
-    "norm_eps": optional(POSITIVE),
+    "norm_eps": optional(NOT_NEGATIVE),
     "downloaded": optional(TEXT),
     "proof": optional(mapping_of({what: optional(TEXT) for what in PROOFS})),
 }

@@ -19,8 +19,8 @@ __all__ = [
     "FLAG",
     "HASH",
     "NAME_PATTERN",
+    "NOT_NEGATIVE",
     "NUMBER",
-    "POSITIVE",
     "SECTION",
     "SHA256",
     "TEXT",
@@ -63,7 +63,7 @@ TEXT = Kind("text", lambda v: isinstance(v, str) and bool(v.strip()))
 COUNT = Kind("a whole number of at least 1", lambda v: type(v) is int and v >= 1)
 FLAG = Kind("true or false", lambda v: isinstance(v, bool))
 NUMBER = Kind("a number", is_number)
-POSITIVE = Kind("a positive number such as 1.0e-5", lambda v: is_number(v) and v > 0)
+NOT_NEGATIVE = Kind("a number of at least 0 such as 1.0e-5", lambda v: is_number(v) and v >= 0)
 TRIPLE = Kind("three numbers", lambda v: isinstance(v, list) and len(v) == 3 and all(map(is_number, v)))
 SECTION = Kind("keys and values", lambda v: isinstance(v, Mapping))
 SHA256 = Kind("64 hexadecimal digits", _pattern("[0-9a-f]{64}"))

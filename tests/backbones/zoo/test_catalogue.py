@@ -252,7 +252,7 @@ GOOD: dict[str, Any] = {
         ({"proof": {"pixel": "somewhere"}}, "key proof is .*; give keys and values: pixels .text, if any., trunk"),
         ({"stride_in_1x1": "no"}, "key stride_in_1x1 is 'no'; give true or false"),
         ({"channel_order": "rgb"}, "key channel_order is 'rgb'; give one of RGB, BGR"),
-        ({"norm_eps": 0}, "key norm_eps is 0; give a positive number"),
+        ({"norm_eps": -1e-5}, "key norm_eps is -1e-05; give a number of at least 0"),
         ({"norm": "XN"}, "entry x: MODEL.RESNETS.NORM is 'XN'; take one of BN"),
         ({"depth": 18, "groups": 32}, "entry x: ResNet-18 has basic blocks"),
         ({"trunk": "clip", "groups": 32}, "entry x: clip has no num_groups; its name tells the whole trunk"),
