@@ -130,7 +130,7 @@ def peak() -> int:
 def measure_one(source: Path, out: Path) -> None:
     import torch
 
-    from scaleprior.backbones import convert_backbone
+    from scaleprior.backbones import ReadOptions, convert_backbone
     from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
     from scaleprior.backbones.trunks.trunk import canonical_shapes
 
@@ -153,7 +153,7 @@ def measure_one(source: Path, out: Path) -> None:
         copied.unlink()
     before = peak()
     clock = Clock()
-    convert_backbone(source, out)
+    convert_backbone(source, out, ReadOptions(assume="torchvision"))
     convert, convert_cpu = clock.read()
     memory = 1024 * (peak() - before) / source.stat().st_size
     figures = {"convert": convert, "convert_cpu": convert_cpu, "copy": copy, "copy_cpu": copy_cpu, "memory": memory}

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from scaleprior.backbones.export import export_backbone
 from scaleprior.backbones.readers.facts import ReadOptions
 from scaleprior.backbones.readers.read import read_backbone
-from scaleprior.backbones.trunks.published import IMAGENET
 from scaleprior.backbones.trunks.trunk import build_trunk
 from scaleprior.backbones.weights import load_canonical, save_backbone
 from scaleprior.errors import UserError
 
-__all__ = ["FORMATS", "Row", "check_format", "randomise"]
+__all__ = ["FORMATS", "Row", "check_format", "facts_of", "randomise"]
 
 Features = dict[str, Tensor]
 Forward = Callable[[Tensor], Features]
@@ -273,6 +272,11 @@ def _clip(depth: int, path: Path) -> tuple[Path, Forward]:
             state[f"visual.layer{int(words[1]) + 1}.{words[2]}.downsample.{kind}.{words[6]}"] = tensor
         elif words[0] == "stages":
             state[f"visual.layer{int(words[1]) + 1}.{words[2]}.{words[4]}{parts[words[3]]}.{words[5]}"] = tensor
+    state |= {
+        "input_resolution": torch.tensor(224),
+        "context_length": torch.tensor(77),
+        "vocab_size": torch.tensor(49408),
+    }
     state["visual.attnpool.positional_embedding"] = model.state_dict()["head.pos_embed"]
     torch.save(state, path / "source.pt")
     reference = _timm(f"resnet{depth}_clip_gap", 99, num_classes=0)
@@ -342,12 +346,13 @@ FORMATS: dict[str, tuple[tuple[int, ...], Callable[[int, Path], tuple[Path, Forw
     "ConvNeXt (torchvision names)": (tuple(_CONVNEXT), _convnext_torchvision),
 }
 """Format -> (depths it exists in, builder of a source file and of the reference's forward pass)."""
-_FACTS = {
-    "hugging face transformers": ReadOptions(
-        pixel_mean=IMAGENET.pixel_mean, pixel_std=IMAGENET.pixel_std, channel_order="RGB", stride_in_1x1=False
-    )
-}
-"""What a user has to say of files that do not."""
+STATED = ("detectron2 .pkl", "MSRA .pkl (Caffe2)", "BiT .npz", "CLIP (OpenAI names)")
+"""Formats whose files say what they are; of the others somebody has to."""
+
+
+def facts_of(kind: str) -> ReadOptions:
+    """What a user has to say of a file of this format."""
+    return ReadOptions() if kind in STATED else ReadOptions(assume="torchvision")
 
 
 def check_format(kind: str, depth: int, folder: Path, *, side: int = 64) -> Row:
@@ -363,7 +368,7 @@ def check_format(kind: str, depth: int, folder: Path, *, side: int = 64) -> Row:
         raise UserError(f"no format {kind!r} of depth {depth}", hint=f"formats: {', '.join(FORMATS)}")
     folder.mkdir(parents=True, exist_ok=True)
     path, reference = FORMATS[kind][1](depth, folder)
-    reading = read_backbone(path, _FACTS.get(kind))
+    reading = read_backbone(path, facts_of(kind))
     save_backbone(folder / "converted.safetensors", reading.tensors, reading.card)
     tensors, card = load_canonical(folder / "converted.safetensors")
     trunk = build_trunk(card.arch, norm_eps=card.norm_eps).eval().load(tensors)
@@ -374,10 +379,10 @@ def check_format(kind: str, depth: int, folder: Path, *, side: int = 64) -> Row:
     for name, expected in theirs.items():
         gap = float((ours[name] - expected).abs().max() / expected.abs().max())
         worst = max(worst, gap if np.isfinite(gap) else float("inf"))
-    return Row(kind, depth, len(tensors), worst, _round_trip(folder, tensors))
+    return Row(kind, depth, len(tensors), worst, _round_trip(kind, folder, tensors))
 
 
-def _round_trip(folder: Path, tensors: Mapping[str, Tensor]) -> bool | None:
+def _round_trip(kind: str, folder: Path, tensors: Mapping[str, Tensor]) -> bool | None:
     _, card = load_canonical(folder / "converted.safetensors")
     results = []
     for name in ("again.pkl", "again.pth"):
@@ -385,7 +390,7 @@ def _round_trip(folder: Path, tensors: Mapping[str, Tensor]) -> bool | None:
             export_backbone(tensors, card, folder / name)
         except UserError:
             continue  # that program has no place for such a trunk, which is a limit and no fault
-        again = read_backbone(folder / name)
+        again = read_backbone(folder / name, ReadOptions() if name.endswith(".pkl") else facts_of(kind))
         stored = save_backbone(folder / "again.safetensors", again.tensors, again.card)
         results.append(stored.tensors_sha256 == card.tensors_sha256)
     return all(results) if results else None

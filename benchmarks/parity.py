@@ -21,7 +21,7 @@ from torchvision.ops import roi_align
 from benchmarks.exactness import randomise
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import apply_card
-from scaleprior.backbones.trunks.published import IMAGENET
+from scaleprior.backbones.trunks.published import IMAGENET_MEAN, IMAGENET_STD
 from scaleprior.backbones.trunks.resnet.names import to_detectron2
 from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
 from scaleprior.backbones.weights import save_backbone
@@ -63,7 +63,7 @@ def write_timm_backbone(depth: int, path: Path, *, seed: int = 0) -> nn.Module:
     """timm's own ResNet with random weights and norm statistics, written to ``path`` as a canonical file; eval mode."""
     torch.manual_seed(seed)
     model = randomise(timm.create_model(f"resnet{depth}", pretrained=False, zero_init_last=False), seed)
-    facts = {"pixel_mean": IMAGENET.pixel_mean, "pixel_std": IMAGENET.pixel_std, "channel_order": "RGB"}
+    facts = {"pixel_mean": IMAGENET_MEAN, "pixel_std": IMAGENET_STD, "channel_order": "RGB"}
     save_backbone(path, to_detectron2(model.state_dict()), Card(f"resnet{depth}", ResNetSpec(depth=depth), **facts))
     return model
 
@@ -95,7 +95,7 @@ def build_detectors(kind: str, depth: int, weights: Path) -> tuple[Detector, nn.
 
 def timm_features(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
     """timm's res4 and res5 of ``image`` uint8 [3, H, W] RGB, and "res5 of regions"."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET.pixel_mean, IMAGENET.pixel_std))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     maps = model.forward_intermediates((image[None] - mean) / std, intermediates_only=True)
     pooled = roi_align(maps[3], [torch.tensor(_REGIONS)], 14, 1 / 16, sampling_ratio=0, aligned=True)
     return {"res4": maps[3], "res5": maps[4], "res5 of regions": model.layer4(pooled)}

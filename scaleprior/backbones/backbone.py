@@ -39,7 +39,10 @@ class Facts(TypedDict, total=False):
     norm_eps: float | None
     depth: int | None
     timm_model: str | None
+    assume: str | None
     state: str | None
+    prefix: str | None
+    select: str | None
     images: int | None
     labels: int | None
     corpus: str | None
@@ -147,7 +150,8 @@ def load_backbone(source: str | Path, /, **facts: Unpack[Facts]) -> Backbone:
         facts: what a foreign file does not say; see ``ReadOptions``.
 
     Raises:
-        UserError: no such file or name; a fact that matters is unknown; weights that match partly.
+        UserError: no such file or name; weights that match partly.
+        UnknownFactsError: a fact that a detector needs is unknown; names the options, and usual values to ``assume``.
         RefusedFileError: it would run code, exhaust memory, holds NaN, duplicates, or is damaged.
     """
     from scaleprior.backbones.readers.read import read_backbone

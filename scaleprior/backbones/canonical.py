@@ -93,6 +93,7 @@ def _understood(source: str | Path) -> Found:
     """
     try:
         found = find_backbone(source, ReadOptions())
+        found.draft.card()
     except RefusedFileError:
         raise
     except UnknownFactsError as e:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from scaleprior.backbones.trunks.family import TrunkSpec
+from scaleprior.backbones.trunks.published import CARD_FACTS, Origin
 from scaleprior.backbones.trunks.selection import spec_from_dict
 from scaleprior.errors import UserError
 from scaleprior.files import is_number
@@ -18,9 +19,9 @@ from scaleprior.provenance import CreatedBy
 
 __all__ = ["CARD_KEY", "SCHEMA", "UNKNOWN", "Card"]
 
-SCHEMA = 2
-"""Newest schema read here. Cards of Detectron2's ResNets are written as 1, which older versions read, too; those that
-name another family as 2, which they refuse."""
+SCHEMA = 3
+"""Newest schema read here. A card that says where its facts come from is written as 3. One that does not is a 1, or a 2
+if it names another family than Detectron2's ResNets; older versions refuse what they cannot read by its schema."""
 CARD_KEY = "scaleprior.card"
 """Key of the card in the safetensors header's metadata."""
 UNKNOWN = "unknown"
@@ -52,7 +53,8 @@ class Card:
         licence, source: who may use it, and where it came from.
         created_by: version and commit of ScalePrior.
         tensors_sha256: hash over names, types, shapes and bytes of the tensors; filled in when saving.
-        schema: version of this record; follows from ``arch``.
+        facts: fact of ``CARD_FACTS`` -> who says it; empty in cards from before that was asked.
+        schema: version of this record; follows from ``facts`` and ``arch``.
     """
 
     name: str
@@ -75,13 +77,14 @@ class Card:
     source: str = UNKNOWN
     created_by: CreatedBy = field(default_factory=lambda: CreatedBy(version=UNKNOWN, commit=UNKNOWN))
     tensors_sha256: str = UNKNOWN
+    facts: Mapping[str, Origin] = field(default_factory=dict)
     schema: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pixel_mean", tuple(self.pixel_mean))
         object.__setattr__(self, "pixel_std", tuple(self.pixel_std))
         if isinstance(self.arch, TrunkSpec):
-            object.__setattr__(self, "schema", 2 if "family" in self.arch.to_dict() else 1)
+            object.__setattr__(self, "schema", 3 if self.facts else 2 if "family" in self.arch.to_dict() else 1)
             if self.norm_eps is None:
                 object.__setattr__(self, "norm_eps", self.arch.family.eps)
         for name, problem in _problems(self):
@@ -97,9 +100,17 @@ class Card:
         """Norm the weights were trained with; same as ``arch.norm``."""
         return self.arch.norm
 
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """The facts that nobody stated: usual values were taken on somebody's word."""
+        return tuple(name for name, origin in self.facts.items() if origin.kind == "assumed")
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready. Norm and stride placement are repeated at the top, where a reader looks for them."""
         value = {f.name: getattr(self, f.name) for f in fields(self)}
+        value["facts"] = {name: origin.to_dict() for name, origin in self.facts.items()}
+        if not self.facts:
+            del value["facts"]  # as before cards had it
         value["arch"] = self.arch.to_dict()
         value["pixel_mean"], value["pixel_std"] = list(self.pixel_mean), list(self.pixel_std)
         value["stride_in_1x1"], value["norm"] = self.stride_in_1x1, self.norm
@@ -130,8 +141,14 @@ class Card:
         for name in ("pixel_mean", "pixel_std"):
             if not isinstance(value[name], (list, tuple)):
                 raise UserError(f"{source}: card: {name} is {value[name]!r}", hint="three numbers are needed")
+        facts = value.pop("facts", {})
+        if not isinstance(facts, Mapping) or not set(facts) <= set(CARD_FACTS):
+            raise UserError(
+                f"{source}: card: facts is {facts!r}", hint=f"an object of {', '.join(CARD_FACTS)} is needed"
+            )
         try:
-            card = cls(**{**value, "arch": spec_from_dict(value["arch"])})
+            facts = {name: Origin.from_dict(origin) for name, origin in facts.items()}
+            card = cls(**{**value, "facts": facts, "arch": spec_from_dict(value["arch"])})
         except UserError as e:
             raise UserError(f"{source}: {e}") from e
         for name, said in repeated.items():

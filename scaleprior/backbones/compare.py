@@ -11,6 +11,8 @@ from scaleprior.backbones.card import Card
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from scaleprior.backbones.readers.draft import Draft
+
 __all__ = ["Difference", "compare_backbones"]
 
 _HASH = "tensors_sha256"  # follows from the tensors, which are compared themselves
@@ -45,8 +47,10 @@ class Difference:
         return {**self.__dict__, "same_tensors": self.same_tensors}
 
 
-def compare_backbones(a: Mapping[str, Tensor], card_a: Card, b: Mapping[str, Tensor], card_b: Card) -> Difference:
-    """Compare canonical tensors and cards."""
+def compare_backbones(
+    a: Mapping[str, Tensor], card_a: Card | Draft, b: Mapping[str, Tensor], card_b: Card | Draft
+) -> Difference:
+    """Compare canonical tensors and cards, or what is known where a card cannot be made yet."""
     import torch
 
     facts_a, facts_b = card_a.to_dict(), card_b.to_dict()

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.backbones.assumed import assumed_words
 from scaleprior.backbones.card import UNKNOWN, Card
 from scaleprior.backbones.settings import config_lines
 from scaleprior.backbones.trunks.model import same_eps
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from scaleprior.backbones.readers.draft import Draft
+    from scaleprior.backbones.trunks.family import TrunkSpec
 
 __all__ = ["Finding", "Verdict", "verify_backbone"]
 
@@ -62,17 +66,40 @@ class Verdict:
         return {**self.__dict__, "findings": findings, "config": list(self.config)}
 
 
-def verify_backbone(tensors: Mapping[str, Tensor], card: Card) -> Verdict:
-    """Examine canonical tensors; never raises for what it finds in them."""
-    dead = _dead_channels(tensors, card.norm_eps)
-    findings = [_numbers(tensors), _alive(tensors, dead), _trained(tensors), *_card_gaps(card)]
+def verify_backbone(tensors: Mapping[str, Tensor], card: Card | Draft) -> Verdict:
+    """Examine canonical tensors; never raises for what it finds in them.
+
+    Args:
+        card: or what is known of a file that lacks facts; the verdict then says which, and has no config.
+    """
+    if isinstance(card, Card):
+        return _verdict(tensors, card.name, card.arch, card.norm_eps, _card_gaps(card), config_lines(card))
+    known = card.fields
+    if not card.missing:
+        return verify_backbone(tensors, card.card())
+    unsaid = Finding("warning", f"nobody says {', '.join(card.missing)}; it must be known before it can be converted")
+    return _verdict(
+        tensors, known["name"], known["arch"], known.get("norm_eps", known["arch"].family.eps), [unsaid], []
+    )
+
+
+def _verdict(
+    tensors: Mapping[str, Tensor],
+    name: str,
+    arch: TrunkSpec,
+    eps: float,
+    gaps: Sequence[Finding],
+    config: Sequence[str],
+) -> Verdict:
+    dead = _dead_channels(tensors, eps)
+    findings = [_numbers(tensors), _alive(tensors, dead), _trained(tensors), *gaps]
     level = max((f.level for f in findings), key=("good", "warning", "bad").index)
     words = {
-        "good": f"{card.name} looks like a whole, trained {card.arch.name}; it can be used",
-        "warning": f"{card.name} is a whole {card.arch.name}, but look at the warnings before using it",
-        "bad": f"do not use {card.name}: " + "; ".join(f.what for f in findings if f.level == "bad"),
+        "good": f"{name} looks like a whole, trained {arch.name}; it can be used",
+        "warning": f"{name} is a whole {arch.name}, but look at the warnings before using it",
+        "bad": f"do not use {name}: " + "; ".join(f.what for f in findings if f.level == "bad"),
     }[level]
-    return Verdict(level, words, tuple(findings), tuple(config_lines(card)), _statistics(tensors, dead, card))
+    return Verdict(level, words, tuple(findings), tuple(config), _statistics(tensors, dead, arch))
 
 
 def _numbers(tensors: Mapping[str, Tensor]) -> Finding:
@@ -159,6 +186,8 @@ def _card_gaps(card: Card) -> list[Finding]:
         ) if value in (None, UNKNOWN)
     ]  # fmt: skip
     gaps = [Finding("good", f"the card does not know: {', '.join(unknown)}")] if unknown else []
+    if card.assumed:
+        gaps.append(Finding("warning", assumed_words(card)))
     if fresh := card.recipe.get("fresh_tensors"):
         gaps.append(Finding("warning", f"{len(fresh)} tensors were missing and are fresh", tuple(fresh)))
     eps = card.arch.family.eps
@@ -169,10 +198,10 @@ def _card_gaps(card: Card) -> list[Finding]:
 
 
 def _statistics(
-    tensors: Mapping[str, Tensor], dead: Mapping[str, tuple[int, int]], card: Card
+    tensors: Mapping[str, Tensor], dead: Mapping[str, tuple[int, int]], arch: TrunkSpec
 ) -> dict[str, dict[str, float]]:
     """By part of the trunk, from the stem to what is behind the last stage."""
-    part_of = card.arch.family.part_of
+    part_of = arch.family.part_of
     stages: dict[str, dict[str, float]] = {}
     squares: dict[str, list[float]] = {}
     for name, tensor in tensors.items():

@@ -72,6 +72,9 @@ def _add_facts(parser: argparse.ArgumentParser) -> None:
     )
     facts.add_argument("--depth", type=int, metavar="N", help="of a ResNet some of whose stages are absent")
     facts.add_argument("--timm-model", metavar="NAME", help="take timm's published facts of this model")
+    facts.add_argument(
+        "--assume", metavar="SET", help="usual values where nobody says: torchvision, msra, half, unit, clip"
+    )
     facts.add_argument("--select", metavar="WORD", help="which of several trunks: a word of its place, as encoder_k")
     facts.add_argument("--prefix", metavar="P", help="what stands in front of the trunk's names, as module.encoder_q.")
     facts.add_argument("--state", metavar="KEY", help="the dict to look in, as model.ema")
@@ -109,10 +112,10 @@ def _file(source: str) -> str | Path:
         return find_weights(source, progress=progress)
 
 
-def _read(file: str | Path, args: argparse.Namespace) -> Any:
-    from scaleprior.backbones import read_backbone
+def _inspect(file: str | Path, args: argparse.Namespace) -> Any:
+    from scaleprior.backbones.readers.read import inspect_backbone
 
-    return read_backbone(file, _options(args))
+    return inspect_backbone(file, _options(args))
 
 
 def _has_card(file: str | Path) -> bool:
@@ -134,6 +137,7 @@ def _options(args: argparse.Namespace) -> Any:
         norm_eps=args.norm_eps,
         depth=args.depth,
         timm_model=args.timm_model,
+        assume=args.assume,
         state=args.state,
         prefix=args.prefix,
         select=args.select,
@@ -153,20 +157,26 @@ def _show(args: argparse.Namespace) -> None:
     from scaleprior.backbones.weights import read_card
 
     report: list[str] = []
+    missing: tuple[str, ...] = ()
     file = _file(args.source)
     if _has_card(file) and _options(args) == ReadOptions():
         card = read_card(file)  # the header only; torch stays unimported
+        known, lines = card.to_dict(), config_lines(card)
     else:
-        reading = _read(file, args)
-        card, report = reading.card, reading.report.lines()
-    lines = config_lines(card)
+        seen = _inspect(file, args)
+        report, missing, known = seen.report.lines(), seen.draft.missing, seen.draft.to_dict()
+        lines = [] if missing else config_lines(seen.draft.card())
     if args.json:
-        print(json.dumps({"card": card.to_dict(), "config": lines, "report": list(map(in_flags, report))}, indent=2))
+        told = {"card": known, "config": lines, "report": list(map(in_flags, report)), "missing": list(missing)}
+        print(json.dumps(told, indent=2))
         return
     for line in report:
         print(in_flags(line))
-    _print_card(card)
-    _print_config(lines)
+    _print_card(known)
+    if missing:
+        print(f"nobody says {', '.join(missing)}: `backbone convert` asks for it")
+    else:
+        _print_config(lines)
 
 
 def _convert(args: argparse.Namespace) -> None:
@@ -193,8 +203,8 @@ def _verify(args: argparse.Namespace) -> int:
     args.allow_nonfinite = True  # to be told of, not refused
     if args.image and not args.picture:
         raise UserError("--image without --picture", hint="add --picture OUT.png")
-    reading = _read(_file(args.source), args)
-    verdict = verify_backbone(reading.tensors, reading.card)
+    seen = _inspect(_file(args.source), args)
+    verdict = verify_backbone(seen.tensors, seen.draft)
     if args.picture:
         from scaleprior.backbones.pictures import save_feature_picture
         from scaleprior.corpus import decode
@@ -205,7 +215,7 @@ def _verify(args: argparse.Namespace) -> int:
                 image = decode(Path(args.image).read_bytes())
             except OSError as e:
                 raise UserError(f"image {args.image} cannot be read: {e.strerror}", hint="check the path") from e
-        save_feature_picture(reading.tensors, reading.card, args.picture, image=image)
+        save_feature_picture(seen.tensors, seen.draft.card(), args.picture, image=image)
     if args.json:
         print(json.dumps({**verdict.to_dict(), "picture": args.picture}, indent=2))
         return 1 if verdict.level == "bad" else 0
@@ -218,20 +228,21 @@ def _verify(args: argparse.Namespace) -> int:
         print(
             f"  {stage:10} {row['tensors']:8} {row['parameters']:12,} {row['conv_std']:9.4f} {row['dead_channels']:6}"
         )
-    _print_config(list(verdict.config))
+    if verdict.config:
+        _print_config(list(verdict.config))
     if args.picture:
         print(f"picture: {args.picture}")
     return 1 if verdict.level == "bad" else 0
 
 
 def _export(args: argparse.Namespace) -> None:
-    from scaleprior.backbones import export_backbone
+    from scaleprior.backbones import export_backbone, read_backbone
     from scaleprior.backbones.export import export_format
     from scaleprior.backbones.settings import config_lines
 
     out = _out(args)
     kind = export_format(out, args.format)
-    reading = _read(_file(args.source), args)
+    reading = read_backbone(_file(args.source), _options(args))
     card = export_backbone(reading.tensors, reading.card, out, kind=kind, frozen_norms=args.frozen_norms)
     lines = config_lines(card, out if kind == "detectron2" else None)
     if args.json:
@@ -242,14 +253,15 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _diff(args: argparse.Namespace) -> int:
-    from scaleprior.backbones import ReadOptions, compare_backbones, read_backbone
+    from scaleprior.backbones import ReadOptions, compare_backbones
+    from scaleprior.backbones.readers.read import inspect_backbone
 
     sources, given = (_file(args.source), _file(args.other)), _options(args)
     own = [_has_card(source) for source in sources]
     # Of a pair with one file of our own, the facts are the other's.
     ours = given if all(own) else ReadOptions(allow_nonfinite=args.allow_nonfinite)
-    a, b = (read_backbone(source, ours if known else given) for source, known in zip(sources, own, strict=True))
-    difference = compare_backbones(a.tensors, a.card, b.tensors, b.card)
+    a, b = (inspect_backbone(source, ours if known else given) for source, known in zip(sources, own, strict=True))
+    difference = compare_backbones(a.tensors, a.draft, b.tensors, b.draft)
     code = 0 if difference.same_tensors else 1
     if args.json:
         print(json.dumps(difference.to_dict(), indent=2))
@@ -268,13 +280,20 @@ def _diff(args: argparse.Namespace) -> int:
     return code
 
 
-def _print_card(card: Any) -> None:
-    facts = card.to_dict()
-    width = max(map(len, facts))
-    for name, value in facts.items():
+def _print_card(card: dict[str, Any]) -> None:
+    """Field and value, a line each; behind a fact, who says it."""
+    facts = card.get("facts", {})
+    assumed = [name for name, origin in facts.items() if origin["from"] == "assumed"]
+    if assumed:
+        print(f"ASSUMED, stated by nobody: {', '.join(assumed)}")
+    width = max(map(len, card))
+    for name, value in card.items():
+        if name == "facts":
+            continue
         if isinstance(value, dict):
             value = json.dumps(value) if value else "unknown"
-        print(f"{name:{width}}  {'unknown' if value is None else value}")
+        said = f"  ({facts[name]['from']}: {facts[name]['where']})" if name in facts else ""
+        print(f"{name:{width}}  {'unknown' if value is None else value}{said}")
 
 
 def _print_config(lines: list[str]) -> None:

@@ -24,14 +24,17 @@ def write_silent(path: Path, *, spec: ResNetSpec = NARROW, seed: int = 0) -> Pat
 def write_telling(path: Path, *, spec: ResNetSpec = NARROW, seed: int = 0) -> Path:
     """The same with the ``config.json`` that timm's hub puts beside weights."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_config(path.parent)
+    widths = {} if spec.depth < 50 else {"channels": [spec.res2_out_channels // 4 * 2**stage for stage in range(4)]}
+    write_config(path.parent, f"resnet{spec.depth}", **widths)
     return _write(path, spec, seed)
 
 
-def write_config(folder: Path) -> None:
-    """timm's ``config.json`` with ImageNet's statistics."""
+def write_config(folder: Path, architecture: str, **settings: object) -> None:
+    """timm's ``config.json`` with ImageNet's statistics, of a network with these settings."""
     stated = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "input_size": [3, 224, 224]}
-    (folder / "config.json").write_text(json.dumps({"pretrained_cfg": stated}))
+    (folder / "config.json").write_text(
+        json.dumps({"architecture": architecture, "model_args": settings, "pretrained_cfg": stated})
+    )
 
 
 def _write(path: Path, spec: ResNetSpec, seed: int) -> Path:

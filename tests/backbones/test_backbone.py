@@ -68,9 +68,11 @@ def test_foreign_files_take_facts_as_keywords(tmp_path: Path) -> None:
     torch.manual_seed(0)
     state = to_detectron2(build_resnet(SPEC).state_dict())
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="give pixel_mean pixel_std channel_order stride_in_1x1"):
+    with pytest.raises(
+        UserError, match=r"does not say pixel_mean, pixel_std, channel_order, stride_in_1x1, norm_eps, and"
+    ):
         sp.load_backbone(tmp_path / "w.pth")
-    facts = Facts(pixel_mean=MEAN, pixel_std=STD, channel_order="RGB", stride_in_1x1=False, images=7)
+    facts = Facts(pixel_mean=MEAN, pixel_std=STD, channel_order="RGB", stride_in_1x1=False, norm_eps=1e-5, images=7)
     backbone = sp.load_backbone(tmp_path / "w.pth", **facts)
     assert (backbone.card.pixel_mean, backbone.card.images) == (MEAN, 7)
     assert torch.equal(backbone.tensors["stem.conv1.weight"], state["stem.conv1.weight"])
@@ -90,7 +92,8 @@ def test_a_card_takes_what_it_can_say_and_nothing_is_ignored(canonical: Path, tm
     assert (card.name, card.licence, card.source, card.images) == ("other", "MIT", "here", 7)
     idle = Facts(
         pixel_mean=MEAN, pixel_std=STD, channel_order="BGR", stride_in_1x1=False, norm="GN", norm_eps=1e-3, depth=50,
-        timm_model="resnet50", state="model", labels=3, corpus="mine", allow_partial=True,
+        timm_model="resnet50", assume="msra", state="model", prefix="a.", select="b", labels=3, corpus="mine",
+        allow_partial=True,
     )  # fmt: skip
     assert set(Facts.__annotations__) == {*idle, *said, "allow_nonfinite"}
     for name, value in idle.items():

@@ -46,7 +46,18 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def test_from_timm_to_detectron2(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     code, out, _ = run(
-        "backbone", "convert", checkpoint, "--out", "r18.safetensors", "--name", "mine", "--images", 50, "--json"
+        "backbone",
+        "convert",
+        checkpoint,
+        "--out",
+        "r18.safetensors",
+        "--name",
+        "mine",
+        "--images",
+        50,
+        "--assume",
+        "torchvision",
+        "--json",
     )
     told = json.loads(out)
     assert (code, told["card"]["name"], told["card"]["images"], told["report"]["matched"]) == (0, "mine", 50, 100)
@@ -74,7 +85,7 @@ def test_every_command_takes_a_name_of_the_zoo(run: Run, tmp_path: Path, monkeyp
     assert run("zoo", "add", "x.pth", "--name", "mine")[0] == 0  # converted on the way
     name = "scaleprior://mine"
     code, out, _ = run("backbone", "show", name, "--json")
-    assert (code, json.loads(out)["card"]["name"]) == (0, "x")
+    assert (code, json.loads(out)["card"]["name"]) == (0, "resnet50")
     code, out, _ = run("backbone", "verify", name, "--json")
     assert (code, json.loads(out)["level"]) == (0, "warning")  # its convolutions are random
     for action, target in (("convert", "again.safetensors"), ("export", "again.pkl")):
@@ -93,14 +104,14 @@ def test_every_command_takes_a_name_of_the_zoo(run: Run, tmp_path: Path, monkeyp
 
 
 def test_verify_speaks_and_draws(run: Run, checkpoint: Path, tmp_path: Path) -> None:
-    code, out, _ = run("backbone", "verify", checkpoint, "--picture", "p.png")
+    code, out, _ = run("backbone", "verify", checkpoint, "--picture", "p.png", "--assume", "torchvision")
     assert code == 0
     assert out.startswith("warning: last.pth is a whole R-18, but look at the warnings")
     assert (tmp_path / "p.png").stat().st_size > 10_000
 
 
 def test_show_of_a_canonical_file_imports_no_torch(run: Run, checkpoint: Path, tmp_path: Path) -> None:
-    run("backbone", "convert", checkpoint, "--out", "r18.safetensors")
+    run("backbone", "convert", checkpoint, "--out", "r18.safetensors", "--assume", "torchvision")
     code = (
         "import sys; from scaleprior.cli import main; main(['backbone', 'show', 'r18.safetensors']); "
         "print(sorted({'torch', 'timm', 'numpy'} & set(sys.modules)))"
@@ -113,8 +124,8 @@ def test_show_of_a_canonical_file_imports_no_torch(run: Run, checkpoint: Path, t
 
 
 def test_out_is_a_word_or_an_option(run: Run, checkpoint: Path, tmp_path: Path) -> None:
-    assert run("backbone", "convert", checkpoint, "a.safetensors")[0] == 0
-    assert run("backbone", "convert", checkpoint, "--out", "b.safetensors")[0] == 0
+    assert run("backbone", "convert", checkpoint, "a.safetensors", "--assume", "torchvision")[0] == 0
+    assert run("backbone", "convert", checkpoint, "--out", "b.safetensors", "--assume", "torchvision")[0] == 0
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     assert run("backbone", "export", "a.safetensors", "a.pth")[0] == 0
     assert run("backbone", "export", "a.safetensors", "--out", "b.pth")[0] == 0
@@ -140,7 +151,7 @@ def test_errors_are_one_line(run: Run, checkpoint: Path, tmp_path: Path) -> None
 
 
 def test_options_that_a_card_has_no_use_for_are_refused_but_in_a_comparison(run: Run, checkpoint: Path) -> None:
-    run("backbone", "convert", checkpoint, "--out", "r18.safetensors")
+    run("backbone", "convert", checkpoint, "--out", "r18.safetensors", "--assume", "torchvision")
     for words in (["show", "r18.safetensors"], ["verify", "r18.safetensors"], ["diff"] + 2 * ["r18.safetensors"]):
         code, _, error = run("backbone", *words, "--stride-in-1x1", "yes", "--labels", 3)
         assert code == 2

@@ -53,7 +53,7 @@ def test_a_foreign_file_is_converted_once_to_what_convert_writes(
     convert_backbone(source, tmp_path / "by hand.safetensors")
     assert path.read_bytes() == (tmp_path / "by hand.safetensors").read_bytes()
     assert path.is_relative_to(home / "zoo" / "converted")
-    assert path.name == "x.safetensors"
+    assert path.name == "resnet50.safetensors"
     first, second = [r.getMessage() for r in caplog.records if r.name == canonical.__name__]
     assert first.startswith(f"{source} has no card; it was converted to {path}: read as ")
     assert "pixel_mean, pixel_std, channel_order" in first
@@ -143,7 +143,7 @@ def test_facts_that_nobody_says_are_asked_for_with_the_whole_command(home: Path,
     )
     assert in_flags(error.value).endswith(
         f"; convert it with `scaleprior backbone convert '{tmp_path / 'my net.pth'}' 'my net.safetensors' "
-        "--pixel-mean A B C --pixel-std A B C --channel-order RGB|BGR --stride-in-1x1 yes|no`, "
+        "--pixel-mean A B C --pixel-std A B C --channel-order RGB|BGR --stride-in-1x1 yes|no --norm-eps E`, "
         "and give what that writes; without options it lists usual values"
     )
     assert not (home / "zoo" / "converted").exists()

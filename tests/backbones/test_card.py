@@ -39,7 +39,7 @@ def test_json_round_trip_keeps_everything() -> None:
         ("corpus", "jft", r"corpus is 'jft'"),
         ("arch", {"depth": 7}, r"DEPTH is 7"),
         ("arch", "R-50", r"arch is 'R-50'"),
-        ("schema", 3, r"card schema 3, this version of scaleprior reads 1 to 2"),
+        ("schema", 4, r"card schema 4, this version of scaleprior reads 1 to 3"),
         ("norm", "GN", r"card says norm 'GN' but its arch says 'BN'"),
         ("depht", 50, r"unknown fields \['depht'\]"),
     ],

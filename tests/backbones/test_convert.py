@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from scaleprior.backbones import (
 from scaleprior.errors import FailureError
 
 SPEC = ResNetSpec(res2_out_channels=64, width_per_group=16)
-FACTS = ReadOptions(pixel_mean=(1, 2, 3), pixel_std=(1, 1, 1), channel_order="RGB", stride_in_1x1=False)
+FACTS = ReadOptions(pixel_mean=(1, 2, 3), pixel_std=(1, 1, 1), channel_order="RGB", stride_in_1x1=False, norm_eps=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +105,18 @@ def test_a_refused_or_failed_conversion_leaves_the_old_file(state: dict[str, Ten
     torch.save(broken, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
     said = r"2 tensors hold NaN or infinity \(res5.2.conv2.weight, stem.conv1.norm.bias\)"
     with pytest.raises(RefusedFileError, match=said):
-        convert_backbone(tmp_path / "w.pth", out)
+        convert_backbone(tmp_path / "w.pth", out, FACTS)
     with pytest.raises(RefusedFileError, match=said):
-        read_backbone(tmp_path / "w.pth")
+        read_backbone(tmp_path / "w.pth", FACTS)
     assert out.read_bytes() == b"old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.safetensors", "w.pth"]
-    _, report = convert_backbone(tmp_path / "w.pth", out, ReadOptions(allow_nonfinite=True))
+    _, report = convert_backbone(tmp_path / "w.pth", out, replace(FACTS, allow_nonfinite=True))
     assert report.notes[-1].startswith("2 tensors hold NaN or infinity")
     (tmp_path / "plain").write_text("")
     with pytest.raises(FailureError, match=r"cannot write .*plain"):
-        convert_backbone(tmp_path / "w.pth", tmp_path / "plain" / "out.safetensors", ReadOptions(allow_nonfinite=True))
+        convert_backbone(
+            tmp_path / "w.pth", tmp_path / "plain" / "out.safetensors", replace(FACTS, allow_nonfinite=True)
+        )
 
 
 def test_doubles_beyond_float32_are_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
@@ -121,7 +124,7 @@ def test_doubles_beyond_float32_are_refused(state: dict[str, Tensor], tmp_path: 
     large["bn1.weight"][0] = 1e300
     torch.save(large, tmp_path / "w.pth")
     with pytest.raises(RefusedFileError, match=r"1 tensors hold NaN or infinity \(stem.conv1.norm.weight\)"):
-        convert_backbone(tmp_path / "w.pth", tmp_path / "out.safetensors")
+        convert_backbone(tmp_path / "w.pth", tmp_path / "out.safetensors", FACTS)
 
 
 def test_a_cut_file_is_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
@@ -130,17 +133,17 @@ def test_a_cut_file_is_refused(state: dict[str, Tensor], tmp_path: Path) -> None
     for end in (len(data) - 1, len(data) // 2, len(data) - struct.calcsize("<Q")):
         (tmp_path / "w.pth").write_bytes(data[:end])
         with pytest.raises(RefusedFileError, match=r"\[refused: (damaged|size)\]"):
-            convert_backbone(tmp_path / "w.pth", tmp_path / "out.safetensors")
+            convert_backbone(tmp_path / "w.pth", tmp_path / "out.safetensors", FACTS)
 
 
 def test_two_names_of_one_tensor_become_two_tensors(state: dict[str, Tensor], tmp_path: Path) -> None:
     """safetensors itself refuses to write them."""
     tied = {**state, "bn1.running_mean": state["bn1.bias"], "layer1.0.bn1.running_mean": state["layer1.0.bn1.bias"]}
     torch.save(tied, tmp_path / "w.pth")
-    convert_backbone(tmp_path / "w.pth", tmp_path / "out.safetensors")
+    convert_backbone(tmp_path / "w.pth", tmp_path / "out.safetensors", FACTS)
     made = load_file(tmp_path / "out.safetensors")
     assert torch.equal(made["stem.conv1.norm.running_mean"], state["bn1.bias"])
     assert torch.equal(made["stem.conv1.norm.bias"], state["bn1.bias"])
-    card = read_backbone(tmp_path / "w.pth").card
+    card = read_backbone(tmp_path / "w.pth", FACTS).card
     save_backbone(tmp_path / "again.safetensors", to_detectron2(tied), card)
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "out.safetensors").read_bytes()

@@ -157,7 +157,7 @@ def test_a_detector_that_detectron2_saved_is_read_back(tmp_path: Path) -> None:
     checkpointer = DetectionCheckpointer(model, str(tmp_path))
     checkpointer.load(str(tmp_path / "w.pkl"))
     checkpointer.save("model_final", iteration=3)
-    options = ReadOptions(pixel_mean=MEAN, pixel_std=STD, channel_order="RGB", stride_in_1x1=False)
+    options = ReadOptions(pixel_mean=MEAN, pixel_std=STD, channel_order="RGB", stride_in_1x1=False, norm_eps=1e-5)
     again = read_backbone(tmp_path / "model_final.pth", options)
     assert compare_backbones(tensors, card, again.tensors, card).same_tensors
     assert "the file is a whole detector; its backbone was cut out" in again.report.notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +31,21 @@ from scaleprior.backbones import (
     to_detectron2,
 )
 from scaleprior.backbones.readers.containers import sniff
+from scaleprior.backbones.readers.facts import UnknownFactsError
 from scaleprior.backbones.readers.timm_names import find_timm
 from scaleprior.backbones.trunks.family import known_models
-from scaleprior.backbones.trunks.published import IMAGENET
+from scaleprior.backbones.trunks.published import USUAL, Origin
 from scaleprior.errors import UserError
 from scaleprior.provenance import created_by
 from scaleprior.wording import in_flags
 
 FACTS = ReadOptions(
-    pixel_mean=(103.53, 116.28, 123.675), pixel_std=(1.0, 1.0, 1.0), channel_order="BGR", stride_in_1x1=True
-)
+    pixel_mean=(103.53, 116.28, 123.675), pixel_std=(1.0, 1.0, 1.0), channel_order="BGR", stride_in_1x1=True,
+    norm_eps=1e-5,
+)  # fmt: skip
+BARE = ReadOptions(assume="torchvision")
+"""For files of torchvision's and timm's names, which say nothing of themselves."""
+IMAGENET = USUAL["torchvision"].facts
 NARROW = ResNetSpec(res2_out_channels=32, width_per_group=8)
 
 
@@ -62,7 +67,7 @@ def narrow() -> dict[str, torch.Tensor]:
     return to_detectron2(build_resnet(NARROW).state_dict())
 
 
-def test_published_defaults_are_those_of_torchvision_and_timm() -> None:
+def test_torchvisions_usual_values_are_those_of_torchvision_and_timm() -> None:
     transforms = ResNet50_Weights.DEFAULT.transforms()
     for ours, theirs, timms in (
         (IMAGENET.pixel_mean, transforms.mean, timm.get_pretrained_cfg("resnet50").mean),
@@ -91,13 +96,13 @@ def test_timm_trunks_are_what_timm_says(model: str) -> None:
 
 def test_torchvision_file_gives_tensors_card_and_report(state18: dict, tmp_path: Path) -> None:
     torch.save(state18, tmp_path / "w.pth")
-    reading = read_backbone(tmp_path / "w.pth", ReadOptions(images=1281167, licence="BSD-3-Clause"))
+    reading = read_backbone(tmp_path / "w.pth", replace(BARE, images=1281167, licence="BSD-3-Clause"))
     card, report = reading.card, reading.report
     assert card.arch == ResNetSpec(depth=18)
     assert (card.pixel_mean, card.pixel_std, card.channel_order) == (IMAGENET.pixel_mean, IMAGENET.pixel_std, "RGB")
     assert (card.images, card.licence, card.seed, card.corpus["name"]) == (1281167, "BSD-3-Clause", None, "unknown")
-    assert report.facts["pixel_mean"] == "published by torchvision and timm for this architecture"
-    assert report.facts["licence"] == "given"
+    assert report.facts["pixel_mean"] == Origin("assumed", USUAL["torchvision"].facts.origin)
+    assert report.facts["licence"] == Origin("user", "given")
     assert card.created_by == created_by()
     assert set(card.created_by) == {"version", "commit"}
     assert report.dropped["classifier"] == ["fc.weight", "fc.bias"]
@@ -121,18 +126,18 @@ def test_wrappers(wrap, taken: int, old: bool, state18: dict, tmp_path: Path) ->
     average = {k: v + 1 if v.is_floating_point() else v for k, v in state18.items()}
     torch.save(wrap(state18, average), tmp_path / "w.bin", _use_new_zipfile_serialization=not old)
     assert sniff(tmp_path / "w.bin") == ("torch-legacy" if old else "torch")
-    reading = read_backbone(tmp_path / "w.bin")
+    reading = read_backbone(tmp_path / "w.bin", BARE)
     assert torch.equal(reading.tensors["stem.conv1.weight"], (state18, average)[taken]["conv1.weight"])
     if taken:
         why = "the average of the weights is what is evaluated"
         assert f"took state_dict_ema, not state_dict ({why}); select chooses" in reading.report.notes
-        chosen = read_backbone(tmp_path / "w.bin", ReadOptions(state="state_dict"))
+        chosen = read_backbone(tmp_path / "w.bin", replace(BARE, state="state_dict"))
         assert torch.equal(chosen.tensors["stem.conv1.weight"], state18["conv1.weight"])
 
 
 def test_kind_is_read_from_content_not_from_the_name(state18: dict, tmp_path: Path) -> None:
     save_file(state18, tmp_path / "w.pkl")
-    assert read_backbone(tmp_path / "w.pkl").report.kind == "safetensors"
+    assert read_backbone(tmp_path / "w.pkl", BARE).report.kind == "safetensors"
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
@@ -183,18 +188,23 @@ def test_the_backbone_is_cut_out_of_a_detector_and_that_is_said(c4: bool, narrow
 
 def test_what_matters_is_never_guessed(narrow: dict, tmp_path: Path) -> None:
     torch.save(narrow, tmp_path / "w.pth")
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UnknownFactsError) as error:
         read_backbone(tmp_path / "w.pth")
-    assert "does not say pixel_mean, pixel_std, channel_order, stride_in_1x1" in str(error.value)
-    assert "give pixel_mean pixel_std channel_order stride_in_1x1" in str(error.value)
-    with pytest.raises(UserError, match=r"does not say stride_in_1x1.*give stride_in_1x1$"):
-        read_backbone(tmp_path / "w.pth", ReadOptions(**{**FACTS.__dict__, "stride_in_1x1": None}))
+    assert error.value.absent == ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1", "norm_eps")
+    assert "w.pth does not say pixel_mean, pixel_std, channel_order, stride_in_1x1, norm_eps, and a" in str(error.value)
+    with pytest.raises(UnknownFactsError, match=r"does not say stride_in_1x1, and a") as error:
+        read_backbone(tmp_path / "w.pth", replace(FACTS, stride_in_1x1=None))
+    assert error.value.absent == ("stride_in_1x1",)
 
 
 def test_published_statistics_are_not_read_in_another_order(state18: dict, tmp_path: Path) -> None:
     torch.save(state18, tmp_path / "w.pth")
-    with pytest.raises(UserError, match=r"is RGB \(published .*channel_order says BGR; give pixel_mean in that"):
-        read_backbone(tmp_path / "w.pth", ReadOptions(channel_order="BGR"))
+    said = r"is RGB \(usual values of torchvision.*channel_order says BGR; give pixel_mean=\(A, B, C\) in that"
+    with pytest.raises(UserError, match=said):
+        read_backbone(tmp_path / "w.pth", replace(BARE, channel_order="BGR"))
+    # three equal numbers are the same in either order
+    card = read_backbone(tmp_path / "w.pth", ReadOptions(assume="half", channel_order="BGR")).card
+    assert (card.channel_order, card.pixel_mean) == ("BGR", (127.5,) * 3)
 
 
 def test_msra_gets_its_published_facts_and_detectron2s_statistics(tmp_path: Path) -> None:
@@ -217,12 +227,12 @@ def test_partly_matching_is_an_error_that_lists_and_can_be_allowed(state18: dict
     broken["layer9.weight"] = torch.zeros(1)
     torch.save(broken, tmp_path / "w.pth")
     with pytest.raises(UserError) as error:
-        read_backbone(tmp_path / "w.pth")
+        read_backbone(tmp_path / "w.pth", BARE)
     text = str(error.value)
     assert "fits R-18 only partly: 98 tensors matched" in text
     assert "1 missing (res5.1.conv1.weight), 1 unexpected (layer9.weight)" in text
     assert "res2.0.conv1.weight (64, 32, 3, 3) instead of (64, 64, 3, 3)" in text
-    reading = read_backbone(tmp_path / "w.pth", ReadOptions(allow_partial=True))
+    reading = read_backbone(tmp_path / "w.pth", replace(BARE, allow_partial=True))
     fresh = ["res2.0.conv1.weight", "res5.1.conv1.weight"]
     assert reading.card.recipe["fresh_tensors"] == fresh == reading.report.missing
     assert reading.tensors["res5.1.conv1.weight"].std() > 0
@@ -231,7 +241,7 @@ def test_partly_matching_is_an_error_that_lists_and_can_be_allowed(state18: dict
 
 def test_widths_groups_and_types(tmp_path: Path) -> None:
     torch.save(resnext50_32x4d().half().state_dict(), tmp_path / "x.pth")
-    reading = read_backbone(tmp_path / "x.pth")
+    reading = read_backbone(tmp_path / "x.pth", BARE)
     assert reading.card.arch == ResNetSpec(num_groups=32, width_per_group=4)
     assert "float16 tensors were widened exactly to float32" in reading.report.notes
     assert {t.dtype for t in reading.tensors.values()} == {torch.float32}
@@ -266,7 +276,7 @@ def test_hugging_face_names_need_pixel_facts(depth: int, kind: str, tmp_path: Pa
     if kind == "ResNetModel":
         state = {k.removeprefix("resnet."): v for k, v in state.items() if not k.startswith("classifier.")}
         save_file(state, path)
-    with pytest.raises(UserError, match=r"does not say pixel_mean, pixel_std, channel_order, stride_in_1x1"):
+    with pytest.raises(UserError, match=r"does not say pixel_mean, pixel_std, channel_order.*norm_eps, and"):
         read_backbone(tmp_path)
     reading = read_backbone(tmp_path, ReadOptions(**{**FACTS.__dict__, "stride_in_1x1": False}))
     assert reading.card.arch == ResNetSpec(depth=depth)
@@ -281,7 +291,9 @@ def test_group_norm_must_be_said(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet50_gn").state_dict(), tmp_path / "g.pth")
     with pytest.raises(UserError, match=r"GroupNorm or folded BatchNorm; give norm='GN' or norm='FrozenBN'"):
         read_backbone(tmp_path / "g.pth")
-    assert read_backbone(tmp_path / "g.pth", ReadOptions(norm="GN")).card.arch == ResNetSpec(norm="GN")
+    card = read_backbone(tmp_path / "g.pth", replace(BARE, norm="GN")).card
+    assert card.arch == ResNetSpec(norm="GN")
+    assert card.facts["norm"] == Origin("user", "given")
 
 
 def test_timm_facts_from_the_model_name_and_from_config_json(state18: dict, tmp_path: Path) -> None:
@@ -311,7 +323,7 @@ def test_timm_by_name_looks_only_at_local_caches(
     save_file(state18, snapshot / "model.safetensors")
     reading = read_backbone("timm:resnet18.a1_in1k")
     assert (reading.card.name, reading.card.licence) == ("resnet18.a1_in1k", "apache-2.0")
-    assert reading.report.facts["pixel_mean"] == "timm's resnet18.a1_in1k"
+    assert reading.report.facts["pixel_mean"] == Origin("publisher", "timm's resnet18.a1_in1k, from the hub's cache")
 
 
 def test_own_files_pass_through_and_detectors_of_ours_carry_their_facts(narrow: dict, tmp_path: Path) -> None:
@@ -356,13 +368,13 @@ def test_nonfinite_numbers_can_be_accepted_on_purpose(state18: dict, tmp_path: P
     state["bn1.weight"][3] = torch.nan
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(RefusedFileError, match=r"1 tensors hold NaN or infinity \(stem.conv1.norm.weight\)"):
-        read_backbone(tmp_path / "w.pth")
-    notes = read_backbone(tmp_path / "w.pth", ReadOptions(allow_nonfinite=True)).report.notes
+        read_backbone(tmp_path / "w.pth", BARE)
+    notes = read_backbone(tmp_path / "w.pth", replace(BARE, allow_nonfinite=True)).report.notes
     assert notes == ["1 tensors hold NaN or infinity (stem.conv1.norm.weight)"]
     # a sum of finite numbers that overflows is not taken for infinity
     state["bn1.weight"] = torch.full((64,), 3e38)
     torch.save(state, tmp_path / "w.pth")
-    read_backbone(tmp_path / "w.pth")
+    read_backbone(tmp_path / "w.pth", BARE)
 
 
 @pytest.mark.parametrize(
@@ -376,6 +388,7 @@ def test_nonfinite_numbers_can_be_accepted_on_purpose(state18: dict, tmp_path: P
         ("channel_order", ("rgb", "", ["RGB"]), "take RGB or BGR"),
         ("norm", ("BN", "", {}), "take GN or FrozenBN"),
         ("norm_eps", (-1.0, "1e-3", True, float("nan")), "give a number of at least 0 such as 1e-3"),
+        ("assume", ("imagenet", "", 1, ["msra"]), "take torchvision, msra, half, unit, clip"),
         ("depth", ("50", 50.0, True, 0), "give a whole number of at least 1"),
         ("images", (0, -1, 1e6, "7", True), "give a whole number of at least 1"),
         ("labels", (0, 2.5, True), "give a whole number of at least 1"),

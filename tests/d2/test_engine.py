@@ -455,7 +455,7 @@ def test_foreign_weights_are_converted_on_the_way(
 
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
-    write_config(tmp_path)
+    write_config(tmp_path, "resnet18")
     monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))
     words = ["MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64", "SOLVER.MAX_ITER", "1"]
     loaded = tiny("FPN", [*coco, *words, "MODEL.RESNETS.WIDTH_PER_GROUP", "64"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,18 @@ from torch import Tensor
 from scaleprior.backbones.card import UNKNOWN, Card
 from scaleprior.backbones.readers.clues import CARD_IN_PICKLE, carried_card, clues_of
 from scaleprior.backbones.readers.containers import Content
-from scaleprior.backbones.readers.facts import ReadOptions, resolve
+from scaleprior.backbones.readers.draft import Draft
+from scaleprior.backbones.readers.facts import ReadOptions, by_kind, places_of, resolve, with_norm
 from scaleprior.backbones.readers.limits import RefusedFileError
 from scaleprior.backbones.readers.norm_eps import settle_eps
 from scaleprior.backbones.readers.report import Found, Report, some
 from scaleprior.backbones.readers.search import Candidate
 from scaleprior.backbones.readers.sources import check_stated, known_facts, stated_architectures
+from scaleprior.backbones.readers.sources.all_sources import IN_CARD
+from scaleprior.backbones.readers.sources.architecture import Stated
 from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.layout import Dropped, Layout
+from scaleprior.backbones.trunks.published import CARD_FACTS, KnownFacts, Origin
 from scaleprior.backbones.trunks.trunk import build_trunk, canonical_shapes
 from scaleprior.errors import UserError
 from scaleprior.provenance import created_by
@@ -31,48 +36,91 @@ __all__ = ["CARD_IN_PICKLE", "OF_ANY_FILE", "amended", "assemble", "refuse_idle"
 
 OF_ANY_FILE = ("name", "licence", "source", "images")
 """Options that say something of a file with a card, too: they replace what it says."""
+_STATISTICS = ("pixel_mean", "pixel_std", "channel_order")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def assemble(candidate: Candidate, content: Content, path: Path, options: ReadOptions) -> Found:
+def assemble(
+    candidate: Candidate, content: Content, path: Path, options: ReadOptions, known: Sequence[KnownFacts] = ()
+) -> Found:
     """Find out the architecture and the facts, add what the layout leaves out, hold all of it against what must be.
 
     Args:
         content: its settings; the weights are the candidate's.
+        known: facts from elsewhere than the file.
 
     Raises:
-        UserError: a fact that matters is unknown; weights that match partly; options without effect.
+        UserError: weights that match partly; options without effect, or that the file contradicts.
         RefusedFileError: two tensors of one name, or tensors that are none.
     """
     layout = candidate.layout
     report = Report(content.kind, layout.name, candidate.place, dropped=candidate.left_out, notes=candidate.notes)
+    names = frozenset((*candidate.tensors, *itertools.chain.from_iterable(candidate.left_out.values())))
     tensors = _rename(candidate.tensors, layout, report, str(path))
     carried = carried_card(content)
     if carried is not None:
         refuse_idle([name for name in ("labels", "corpus") if getattr(options, name) is not None], path)
-    clues = clues_of(content, options)(layout)
+    stated = stated_architectures(content.tree, path, options.timm_model)
+    stated += [Stated(place.architecture, place.origin) for place in known if place.architecture]
+    places = [*known_facts(content, path, options, carried), *known]
+    clues = replace(clues_of(content, with_norm(options, known))(layout), names=names)
     arch = candidate.family.infer({name: tuple(t.shape) for name, t in tensors.items()}, clues)
     stated = stated_architectures(content.tree, path, options.timm_model)
     report.notes += [note for one in stated if (note := check_stated(arch, one, str(path)))]
-    known = known_facts(content, path, options, carried)
     if published := candidate.family.published(arch, clues):
-        known.append(published)
-    facts, report.facts = resolve(options, known, str(path))
-    arch = candidate.family.refine(arch, stride_in_1x1=bool(facts["stride_in_1x1"]))
+        places.append(published)
+    resolved = resolve(options, places, str(path), implied=_implied(arch))
+    arch = candidate.family.refine(arch, stride_in_1x1=resolved.facts.get("stride_in_1x1", False))
+    _refuse_untrue(arch, path, options)
     if note := candidate.family.complete(tensors, arch):
         report.notes.append(note)
     _hold_against(tensors, arch, candidate, path, options, report)
-    eps = settle_eps(tensors, arch, facts.get("norm_eps"), path, options, report)
+    eps = settle_eps(tensors, arch, resolved.facts.get("norm_eps"), path, options, report)
     if "detector" in report.dropped:
         report.notes.append("the file is a whole detector; its backbone was cut out")
-    card = carried or _card(arch, facts, path, options)
-    card = replace(card, norm_eps=eps)
-    if carried is not None:
-        card = replace(card, arch=arch, **{k: facts[k] for k in ("pixel_mean", "pixel_std", "channel_order")})
-        card = amended(card, options)
+    report.notes += resolved.notes
+    origins = {**resolved.origins, "norm": _origin_of_norm(arch, [*places_of(options), *known], carried)}
+    report.facts = origins
+    values = (
+        _values(arch, resolved.facts, path, options) if carried is None else _values_of(carried, arch, resolved.facts)
+    )
+    values |= {} if "norm_eps" in resolved.missing else {"norm_eps": eps}
+    values |= {name: getattr(options, name) for name in OF_ANY_FILE if getattr(options, name) is not None}
+    values["facts"] = {name: origins[name] for name in CARD_FACTS if name in origins and origins[name] != IN_CARD}
     if report.missing:
-        card = replace(card, recipe={**card.recipe, "fresh_tensors": report.missing})
-    return Found(path, tensors, card, report)
+        values["recipe"] = {**values.get("recipe", {}), "fresh_tensors": report.missing}
+    return Found(path, tensors, Draft(values, resolved.missing, str(path)), report)
+
+
+def _implied(arch: TrunkSpec) -> dict[str, tuple[Any, str]]:
+    """Fact -> (value, why), of those that the architecture leaves no choice of."""
+    values = {
+        "stride_in_1x1": (False, f"{arch.name} has no other place for its strides"),
+        "norm_eps": (arch.family.eps, f"the {arch.norm} of every {arch.name}"),
+    }
+    return {name: value for name, value in values.items() if name not in arch.family.unsaid(arch)}
+
+
+def _refuse_untrue(arch: TrunkSpec, path: Path, options: ReadOptions) -> None:
+    """Raises UserError: options say of the trunk what cannot be."""
+    if options.stride_in_1x1 and not arch.stride_in_1x1:
+        raise UserError(
+            f"{path}: {parameter('stride_in_1x1', True)}, but {arch.name} has no 1x1 convolution that could",
+            hint="leave it out",
+        )
+    if options.norm not in (None, arch.norm):
+        raise UserError(
+            f"{path}: {parameter('norm')} is {options.norm}, but its norms are {arch.norm}", hint="leave it out"
+        )
+
+
+def _origin_of_norm(arch: TrunkSpec, places: Sequence[KnownFacts], carried: Card | None) -> Origin:
+    for place in by_kind(places):
+        if place.norm == arch.norm:
+            return Origin(place.kind, place.origin)
+    if carried is not None:
+        return carried.facts.get("norm", IN_CARD)
+    return Origin("file", "names and statistics of its norms")
 
 
 def _rename(state: dict[str, Any], layout: Layout, report: Report, where: str) -> dict[str, np.ndarray]:
@@ -177,18 +225,21 @@ def _hold_against(
         report.notes.append(f"{len(report.missing)} tensors are fresh, not trained")
 
 
-def _card(arch: TrunkSpec, facts: Mapping[str, Any], path: Path, options: ReadOptions) -> Card:
-    return Card(
-        name=str(facts.get("name") or path.stem),
-        arch=arch,
-        pixel_mean=facts["pixel_mean"],
-        pixel_std=facts["pixel_std"],
-        channel_order=facts["channel_order"],
-        input_size=facts.get("input_size"),
-        corpus={"name": options.corpus or UNKNOWN, "fingerprint": UNKNOWN},
-        images=options.images,
-        labels=options.labels,
-        licence=facts.get("licence") or UNKNOWN,
-        source=facts.get("source") or f"converted from {path.name}",
-        created_by=created_by(),
-    )
+def _values(arch: TrunkSpec, facts: Mapping[str, Any], path: Path, options: ReadOptions) -> dict[str, Any]:
+    """Fields of a new card."""
+    return {
+        **{name: facts[name] for name in _STATISTICS if name in facts},
+        "arch": arch,
+        "name": facts.get("name") or path.stem,
+        "input_size": facts.get("input_size"),
+        "corpus": {"name": options.corpus or UNKNOWN, "fingerprint": UNKNOWN},
+        "labels": options.labels,
+        "licence": facts.get("licence") or UNKNOWN,
+        "source": facts.get("source") or f"converted from {path.name}",
+        "created_by": created_by(),
+    }
+
+
+def _values_of(card: Card, arch: TrunkSpec, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a card that travelled with the tensors, with what is known better."""
+    return {**Draft.of(card, "").fields, "arch": arch, **{name: facts[name] for name in _STATISTICS}}

@@ -1,47 +1,31 @@
-"""What a detector must know of foreign weights, and where each fact was found. Nothing is guessed.
+"""What a detector must know of foreign weights, and who says it. Nothing is guessed in silence or called a fact then.
 
-A fact comes from the user's options, else from what travels with the weights (a card, a detector's config, timm's
-``config.json``), else from what the publishers of exactly this architecture and file format state; else it is an
-error that names the option to give.
+A fact comes from the user's options; else from what travels with the weights (a card, a detector's config, a
+``config.json``); else from their publisher, where it is proven that they are his. What nobody states is asked for; or a
+set of usual values is assumed on the user's word, and then called so in the card.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from scaleprior.backbones.trunks.published import KnownFacts, Triple
+from scaleprior.backbones.trunks.published import FACT_KINDS, USUAL, KnownFacts, Origin, Triple
 from scaleprior.errors import UserError
-from scaleprior.wording import parameter
+from scaleprior.wording import Wording, either, parameter
 
-__all__ = ["ReadOptions", "UnknownFactsError", "needed_option", "resolve"]
-
-_NEEDED = {
-    "pixel_mean": "A B C",
-    "pixel_std": "A B C",
-    "channel_order": "RGB|BGR",
-    "stride_in_1x1": "yes|no",
-}
-"""Facts that no backbone goes without -> what the command line shows behind their options."""
-
-
-class UnknownFactsError(UserError):
-    """Nobody says a fact that matters.
-
-    Attributes:
-        absent: the names of those facts; the options that say them are called the same.
-    """
-
-    def __init__(self, message: str, *, absent: Sequence[str]) -> None:
-        super().__init__(message, hint="give " + " ".join(map(needed_option, absent)))
-        self.absent: tuple[str, ...] = tuple(absent)
-
-
-def needed_option(name: str) -> str:
-    """The option of a needed fact, for a message, with what it takes."""
-    return parameter(name, words=_NEEDED[name])
+__all__ = [
+    "ReadOptions",
+    "Resolved",
+    "UnknownFactsError",
+    "by_kind",
+    "needed_option",
+    "places_of",
+    "resolve",
+    "with_norm",
+]
 
 
 @dataclass(frozen=True)
@@ -58,6 +42,7 @@ class ReadOptions:
             into the running variances where they can take it, else it stays in the card.
         depth: of a ResNet some of whose stages are absent.
         timm_model: timm's name (with or without tag) whose published facts hold, e.g. "resnet50.a1_in1k".
+        assume: name in ``USUAL`` of the values to take for what nobody states; the card calls them assumed.
         state: the dict to look in, keys joined by dots ("state_dict", "model.ema").
         prefix: what stands in front of the trunk's names there ("module.encoder_q."; "" = nothing).
         select: a word of where the trunk stands, which only one of several has ("encoder_k").
@@ -75,6 +60,7 @@ class ReadOptions:
     norm_eps: float | None = None
     depth: int | None = None
     timm_model: str | None = None
+    assume: str | None = None
     state: str | None = None
     prefix: str | None = None
     select: str | None = None
@@ -91,11 +77,11 @@ class ReadOptions:
         for name in ("pixel_mean", "pixel_std"):
             if isinstance(value := getattr(self, name), list):
                 object.__setattr__(self, name, tuple(value))
-        for field in fields(self):
-            value = getattr(self, field.name)
-            fits, hint = _FITTING[field.name]
-            if not fits(value) and not (value is None and field.default is None):
-                raise UserError(f"{parameter(field.name)} is {value!r}", hint=hint)
+        for option in fields(self):
+            value = getattr(self, option.name)
+            fits, hint = _FITTING[option.name]
+            if not fits(value) and not (value is None and option.default is None):
+                raise UserError(f"{parameter(option.name)} is {value!r}", hint=hint)
 
 
 def _is_text(value: Any) -> bool:
@@ -133,42 +119,159 @@ _FITTING: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "channel_order": (lambda value: _is_text(value) and value in ("RGB", "BGR"), "take RGB or BGR"),
     "norm": (lambda value: _is_text(value) and value in ("GN", "FrozenBN"), "take GN or FrozenBN"),
+    "assume": (lambda value: _is_text(value) and value in USUAL, f"take {', '.join(USUAL)}"),
     "norm_eps": (lambda value: _is_number(value) and value >= 0, "give a number of at least 0 such as 1e-3"),
 }
 """Option -> (whether a value can be one, else what to give)."""
 
 
-def resolve(options: ReadOptions, known: list[KnownFacts], where: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """(facts by name, where each was found); the first source that says something wins.
+_NEEDED: dict[str, tuple[str, str, str]] = {
+    "pixel_mean": ("(A, B, C)", "A B C", "on the 0-255 scale, in the channel order; pixels in 0..1: 0, 0, 0"),
+    "pixel_std": ("(A, B, C)", "A B C", "on the 0-255 scale, in the channel order; pixels in 0..1: 255, 255, 255"),
+    "channel_order": ("'RGB'", "RGB|BGR", "of the images it was trained on: Pillow gives RGB, OpenCV BGR"),
+    "stride_in_1x1": ("False", "yes|no", "torchvision's and timm's ResNets: no; MSRA's, Caffe's and caffe-style: yes"),
+    "norm_eps": ("1e-5", "E", "what its BatchNorm adds to the variance: 1e-5 by default in PyTorch, 1e-3 in Keras"),
+}
+"""Fact that a detector needs -> how Python and the command line write its option, and what to know of it."""
+_OPTIONAL = ("input_size", "licence", "source", "name")
+"""Facts that may stay unknown."""
+
+
+class UnknownFactsError(UserError):
+    """Nobody says what a detector must know of foreign weights; the message asks for it.
+
+    Args:
+        absent: names of the facts.
+        where: the file.
+
+    Attributes:
+        absent: names of the facts; the options that say them are called the same.
+    """
+
+    def __init__(self, absent: Sequence[str], where: str) -> None:
+        self.absent: tuple[str, ...] = tuple(absent)
+        options = [(needed_option(name), [_NEEDED[name][2]]) for name in absent]
+        sets = [(parameter("assume", name), [f"{usual.who}:", usual.words]) for name, usual in USUAL.items()]
+        super().__init__(
+            f"{where} does not say {', '.join(absent)}, and a wrong value costs AP without any warning",
+            hint=f"give what you know of it:\n{_table(options)}\nor take usual values for what nobody says; the card "
+            f"then calls them assumed:\n{_table(sets)}",
+        )
+
+
+def needed_option(name: str) -> str:
+    """The option of a needed fact, for a message, with what it takes."""
+    python, shell, _ = _NEEDED[name]
+    return either(f"{name}={python}", Wording(parameter(name, words=shell)).flags)
+
+
+def _table(rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """An option and lines about it, in two columns in either wording."""
+    texts = [(Wording(option), lines) for option, lines in rows]
+    python, shell = max(len(text) for text, _ in texts), max(len(text.flags) for text, _ in texts)
+    return "\n".join(
+        f"  {either(option.ljust(python), option.flags.ljust(shell))}  {line}"
+        for text, lines in texts
+        for option, line in zip([text, *[Wording("")] * (len(lines) - 1)], lines, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What is known of weights.
+
+    Attributes:
+        facts: by name, and ``origins`` who says each.
+        missing: what a detector needs and nobody says.
+        notes: what a reader should hear, in sentences.
+    """
+
+    facts: dict[str, Any]
+    origins: dict[str, Origin]
+    missing: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+
+def resolve(
+    options: ReadOptions,
+    known: Iterable[KnownFacts],
+    where: str,
+    *,
+    implied: Mapping[str, tuple[Any, str]] | None = None,
+) -> Resolved:
+    """For each fact what the best of those who state it says: an option, the file, the publisher, a usual value.
+
+    Args:
+        known: from all places, those of one kind best first.
+        implied: fact -> (value, why): what the architecture leaves no choice of; beats only what would be assumed.
 
     Raises:
-        UnknownFactsError: nobody says a fact that matters; names the options.
-        UserError: pixel statistics that would be read in another channel order than they were published in.
+        UserError: pixel statistics that would be read in another channel order than they were stated in.
     """
-    facts: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for field in fields(KnownFacts):
-        if field.name in ("origin", "kind"):
-            continue
-        given = getattr(options, field.name, None)
-        if given is not None:
-            facts[field.name], origins[field.name] = given, "given"
-            continue
-        for place in known:
-            if getattr(place, field.name) is not None:
-                facts[field.name], origins[field.name] = getattr(place, field.name), place.origin
-                break
-    absent = [name for name in _NEEDED if name not in facts]
-    if absent:
-        raise UnknownFactsError(
-            f"{where} does not say {', '.join(absent)}, and a wrong value costs AP without any warning", absent=absent
-        )
+    usual = [USUAL[options.assume].facts] if options.assume else []
+    places = by_kind([*places_of(options), *known, *usual])
+    taken: dict[str, KnownFacts] = {}
+    notes = []
+    for name in (*_NEEDED, *_OPTIONAL):
+        stated = [place for place in places if getattr(place, name) is not None]
+        if implied is not None and name in implied:
+            stated = [place for place in stated if place.kind != "assumed"] or [_implied(name, *implied[name])]
+        if stated:
+            taken[name] = stated[0]
+            notes += _contradicted(name, stated) if name in _NEEDED else []
+    facts = {name: getattr(place, name) for name, place in taken.items()}
+    origins = {name: Origin(place.kind, place.origin) for name, place in taken.items()}
+    missing = tuple(name for name in _NEEDED if name not in facts)
+    _check_order(facts, taken, where)
+    if options.assume and not any(origin.kind == "assumed" for origin in origins.values()):
+        notes.append("nothing had to be assumed")
+    return Resolved(facts, origins, missing, notes)
+
+
+def by_kind(places: Iterable[KnownFacts]) -> list[KnownFacts]:
+    """The best first; those of one kind stay in their order."""
+    return sorted(places, key=lambda place: FACT_KINDS.index(place.kind))
+
+
+def places_of(options: ReadOptions) -> list[KnownFacts]:
+    """What the user says: a place for each option."""
+    given = {name: getattr(options, name, None) for name in (*_NEEDED, *_OPTIONAL, "norm")}
+    return [KnownFacts("given", kind="user", **{name: value}) for name, value in given.items() if value is not None]
+
+
+def with_norm(options: ReadOptions, known: Iterable[KnownFacts]) -> ReadOptions:
+    """The options with the kind of norms that the best of those says who say one."""
+    places = by_kind([*places_of(options), *known])
+    return replace(options, norm=next((place.norm for place in places if place.norm is not None), None))
+
+
+def _implied(name: str, value: Any, why: str) -> KnownFacts:
+    return KnownFacts(why, kind="file", **{name: value})
+
+
+def _contradicted(name: str, stated: list[KnownFacts]) -> list[str]:
+    """Sentences on places that state something else than the one that is believed; usual values are no statements."""
+    best, *others = stated
+    value = getattr(best, name)
+    return [
+        f"{name} is {value} ({best.origin}); {other.origin} says {getattr(other, name)}"
+        for other in others
+        if other.kind != "assumed" and getattr(other, name) != value
+    ]
+
+
+def _check_order(facts: Mapping[str, Any], taken: Mapping[str, KnownFacts], where: str) -> None:
+    """Raises UserError: statistics stated for one channel order would be read in the other."""
     for name in ("pixel_mean", "pixel_std"):
-        published = next((p.channel_order for p in known if getattr(p, name) is not None), None)
-        if origins[name] != "given" and published not in (None, facts["channel_order"]):
-            raise UserError(
-                f"{where}: {name} {facts[name]} is {published} ({origins[name]}), {parameter('channel_order')} says "
-                f"{facts['channel_order']}",
-                hint=f"give {needed_option(name)} in that order, too",
-            )
-    return facts, origins
+        place = taken.get(name)
+        if place is None or place.channel_order in (None, facts.get("channel_order")) or len(set(facts[name])) == 1:
+            continue
+        raise UserError(
+            f"{where}: {name} {facts[name]} is {place.channel_order} ({place.origin}), "
+            f"{_says(taken['channel_order'])} {facts['channel_order']}",
+            hint=f"give {needed_option(name)} in that order, too",
+        )
+
+
+def _says(place: KnownFacts) -> str:
+    return f"{parameter('channel_order')} says" if place.kind == "user" else f"{place.origin} says"

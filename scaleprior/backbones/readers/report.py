@@ -8,12 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.backbones.card import Card
+from scaleprior.backbones.readers.draft import Draft
+from scaleprior.backbones.trunks.published import FACT_KINDS, Origin
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-__all__ = ["Found", "Reading", "Report", "some"]
+__all__ = ["Found", "Inspection", "Reading", "Report", "some"]
+
+_SAID = {
+    "user": "from the user",
+    "file": "from the file",
+    "publisher": "from its publisher",
+    "assumed": "ASSUMED",
+}
 
 
 @dataclass
@@ -29,7 +38,7 @@ class Report:
         misshaped: "name: its shape instead of the expected one".
         dropped: reason -> the file's names left out on purpose (classifier, head, projector, counter,
             optimiser, detector, another trunk, beside the trunk, ...).
-        facts: fact -> where it was found.
+        facts: fact -> who says it, and where.
         notes: what a reader should hear, in sentences.
     """
 
@@ -41,12 +50,13 @@ class Report:
     unexpected: list[str] = field(default_factory=list)
     misshaped: list[str] = field(default_factory=list)
     dropped: dict[str, list[str]] = field(default_factory=dict)
-    facts: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Origin] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; matched names as a count, since they are the whole architecture."""
-        return {**self.__dict__, "matched": len(self.matched)}
+        facts = {name: origin.to_dict() for name, origin in self.facts.items()}
+        return {**self.__dict__, "matched": len(self.matched), "facts": facts}
 
     def lines(self) -> list[str]:
         """For people."""
@@ -57,10 +67,11 @@ class Report:
         for label in ("missing", "unexpected", "misshaped"):
             names = getattr(self, label)
             text.append(f"{label}: {len(names)}{f' ({some(names)})' if names else ''}")
-        origins: dict[str, list[str]] = {}
+        origins: dict[Origin, list[str]] = {}
         for name, origin in self.facts.items():
             origins.setdefault(origin, []).append(name)
-        text += [f"{', '.join(names)}: {origin}" for origin, names in origins.items()]
+        best_first = sorted(origins, key=lambda origin: FACT_KINDS.index(origin.kind))
+        text += [f"{', '.join(origins[origin])}: {_SAID[origin.kind]}, {origin.where}" for origin in best_first]
         return text + self.notes
 
 
@@ -74,13 +85,27 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Inspection:
+    """What :class:`Reading` has of a file some of whose facts may be unknown: enough to look at it, not to use it."""
+
+    tensors: dict[str, Tensor]
+    draft: Draft
+    report: Report
+
+
+@dataclass(frozen=True)
 class Found:
     """A backbone in a file: views whose numbers nobody has looked at yet (tensors, if the file is one of ours)."""
 
     path: Path
     tensors: Mapping[str, np.ndarray | Tensor]
-    card: Card
+    draft: Draft
     report: Report
+
+    @property
+    def card(self) -> Card:
+        """Raises UnknownFactsError: a fact that a detector needs is unknown."""
+        return self.draft.card()
 
 
 def some(names: Sequence[str]) -> str:

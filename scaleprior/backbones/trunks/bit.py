@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from scaleprior.backbones.trunks.family import Shapes, TrunkFamily
+from scaleprior.backbones.trunks.family import Clues, Shapes, TrunkFamily
 from scaleprior.backbones.trunks.layout import CLASSIFIER, Dropped, Layout, Relative
 from scaleprior.backbones.trunks.model import MAPS, Model
+from scaleprior.backbones.trunks.published import KnownFacts, Triple
 from scaleprior.backbones.trunks.resnet.spec import BLOCKS_PER_STAGE
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["BiT"]
+
+_GOOGLE = "bit (its own names)"
+_HALF: Triple = (127.5, 127.5, 127.5)
 
 
 def _bit(name: str) -> str | Dropped | None:
@@ -54,8 +58,7 @@ def _outputs_first(name: str, array: np.ndarray) -> np.ndarray:
 
 def _model(depth: int, width: int) -> Model:
     channels = tuple(64 * width * 2**stage for stage in range(2, 6))
-    half = (127.5, 127.5, 127.5)
-    return Model(BLOCKS_PER_STAGE[depth], 64 * width, channels, depth, half, half)
+    return Model(BLOCKS_PER_STAGE[depth], 64 * width, channels, depth, _HALF, _HALF)
 
 
 class BiT(TrunkFamily):
@@ -68,7 +71,7 @@ class BiT(TrunkFamily):
         for depth, width in ((50, 1), (50, 3), (101, 1), (101, 3), (152, 2), (152, 4))
     }
     layouts = (
-        Layout("bit (its own names)", (r"root_block/standardized_conv2d/kernel$",), _bit, (), _outputs_first),
+        Layout(_GOOGLE, (r"root_block/standardized_conv2d/kernel$",), _bit, (), _outputs_first),
         Layout("bit (timm names)", (r"stages\.0\.blocks\.0\.conv1\.weight$", r"stem\.conv\.weight$"), _timm_bit),
     )
 
@@ -78,6 +81,13 @@ class BiT(TrunkFamily):
                 "a pre-activation ResNetV2 with BatchNorm", "take BiT's, which has GroupNorm: resnetv2_50x1_bit"
             )
         return None
+
+    def published(self, spec: Any, clues: Clues) -> KnownFacts | None:
+        """TensorFlow's variable scopes are the names of Google's own files; who trains ports of these networks saves
+        them in the names of a PyTorch module."""
+        if clues.layout.name != _GOOGLE:
+            return None
+        return KnownFacts("published by Google for BiT", _HALF, _HALF, "RGB", False, kind="publisher")
 
     def label(self, depth: int, width: int) -> str:
         return f"BiT-R{depth}x{width}"

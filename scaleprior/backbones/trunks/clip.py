@@ -6,14 +6,18 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from scaleprior.backbones.trunks.family import TrunkFamily
+from scaleprior.backbones.trunks.family import Clues, TrunkFamily
 from scaleprior.backbones.trunks.layout import COUNTER, PROJECTION, TENSORS, Dropped, Layout
 from scaleprior.backbones.trunks.model import Model
+from scaleprior.backbones.trunks.published import CLIP_STATISTICS, KnownFacts
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["CLIP"]
+
+_ARCHIVE = ("input_resolution", "context_length", "vocab_size")
+"""Attributes of the TorchScript archives that OpenAI published, which their state dicts have as tensors."""
 
 
 def _timm_clip(name: str) -> str | Dropped | None:
@@ -56,8 +60,7 @@ def _text_tower(name: str) -> Dropped | None:
 
 def _model(blocks: tuple[int, int, int, int], width: int) -> Model:
     channels = tuple(width * 2**stage for stage in range(2, 6))
-    mean, std = (122.7709383, 116.7460125, 104.09373615), (68.5005327, 66.6321579, 70.32316305)
-    return Model(blocks, width, channels, 3 * sum(blocks) + 2, mean, std)
+    return Model(blocks, width, channels, 3 * sum(blocks) + 2, *CLIP_STATISTICS)
 
 
 class CLIP(TrunkFamily):
@@ -79,6 +82,15 @@ class CLIP(TrunkFamily):
         ),
         Layout("clip (timm names)", (r"stages\.0\.0\.conv1_1x1\.conv\.weight$",), _timm_clip, beside=_text_tower),
     )  # fmt: skip
+
+    def published(self, spec: Any, clues: Clues) -> KnownFacts | None:
+        """A text tower alone proves nothing: OpenCLIP trains these networks in the same names, with statistics that its
+        users choose. OpenAI's archives have three entries that no model's state dict has, its own included."""
+        if not set(_ARCHIVE) <= {name.rpartition(".")[2] for name in clues.names}:
+            return None
+        return KnownFacts(
+            "published by OpenAI for CLIP", *CLIP_STATISTICS, "RGB", False, norm_eps=1e-5, kind="publisher"
+        )
 
     def label(self, depth: int, width: int) -> str:
         return f"CLIP-R{depth}x{width}" if width > 1 else f"CLIP-R{depth}"

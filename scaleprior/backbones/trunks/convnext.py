@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from scaleprior.backbones.trunks.family import Clues, Shapes, TimmSpec, TrunkFamily
+from scaleprior.backbones.trunks.family import Shapes, TimmSpec, TrunkFamily
 from scaleprior.backbones.trunks.layout import CLASSIFIER, Dropped, Layout, Relative
 from scaleprior.backbones.trunks.model import MAPS, Model
-from scaleprior.backbones.trunks.published import IMAGENET_MEAN, IMAGENET_STD, KnownFacts
+from scaleprior.backbones.trunks.published import IMAGENET_MEAN, IMAGENET_STD
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,12 +91,6 @@ class ConvNeXt(TrunkFamily):
                (r"features\.1\.0\.block\.0\.weight$", r"features\.\d\.\d+\.layer_scale$"),
                _torchvision, reshape=_flat_scales),
     )  # fmt: skip
-
-    def published(self, spec: TimmSpec, clues: Clues) -> KnownFacts:
-        who = "torchvision's weights" if "torchvision" in clues.layout.name else "every tag of timm's"
-        return KnownFacts(
-            f"published for {who} {spec.model}", IMAGENET_MEAN, IMAGENET_STD, "RGB", False, kind="publisher"
-        )
 
     def refusal(self, shapes: Shapes) -> Relative | None:
         if any(re.match(r"stages\.\d\.blocks\.\d+\.mlp\.grn\.", name) for name in shapes):

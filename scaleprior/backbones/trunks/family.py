@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -103,6 +103,7 @@ class Clues:
         depth: as the user says, of a ResNet some of whose stages are absent.
         carried: the architecture in a card that travels with the tensors.
         author: who a Detectron2 ``.pkl`` says wrote it.
+        names: of all tensors in it, in the layout or as they are written.
     """
 
     where: str
@@ -111,6 +112,7 @@ class Clues:
     depth: int | None = None
     carried: TrunkSpec | None = None
     author: str | None = None
+    names: Collection[str] = ()
 
 
 class TrunkFamily:
@@ -170,18 +172,16 @@ class TrunkFamily:
         for model, facts in self.models.items():
             if facts.blocks == tuple(counts) and facts.stem == stem:
                 return TimmSpec(model)
-        raise UserError(
-            f"{clues.where}: blocks {counts} and a stem of {stem} fit no known trunk",
-            hint=f"known: {', '.join(self.models)}",
-        )
+        said = f"{clues.where}: blocks {counts} and a stem of {stem} fit no known trunk"
+        raise UserError(said, hint=f"known: {', '.join(self.models)}")
 
     def published(self, spec: Any, clues: Clues) -> KnownFacts | None:
-        """What the publishers of exactly this trunk in this layout state; None or a None inside = they differ."""
-        facts = self.models[spec.model]
-        order = None if facts.pixel_mean is None else "RGB"
-        return KnownFacts(
-            f"published for timm's {spec.model}", facts.pixel_mean, facts.pixel_std, order, False, kind="publisher"
-        )
+        """What their publisher states of these weights, where the file proves they are his; spelling proves none."""
+        return None
+
+    def unsaid(self, spec: Any) -> tuple[str, ...]:
+        """Which of "stride_in_1x1" and "norm_eps" (BatchNorm differs between libraries) names and shapes leave open."""
+        return ("norm_eps",) if spec.norm == "BN" else ()
 
     def refine(self, spec: Any, *, stride_in_1x1: bool) -> TrunkSpec:
         """The spec with what shapes could not tell."""

@@ -223,6 +223,7 @@ class Entry:
             licence=self.licence,
             source=self.source,
             name=self.name,
+            norm=self.parts.get("norm"),
             norm_eps=self.norm_eps,
             kind="publisher",
         )

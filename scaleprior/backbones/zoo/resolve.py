@@ -116,16 +116,14 @@ def canonical(name: str, *, refresh: bool = False, progress: ProgressFn | None =
 def _convert(entry: Entry, path: Path, target: Path) -> None:
     from scaleprior.backbones.convert import convert_backbone
     from scaleprior.backbones.readers import ReadOptions
+    from scaleprior.backbones.readers.facts import UnknownFactsError
+    from scaleprior.backbones.readers.sources.timm_models import model_facts
 
+    known = [entry.facts(f"the catalogue's {entry.name}")]
+    if entry.timm is not None:
+        known.append(model_facts(entry.timm, f"timm's {entry.timm}, which the catalogue names", "publisher"))
     options = ReadOptions(
         name=entry.name,
-        pixel_mean=entry.pixel_mean,
-        pixel_std=entry.pixel_std,
-        channel_order=entry.channel_order,
-        stride_in_1x1=entry.spec is not None and entry.spec.stride_in_1x1,
-        norm=entry.parts.get("norm"),
-        norm_eps=entry.norm_eps,
-        timm_model=entry.timm,
         state=entry.state,
         images=entry.images,
         labels=entry.labels,
@@ -133,7 +131,11 @@ def _convert(entry: Entry, path: Path, target: Path) -> None:
         licence=entry.licence,
         source=entry.source,
     )
-    _, report = convert_backbone(path, target, options)
+    try:
+        _, report = convert_backbone(path, target, options, known=known)
+    except UnknownFactsError as e:
+        said = f"the catalogue's entry {entry.name} does not say {', '.join(e.absent)}, and neither does its file"
+        raise UserError(said, hint=f"add it to the entry in {ZooHome.current().catalogue}") from e
     logger.info("%s: %s", target, "; ".join(report.lines()))
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from scaleprior.backbones import (
     Card,
+    ReadOptions,
     TimmSpec,
     Trunk,
     apply_card,
@@ -25,7 +26,7 @@ from scaleprior.backbones import (
 )
 from scaleprior.backbones.pictures import drawn_image, feature_maps
 from scaleprior.backbones.trunks.model import MAPS, STRIDES
-from scaleprior.backbones.trunks.published import IMAGENET_MEAN, IMAGENET_STD
+from scaleprior.backbones.trunks.published import IMAGENET_MEAN, IMAGENET_STD, Origin
 from scaleprior.backbones.verify import verify_backbone
 from scaleprior.backbones.weights import load_canonical
 from scaleprior.config import load_config
@@ -90,18 +91,18 @@ def test_torchvisions_file_and_timms_give_the_same_trunk(model: str, tmp_path: P
     torch.manual_seed(0)
     theirs = randomise(getattr(torchvision.models, model)())
     torch.save(theirs.state_dict(), tmp_path / "torchvision.pth")
-    reading = read_backbone(tmp_path / "torchvision.pth")
+    reading = read_backbone(tmp_path / "torchvision.pth", ReadOptions(assume="torchvision"))
     assert (reading.card.arch, reading.card.norm, reading.card.norm_eps) == (TimmSpec(model), "LN", 1e-6)
     assert reading.report.layout == "convnext (torchvision names)"
     assert reading.report.dropped == {"classifier": ["classifier.2.weight", "classifier.2.bias"]}
-    assert reading.report.facts["pixel_mean"] == f"published for torchvision's weights {model}"
+    assert reading.card.assumed == ("pixel_mean", "pixel_std", "channel_order")
+    assert reading.card.facts["norm_eps"] == Origin("file", f"the LN of every {model}")
 
     whole = {**reading.tensors, "head.fc.weight": torch.zeros(5, 768), "head.fc.bias": torch.zeros(5)}
     save_file(whole, tmp_path / "model.safetensors")
-    again = read_backbone(tmp_path / "model.safetensors")
+    again = read_backbone(tmp_path / "model.safetensors", ReadOptions(assume="torchvision"))
     assert again.report.layout == "convnext (timm names)"
     assert again.report.dropped == {"classifier": ["head.fc.bias", "head.fc.weight"]}
-    assert again.report.facts["pixel_mean"] == f"published for every tag of timm's {model}"
     assert (again.card.pixel_mean, again.card.pixel_std) == (IMAGENET_MEAN, IMAGENET_STD)
     assert reading.tensors.keys() == again.tensors.keys()
     assert all(torch.equal(again.tensors[name], tensor) for name, tensor in reading.tensors.items())
@@ -121,7 +122,7 @@ def test_torchvisions_file_and_timms_give_the_same_trunk(model: str, tmp_path: P
 
 @pytest.mark.parametrize("model", MODELS)
 def test_every_tag_of_timm_has_imagenets_statistics(model: str) -> None:
-    """What the reader calls published for every tag is; a new tag with others would make this fail."""
+    """The usual values are those of every tag; the reader asks all the same, as names do not tell whose file it is."""
     tags = [name for name in timm.list_pretrained(f"{model}.*") if name.split(".")[0] == model]
     assert len(tags) > 4
     for name in tags:
@@ -139,7 +140,7 @@ def test_export_to_torchvision_is_exact_and_detectron2_is_refused(tmp_path: Path
     theirs = torchvision.models.convnext_tiny()
     said = theirs.load_state_dict(torch.load(tmp_path / "c.pth", weights_only=True), strict=False)
     assert (said.missing_keys, said.unexpected_keys) == (["classifier.2.weight", "classifier.2.bias"], [])
-    back = read_backbone(tmp_path / "c.pth").tensors
+    back = read_backbone(tmp_path / "c.pth", ReadOptions(assume="torchvision")).tensors
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
     with pytest.raises(UserError, match=r"is a ConvNeXt, and stock Detectron2 has no such trunk; use the .safetensors"):

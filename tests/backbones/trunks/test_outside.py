@@ -63,7 +63,17 @@ def test_it_is_pretrained_converted_and_fine_tuned_by_the_command_line(installed
     weights = ["MODEL.WEIGHTS", "run/backbone.safetensors"]
     commands = [
         ["pretrain", "--config-file", "Pretrain/Base-Pretrain.yaml", "--out", "run", *SMALL, *short, *TRUNK],
-        ["backbone", "convert", "foreign.pth", "c.safetensors", *pixels, "--channel-order", "RGB"],
+        [
+            "backbone",
+            "convert",
+            "foreign.pth",
+            "c.safetensors",
+            *pixels,
+            "--channel-order",
+            "RGB",
+            "--norm-eps",
+            "1e-5",
+        ],
         ["detect", "train", *config, "--out", "det", *TINY_FPN, *data, *card, *TRUNK, *weights],
     ]
     (tmp_path / "commands.json").write_text(json.dumps(commands))

@@ -13,31 +13,27 @@ from scaleprior.backbones.readers.sources.detectors import detector_facts
 from scaleprior.backbones.readers.sources.hugging_face import open_clip_facts, transformers_facts
 from scaleprior.backbones.readers.sources.openmmlab import openmmlab_facts
 from scaleprior.backbones.readers.sources.timm_args import ARGS, timm_args, timm_args_facts
-from scaleprior.backbones.readers.sources.timm_configs import folder_facts, timm_facts
+from scaleprior.backbones.readers.sources.timm_configs import folder_facts
+from scaleprior.backbones.readers.sources.timm_models import model_facts
 from scaleprior.backbones.readers.sources.values import json_beside
-from scaleprior.backbones.trunks.published import KnownFacts
+from scaleprior.backbones.trunks.published import CARD_FACTS, KnownFacts, Origin
 from scaleprior.backbones.zoo.identify import identified
 
-__all__ = ["known_facts"]
+__all__ = ["IN_CARD", "known_facts"]
+
+IN_CARD = Origin("file", "the card in the file")
+"""Of facts in a card from before cards said where theirs come from."""
 
 
 def known_facts(content: Content, path: Path, options: ReadOptions, carried: Card | None) -> list[KnownFacts]:
-    """Everything that travels with the tensors or that the user names, best first.
+    """Everything that travels with the tensors or that the user names; of each kind, best first.
 
     Raises:
         UserError: what travels with them cannot be, or describes a network with the names of another.
     """
-    tree, known = content.tree, []
-    if carried is not None:
-        known.append(
-            KnownFacts("the card in the file", carried.pixel_mean, carried.pixel_std, carried.channel_order,
-                  carried.stride_in_1x1, norm_eps=carried.norm_eps)
-        )  # fmt: skip
+    tree, known = content.tree, [] if carried is None else _carried_facts(carried)
     if options.timm_model is not None:
-        from scaleprior.backbones.readers.timm_names import published
-
-        words = f"timm's {options.timm_model}"
-        known += [timm_facts(published(options.timm_model), words), *_of_network(options.timm_model, words)]
+        known.append(model_facts(options.timm_model, f"timm's {options.timm_model}", "user"))
     known += [found for found in (detector_facts(content.metadata, str(path)), folder_facts(path)) if found is not None]
     config = json_beside(path, "config.json")
     if isinstance(config.get("pretrained_cfg"), dict):
@@ -47,10 +43,17 @@ def known_facts(content: Content, path: Path, options: ReadOptions, carried: Car
         known += _of_network(args["model"], f"timm's network of the model in the {ARGS}")
     known += [*openmmlab_facts(tree), *buffer_facts(tree), *hyper_parameter_facts(tree)]
     known += transformers_facts(path) + open_clip_facts(path)
-    said = (options.pixel_mean, options.pixel_std, options.channel_order, options.stride_in_1x1)
+    said = (options.pixel_mean, options.pixel_std, options.channel_order, options.stride_in_1x1, options.norm_eps)
     if carried is None and None in said and (publisher := identified(path)) is not None:
         known.append(publisher)
     return known
+
+
+def _carried_facts(card: Card) -> list[KnownFacts]:
+    """Facts of a card that travelled with the tensors, each from whoever the card says it is from."""
+    facts = {name: getattr(card, name) for name in CARD_FACTS if name != "norm"}
+    origins = {name: card.facts.get(name, IN_CARD) for name in facts}
+    return [KnownFacts(origins[name].where, kind=origins[name].kind, **{name: value}) for name, value in facts.items()]
 
 
 def _of_network(name: object, words: str) -> list[KnownFacts]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from scaleprior.backbones.trunks.family import Clues, Shapes, TrunkFamily
 from scaleprior.backbones.trunks.layout import Relative
 from scaleprior.backbones.trunks.model import Model
-from scaleprior.backbones.trunks.published import IMAGENET, KnownFacts
+from scaleprior.backbones.trunks.published import KnownFacts
 from scaleprior.backbones.trunks.resnet.infer import infer_norm, infer_resnet
 from scaleprior.backbones.trunks.resnet.layouts import LAYOUTS
 from scaleprior.backbones.trunks.resnet.names import from_detectron2, names_and_shapes, to_detectron2
@@ -51,11 +51,12 @@ class ResNets(TrunkFamily):
         return infer_resnet(shapes, norm=infer_norm(shapes, clues), where=clues.where, depth=clues.depth)
 
     def published(self, spec: ResNetSpec, clues: Clues) -> KnownFacts | None:
-        if clues.layout.name == "torchvision/timm":
-            return IMAGENET
         if clues.layout.name == "detectron2":
             return of_author(clues.author)
         return of_caffe2(spec) if clues.layout.name.startswith("caffe2") else None
+
+    def unsaid(self, spec: ResNetSpec) -> tuple[str, ...]:
+        return (*(("stride_in_1x1",) if spec.bottleneck else ()), *super().unsaid(spec))
 
     def refine(self, spec: ResNetSpec, *, stride_in_1x1: bool) -> ResNetSpec:
         return replace(spec, stride_in_1x1=stride_in_1x1 and spec.bottleneck)

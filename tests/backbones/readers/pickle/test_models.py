@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from scaleprior.backbones import RefusedFileError, read_backbone
+from scaleprior.backbones import ReadOptions, RefusedFileError, read_backbone
 from scaleprior.backbones.readers.pickle import Placeholder, load_torch_legacy, load_torch_zip
 
 
@@ -47,7 +47,8 @@ def test_whole_models_are_their_state_dict(old: bool, tmp_path: Path) -> None:
     assert_same(tree.content["model"].content, model.state_dict())
     assert tree.left_out == ["loss: torch.nn.modules.loss.CrossEntropyLoss"]
     state = model.module.state_dict()
-    assert torch.equal(read_backbone(tmp_path / "w.pth").tensors["stem.conv1.weight"], state["conv1.weight"])
+    reading = read_backbone(tmp_path / "w.pth", ReadOptions(assume="torchvision"))
+    assert torch.equal(reading.tensors["stem.conv1.weight"], state["conv1.weight"])
 
 
 _GONE = """

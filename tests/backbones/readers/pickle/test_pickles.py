@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from scaleprior.backbones import RefusedFileError, read_backbone
+from scaleprior.backbones import ReadOptions, RefusedFileError, read_backbone
 from scaleprior.backbones.readers.limits import LIMITS
 from scaleprior.backbones.readers.pickle.load import load_pickle
 from scaleprior.backbones.readers.pickle.machine import Machine
@@ -156,7 +156,7 @@ def test_settings_beside_the_weights_are_passed_over_and_said(old: bool, tmp_pat
     state = resnet18().state_dict()
     content = {"epoch": 3, "args": settings(), "state_dict": state, "paths": [pathlib.Path("a")]}
     torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=not old)
-    reading = read_backbone(tmp_path / "w.pth")
+    reading = read_backbone(tmp_path / "w.pth", ReadOptions(assume="torchvision"))
     assert torch.equal(reading.tensors["stem.conv1.weight"], state["conv1.weight"])
     said = f"paths: {type(pathlib.Path()).__module__}.{type(pathlib.Path()).__name__}"
     assert reading.report.notes == [f"objects that are no weights were passed over: args: argparse.Namespace, {said}"]

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from scaleprior.backbones import RefusedFileError, read_backbone
+from scaleprior.backbones import ReadOptions, RefusedFileError, read_backbone
 from scaleprior.backbones.readers.limits import LIMITS
 from scaleprior.backbones.readers.pickle import Placeholder, Tree, load_pickle, load_torch_legacy, load_torch_zip
 
@@ -314,6 +314,6 @@ def test_a_checkpoint_with_objects_gives_its_backbone(old: bool, gone: types.Mod
     content = {"args": gone.EasyDict(lr=1), "callbacks": {"best": gone.Settings(a=gone.Kind.RGB)}, "state_dict": state}
     torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=not old)
     sys.modules.pop("gone_package")
-    reading = read_backbone(tmp_path / "w.pth")
+    reading = read_backbone(tmp_path / "w.pth", ReadOptions(assume="torchvision"))
     assert torch.equal(reading.tensors["stem.conv1.weight"], state["conv1.weight"])
     assert "args: gone_package.EasyDict, callbacks.best: gone_package.Settings" in reading.report.notes[0]

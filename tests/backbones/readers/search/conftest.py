@@ -16,7 +16,7 @@ from scaleprior.backbones.readers import Reading
 
 FACTS: dict[str, Any] = {
     "pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375), "channel_order": "RGB",
-    "stride_in_1x1": False,
+    "stride_in_1x1": False, "norm_eps": 1e-5,
 }  # fmt: skip
 
 Check = Callable[..., Reading]

@@ -24,7 +24,8 @@ from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.errors import UserError
 
 R50 = ResNetSpec()
-GIVEN = {"pixel_mean": (1, 2, 3), "pixel_std": (1, 1, 1), "channel_order": "RGB", "stride_in_1x1": False}
+GIVEN = {"pixel_mean": (1, 2, 3), "pixel_std": (1, 1, 1), "channel_order": "RGB", "stride_in_1x1": False,
+         "norm_eps": 1e-5}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ def test_norms_named_gn_are_group_norms_with_the_stride_in_the_3x3(tmp_path: Pat
     assert reading.card.arch == ResNetSpec(norm="GN")
     assert reading.report.dropped == {"classifier": ["pred_w", "pred_b"]}
     assert difference(model, reading) == 0
-    assert reading.report.facts["stride_in_1x1"].startswith(
+    assert reading.report.facts["stride_in_1x1"].where.startswith(
         "published by Detectron2 for Detectron's ResNets with Group"
     )
 
@@ -108,7 +108,7 @@ def test_detectron2s_default_weights_need_no_option(tmp_path: Path) -> None:
     path = made(tmp_path, model, "unfused", conv1_b=np.full(64, 0.25, np.float32))
     reading = read_backbone(path)
     assert facts(reading) == (BGR, (1, 1, 1), "BGR", True, "BN")
-    assert reading.report.facts["pixel_std"] == "published by Detectron2 for MSRA's Caffe2 weights"
+    assert str(reading.report.facts["pixel_std"]) == "publisher: published by Detectron2 for MSRA's Caffe2 weights"
     assert reading.report.dropped["unused bias"] == ["conv1_b"]
     assert "conv1_b is not zero (up to 0.25); Detectron and Detectron2 do not add it either" in reading.report.notes
     assert difference(model, reading) == 0

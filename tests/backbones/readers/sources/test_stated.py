@@ -60,13 +60,13 @@ def test_what_timms_training_was_told_is_what_the_card_says(tmp_path: Path) -> N
     reading = read_backbone(saved_by_timm(tmp_path, **half))
     card = reading.card
     assert (card.pixel_mean, card.pixel_std, card.channel_order, card.input_size) == (HALF, HALF, "RGB", 160)
-    assert reading.report.facts["pixel_mean"] == "args of timm's train.py in the file"
+    assert reading.report.facts["pixel_mean"].where == "args of timm's train.py in the file"
 
 
 def test_what_timms_training_was_not_told_is_timms_setting_of_the_model(tmp_path: Path) -> None:
     reading = read_backbone(saved_by_timm(tmp_path))
     assert (reading.card.pixel_mean, reading.card.pixel_std) == (IMAGENET_MEAN, IMAGENET_STD)
-    assert reading.report.facts["pixel_mean"].startswith("timm's own settings of resnet18, which args of timm's")
+    assert reading.report.facts["pixel_mean"].where.startswith("timm's own settings of resnet18, which args of timm's")
     half = timm_args_facts({"args": {**TRAIN, "model": "resnet34.ra4_e3600_r224_in1k"}})
     assert [known.pixel_mean for known in half] == [None, HALF]
 
@@ -140,7 +140,7 @@ def test_a_folder_of_transformers_needs_no_option(state: dict, tmp_path: Path) -
     folder(tmp_path, config=TRANSFORMERS, preprocessor_config=PROCESSOR)
     reading = read_backbone(tmp_path)
     assert (reading.card.arch, reading.card.pixel_mean) == (ResNetSpec(depth=18), IMAGENET_MEAN)
-    assert reading.report.facts["pixel_mean"] == str(tmp_path / "preprocessor_config.json")
+    assert reading.report.facts["pixel_mean"].where == str(tmp_path / "preprocessor_config.json")
 
 
 def test_open_clips_config(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_hyper_parameters_of_no_scale_say_nothing() -> None:
 def test_mean_and_std_of_one_place_are_taken_together_with_options(state: dict, tmp_path: Path) -> None:
     torch.save({"state_dict": state, "meta": {"config": PYTORCH}}, tmp_path / "epoch_12.pth")
     reading = read_backbone(tmp_path / "epoch_12.pth", ReadOptions(images=7))
-    assert reading.report.facts["pixel_std"] == "OpenMMLab's config in the file (meta.config)"
+    assert reading.report.facts["pixel_std"].where == "OpenMMLab's config in the file (meta.config)"
     folder(tmp_path, config={"architecture": "resnet18", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}})
     save_file(state, tmp_path / "model.safetensors")
     assert read_backbone(tmp_path / "model.safetensors").card.pixel_std == HALF
