@@ -100,7 +100,7 @@ def _show(args: argparse.Namespace) -> None:
         ("source", entry.source), ("weights", entry.weights), ("publisher", entry.publisher), ("timm", entry.timm),
         ("torchvision", entry.torchvision), ("url", entry.url), ("sha256", entry.sha256), ("hash", _hash(entry)),
         *(("also", f"{copy['url']} ({copy['hash']})") for copy in entry.also),
-        ("norm eps", f"{entry.norm_eps:g}" if entry.norm_eps else None),
+        ("norm eps", None if entry.norm_eps is None else f"{entry.norm_eps:g}"),
         *(("proof", f"{words}: {entry.proof[what]}") for what, words in PROOFS.items() if what in entry.proof),
         ("downloaded", entry.downloaded or "never by ScalePrior's authors" if entry.kind == "public" else None),
     ]  # fmt: skip

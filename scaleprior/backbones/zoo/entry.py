@@ -66,6 +66,8 @@ _PUBLIC_KEYS = {
     "hash": optional(HASH),
     "also": optional(list_of(mapping_of({"url": URL, "hash": HASH}))),
     "state": optional(TEXT),
+    "prefix": optional(TEXT),
+    "select": optional(TEXT),
     "corpus": TEXT,
     "images": COUNT,
     "images_note": optional(TEXT),
@@ -116,11 +118,12 @@ class Entry:
         hash: of the file, as its publisher prints it: "sha256:0676ba61", "md5:b251726a". With neither, the first
             download's is kept.
         also: other files of the same weights, ``{"url": ..., "hash": ...}``: recognised, not downloaded.
-        state: which of the file's state dicts, as ``ReadOptions`` takes it.
+        state, prefix, select: where in the file the trunk is, as ``ReadOptions`` takes them; None = where the search
+            finds it.
         command: shell command that makes such a backbone, for weights that are not public.
         card: of a canonical file.
         pixel_mean, pixel_std: 0-255 scale, in ``channel_order``.
-        norm_eps: what the norms add to the variance; None = unknown, or not said.
+        norm_eps: what the norms add to the variance; a public entry that does not say it has its family's.
         downloaded: by whom and when the file was downloaded and read, where this catalogue's authors did; None = never.
         proof: where the facts were read: key of ``PROOFS`` -> repository and file, or paper.
     """
@@ -153,6 +156,8 @@ class Entry:
     hash: str | None = None
     also: tuple[Mapping[str, str], ...] = ()
     state: str | None = None
+    prefix: str | None = None
+    select: str | None = None
     downloaded: str | None = None
     proof: Mapping[str, str] = field(default_factory=dict)
     command: str | None = None
@@ -260,6 +265,7 @@ def public_entry(name: str, value: Any, *, where: str) -> Entry:
             raise UserError(f"{where}: entry {name}: has the keys {one} and {other}", hint=hint)
     for key in ("pixel_mean", "pixel_std"):
         checked[key] = tuple(map(float, checked[key]))
+    checked.setdefault("norm_eps", get_family(checked["trunk"]).eps)
     parts = {field: checked.pop(key) for key, field in _PARTS.items() if key in checked}
     entry = Entry(name=name, kind="public", parts=parts, **{**checked, "also": tuple(checked.get("also", ()))})
     if parts or entry.model:

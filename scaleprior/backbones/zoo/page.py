@@ -166,9 +166,8 @@ def _expects(entry: Entry) -> str:
     """What the weights expect, for people."""
     mean, std = (", ".join(f"{v:.7g}" for v in three) for three in (entry.pixel_mean, entry.pixel_std))
     stride = "1x1" if entry.spec is not None and entry.spec.stride_in_1x1 else "3x3"
-    eps = "unknown" if entry.norm_eps is None else f"{entry.norm_eps:g}"
     where = f", stride in the {stride}" if entry.trunk == "resnet" and entry.depth >= 50 else ""
-    return f"{entry.channel_order}, mean {mean}, std {std}{where}, eps {eps}"
+    return f"{entry.channel_order}, mean {mean}, std {std}{where}, eps {entry.norm_eps:g}"
 
 
 def _paper(entries: Sequence[Entry]) -> str:

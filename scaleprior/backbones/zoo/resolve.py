@@ -21,7 +21,9 @@ from scaleprior.errors import FailureError, UserError
 from scaleprior.files import file_sha256
 from scaleprior.progress import ProgressFn
 
-__all__ = ["PREFIX", "canonical", "fetch", "find_weights", "is_uri", "local_path", "locate", "model_path"]
+__all__ = [
+    "PREFIX", "canonical", "convert_entry", "fetch", "find_weights", "is_uri", "local_path", "locate", "model_path",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -109,11 +111,16 @@ def canonical(name: str, *, refresh: bool = False, progress: ProgressFn | None =
     target = home.canonical(path.parent.name, name)
     with home.lock(name):
         if not target.is_file():
-            _convert(entry, path, target)
+            convert_entry(entry, path, target)
     return target
 
 
-def _convert(entry: Entry, path: Path, target: Path) -> None:
+def convert_entry(entry: Entry, path: Path, target: Path) -> None:
+    """Write the published file ``path`` of ``entry`` as a canonical one, by the facts that the catalogue states.
+
+    Raises:
+        UserError: it is not what the catalogue says it is.
+    """
     from scaleprior.backbones.convert import convert_backbone
     from scaleprior.backbones.readers import ReadOptions
     from scaleprior.backbones.readers.facts import UnknownFactsError
@@ -125,6 +132,8 @@ def _convert(entry: Entry, path: Path, target: Path) -> None:
     options = ReadOptions(
         name=entry.name,
         state=entry.state,
+        prefix=entry.prefix,
+        select=entry.select,
         images=entry.images,
         labels=entry.labels,
         corpus=entry.corpus,

@@ -20,11 +20,11 @@ def _int(value: int) -> bytes:
 
 def python2_pickle(arrays: Mapping[str, np.ndarray]) -> bytes:
     """A dict of float32 arrays; names and content are byte strings, which Python 3 sees through an encoding."""
-    data = b"\x80\x02}("
+    parts = [b"\x80\x02}("]
     for name, array in arrays.items():
         shape = b"(" + b"".join(_int(n) for n in array.shape) + b"t"
         dtype = b"cnumpy\ndtype\n" + _string(b"f4") + b"K\x00K\x01\x87R(K\x03" + _string(b"<") + b"NNN"
         dtype += _int(-1) + _int(-1) + b"K\x00tb"
-        data += _string(name.encode()) + b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85"
-        data += _string(b"b") + b"\x87R(K\x01" + shape + dtype + b"\x89" + _string(array.tobytes()) + b"tb"
-    return data + b"u."
+        parts.append(_string(name.encode()) + b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85")
+        parts += [_string(b"b") + b"\x87R(K\x01" + shape + dtype + b"\x89", _string(array.tobytes()), b"tb"]
+    return b"".join([*parts, b"u."])

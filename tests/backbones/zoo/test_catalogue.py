@@ -281,6 +281,13 @@ def test_an_entry_by_address_says_what_its_trunk_is(tmp_path: Path) -> None:
     assert entry.to_dict()["parts"] == {"num_groups": 32, "width_per_group": 8, "stride_in_1x1": True}
 
 
+def test_an_entry_that_says_no_eps_has_its_familys(tmp_path: Path) -> None:
+    path = tmp_path / "zoo.yaml"
+    path.write_text(yaml.safe_dump({"schema": 1, "public": {"x": GOOD, "y": {**GOOD, "trunk": "convnext"}}}))
+    entries = read_catalogue(path, sections=("public",))
+    assert (entries["x"].norm_eps, entries["y"].norm_eps) == (1e-5, 1e-6)
+
+
 def test_pieces_that_entries_share_are_no_entries(tmp_path: Path) -> None:
     path = tmp_path / "zoo.yaml"
     path.write_text(
