@@ -20,6 +20,7 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
+from scaleprior.backbones.assumed import warn_of_assumed
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import NORM_EPS
 from scaleprior.backbones.readers.assemble import CARD_IN_PICKLE
@@ -76,6 +77,7 @@ def extend_checkpointer() -> None:
             return load_model(self, checkpoint)
         card = Card.from_json(text, source="the card in MODEL.WEIGHTS")
         require_contract(self.model, card)
+        warn_of_assumed(card, logger)
         tensors = checkpoint.pop("model")  # as Detectron2 does: what is left is what load() returns
         self._convert_ndarray_to_tensor(tensors)
         match = match_trunk(self.model, tensors, card)

@@ -8,6 +8,7 @@ from scaleprior.backbones.canonical import canonical_file
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import check_contract
 from scaleprior.backbones.trunks.family import TrunkSpec
+from scaleprior.backbones.trunks.published import CARD_FACTS, Origin
 from scaleprior.backbones.trunks.selection import config_eps, spec_from_config
 from scaleprior.backbones.weights import read_card
 from scaleprior.config.seed import run_seed
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 __all__ = ["check_amp", "check_pretraining", "parent_card", "planned_card", "run_identity"]
+
+
+_OF_THE_RUN = Origin("file", "the config of the run that trained it")
+"""Of all facts, also where a parent's were assumed: these weights did see such pixels, through such norms."""
 
 
 def check_pretraining(cfg: CfgNode) -> Card:
@@ -50,6 +55,7 @@ def planned_card(cfg: CfgNode, name: str = "the planned backbone") -> Card:
         pixel_std=tuple(cfg.MODEL.PIXEL_STD),
         channel_order=cfg.INPUT.FORMAT,
         norm_eps=config_eps(cfg),  # pyright: ignore[reportArgumentType] (None becomes the family's)
+        facts=dict.fromkeys(CARD_FACTS, _OF_THE_RUN),
         input_size=cfg.PRETRAIN.INPUT.SIZE,
         seed=run_seed(cfg),
         source="scaleprior pretrain",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from scaleprior.backbones.assumed import warn_of_assumed
 from scaleprior.backbones.canonical import canonical_file
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.trunks.family import TrunkSpec
@@ -136,6 +137,8 @@ def run_pretraining(
             if processes.main:
                 folder.write()
                 write_text(out / "config.yaml", cfg.dump())
+                if parent is not None:
+                    warn_of_assumed(parent, logger)
             trainer = _trainer(cfg, spec, images, processes, folder, parent)
             if resume:
                 trainer.resume()

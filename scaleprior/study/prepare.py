@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scaleprior.backbones.assumed import warn_of_assumed
 from scaleprior.config import load_config
 from scaleprior.corpus import Corpus, World, WorldSpec
 from scaleprior.corpus.importers import Doubt, open_source
@@ -32,6 +34,8 @@ __all__ = [
     "prepare_data",
     "what_to_drop",
 ]
+
+logger = logging.getLogger(__name__)
 
 PrepareProgress = Callable[[str, int, int], None]
 """``(what, done, total)`` while data are prepared."""
@@ -80,6 +84,9 @@ def prepare_data(
             f"{train[1]} and {val[1]} have different categories", hint="give two JSON files with the same categories"
         )
     rungs = find_rungs(spec, progress=lambda what: _named(progress, what))
+    cards = {rung.card.tensors_sha256: rung.card for ladder in rungs.values() for rung in ladder}
+    for card in cards.values():  # two architectures can start from one file
+        warn_of_assumed(card, logger)
     corpus = _corpus(spec, world, out, progress)
     digest = hashlib.sha256("".join(file_sha256(s[1]) for s in (train, val)).encode()).hexdigest()
     counts = {

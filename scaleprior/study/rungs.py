@@ -103,6 +103,7 @@ def describe_rungs(rungs: Mapping[str, Sequence[Rung]]) -> dict[str, str]:
             facts[f"backbone {arch}, {rung.images:,} images"] = (
                 f"{card.name}: {card.corpus.get('name', UNKNOWN)}; supervision: {rung.supervision}; licence: "
                 f"{card.licence}; tensors {card.tensors_sha256[:16]}"
+                + (f"; assumed: {', '.join(card.assumed)}" if card.assumed else "")
                 + (f". {rung.comparable}" if rung.comparable else "")
             )
         facts[f"comparable {arch}"] = _comparable(ladder)

@@ -21,6 +21,7 @@ from detectron2.utils.logger import setup_logger
 
 import scaleprior.d2
 from scaleprior.backbones import ResNetSpec, export_backbone, load_backbone
+from scaleprior.backbones.trunks.published import Origin
 from scaleprior.errors import UserError
 from tests.d2.conftest import NARROW, backbone_file, tiny
 
@@ -192,6 +193,21 @@ def test_another_architecture_is_an_error(built: ResNetSpec, words: str, tmp_pat
         DetectionCheckpointer(model_for(built, "FPN", **{"MODEL.RESNETS.NORM": built.norm})).load(
             str(tmp_path / "w.safetensors")
         )
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pkl"])
+def test_assumed_facts_are_said_once(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By the stock checkpointer, which every trainer of the plugin loads with."""
+    facts = {"stride_in_1x1": Origin("assumed", "usual values")}
+    card = backbone_file(tmp_path / "w.safetensors", facts=facts)
+    export_backbone(load_backbone(tmp_path / "w.safetensors").tensors, card, tmp_path / "w.pkl")
+    model = model_for(NARROW, "FPN")
+    caplog.clear()
+    DetectionCheckpointer(model).load(str(tmp_path / name))
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("assumed")]
+    assert said == [
+        "assumed, not known, of backbone w: stride_in_1x1 False (usual values); a wrong value costs AP in silence"
+    ]
 
 
 def test_a_deeper_backbone_is_not_cut_to_fit(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import scaleprior as sp
 from scaleprior.backbones import Card, ResNetSpec, build_resnet, save_backbone, to_detectron2
+from scaleprior.backbones.trunks.published import Origin
 from scaleprior.config import parse_overrides
 from scaleprior.errors import UserError
 from tests.backbones.foreign import write_telling
@@ -57,6 +59,19 @@ def test_a_backbone_in_memory_is_what_the_detector_starts_from(tmp_path: Path) -
     file = sp.detect(CONFIG, tmp_path / "file", weights=tmp_path / "w.safetensors", **common)
     assert memory.model.read_bytes() == file.model.read_bytes()
     assert {p.name for p in (tmp_path / "memory").iterdir()} == {p.name for p in (tmp_path / "file").iterdir()}
+
+
+def test_assumed_facts_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    start = save_start(tmp_path / "w.safetensors")
+    tensors, card = sp.load_backbone(start)
+    save_backbone(start, tensors, replace(card, facts={"pixel_mean": Origin("assumed", "usual values of somebody")}))
+    data = make_coco(tmp_path / "data")
+    sp.detect(CONFIG, tmp_path / "run", weights=start, train=data, val=data, engine="torchvision")
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("assumed")]
+    assert said == [
+        "assumed, not known, of backbone mine: pixel_mean [123.675, 116.28, 103.53] (usual values of somebody); "
+        "a wrong value costs AP in silence"
+    ]
 
 
 def test_a_foreign_file_trains_what_its_conversion_by_hand_trains(

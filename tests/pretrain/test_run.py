@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +19,8 @@ import pytest
 import torch
 import yaml
 
-from scaleprior.backbones import ResNetSpec, convert_backbone, load_backbone, read_card
+from scaleprior.backbones import ResNetSpec, convert_backbone, load_backbone, read_card, save_backbone
+from scaleprior.backbones.trunks.published import Origin
 from scaleprior.config import load_config
 from scaleprior.corpus import Corpus
 from scaleprior.errors import FailureError, UserError
@@ -334,7 +336,9 @@ def test_an_image_that_goes_bad_on_one_of_two_processes_loses_no_step(tmp_path: 
     assert load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")["counters"]["step"] == 2
 
 
-def test_training_goes_on_from_other_weights(small_config: Callable, tmp_path: Path) -> None:
+def test_training_goes_on_from_other_weights(
+    small_config: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     first = pretrain(small_config(), tmp_path / "first")
     weights_key = ("MODEL.WEIGHTS", str(first.backbone))
     tiny_steps = ("PRETRAIN.OPTIMIZER.BASE_LR", "1e-12", "PRETRAIN.BUDGET.AMOUNT", "1")
@@ -344,6 +348,13 @@ def test_training_goes_on_from_other_weights(small_config: Callable, tmp_path: P
     assert torch.allclose(before["res4.2.conv2.weight"], after["res4.2.conv2.weight"], atol=1e-9)
     parent = read_card(second.backbone).parent
     assert parent == {"name": card.name, "tensors_sha256": card.tensors_sha256}
+    # what the run was configured with is known of its backbone, whatever was assumed of the parent's
+    assert {origin.kind for origin in read_card(second.backbone).facts.values()} == {"file"}
+    assert "assumed" not in caplog.text
+    save_backbone(first.backbone, before, replace(card, facts={"channel_order": Origin("assumed", "usual values")}))
+    pretrain(small_config(*weights_key, *tiny_steps), tmp_path / "fourth")
+    said = "assumed, not known, of backbone R-50-w8_tiny-60_seed0: channel_order RGB (usual values)"
+    assert caplog.text.count(said) == caplog.text.count("assumed, ") == 1
     with pytest.raises(UserError, match=r"does not fit the config: INPUT.FORMAT is 'BGR'; use INPUT.FORMAT RGB"):
         pretrain(small_config(*weights_key, "INPUT.FORMAT", "BGR"), tmp_path / "third")
 

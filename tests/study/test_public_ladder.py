@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from scaleprior.backbones import (
     save_backbone,
     to_detectron2,
 )
+from scaleprior.backbones.trunks.published import Origin
 from scaleprior.backbones.trunks.selection import spec_from_config
+from scaleprior.backbones.weights import load_canonical
 from scaleprior.backbones.zoo import add_backbone, load_catalogue
 from scaleprior.config import load_config
 from scaleprior.corpus import World, WorldSpec
@@ -34,6 +37,7 @@ from scaleprior.study import load_spec, run_study
 from scaleprior.study.cells import plan_cells
 from scaleprior.study.prepare import prepare_data
 from scaleprior.study.report.page import build_report
+from scaleprior.study.rungs import describe_rungs
 from tests.backbones.foreign import write_telling
 from tests.study.conftest import TINY, run_study_command
 
@@ -249,6 +253,24 @@ def test_bad_backbones_are_known_before_anything_trains(
     (tmp_path / "foreign.pth").write_bytes(b"PK" * 100)
     with pytest.raises(UserError, match=message):
         plan(spec_file(tmp_path, ladder, backbones={"R-50": rungs}), tmp_path / "out")
+
+
+def test_assumed_facts_are_said_once_for_each_backbone(
+    ladder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    card = write_backbone(tmp_path / "w.safetensors", 5, seed=9)
+    tensors, _ = load_canonical(tmp_path / "w.safetensors")
+    facts = {"norm_eps": Origin("assumed", "usual values")}
+    save_backbone(tmp_path / "w.safetensors", tensors, replace(card, facts=facts))
+    rungs = [{"weights": str(tmp_path / "w.safetensors")}, {"weights": str(ladder / "b1000.safetensors")}]
+    spec = load_spec(spec_file(tmp_path, ladder, backbones={"R-50": rungs}, seeds=[0, 1]))
+    data = prepare_data(spec, tmp_path / "out")
+    assert len(plan_cells(spec, data, "torchvision")) > 3
+    assert caplog.text.count("assumed, not known, of backbone w: norm_eps 1e-05 (usual values)") == 1
+    assert caplog.text.count("assumed, ") == 1
+    described = describe_rungs(data.backbones)
+    assert described["backbone R-50, 5 images"].endswith("; assumed: norm_eps")
+    assert "assumed" not in described["backbone R-50, 1,000 images"]
 
 
 def test_a_config_that_contradicts_a_card_is_refused(ladder: Path, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def _refuse_untrue(arch: TrunkSpec, path: Path, options: ReadOptions) -> None:
         )
     if options.norm not in (None, arch.norm):
         raise UserError(
-            f"{path}: {parameter('norm')} is {options.norm}, but its norms are {arch.norm}", hint="leave it out"
+            f"{path}: {parameter('norm')} is {options.norm!r}, but its norms are {arch.norm}", hint="leave it out"
         )
 
 

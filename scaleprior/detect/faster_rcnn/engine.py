@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scaleprior.backbones.assumed import warn_of_assumed
 from scaleprior.backbones.canonical import canonical_file
 from scaleprior.backbones.contract import apply_card
 from scaleprior.backbones.weights import read_card
@@ -111,7 +112,8 @@ class TorchvisionEngine:
         seed_everything(run_seed(cfg))
         model = build_detector(cfg)
         if start is not None:
-            weights_io.start_from_backbone(model, start)
+            _, start_card = weights_io.start_from_backbone(model, start)
+            warn_of_assumed(start_card, logger)
         else:
             warn_of_frozen_stages(cfg)
         model.to(resolve_device(cfg.MODEL.DEVICE))
