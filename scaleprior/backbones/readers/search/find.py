@@ -41,7 +41,7 @@ def find_candidate(content: Content, options: ReadOptions, limits: Limits) -> Ca
     fits = _one_for_each_place(fit(place, names, clues) for place in fitting)
     if not any(found.whole for found in fits):
         partial = fits or _one_for_each_place(fit(place, names, clues) for place in partly)
-        fits = joined_fits(names, [*fitting, *partly], clues) + partial
+        fits = joined_fits(names, fitting or partly, clues) + partial
     pool = narrowed(fits, options, names, where)
     whole = [found for found in pool if found.whole]
     if whole:

@@ -11,12 +11,12 @@ import numpy as np
 from scaleprior.backbones.readers.search.left_out import left_inside
 from scaleprior.backbones.readers.search.names import Names
 from scaleprior.backbones.readers.search.places import Place
-from scaleprior.backbones.trunks.family import Clues, TrunkSpec
+from scaleprior.backbones.trunks.family import Clues, TrunkFamily, TrunkSpec
 from scaleprior.backbones.trunks.layout import Layout
 from scaleprior.backbones.trunks.trunk import canonical_shapes
 from scaleprior.errors import UserError
 
-__all__ = ["Fit", "fit"]
+__all__ = ["Fit", "architecture", "canonical_shape", "fit"]
 
 _ZERO = np.zeros((), np.float32)
 Shape = tuple[int, ...]
@@ -79,7 +79,7 @@ def fit(place: Place, names: Names, clues: Callable[[Layout], Clues]) -> Fit:
             taken.add(name)
             full[inner], shapes[inner], targets[inner] = name, tuple(names.tensors[name].shape), target
     found = {
-        target: _canonical(layout, target, shapes[inner])
+        target: canonical_shape(layout, target, shapes[inner])
         for inner, target in targets.items()
         if isinstance(target, str)
     }
@@ -87,11 +87,10 @@ def fit(place: Place, names: Names, clues: Callable[[Layout], Clues]) -> Fit:
     members = {inner: name for inner, name in full.items() if name not in beside}
     strangers = tuple(inner for inner in members if targets[inner] is None)
     try:
-        arch = place.family.infer(found, clues(layout))
-        expected = canonical_shapes(arch)
-        found = _completed(found, arch, expected)
+        arch, found = architecture(place.family, found, clues(layout))
     except UserError as e:
         return Fit(place, members, beside, shapes, found, problem=e, strangers=strangers)
+    expected = canonical_shapes(arch)
     return Fit(
         place, members, beside, shapes, found, arch,
         matched=tuple(name for name, shape in expected.items() if found.get(name) == shape),
@@ -101,11 +100,21 @@ def fit(place: Place, names: Names, clues: Callable[[Layout], Clues]) -> Fit:
     )  # fmt: skip
 
 
-def _canonical(layout: Layout, target: str, shape: Shape) -> Shape:
+def canonical_shape(layout: Layout, target: str, shape: Shape) -> Shape:
     """The shape that the layout's ``reshape`` makes of it."""
     if layout.reshape is None:
         return shape
     return tuple(layout.reshape(target, np.broadcast_to(_ZERO, shape)).shape)
+
+
+def architecture(family: TrunkFamily, found: dict[str, Shape], clues: Clues) -> tuple[TrunkSpec, dict[str, Shape]]:
+    """(what canonical names and shapes are of, the same with what the family adds to them).
+
+    Raises:
+        UserError: no trunk of the family.
+    """
+    arch = family.infer(found, clues)
+    return arch, _completed(found, arch, canonical_shapes(arch))
 
 
 def _completed(found: dict[str, Shape], arch: TrunkSpec, expected: Mapping[str, Shape]) -> dict[str, Shape]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 
-from scaleprior.backbones.readers.search.fit import Fit, fit
+from scaleprior.backbones.readers.search.fit import Fit, Shape, architecture, canonical_shape, fit
 from scaleprior.backbones.readers.search.names import Names
 from scaleprior.backbones.readers.search.places import Place, boundaries, common_home
-from scaleprior.backbones.trunks.family import Clues
+from scaleprior.backbones.trunks.family import Clues, TrunkFamily
 from scaleprior.backbones.trunks.layout import Layout
+from scaleprior.backbones.trunks.trunk import canonical_shapes
+from scaleprior.errors import UserError
 
 __all__ = ["joined_fits"]
 
@@ -27,7 +29,9 @@ def joined_fits(names: Names, places: Iterable[Place], clues: Callable[[Layout],
         holdings = _holdings(names, layout)
         completing: dict[str, list[Fit]] = {}
         for one, other in itertools.combinations(holdings, 2):
-            if holdings[one] & holdings[other]:
+            if not holdings[one].keys().isdisjoint(holdings[other]):
+                continue
+            if not _is_whole(family, {**holdings[one], **holdings[other]}, clues(layout)):
                 continue
             whole = fit(Place(family, layout, (one, other), common_home(names, [one, other])), names, clues)
             if whole.whole:
@@ -45,12 +49,20 @@ def _common(one: str, other: str) -> int:
     return sum(1 for _ in itertools.takewhile(bool, same))
 
 
-def _holdings(names: Names, layout: Layout) -> dict[str, frozenset[str]]:
-    """Prefix -> the canonical names behind it, those with the most first."""
-    found: dict[str, set[str]] = {}
-    for name in names.tensors:
+def _is_whole(family: TrunkFamily, found: dict[str, Shape], clues: Clues) -> bool:
+    try:
+        arch, found = architecture(family, found, clues)
+    except UserError:
+        return False
+    return found == canonical_shapes(arch)
+
+
+def _holdings(names: Names, layout: Layout) -> dict[str, dict[str, Shape]]:
+    """Prefix -> canonical name -> shape of what is behind it, the prefixes with the most first."""
+    found: dict[str, dict[str, Shape]] = {}
+    for name, value in names.tensors.items():
         for at in boundaries(name):
             if isinstance(target := layout.rename(name[at:]), str):
-                found.setdefault(name[:at], set()).add(target)
-    largest = sorted(found, key=lambda prefix: -len(found[prefix]))[:_MOST]
-    return {prefix: frozenset(found[prefix]) for prefix in largest}
+                shape = canonical_shape(layout, target, tuple(value.shape))
+                found.setdefault(name[:at], {})[target] = shape
+    return dict(sorted(found.items(), key=lambda item: -len(item[1]))[:_MOST])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -79,7 +80,13 @@ def left_inside(
 
 
 def _reason(parts: list[str]) -> str:
-    return next((reason for reason, words in _REASONS if any(map(words.match, parts))), BESIDE)
+    at = min(map(_first_reason, parts))
+    return _REASONS[at][0] if at < len(_REASONS) else BESIDE
+
+
+@functools.lru_cache(maxsize=4096)  # a file has thousands of names, of few different parts
+def _first_reason(part: str) -> int:
+    return next((at for at, (_, words) in enumerate(_REASONS) if words.match(part)), len(_REASONS))
 
 
 def _unnumbered(part: str) -> str:

@@ -130,7 +130,9 @@ def collect(content: Content, limits: Limits) -> Names:
             if isinstance(inner, (Tensor, np.ndarray)) or _inside(inner) is not None:
                 waiting.append((f"{home}\0{key}", inner))
         if isinstance(value, (Tensor, np.ndarray)):
-            *above, key = [printable(part) for part in home.split("\0")[1:]]
+            *above, key = home.split("\0")[1:]
+            if not home.isprintable():
+                above = [printable(part) for part in above]
             _add(found, ".".join(above), check_name(key, where, limits), value, where)
             limits.check_keys(len(found.tensors), where)
     return found

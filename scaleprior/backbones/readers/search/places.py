@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from scaleprior.backbones.trunks.layout import Layout
 
 __all__ = ["Place", "boundaries", "common_home", "find_places", "layouts"]
 
+_DOTS = re.compile(r"[./](?=.)")
 _MOST = 64  # places of one layout that are looked at; a file with more is no checkpoint of one network
+_DEEPEST = 16  # words in front of a trunk's names
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,8 @@ def layouts() -> Iterator[tuple[TrunkFamily, Layout]]:
 def boundaries(name: str) -> Iterator[int]:
     """Where a name of a part may begin within ``name``."""
     yield 0
-    for at, letter in enumerate(name, 1):
-        if letter in "./" and at < len(name):
-            yield at
+    for dot in itertools.islice(_DOTS.finditer(name), _DEEPEST):
+        yield dot.end()
 
 
 def find_places(names: Names) -> tuple[list[Place], list[Place]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 from scaleprior.backbones.trunks.layout import CLASSIFIER, COUNTER, DETECTOR, HEAD, OPTIMISER, TENSORS, Dropped, Layout
-from scaleprior.backbones.trunks.resnet.names import to_detectron2
-from scaleprior.errors import UserError
+from scaleprior.backbones.trunks.resnet.names import detectron2_name
 
 __all__ = ["LAYOUTS"]
 
@@ -64,10 +63,7 @@ def _torchvision(name: str) -> str | Dropped | None:
         return CLASSIFIER
     if name.startswith(("fc.", "head.", "classifier.")):
         return HEAD  # a projector in the classifier's place: MoCo v2's, SimSiam's
-    try:
-        return next(iter(to_detectron2({name: 0})), None)
-    except UserError:
-        return None
+    return detectron2_name(name)
 
 
 def _children(name: str) -> str | Dropped | None:

@@ -19,7 +19,7 @@ from typing import TypeVar
 from scaleprior.backbones.trunks.resnet.spec import BLOCKS_PER_STAGE, ResNetSpec
 from scaleprior.errors import UserError
 
-__all__ = ["from_detectron2", "names_and_shapes", "to_detectron2"]
+__all__ = ["detectron2_name", "from_detectron2", "names_and_shapes", "to_detectron2"]
 
 T = TypeVar("T")
 
@@ -46,15 +46,23 @@ def to_detectron2(state: Mapping[str, T]) -> dict[str, T]:
     for name, value in state.items():
         if name.endswith(".num_batches_tracked") or name.startswith("fc."):
             continue
-        match = _THEIRS.fullmatch(name)
-        if match is None:
+        ours = detectron2_name(name)
+        if ours is None:
             raise UserError(f"{name!r} is not a parameter of a timm or torchvision ResNet", hint="check the weights")
-        part = match["stem"] or match["part"]
-        norm = ".norm" if part.startswith("bn") or part == "downsample.1" else ""
-        part = "shortcut" if part.startswith("downsample") else part.replace("bn", "conv")
-        prefix = "stem" if match["stem"] else f"res{int(match['stage']) + 1}.{match['block']}"
-        renamed[f"{prefix}.{part}{norm}.{match['tensor']}"] = value
+        renamed[ours] = value
     return renamed
+
+
+def detectron2_name(name: str) -> str | None:
+    """Detectron2's name of a timm/torchvision ResNet's parameter or statistic; None: it is none."""
+    match = _THEIRS.fullmatch(name)
+    if match is None:
+        return None
+    part = match["stem"] or match["part"]
+    norm = ".norm" if part.startswith("bn") or part == "downsample.1" else ""
+    part = "shortcut" if part.startswith("downsample") else part.replace("bn", "conv")
+    prefix = "stem" if match["stem"] else f"res{int(match['stage']) + 1}.{match['block']}"
+    return f"{prefix}.{part}{norm}.{match['tensor']}"
 
 
 def from_detectron2(state: Mapping[str, T]) -> dict[str, T]:
