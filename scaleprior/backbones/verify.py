@@ -190,6 +190,9 @@ def _card_gaps(card: Card) -> list[Finding]:
         gaps.append(Finding("warning", assumed_words(card)))
     if fresh := card.recipe.get("fresh_tensors"):
         gaps.append(Finding("warning", f"{len(fresh)} tensors were missing and are fresh", tuple(fresh)))
+    if dropped := card.recipe.get("dropped_tensors"):
+        what = f"{dropped['count']} tensors of the file had no place in a {card.arch.name} and were dropped"
+        gaps.append(Finding("warning", what, tuple(dropped["names"])))
     eps = card.arch.family.eps
     if not same_eps(card.norm_eps, eps):
         what = f"its norms have eps {card.norm_eps:g}, not {eps:g}: detectors here build that, stock Detectron2 cannot"

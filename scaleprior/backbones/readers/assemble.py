@@ -37,6 +37,7 @@ __all__ = ["CARD_IN_PICKLE", "OF_ANY_FILE", "amended", "assemble", "refuse_idle"
 OF_ANY_FILE = ("name", "licence", "source", "images")
 """Options that say something of a file with a card, too: they replace what it says."""
 _STATISTICS = ("pixel_mean", "pixel_std", "channel_order")
+_LISTED = 50  # of the names that a card lists of what was dropped
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -65,7 +66,6 @@ def assemble(
     places = [*known_facts(content, path, options, carried), *known]
     clues = replace(clues_of(content, with_norm(options, known))(layout), names=names)
     arch = candidate.family.infer({name: tuple(t.shape) for name, t in tensors.items()}, clues)
-    stated = stated_architectures(content.tree, path, options.timm_model)
     report.notes += [note for one in stated if (note := check_stated(arch, one, str(path)))]
     if published := candidate.family.published(arch, clues):
         places.append(published)
@@ -87,8 +87,8 @@ def assemble(
     values |= {} if "norm_eps" in resolved.missing else {"norm_eps": eps}
     values |= {name: getattr(options, name) for name in OF_ANY_FILE if getattr(options, name) is not None}
     values["facts"] = {name: origins[name] for name in CARD_FACTS if name in origins and origins[name] != IN_CARD}
-    if report.missing:
-        values["recipe"] = {**values.get("recipe", {}), "fresh_tensors": report.missing}
+    if partial := _partial_reading(report):
+        values["recipe"] = {**values.get("recipe", {}), **partial}
     return Found(path, tensors, Draft(values, resolved.missing, str(path)), report)
 
 
@@ -121,6 +121,15 @@ def _origin_of_norm(arch: TrunkSpec, places: Sequence[KnownFacts], carried: Card
     if carried is not None:
         return carried.facts.get("norm", IN_CARD)
     return Origin("file", "names and statistics of its norms")
+
+
+def _partial_reading(report: Report) -> dict[str, Any]:
+    """What a card says of a reading that was partial: nothing of a whole one."""
+    dropped = [*report.unexpected, *report.misshaped]
+    said: dict[str, Any] = {"fresh_tensors": report.missing} if report.missing else {}
+    if dropped:
+        said["dropped_tensors"] = {"count": len(dropped), "names": dropped[:_LISTED]}
+    return said
 
 
 def _rename(state: dict[str, Any], layout: Layout, report: Report, where: str) -> dict[str, np.ndarray]:

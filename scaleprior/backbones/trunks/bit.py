@@ -76,6 +76,8 @@ class BiT(TrunkFamily):
     )
 
     def refusal(self, shapes: Shapes) -> Relative | None:
+        if "stem.conv1.weight" in shapes:
+            return Relative("a pre-activation ResNetV2 with a deep stem", "take BiT's: resnetv2_50x1_bit")
         if any(name.endswith("running_var") for name in shapes):
             return Relative(
                 "a pre-activation ResNetV2 with BatchNorm", "take BiT's, which has GroupNorm: resnetv2_50x1_bit"

@@ -38,7 +38,8 @@ def find_candidate(content: Content, options: ReadOptions, limits: Limits) -> Ca
         names = names.within(options.state, where)
     clues = clues_of(content, options)
     fitting, partly = find_places(names)
-    fits = _one_for_each_place(fit(place, names, clues) for place in fitting)
+    prefixes = {prefix for place in fitting for prefix in place.prefixes}
+    fits = _one_for_each_place(fit(place, names, clues, prefixes) for place in fitting)
     if not any(found.whole for found in fits):
         partial = fits or _one_for_each_place(fit(place, names, clues) for place in partly)
         fits = joined_fits(names, fitting or partly, clues) + partial

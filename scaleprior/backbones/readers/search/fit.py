@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +61,12 @@ class Fit:
         return (len(self.matched) / expected if expected else 0.0, len(self.matched) or len(self.found))
 
 
-def fit(place: Place, names: Names, clues: Callable[[Layout], Clues]) -> Fit:
-    """Hold the tensors at ``place`` against the architecture that they say they are of. Reads no number of them."""
+def fit(place: Place, names: Names, clues: Callable[[Layout], Clues], others: Collection[str] = ()) -> Fit:
+    """Hold the tensors at ``place`` against the architecture that they say they are of. Reads no number of them.
+
+    Args:
+        others: prefixes of all places; what stands behind a longer one is no stranger here.
+    """
     layout = place.layout
     shapes: dict[str, Shape] = {}
     full: dict[str, str] = {}
@@ -83,7 +87,7 @@ def fit(place: Place, names: Names, clues: Callable[[Layout], Clues]) -> Fit:
         for inner, target in targets.items()
         if isinstance(target, str)
     }
-    beside = {full[name]: why for name, why in left_inside(place, targets, shapes, full, names.homes).items()}
+    beside = {full[name]: why for name, why in left_inside(place, targets, shapes, full, names.homes, others).items()}
     members = {inner: name for inner, name in full.items() if name not in beside}
     strangers = tuple(inner for inner in members if targets[inner] is None)
     try:

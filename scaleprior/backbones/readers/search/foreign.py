@@ -10,6 +10,8 @@ __all__ = ["foreign_network"]
 _NETWORKS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (what, re.compile(rf"(?:.*[./])?(?:{names})"))
     for what, names in (
+        ("an SKNet (selective kernels)", r"layer\d\.\d+\.conv\d\.(?:paths|attn)\."),
+        ("a normaliser-free ResNet", r"stages\.\d\.\d+\.conv\d\.gain$"),
         ("a Swin Transformer", r"(?:blocks\.\d+|features\.\d+\.\d+)\.attn\.(?:w_msa\.)?relative_position_bias_table"),
         ("a Vision Transformer", r"blocks\.\d+\.attn\.(?:qkv|q_proj|in_proj)|encoder\.layers?\.(?:encoder_layer_)?\d+\."
          r"(?:self_attention|attention)\.|transformer\.resblocks\.\d+\.attn\.|layers\.\d+\.attn\.attn\."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from scaleprior.backbones.readers.search.places import Place
@@ -46,6 +46,7 @@ def left_inside(
     shapes: Mapping[str, tuple[int, ...]],
     full: Mapping[str, str],
     homes: Mapping[str, str],
+    others: Collection[str] = (),
 ) -> dict[str, str]:
     """Name -> why it is left out, of those under the trunk's prefix that its layout does not know; without strangers.
 
@@ -57,6 +58,7 @@ def left_inside(
         targets: names behind the prefix -> what the layout makes of them.
         shapes, full: the same names -> shapes, names in the file.
         homes: names in the file -> the dict that they lie in.
+        others: prefixes behind which trunks stand, this one or others.
     """
     firsts = {name: _DOTS.split(name, maxsplit=1)[0] for name in targets}
     own = {_unnumbered(firsts[name]) for name, target in targets.items() if isinstance(target, str)}
@@ -64,12 +66,15 @@ def left_inside(
     for name, shape in shapes.items():
         sides.setdefault(firsts[name], set()).add(len(shape))
     reasons = {}
+    within = tuple(prefix for prefix in others if len(prefix) > len(place.prefixes[0]))
     for name in (name for name, target in targets.items() if target is None):
         first, home = firsts[name], homes[full[name]]
         if place.layout.beside is not None and (dropped := place.layout.beside(name)):
             reasons[name] = dropped.reason
         elif _unnumbered(first) in own:
             continue
+        elif full[name].startswith(within):
+            reasons[name] = ANOTHER
         elif f"{place.home}." != f"{home}." and not f"{place.home}.".startswith(f"{home}."):
             reasons[name] = _reason(_DOTS.split(name))
         elif (reason := _reason([first])) != BESIDE:
