@@ -73,7 +73,11 @@ def verify_backbone(tensors: Mapping[str, Tensor], card: Card | Draft) -> Verdic
         card: or what is known of a file that lacks facts; the verdict then says which, and has no config.
     """
     if isinstance(card, Card):
-        return _verdict(tensors, card.name, card.arch, card.norm_eps, _card_gaps(card), config_lines(card))
+        from scaleprior.backbones.readers.sources import doubts
+
+        said = doubts(tensors, card.pixel_mean, card.pixel_std, card.channel_order)
+        gaps = [*_card_gaps(card), *(Finding("warning", sentence) for sentence in said)]
+        return _verdict(tensors, card.name, card.arch, card.norm_eps, gaps, config_lines(card))
     known = card.fields
     if not card.missing:
         return verify_backbone(tensors, card.card())

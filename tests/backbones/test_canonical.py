@@ -143,7 +143,7 @@ def test_facts_that_nobody_says_are_asked_for_with_the_whole_command(home: Path,
     )
     assert in_flags(error.value).endswith(
         f"; convert it with `scaleprior backbone convert '{tmp_path / 'my net.pth'}' 'my net.safetensors' "
-        "--pixel-mean A B C --pixel-std A B C --channel-order RGB|BGR --stride-in-1x1 yes|no --norm-eps E`, "
+        "--pixel-mean A B C --pixel-std A B C --channel-order RGB|BGR --stride-in-1x1 yes|no`, "
         "and give what that writes; without options it lists usual values"
     )
     assert not (home / "zoo" / "converted").exists()

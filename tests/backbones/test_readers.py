@@ -190,8 +190,8 @@ def test_what_matters_is_never_guessed(narrow: dict, tmp_path: Path) -> None:
     torch.save(narrow, tmp_path / "w.pth")
     with pytest.raises(UnknownFactsError) as error:
         read_backbone(tmp_path / "w.pth")
-    assert error.value.absent == ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1", "norm_eps")
-    assert "w.pth does not say pixel_mean, pixel_std, channel_order, stride_in_1x1, norm_eps, and a" in str(error.value)
+    assert error.value.absent == ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1")  # eps: Detectron2's
+    assert "w.pth does not say pixel_mean, pixel_std, channel_order, stride_in_1x1, and a" in str(error.value)
     with pytest.raises(UnknownFactsError, match=r"does not say stride_in_1x1, and a") as error:
         read_backbone(tmp_path / "w.pth", replace(FACTS, stride_in_1x1=None))
     assert error.value.absent == ("stride_in_1x1",)

@@ -21,7 +21,7 @@ from scaleprior.backbones.readers.limits import RefusedFileError
 from scaleprior.backbones.readers.norm_eps import settle_eps
 from scaleprior.backbones.readers.report import Found, Report, some
 from scaleprior.backbones.readers.search import Candidate
-from scaleprior.backbones.readers.sources import check_stated, known_facts, stated_architectures
+from scaleprior.backbones.readers.sources import check_stated, check_telltales, known_facts, stated_architectures
 from scaleprior.backbones.readers.sources.all_sources import IN_CARD
 from scaleprior.backbones.readers.sources.architecture import Stated
 from scaleprior.backbones.trunks.family import TrunkSpec
@@ -72,6 +72,7 @@ def assemble(
     resolved = resolve(options, places, str(path), implied=_implied(arch))
     arch = candidate.family.refine(arch, stride_in_1x1=resolved.facts.get("stride_in_1x1", False))
     _refuse_untrue(arch, path, options)
+    report.notes += check_telltales(tensors, resolved.facts, resolved.origins, str(path))
     if note := candidate.family.complete(tensors, arch):
         report.notes.append(note)
     _hold_against(tensors, arch, candidate, path, options, report)
@@ -242,7 +243,7 @@ def _values(arch: TrunkSpec, facts: Mapping[str, Any], path: Path, options: Read
         "name": facts.get("name") or path.stem,
         "input_size": facts.get("input_size"),
         "corpus": {"name": options.corpus or UNKNOWN, "fingerprint": UNKNOWN},
-        "labels": options.labels,
+        "labels": facts.get("labels"),
         "licence": facts.get("licence") or UNKNOWN,
         "source": facts.get("source") or f"converted from {path.name}",
         "created_by": created_by(),

@@ -70,6 +70,7 @@ class KnownFacts:
         architecture: timm's name of the network, to be held against the tensors.
         norm: kind of norms that have no running statistics: "GN" or "FrozenBN".
         norm_eps: what the norms add to the variance.
+        labels: of the training's head.
     """
 
     origin: str
@@ -84,6 +85,7 @@ class KnownFacts:
     architecture: str | None = None
     norm: str | None = None
     norm_eps: float | None = None
+    labels: int | None = None
     kind: FactKind = "file"
 
 

@@ -11,5 +11,9 @@ if TYPE_CHECKING:
         stated_architectures as stated_architectures,
         stated_norm as stated_norm,
     )
+    from scaleprior.backbones.readers.sources.telltales import (
+        check_telltales as check_telltales,
+        doubts as doubts,
+    )
 
 lazy_exports(__name__)

@@ -75,7 +75,7 @@ def stated_architectures(tree: Any, path: Path, timm_model: str | None) -> list[
     if (of_timm := timm_args(tree)) is not None:
         found.append((of_timm["model"], f"model in the {ARGS}", _settings(of_timm.get("model_kwargs"))))
     else:
-        found += [(args.get(key), f"args.{key} in the file", ()) for key in ("arch", "model")]
+        found += [(args.get(key), f"args.{key} in the file", ()) for key in ("arch", "model", "backbone")]
         found.append((tree.get("arch"), "arch in the file", ()))
         found.append((hyper.get("arch"), "hyper_parameters.arch in the file", ()))
     return [Stated(name, origin, settings) for name, origin, settings in found if isinstance(name, str) and name]

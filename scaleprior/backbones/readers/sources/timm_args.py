@@ -45,6 +45,7 @@ def timm_args_facts(tree: Any) -> list[KnownFacts]:
         "RGB",
         False,
         input_size=_count(size),
+        labels=_count(args.get("num_classes")),
         norm_eps=float(eps) if isinstance(eps, (int, float)) and 0 < eps < 1 else None,
     )
     return [said, *_left_to_the_model(args)]

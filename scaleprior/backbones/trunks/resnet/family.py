@@ -52,7 +52,7 @@ class ResNets(TrunkFamily):
 
     def published(self, spec: ResNetSpec, clues: Clues) -> KnownFacts | None:
         if clues.layout.name == "detectron2":
-            return of_author(clues.author)
+            return None if clues.carried is not None else of_author(clues.author)  # a card says all that is known
         return of_caffe2(spec) if clues.layout.name.startswith("caffe2") else None
 
     def unsaid(self, spec: ResNetSpec) -> tuple[str, ...]:

@@ -53,11 +53,11 @@ _AUTHORS: Mapping[str, str] = {
 comment in Detectron2's converter, MoCo's by detection/configs/pascal_voc_R_50_C4_24k_moco.yaml. The same values."""
 
 
-def of_author(author: str | None) -> KnownFacts | None:
-    """What the author of a ``.pkl`` in Detectron2's names states of such files."""
+def of_author(author: str | None) -> KnownFacts:
+    """What the author of a ``.pkl`` in Detectron2's names states of such files; of any such names, their eps."""
     words = _AUTHORS.get(author or "")
     if words is None:
-        return None
+        return KnownFacts("Detectron2's norms, whose eps no config changes", norm_eps=_EPS, kind="publisher")
     return KnownFacts(words, IMAGENET_MEAN, IMAGENET_STD, "RGB", False, norm_eps=_EPS, kind="publisher")
 
 

@@ -48,7 +48,11 @@ def test_a_blurring_network_is_refused_however_it_is_named(blurring: dict, tmp_p
     said = r"timm_model='resnetblur18' says resnetblur18; its tensors are those of R-18, and the two differ: it blurs"
     with pytest.raises(UserError, match=said + r" before it strides \(maxpool.1: BlurPool2d\)"):
         read(tmp_path / "w.pth", timm_model="resnetblur18")
-    for states in ({"arch": "resnetblur18"}, {"args": {"arch": "resnetblur18"}}, {"args": {"model": "resnetblur18"}}):
+    for states in (
+        {"arch": "resnetblur18"},
+        {"args": {"arch": "resnetblur18"}},
+        {"args": {"backbone": "resnetblur18"}},
+    ):
         torch.save({"state_dict": blurring, **states}, tmp_path / "stated.pth")
         with pytest.raises(UserError, match=r"in the file says resnetblur18; .* it blurs before it strides"):
             read(tmp_path / "stated.pth")

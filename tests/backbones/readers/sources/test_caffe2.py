@@ -168,9 +168,10 @@ def test_others_in_caffe2s_names_are_asked_for(spec: ResNetSpec) -> None:
 def test_authors_of_public_converters() -> None:
     for author in ("torchvision", "MOCO"):
         known = of_author(author)
-        assert known is not None
         assert (known.channel_order, known.stride_in_1x1, known.pixel_std) == ("RGB", False, (58.395, 57.12, 57.375))
-    assert of_author("somebody") is of_author(None) is None
+    nobody = of_author("somebody")
+    assert nobody == of_author(None)
+    assert (nobody.pixel_mean, nobody.channel_order, nobody.stride_in_1x1, nobody.norm_eps) == (None, None, None, 1e-5)
 
 
 def test_the_users_norm_beats_names(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_what_timms_training_was_told_is_what_the_card_says(tmp_path: Path) -> N
     reading = read_backbone(saved_by_timm(tmp_path, **half))
     card = reading.card
     assert (card.pixel_mean, card.pixel_std, card.channel_order, card.input_size) == (HALF, HALF, "RGB", 160)
+    assert card.labels == 5
     assert reading.report.facts["pixel_mean"].where == "args of timm's train.py in the file"
 
 
