@@ -38,6 +38,7 @@ from scaleprior.backbones.readers.limits import RefusedFileError
 from scaleprior.backbones.readers.norm_eps import fold_eps
 from scaleprior.backbones.trunks import family as registry
 from scaleprior.backbones.trunks.model import MAPS
+from scaleprior.backbones.trunks.published import Origin
 from scaleprior.backbones.trunks.trunk import detection_trunk
 from scaleprior.backbones.verify import verify_backbone
 from scaleprior.backbones.weights import read_card, tensors_sha256
@@ -124,6 +125,8 @@ def test_variances_take_up_what_they_can(eps: float, smallest: float | None, tmp
     backbone = converted(model.eval(), tmp_path, norm_eps=eps)
     kept = smallest is not None and eps < 1e-5
     assert backbone.card.norm_eps == (eps if kept else 1e-5)
+    where = "given" if kept else f"given: {eps:g}; the variances hold the difference"
+    assert backbone.card.facts["norm_eps"] == Origin("user", where)
     before, after = (t["res2.0.conv1.norm.running_var"] for t in (to_detectron2(model.state_dict()), backbone.tensors))
     assert torch.equal(before, after) == kept
     assert all((t > 0).all() for name, t in backbone.tensors.items() if name.endswith("running_var"))

@@ -80,6 +80,9 @@ def assemble(
     if "detector" in report.dropped:
         report.notes.append("the file is a whole detector; its backbone was cut out")
     report.notes += resolved.notes
+    if (given := resolved.facts.get("norm_eps", eps)) != eps:
+        said = resolved.origins["norm_eps"]
+        resolved.origins["norm_eps"] = Origin(said.kind, f"{said.where}: {given:g}; the variances hold the difference")
     origins = {**resolved.origins, "norm": _origin_of_norm(arch, [*places_of(options), *known], carried)}
     report.facts = origins
     values = (

@@ -130,7 +130,7 @@ _NEEDED: dict[str, tuple[str, str, str]] = {
     "pixel_std": ("(A, B, C)", "A B C", "on the 0-255 scale, in the channel order; pixels in 0..1: 255, 255, 255"),
     "channel_order": ("'RGB'", "RGB|BGR", "of the images it was trained on: Pillow gives RGB, OpenCV BGR"),
     "stride_in_1x1": ("False", "yes|no", "torchvision's and timm's ResNets: no; MSRA's, Caffe's and caffe-style: yes"),
-    "norm_eps": ("1e-5", "E", "what its BatchNorm adds to the variance: 1e-5 by default in PyTorch, 1e-3 in Keras"),
+    "norm_eps": ("1e-5", "E", "what its norms add to the variance: 1e-5 by default in PyTorch, 1e-3 in Keras"),
 }
 """Fact that a detector needs -> how Python and the command line write its option, and what to know of it."""
 _OPTIONAL = ("input_size", "labels", "licence", "source", "name")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 
 from scaleprior.ap_names import AP_NAMES
+from scaleprior.backbones.trunks.family import get_family
 from scaleprior.backbones.zoo.catalogue import Catalogue
 from scaleprior.backbones.zoo.entry import PROOFS, Entry
 from scaleprior.backbones.zoo.hashes import PrintedHash
@@ -166,7 +167,8 @@ def _expects(entry: Entry) -> str:
     """What the weights expect, for people."""
     mean, std = (", ".join(f"{v:.7g}" for v in three) for three in (entry.pixel_mean, entry.pixel_std))
     stride = "1x1" if entry.spec is not None and entry.spec.stride_in_1x1 else "3x3"
-    where = f", stride in the {stride}" if entry.trunk == "resnet" and entry.depth >= 50 else ""
+    placed = not get_family(entry.trunk).named and entry.depth >= 50  # others have no choice of it
+    where = f", stride in the {stride}" if placed else ""
     return f"{entry.channel_order}, mean {mean}, std {std}{where}, eps {entry.norm_eps:g}"
 
 

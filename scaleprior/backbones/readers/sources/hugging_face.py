@@ -16,6 +16,7 @@ from scaleprior.errors import UserError
 
 __all__ = ["open_clip_facts", "transformers_facts"]
 
+_MODEL_TYPE = "resnet"  # as transformers calls its own
 _CONFIG, _PREPROCESSOR, _OPEN_CLIP = "config.json", "preprocessor_config.json", "open_clip_config.json"
 
 
@@ -26,7 +27,7 @@ def transformers_facts(path: Path) -> list[KnownFacts]:
         UserError: the config describes a network that has the names of a ResNet and is none.
     """
     config = json_beside(path, _CONFIG)
-    if config.get("model_type") != "resnet":
+    if config.get("model_type") != _MODEL_TYPE:
         return []
     where = path.parent / _CONFIG
     activation, early = config.get("hidden_act", "relu"), config.get("downsample_in_first_stage", False)
