@@ -62,6 +62,15 @@ def test_a_blurring_network_is_refused_however_it_is_named(blurring: dict, tmp_p
         read(tmp_path)
 
 
+def test_a_blurring_network_is_refused_by_its_name_in_the_caches(
+    blurring: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaleprior.backbones.readers.timm_names.find_timm", lambda name: tmp_path / "w.pth")
+    torch.save(blurring, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"says resnetblur18; .* it blurs before it strides"):
+        read_backbone("timm:resnetblur18", ReadOptions(**GIVEN))
+
+
 @pytest.mark.parametrize(
     ("arch", "name", "said"),
     [

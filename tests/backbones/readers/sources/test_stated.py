@@ -16,7 +16,8 @@ from torch import Tensor
 from torchvision.models import resnet18
 
 from benchmarks.exactness import randomise
-from scaleprior.backbones import ReadOptions, ResNetSpec, read_backbone
+from scaleprior.backbones import ReadOptions, ResNetSpec, build_resnet, read_backbone, to_detectron2
+from scaleprior.backbones.readers.facts import UnknownFactsError
 from scaleprior.backbones.readers.sources.buffers import buffer_facts, hyper_parameter_facts
 from scaleprior.backbones.readers.sources.hugging_face import open_clip_facts, transformers_facts
 from scaleprior.backbones.readers.sources.openmmlab import openmmlab_facts
@@ -250,3 +251,22 @@ def test_mean_and_std_of_one_place_are_taken_together_with_options(state: dict, 
     folder(tmp_path, config={"architecture": "resnet18", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}})
     save_file(state, tmp_path / "model.safetensors")
     assert read_backbone(tmp_path / "model.safetensors").card.pixel_std == HALF
+
+
+def test_a_detector_of_detectron2_lacks_only_its_stride(tmp_path: Path) -> None:
+    """Its buffers tell the statistics, ImageNet's mean the order, its names the eps; nothing the place of strides."""
+    spec = ResNetSpec(res2_out_channels=32, width_per_group=8, stride_in_1x1=True)
+    torch.manual_seed(0)
+    trunk = to_detectron2(randomise(build_resnet(spec), 0).state_dict())
+    state = {f"backbone.bottom_up.{name}": tensor for name, tensor in trunk.items()}
+    state |= {"pixel_mean": torch.tensor(BGR_MEAN)[:, None, None], "pixel_std": torch.ones(3, 1, 1)}
+    torch.save({"model": state, "iteration": 9}, tmp_path / "model_final.pth")
+    with pytest.raises(UnknownFactsError) as error:
+        read_backbone(tmp_path / "model_final.pth")
+    assert error.value.absent == ("stride_in_1x1",)
+    card = read_backbone(tmp_path / "model_final.pth", ReadOptions(stride_in_1x1=True)).card
+    assert (card.arch, card.pixel_mean, card.pixel_std, card.channel_order) == (spec, BGR_MEAN, (1, 1, 1), "BGR")
+    assert {name: origin.kind for name, origin in card.facts.items()} == {
+        "pixel_mean": "file", "pixel_std": "file", "channel_order": "file", "stride_in_1x1": "user", "norm": "file",
+        "norm_eps": "publisher",
+    }  # fmt: skip
