@@ -1,4 +1,4 @@
-"""docs/data.md, typed word for word on small samples in the published forms: what the page shows is what is printed."""
+"""Pages whose commands are typed word for word on small samples in the published forms: what they show is printed."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import pytest
 from scaleprior.cli import main
 from tests.conftest import REPO
 from tests.walkthrough.samples import SAMPLES
+from tests.walkthrough.weights import CHECKPOINTS
 
-PAGE = REPO / "docs" / "data.md"
+PAGES = {"data.md": SAMPLES, "backbones.md": CHECKPOINTS}
+_ALL = [(page, name) for page, samples in PAGES.items() for name in samples]
 _BLOCK = re.compile(r"<!-- walk-through: ([\w-]+) -->\n```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def sessions() -> dict[str, list[tuple[str, str]]]:
+def sessions(page: str) -> dict[str, list[tuple[str, str]]]:
     """(command, what it prints) by walk-through, in the page's order; "..." stands for anything."""
     found: dict[str, list[tuple[str, str]]] = {}
-    for name, block in _BLOCK.findall(PAGE.read_text(encoding="utf-8")):
+    for name, block in _BLOCK.findall((REPO / "docs" / page).read_text(encoding="utf-8")):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             lines = part.replace("\\\n", " ").splitlines()
             found.setdefault(name, []).append((lines[0], "\n".join(lines[1:])))
@@ -34,24 +36,26 @@ def matches(shown: str, printed: str) -> bool:
 
 
 def test_every_sample_has_its_walk_through() -> None:
-    assert set(sessions()) == set(SAMPLES)
+    assert {page: set(sessions(page)) for page in PAGES} == {page: set(samples) for page, samples in PAGES.items()}
     assert matches("a ... c", "a b\nb c\n")
     assert not matches("a ... c", "a b d")
 
 
-@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize(("page", "name"), _ALL)
 def test_the_page_is_what_a_new_user_sees(
+    page: str,
     name: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    SAMPLES[name](tmp_path / "data")
+    (tmp_path / "data").mkdir()
+    PAGES[page][name](tmp_path / "data")
     monkeypatch.chdir(tmp_path / "data")
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))
-    for command, shown in sessions()[name]:
+    for command, shown in sessions(page)[name]:
         program, *words = shlex.split(command)
         assert program == "scaleprior"
         code = main(words)
