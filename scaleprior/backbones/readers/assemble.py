@@ -85,9 +85,7 @@ def assemble(
         resolved.origins["norm_eps"] = Origin(said.kind, f"{said.where}: {given:g}; the variances hold the difference")
     origins = {**resolved.origins, "norm": _origin_of_norm(arch, [*places_of(options), *known], carried)}
     report.facts = origins
-    values = (
-        _values(arch, resolved.facts, path, options) if carried is None else _values_of(carried, arch, resolved.facts)
-    )
+    values = _values(arch, resolved.facts, path) if carried is None else _values_of(carried, arch, resolved.facts)
     values |= {} if "norm_eps" in resolved.missing else {"norm_eps": eps}
     values |= {name: getattr(options, name) for name in OF_ANY_FILE if getattr(options, name) is not None}
     values["facts"] = {name: origins[name] for name in CARD_FACTS if name in origins and origins[name] != IN_CARD}
@@ -238,14 +236,15 @@ def _hold_against(
         report.notes.append(f"{len(report.missing)} tensors are fresh, not trained")
 
 
-def _values(arch: TrunkSpec, facts: Mapping[str, Any], path: Path, options: ReadOptions) -> dict[str, Any]:
+def _values(arch: TrunkSpec, facts: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Fields of a new card."""
     return {
         **{name: facts[name] for name in _STATISTICS if name in facts},
         "arch": arch,
         "name": facts.get("name") or path.stem,
         "input_size": facts.get("input_size"),
-        "corpus": {"name": options.corpus or UNKNOWN, "fingerprint": UNKNOWN},
+        "corpus": {"name": facts.get("corpus") or UNKNOWN, "fingerprint": UNKNOWN},
+        "images": facts.get("images"),
         "labels": facts.get("labels"),
         "licence": facts.get("licence") or UNKNOWN,
         "source": facts.get("source") or f"converted from {path.name}",

@@ -133,7 +133,7 @@ _NEEDED: dict[str, tuple[str, str, str]] = {
     "norm_eps": ("1e-5", "E", "what its norms add to the variance: 1e-5 by default in PyTorch, 1e-3 in Keras"),
 }
 """Fact that a detector needs -> how Python and the command line write its option, and what to know of it."""
-_OPTIONAL = ("input_size", "labels", "licence", "source", "name")
+_OPTIONAL = ("input_size", "licence", "source", "name", "images", "labels", "corpus")
 """Facts that may stay unknown."""
 
 

@@ -70,7 +70,7 @@ class KnownFacts:
         architecture: timm's name of the network, to be held against the tensors.
         norm: kind of norms that have no running statistics: "GN" or "FrozenBN".
         norm_eps: what the norms add to the variance.
-        labels: of the training's head.
+        images, labels, corpus: what they learned from.
     """
 
     origin: str
@@ -85,7 +85,9 @@ class KnownFacts:
     architecture: str | None = None
     norm: str | None = None
     norm_eps: float | None = None
+    images: int | None = None
     labels: int | None = None
+    corpus: str | None = None
     kind: FactKind = "file"
 
 

@@ -230,6 +230,9 @@ class Entry:
             name=self.name,
             norm=self.parts.get("norm"),
             norm_eps=self.norm_eps,
+            images=self.images,
+            labels=self.labels,
+            corpus=self.corpus,
             kind="publisher",
         )
 

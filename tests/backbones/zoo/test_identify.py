@@ -12,9 +12,11 @@ import torch
 import yaml
 
 from scaleprior.backbones import load_backbone
+from scaleprior.backbones.trunks.published import Origin
 from scaleprior.backbones.trunks.resnet import ResNetSpec, names_and_shapes
 from scaleprior.backbones.zoo.hashes import HASH_PATTERN, PrintedHash, file_digests
 from scaleprior.backbones.zoo.identify import LEAST_BYTES, identified
+from scaleprior.errors import UserError
 from tests.backbones.zoo.test_catalogue import GOOD
 
 
@@ -69,13 +71,32 @@ def test_a_name_alone_proves_nothing(home: Path, resnet18: Path, tmp_path: Path)
     assert identified(named) is None
 
 
-def test_reading_takes_the_facts_of_a_recognised_file(home: Path, resnet18: Path) -> None:
-    print_hash(home, "sha256:" + file_digests(resnet18, {"sha256"})["sha256"][:8], norm_eps=1e-5)
-    backbone = load_backbone(resnet18)
-    assert backbone.card.pixel_std == (2.0, 2.0, 2.0)
-    assert backbone.card.licence == "mit"
-    assert "someone's a.pth, which this is by its SHA-256" in str(backbone.report.facts["pixel_std"])
-    assert load_backbone(resnet18, pixel_std=(3.0, 3.0, 3.0)).card.pixel_std == (3.0, 3.0, 3.0)
+def test_reading_takes_all_that_is_known_of_a_recognised_file(home: Path, resnet18: Path) -> None:
+    with pytest.raises(UserError, match="does not say pixel_mean, pixel_std, channel_order, norm_eps"):
+        load_backbone(resnet18)
+    print_hash(home, "sha256:" + file_digests(resnet18, {"sha256"})["sha256"][:8], labels=7)
+    card = load_backbone(resnet18).card
+    assert (card.pixel_mean, card.pixel_std, card.norm_eps) == ((1.0, 2.0, 3.0), (2.0, 2.0, 2.0), 1e-5)
+    assert (card.images, card.labels, card.corpus["name"], card.licence) == (10, 7, "c", "mit")
+    said = card.facts["pixel_std"]
+    assert said == Origin("publisher", "published for someone's a.pth, which this is by its SHA-256")
+    given = load_backbone(resnet18, pixel_std=(3.0, 3.0, 3.0), images=11).card
+    assert (given.pixel_std, given.pixel_mean, given.images, given.labels) == ((3.0,) * 3, (1.0, 2.0, 3.0), 11, 7)
+    assert (given.facts["pixel_std"].kind, given.facts["pixel_mean"].kind) == ("user", "publisher")
+
+
+def test_a_recognised_file_tells_the_kind_of_norms_that_names_do_not(home: Path, tmp_path: Path) -> None:
+    """timm's ResNets with GroupNorm have gains and biases under BatchNorm's names."""
+    from timm.models.resnet import Bottleneck, ResNet
+
+    path = tmp_path / "gn.pth"
+    torch.manual_seed(0)
+    torch.save(ResNet(Bottleneck, (3, 4, 6, 3), norm_layer="groupnorm", base_width=32).state_dict(), path)
+    with pytest.raises(UserError, match="no running statistics, so they are GroupNorm or folded BatchNorm"):
+        load_backbone(path)
+    print_hash(home, "sha256:" + file_digests(path, {"sha256"})["sha256"], depth=50, norm="GN")
+    card = load_backbone(path).card
+    assert (card.norm, card.facts["norm"].kind) == ("GN", "publisher")
 
 
 def test_small_files_are_not_read_for_it(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,8 @@ def test_a_twin_is_converted_to_what_loading_it_by_hand_gives(
     assert (card.channel_order, card.norm_eps) == (entry.channel_order, entry.norm_eps)
     assert (card.name, card.images, card.labels) == (entry.name, entry.images, entry.labels)
     assert (card.corpus["name"], card.licence, card.source) == (entry.corpus, entry.licence, entry.source)
+    assert {origin.kind for origin in card.facts.values()} <= {"publisher", "file"}
+    assert card.facts["pixel_std"].kind == "publisher"
     if kind.card is not None:  # the same tensors for the same pixels as the first of its kind
         assert card.tensors_sha256 == kind.card.tensors_sha256
         assert (card.pixel_mean, card.pixel_std) == (kind.card.pixel_mean, kind.card.pixel_std)

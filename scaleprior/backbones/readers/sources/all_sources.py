@@ -17,7 +17,6 @@ from scaleprior.backbones.readers.sources.timm_configs import folder_facts
 from scaleprior.backbones.readers.sources.timm_models import model_facts
 from scaleprior.backbones.readers.sources.values import json_beside
 from scaleprior.backbones.trunks.published import CARD_FACTS, KnownFacts, Origin
-from scaleprior.backbones.zoo.identify import identified
 
 __all__ = ["IN_CARD", "known_facts"]
 
@@ -43,9 +42,6 @@ def known_facts(content: Content, path: Path, options: ReadOptions, carried: Car
         known += _of_network(args["model"], f"timm's network of the model in the {ARGS}")
     known += [*openmmlab_facts(tree), *buffer_facts(tree), *hyper_parameter_facts(tree)]
     known += transformers_facts(path) + open_clip_facts(path)
-    said = (options.pixel_mean, options.pixel_std, options.channel_order, options.stride_in_1x1, options.norm_eps)
-    if carried is None and None in said and (publisher := identified(path)) is not None:
-        known.append(publisher)
     return known
 
 
