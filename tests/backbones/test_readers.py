@@ -301,6 +301,7 @@ def test_timm_facts_from_the_model_name_and_from_config_json(state18: dict, tmp_
     card = read_backbone(tmp_path / "w.pth", ReadOptions(timm_model="resnet50.fb_swsl_ig1b_ft_in1k")).card
     assert (card.name, card.licence, card.input_size) == ("resnet50.fb_swsl_ig1b_ft_in1k", "cc-by-nc-4.0", 224)
     assert card.source == "https://huggingface.co/timm/resnet50.fb_swsl_ig1b_ft_in1k"
+    assert card.facts["pixel_mean"] == card.facts["norm_eps"] == Origin("user", "timm's resnet50.fb_swsl_ig1b_ft_in1k")
     with pytest.raises(UserError, match=r"timm has no model 'resnet50.nobody'"):
         read_backbone(tmp_path / "w.pth", ReadOptions(timm_model="resnet50.nobody"))
     facts = {"architecture": "resnet18", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.2] * 3, "license": "mit"}}
@@ -309,6 +310,7 @@ def test_timm_facts_from_the_model_name_and_from_config_json(state18: dict, tmp_
     save_file(state18, tmp_path / "hub" / "model.safetensors")
     card = read_backbone(tmp_path / "hub").card
     assert (card.pixel_mean, card.pixel_std, card.licence) == ((127.5,) * 3, (51.0,) * 3, "mit")
+    assert card.facts["pixel_std"] == Origin("file", str(tmp_path / "hub" / "config.json"))
 
 
 def test_timm_by_name_looks_only_at_local_caches(

@@ -65,6 +65,8 @@ def test_a_twin_is_converted_to_what_loading_it_by_hand_gives(
     assert card.arch == spec
     assert (card.pixel_mean, card.pixel_std) == (entry.pixel_mean, entry.pixel_std)
     assert (card.channel_order, card.norm_eps) == (entry.channel_order, entry.norm_eps)
+    assert card.facts["pixel_mean"].kind == card.facts["channel_order"].kind == "publisher"
+    assert {origin.kind for origin in card.facts.values()} <= {"publisher", "file"}
     assert (card.name, card.images, card.labels) == (entry.name, entry.images, entry.labels)
     assert (card.corpus["name"], card.licence, card.source) == (entry.corpus, entry.licence, entry.source)
     assert {origin.kind for origin in card.facts.values()} <= {"publisher", "file"}
