@@ -47,6 +47,7 @@ def find_candidate(content: Content, options: ReadOptions, limits: Limits) -> Ca
     whole = [found for found in pool if found.whole]
     if whole:
         chosen, notes = choose(whole, names, where)
+        notes += _passed_over(fits, chosen)
     else:
         chosen, notes = _nearest(pool, options, names, where)
     if content.left_out:
@@ -88,6 +89,12 @@ def _nearest(pool: Sequence[Fit], options: ReadOptions, names: Names, where: str
     if nearest.problem is not None:
         raise nearest.problem
     return nearest, notes
+
+
+def _passed_over(fits: Sequence[Fit], chosen: Fit) -> list[str]:
+    """A sentence on what is most of another trunk, such as an average without its norms' statistics."""
+    parts = [fit.place.words for fit in fits if not fit.whole and len(fit.found) >= _NEAR * len(chosen.found)]
+    return [f"passed over, as no whole trunk: {some(parts)}"] if parts else []
 
 
 def _candidate(chosen: Fit, fits: Sequence[Fit], names: Names, notes: list[str]) -> Candidate:

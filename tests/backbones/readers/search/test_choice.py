@@ -119,6 +119,7 @@ def test_a_copy_without_statistics_is_no_whole_trunk(check: Check) -> None:
     shadow = {name: value for name, value in average.state_dict().items() if "running" not in name}
     report = check({"model": network.state_dict(), "ema": {"shadow": shadow, "decay": 0.999}}, network).report
     assert report.place == "model"
+    assert "passed over, as no whole trunk: ema.shadow" in report.notes
 
 
 def test_none_is_whole_so_the_nearest_is_named(tmp_path: Path) -> None:
