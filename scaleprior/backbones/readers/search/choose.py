@@ -20,16 +20,18 @@ def narrowed(fits: Sequence[Fit], options: ReadOptions, names: Names, where: str
     Raises:
         UserError: none; lists what there is.
     """
-    fits = list(fits)
+    fits, places = list(fits), [fit.place.words for fit in fits]
     if options.prefix is not None:
         fits = _at_prefix(fits, bare(options.prefix))
         if not fits:
-            raise _leads_nowhere("prefix", options.prefix, "no known names begin there", names, where)
+            raise _leads_nowhere("prefix", options.prefix, "no known names begin there", places, names, where)
     if options.select is not None:
         whole = [fit for fit in fits if fit.whole]
         fits = _with_word(whole, options.select) or _with_word(fits, options.select)
         if not fits:
-            raise _leads_nowhere("select", options.select, "that is no word of where a trunk stands", names, where)
+            raise _leads_nowhere(
+                "select", options.select, "that is no word of where a trunk stands", places, names, where
+            )
     return fits
 
 
@@ -45,8 +47,9 @@ def _with_word(fits: Sequence[Fit], word: str) -> list[Fit]:
     return whole or [fit for fit in fits if any(word in prefix for prefix in fit.place.prefixes)]
 
 
-def _leads_nowhere(option: str, value: str, why: str, names: Names, where: str) -> UserError:
-    return UserError(f"{where}: {parameter(option)} is {value!r}, and {why}", hint=f"it holds: {names.tree()}")
+def _leads_nowhere(option: str, value: str, why: str, places: Sequence[str], names: Names, where: str) -> UserError:
+    there = f"they begin in {', '.join(places[:8])}; " if places else ""
+    return UserError(f"{where}: {parameter(option)} is {value!r}, and {why}", hint=f"{there}it holds: {names.tree()}")
 
 
 def choose(fits: Sequence[Fit], names: Names, where: str) -> tuple[Fit, list[str]]:

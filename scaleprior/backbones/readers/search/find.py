@@ -87,8 +87,17 @@ def _nearest(pool: Sequence[Fit], options: ReadOptions, names: Names, where: str
             raise UserError(f"{where} is {relative.what}", hint=relative.instead)
         notes.append(f"it is {relative.what}")
     if nearest.problem is not None:
-        raise nearest.problem
+        raise nearest.problem if not (nearest.place.home or any(nearest.place.prefixes)) else _at(nearest, names)
     return nearest, notes
+
+
+def _at(nearest: Fit, names: Names) -> UserError:
+    """The problem of what stands behind a prefix or in a dict, with where that is and what the file holds."""
+    assert nearest.problem is not None
+    hint = nearest.problem.hint.marked
+    message = nearest.problem.wording.marked.removesuffix(f"; {hint}")
+    place = f"{nearest.place.layout.name} names, {nearest.place.words}"
+    return UserError(f"{message} (nearest: {place}); it holds: {names.tree()}", hint=hint)
 
 
 def _passed_over(fits: Sequence[Fit], chosen: Fit) -> list[str]:

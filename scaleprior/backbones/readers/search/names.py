@@ -92,7 +92,7 @@ def _list(words: list[str]) -> str:
 
 
 def _branches(names: list[str], tensors: Mapping[str, Any], start: int, depth: int = 0) -> list[str]:
-    """One entry for each first component behind ``start``; below the large ones, what they hold in turn."""
+    """One entry for each first word behind ``start``; of the outermost, and of a single one, also what it holds."""
     groups: dict[str, list[str]] = {}
     for name in names:
         end = min((at for at in (name.find(".", start), name.find("/", start)) if at >= 0), default=len(name))
@@ -103,9 +103,9 @@ def _branches(names: list[str], tensors: Mapping[str, Any], start: int, depth: i
             rest = members[0][start:]
             words.append(f"{rest} {list(tensors[members[0]].shape)}")
             continue
-        inner = _branches(members, tensors, start + len(part) + 1, depth + 1) if depth < 3 else []
-        few = len(groups) <= 3 or depth == 0
-        words.append(f"{part} ({len(members)} tensors{f': {_few(inner)}' if inner and few else ''})")
+        open_ = depth < 8 and (depth == 0 or len(groups) == 1)
+        inner = _branches(members, tensors, start + len(part) + 1, depth + 1) if open_ else []
+        words.append(f"{part} ({len(members)} tensors{f': {_few(inner)}' if inner else ''})")
     return words
 
 

@@ -58,7 +58,9 @@ def infer_resnet(shapes: Shapes, *, norm: str, where: str, depth: int | None = N
             said = f"{'bottleneck' if bottleneck else 'basic'} blocks {[counts.get(s, 0) for s in range(2, 6)]}"
             raise UserError(
                 f"{where}: {said} in res2 to res5 fit {f'depths {fitting}' if fitting else 'no ResNet of known depth'}",
-                hint=f"give {parameter('depth')}" if fitting else f"known depths: {sorted(BLOCKS_PER_STAGE)}",
+                hint=f"give {parameter('depth')}"
+                if fitting
+                else f"known depths: {sorted(BLOCKS_PER_STAGE)}; give {parameter('depth')} where blocks are absent",
             )
         depth = fitting[0]
     stem = shapes.get("stem.conv1.weight") or (64,)

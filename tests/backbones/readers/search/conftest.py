@@ -34,6 +34,8 @@ def trained(network: nn.Module, seed: int = 0) -> Any:
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             nn.init.normal_(module.weight, std=0.05)
         if isinstance(module, (nn.BatchNorm2d, nn.BatchNorm1d)):
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.2)
             module.running_mean.normal_(0, 0.2)

@@ -26,7 +26,7 @@ def mlp(*sides: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def parts(**modules: nn.Module) -> nn.Module:
+def parts(**modules: nn.Module) -> Any:
     """A module that holds these."""
     whole = nn.Module()
     for name, module in modules.items():
