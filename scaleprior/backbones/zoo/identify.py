@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scaleprior.backbones.trunks.published import KnownFacts
 from scaleprior.backbones.zoo.catalogue import load_catalogue
+from scaleprior.backbones.zoo.detectors import torchvision_detectors
 from scaleprior.backbones.zoo.entry import Entry
 from scaleprior.backbones.zoo.hashes import PrintedHash, file_digests
 from scaleprior.errors import UserError
@@ -31,13 +32,13 @@ def identified(path: Path) -> KnownFacts | None:
     """
     if path.stat().st_size < LEAST_BYTES:
         return None
-    known = list(_printed())
-    digests = file_digests(path, {printed.algorithm for _, _, printed in known})
+    known, detectors = list(_printed()), list(torchvision_detectors())
+    digests = file_digests(path, {printed.algorithm for *_, printed in (*known, *detectors)})
     for entry, name, printed in known:
         if printed.of(digests):
             whose = f"{entry.publisher}'s {name}" if entry.publisher else f"the file of scaleprior://{entry.name}"
             return entry.facts(f"published for {whose}, which this is by its {printed.name}")
-    return None
+    return next((facts for facts, printed in detectors if printed.of(digests)), None)
 
 
 def _printed() -> Iterator[tuple[Entry, str, PrintedHash]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torchvision import models
+from torchvision.models import detection
 
 from scaleprior.backbones import load_backbone
 from scaleprior.backbones.trunks.published import Origin
 from scaleprior.backbones.trunks.resnet import ResNetSpec, names_and_shapes
+from scaleprior.backbones.zoo.detectors import NORM_EPS
 from scaleprior.backbones.zoo.hashes import HASH_PATTERN, PrintedHash, file_digests
 from scaleprior.backbones.zoo.identify import LEAST_BYTES, identified
 from scaleprior.errors import UserError
@@ -129,3 +133,31 @@ def test_hashes_as_they_are_printed(tmp_path: Path) -> None:
         "md5": "900150983cd24fb0d6963f7d28e17f72",
         "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
     }
+
+
+def test_torchvisions_detectors_are_all_there_with_the_eps_that_their_builders_set() -> None:
+    """Against the installed torchvision: every ResNet-50 of its detectors, and whom its source gives an eps of 0."""
+    found = {}
+    for build in (
+        *(detection.fasterrcnn_resnet50_fpn, detection.fasterrcnn_resnet50_fpn_v2, detection.maskrcnn_resnet50_fpn),
+        *(detection.maskrcnn_resnet50_fpn_v2, detection.keypointrcnn_resnet50_fpn),
+        *(detection.retinanet_resnet50_fpn, detection.retinanet_resnet50_fpn_v2),
+    ):
+        source = inspect.getsource(inspect.unwrap(build))
+        for weights in models.get_model_weights(build.__name__):
+            overwritten = f"if weights == {weights}:\n            overwrite_eps(model, 0.0)" in source
+            found[Path(weights.url).stem] = 0.0 if overwritten else 1e-5
+    assert dict(NORM_EPS) == found
+    assert list(found.values()).count(0.0) == 4
+
+
+def test_a_detector_of_torchvisions_is_read_without_an_option(resnet18: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digests = {"sha256": "258fb6c6" + "0" * 56, "md5": "0" * 32}
+    monkeypatch.setattr("scaleprior.backbones.zoo.identify.file_digests", lambda *given: digests)
+    state = torch.load(resnet18, weights_only=True)
+    state["layer1.0.bn1.running_var"][0] = 1e-9
+    torch.save({f"backbone.body.{name}": tensor for name, tensor in state.items()}, resnet18.parent / "detector.pth")
+    backbone = load_backbone(resnet18.parent / "detector.pth")
+    assert (backbone.card.norm_eps, backbone.card.channel_order, backbone.card.stride_in_1x1) == (0, "RGB", False)
+    assert backbone.card.name == "fasterrcnn_resnet50_fpn_coco-258fb6c6"
+    assert "torchvision's fasterrcnn_resnet50_fpn_coco-258fb6c6.pth, which this is by" in str(backbone.report.facts)
