@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from scaleprior.backbones.readers.facts import ReadOptions
 from scaleprior.backbones.readers.search.fit import Fit
@@ -52,11 +52,12 @@ def _leads_nowhere(option: str, value: str, why: str, places: Sequence[str], nam
     return UserError(f"{where}: {parameter(option)} is {value!r}, and {why}", hint=f"{there}it holds: {names.tree()}")
 
 
-def choose(fits: Sequence[Fit], names: Names, where: str) -> tuple[Fit, list[str]]:
+def choose(fits: Sequence[Fit], names: Names, where: str, keys: Collection[str] = ()) -> tuple[Fit, list[str]]:
     """(the trunk that is meant, what was chosen and why).
 
     Args:
         fits: at least one.
+        keys: at the top of the file.
 
     Raises:
         UserError: no rule decides; lists them and the options that do.
@@ -64,7 +65,7 @@ def choose(fits: Sequence[Fit], names: Names, where: str) -> tuple[Fit, list[str
     groups = equal_ones(fits, names)
     chosen, reasons = groups[0][0], []
     if len(groups) > 1:
-        decided = preferred(groups)
+        decided = preferred(groups, keys)
         if decided is None:
             raise _undecided(groups, where)
         chosen, reasons = decided

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from scaleprior.backbones.readers.clues import clues_of
 from scaleprior.backbones.readers.containers import Content
@@ -46,13 +46,18 @@ def find_candidate(content: Content, options: ReadOptions, limits: Limits) -> Ca
     pool = narrowed(fits, options, names, where)
     whole = [found for found in pool if found.whole]
     if whole:
-        chosen, notes = choose(whole, names, where)
+        chosen, notes = choose(whole, names, where, _top(content))
         notes += _passed_over(fits, chosen)
     else:
         chosen, notes = _nearest(pool, options, names, where)
     if content.left_out:
         notes.insert(0, f"objects that are no weights were passed over: {some(content.left_out)}")
     return _candidate(chosen, fits, names, notes)
+
+
+def _top(content: Content) -> frozenset[str]:
+    """The keys at the top of the file."""
+    return frozenset(map(str, content.tree)) if isinstance(content.tree, Mapping) else frozenset()
 
 
 def _one_for_each_place(fits: Iterable[Fit]) -> list[Fit]:

@@ -6,7 +6,7 @@ A rule compares two trunks of one architecture by the words of where they stand.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,12 +27,20 @@ class Rule:
         better, worse: regular expressions of whole words of where a trunk stands; ``worse`` None = without ``better``.
         why: for the report.
         source: who says it, and where.
+        mark: a key at the top of the file that only these publishers' files have; None = the rule holds for all.
+        unmarked: a key with which the rule does not hold.
     """
 
     better: str
     worse: str | None
     why: str
     source: str
+    mark: str | None = None
+    unmarked: str | None = None
+
+    def holds(self, keys: Collection[str]) -> bool:
+        """Whether it is a rule for a file with these keys at its top."""
+        return (self.mark is None or self.mark in keys) and self.unmarked not in keys
 
     def prefers(self, one: Fit, other: Fit) -> bool:
         """Whether ``one`` is meant rather than ``other``."""
@@ -47,10 +55,27 @@ class Rule:
         )
 
 
+_MMENGINE = "message_hub"
+
 RULES: tuple[Rule, ...] = (
     Rule(
         "state_dict", "ema_state_dict", "mmengine saves the average as state_dict",
-        "open-mmlab/mmengine, mmengine/hooks/ema_hook.py: before_save_checkpoint swaps the two",
+        "open-mmlab/mmengine, mmengine/hooks/ema_hook.py: before_save_checkpoint swaps the two; message_hub: "
+        "mmengine/runner/runner.py, save_checkpoint",
+        mark=_MMENGINE,
+    ),
+    Rule(
+        "state_dict", "current_model_state", "Lightning's WeightAveraging saves the average as state_dict",
+        "Lightning-AI/pytorch-lightning, src/lightning/pytorch/callbacks/weight_averaging.py: on_save_checkpoint",
+    ),
+    Rule(
+        "ema_state_dict", None, "the average of the weights is what is evaluated",
+        "kekmodel/FixMatch-pytorch, train.py: test_model",
+        unmarked=_MMENGINE,
+    ),
+    Rule(
+        "ema_model", None, "the average of the weights is what is evaluated",
+        "microsoft/Semi-supervised-learning, eval.py",
     ),
     Rule(
         "state_dict_ema|model_ema", None, "the average of the weights is what is evaluated",
@@ -64,6 +89,15 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "encoder_q", "encoder_k", "MoCo's query encoder is what is evaluated",
         "facebookresearch/moco, main_lincls.py",
+    ),
+    Rule(
+        "encoder", "encoder_k", "the encoder that is trained is what is evaluated, not its moving average",
+        "zdaxie/PixPro, transfer/detection/convert_pretrain_to_d2.py",
+    ),
+    Rule(
+        "online_encoder|online_network_state_dict", "target_encoder|target_network_state_dict",
+        "BYOL's online network is what is evaluated",
+        "sthalles/PyTorch-BYOL, eval/linear_feature_eval.ipynb; lucidrains/byol-pytorch, README.md",
     ),
     Rule(
         "base_encoder", "momentum_encoder", "MoCo v3's base encoder is what is evaluated",
@@ -83,18 +117,20 @@ RULES: tuple[Rule, ...] = (
 )  # fmt: skip
 
 
-def preferred(groups: Sequence[Sequence[Fit]]) -> tuple[Fit, list[str]] | None:
+def preferred(groups: Sequence[Sequence[Fit]], keys: Collection[str] = ()) -> tuple[Fit, list[str]] | None:
     """(the one that rules prefer to all of other groups, their reasons); None: they do not decide.
 
     Args:
         groups: of equal trunks each.
+        keys: at the top of the file.
     """
+    held = [rule for rule in RULES if rule.holds(keys)]
     for group in groups:
         others = [fit for other in groups if other is not group for fit in other]
-        if any(rule.prefers(other, one) for other in others for one in group for rule in RULES):
+        if any(rule.prefers(other, one) for other in others for one in group for rule in held):
             continue
         for one in group:
-            rules = [next((rule for rule in RULES if any(rule.prefers(twin, other) for twin in group)), None)
+            rules = [next((rule for rule in held if any(rule.prefers(twin, other) for twin in group)), None)
                      for other in others]  # fmt: skip
             if all(rules) and any(rule.prefers(one, other) for rule in rules if rule for other in others):
                 return one, list(dict.fromkeys(rule.why for rule in rules if rule))

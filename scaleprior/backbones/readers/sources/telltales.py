@@ -102,6 +102,8 @@ def affine_norms(tensors: Mapping[str, Any]) -> int:
     trained = 0
     for name in means:
         stem = name.removesuffix("running_mean")
+        if f"{stem}weight" not in tensors or f"{stem}running_var" not in tensors:
+            return 0
         gain, variance = np.asarray(tensors[f"{stem}weight"]), np.asarray(tensors[f"{stem}running_var"])
         if np.any(np.asarray(tensors[name])) or np.any(variance != 1):
             return 0

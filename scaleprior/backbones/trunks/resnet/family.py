@@ -62,16 +62,25 @@ class ResNets(TrunkFamily):
         return replace(spec, stride_in_1x1=stride_in_1x1 and spec.bottleneck)
 
     def complete(self, tensors: dict[str, np.ndarray], spec: ResNetSpec) -> str | None:
-        """Mean 0 and variance 1 for FrozenBN without statistics, the very bits that Detectron2's own loader puts there.
+        """Gain 1 and bias 0 for norms that have neither (``affine=False``), which changes nothing of what they compute.
+
+        Mean 0 and variance 1 for FrozenBN without statistics, the very bits that Detectron2's own loader puts there.
 
         With FrozenBN's eps this scales each gain by 1 / sqrt(1 + 1e-5); Caffe2's affine layer had no eps. The effect on
         features of random networks is 2.5e-5 (R-50) to 4.6e-5 (R-152) relative, and every AP published for these
         weights with Detectron2 contains it.
         """
-        if spec.norm != "FrozenBN" or any(name.endswith("running_var") for name in tensors):
-            return None
         import numpy as np
 
+        variances = [name for name in tensors if name.endswith("running_var")]
+        if variances and not any(name.endswith((".norm.weight", ".norm.bias")) for name in tensors):
+            for name in variances:
+                stem = name.removesuffix("running_var")
+                tensors[f"{stem}weight"] = np.ones(tensors[name].shape, np.float32)
+                tensors[f"{stem}bias"] = np.zeros(tensors[name].shape, np.float32)
+            return "norms have statistics only (affine=False); they got gain 1 and bias 0, with which they are the same"
+        if spec.norm != "FrozenBN" or variances:
+            return None
         for name in [n for n in tensors if n.endswith(".norm.bias")]:
             stem = name.removesuffix("bias")
             tensors[f"{stem}running_mean"] = np.zeros(tensors[name].shape, np.float32)

@@ -27,7 +27,8 @@ def infer_norm(shapes: Shapes, clues: Clues) -> str:
         return said
     raise UserError(
         f"{clues.where}: its norms have no running statistics, so they are GroupNorm or folded BatchNorm",
-        hint=f"give {parameter('norm', 'GN')} or {parameter('norm', 'FrozenBN')}",
+        hint=f"give {parameter('norm', 'GN')} or {parameter('norm', 'FrozenBN')}; no trunk here has GroupNorm of other "
+        "than 32 groups, InstanceNorm, or BatchNorm with track_running_stats=False",
     )
 
 

@@ -355,3 +355,39 @@ def test_sizes_of_the_file_do_not_matter(check: Check) -> None:
     report = check({"net": whole.state_dict(), "acc": 93.1}, network).report
     assert report.place == "resnet. in net"
     assert len(report.dropped["beside the trunk"]) == 7
+
+
+def test_averages_of_others_than_mmengine(check: Check) -> None:
+    """``state_dict`` is mmengine's average only where its message hub lies beside; an average of others is taken."""
+    raw, average = small(0), small(1)
+    fixmatch = {"epoch": 1, "state_dict": raw.state_dict(), "ema_state_dict": average.state_dict(), "best_acc": 0.9}
+    assert check(fixmatch, average).report.place == "ema_state_dict"
+    callback = {"EMACallback": {"ema_state_dict": prefixed(average.state_dict(), "model.")}}
+    lightning = {"state_dict": prefixed(raw.state_dict(), "model."), "callbacks": callback}
+    assert check(lightning, average).report.place == "model. in callbacks.EMACallback.ema_state_dict"
+    semi = {"model": prefixed(raw.state_dict(), "module."), "ema_model": prefixed(average.state_dict(), "module.")}
+    assert check(semi, average).report.place == "module. in ema_model"
+
+
+def test_lightnings_weight_averaging(check: Check) -> None:
+    """pytorch-lightning's callback saves the average in the place of the weights."""
+    raw, average = parts(model=small(0)), parts(model=small(1))
+    tree = {
+        "state_dict": average.state_dict(), "current_model_state": raw.state_dict(),
+        "averaging_state": {"n_averaged": torch.tensor(3)},
+    }  # fmt: skip
+    assert check(tree, average.model).report.place == "model. in state_dict"
+
+
+def test_pixpro_and_byol(check: Check) -> None:
+    """A trained encoder beside its moving average, in the words of three repositories."""
+    network, average = small(0), small(1)
+    network.fc = average.fc = nn.Identity()
+    pixpro = parts(module=parts(encoder=network, encoder_k=average, projector=nn.Conv2d(8, 8, 1)))
+    assert check({"model": pixpro.state_dict()}, network).report.place == "module.encoder. in model"
+    online, target = (parts(encoder=nn.Sequential(*list(body.children())[:-1])) for body in (network, average))
+    tree = {"online_network_state_dict": online.state_dict(), "target_network_state_dict": target.state_dict()}
+    assert check(tree, network).report.place == "encoder. in online_network_state_dict"
+    byol = parts(net=network, online_encoder=parts(net=network), target_encoder=parts(net=average))
+    report = check(byol.state_dict(), network).report
+    assert "BYOL's online network is what is evaluated" in " ".join(report.notes)
