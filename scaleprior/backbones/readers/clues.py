@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.readers.containers import Content
@@ -20,24 +19,13 @@ CARD_IN_PICKLE = "scaleprior_card"
 
 def carried_card(content: Content) -> Card | None:
     """The card in a ``.pkl`` that was exported here. Raises UserError: it is none."""
-    text = _beside(content, CARD_IN_PICKLE)
+    beside = content.tree if content.kind == "pickle" and isinstance(content.tree, Mapping) else {}
+    text = beside.get(CARD_IN_PICKLE)
     return Card.from_json(text, source=str(content.path)) if isinstance(text, str) else None
 
 
 def clues_of(content: Content, options: ReadOptions) -> Callable[[Layout], Clues]:
     """The clues in a file, given the layout of its names."""
-    carried, author = carried_card(content), _beside(content, "__author__")
+    carried = carried_card(content)
     norm = options.norm or stated_norm(stated_architectures(content.tree, content.path, options.timm_model))
-    return lambda layout: Clues(
-        str(content.path),
-        layout,
-        norm,
-        options.depth,
-        carried.arch if carried else None,
-        author if isinstance(author, str) else None,
-    )
-
-
-def _beside(content: Content, key: str) -> Any:
-    """What a ``.pkl`` keeps beside its weights under this key."""
-    return content.tree.get(key) if content.kind == "pickle" and isinstance(content.tree, Mapping) else None
+    return lambda layout: Clues(str(content.path), layout, norm, options.depth, carried.arch if carried else None)

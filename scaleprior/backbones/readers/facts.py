@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from scaleprior.backbones.trunks.published import FACT_KINDS, USUAL, KnownFacts, Origin, Triple
+from scaleprior.backbones.trunks.resnet.spec import BLOCKS_PER_STAGE
 from scaleprior.errors import UserError
 from scaleprior.wording import Wording, either, parameter
 
@@ -110,7 +111,8 @@ _WHOLE = (_is_whole, "give a whole number of at least 1")
 _FITTING: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("name", "timm_model", "state", "select", "corpus", "licence", "source"), _TEXT),
     **dict.fromkeys(("stride_in_1x1", "allow_partial", "allow_nonfinite"), _FLAG),
-    **dict.fromkeys(("depth", "images", "labels"), _WHOLE),
+    **dict.fromkeys(("images", "labels"), _WHOLE),
+    "depth": (lambda value: _is_whole(value) and value in BLOCKS_PER_STAGE, f"take one of {sorted(BLOCKS_PER_STAGE)}"),
     "prefix": (lambda value: isinstance(value, str), 'give a text such as "module.encoder_q."'),
     "pixel_mean": (_is_triple, "give three finite numbers on the 0-255 scale"),
     "pixel_std": (

@@ -102,7 +102,6 @@ class Clues:
         norm: as the user says, of norms that have no running statistics.
         depth: as the user says, of a ResNet some of whose stages are absent.
         carried: the architecture in a card that travels with the tensors.
-        author: who a Detectron2 ``.pkl`` says wrote it.
         names: of all tensors in it, in the layout or as they are written.
     """
 
@@ -111,7 +110,6 @@ class Clues:
     norm: str | None = None
     depth: int | None = None
     carried: TrunkSpec | None = None
-    author: str | None = None
     names: Collection[str] = ()
 
 

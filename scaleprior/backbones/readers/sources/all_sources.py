@@ -38,7 +38,7 @@ def known_facts(content: Content, path: Path, options: ReadOptions, carried: Car
     if isinstance(config.get("pretrained_cfg"), dict):
         known += _of_network(config.get("architecture"), str(path.parent / "config.json"))
     known += timm_args_facts(tree)
-    if (args := timm_args(tree)) is not None:
+    if (args := timm_args(tree)) is not None and args["bn_eps"] is None:
         known += _of_network(args["model"], f"timm's network of the model in the {ARGS}")
     known += [*openmmlab_facts(tree), *buffer_facts(tree), *hyper_parameter_facts(tree)]
     known += transformers_facts(path) + open_clip_facts(path)

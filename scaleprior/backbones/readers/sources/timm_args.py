@@ -46,20 +46,21 @@ def timm_args_facts(tree: Any) -> list[KnownFacts]:
         False,
         input_size=_count(size),
         labels=_count(args.get("num_classes")),
-        norm_eps=float(eps) if isinstance(eps, (int, float)) and 0 < eps < 1 else None,
+        norm_eps=float(eps) if type(eps) in (int, float) and 0 <= eps < 1 else None,
     )
-    return [said, *_left_to_the_model(args)]
+    return [said, *_left_to_the_model(args["model"], said)]
 
 
-def _left_to_the_model(args: Mapping[str, Any]) -> list[KnownFacts]:
-    """timm's own settings of the model, as ``timm.data.resolve_data_config`` takes them."""
+def _left_to_the_model(model: str, said: KnownFacts) -> list[KnownFacts]:
+    """timm's own settings of the model where nothing was said, as ``timm.data.resolve_data_config`` takes them."""
     try:
-        cfg = published(args["model"])
+        cfg = published(model)
     except UserError:
         return []
-    words = f"timm's own settings of {args['model']}, which args of timm's train.py in the file leave as they are"
-    wanted = ("mean", "std", "input_size")
-    return [timm_facts({name: cfg.get(name) for name in wanted}, words)]
+    given = {"mean": said.pixel_mean, "std": said.pixel_std, "input_size": said.input_size}
+    left = {name: cfg.get(name) for name, value in given.items() if value is None}
+    words = f"timm's own settings of {model}, which args of timm's train.py in the file leave as they are"
+    return [timm_facts(left, words)] if left else []
 
 
 def _of_channels(value: Any) -> Triple | None:

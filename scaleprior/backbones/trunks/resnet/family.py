@@ -13,7 +13,7 @@ from scaleprior.backbones.trunks.published import KnownFacts
 from scaleprior.backbones.trunks.resnet.infer import infer_norm, infer_resnet
 from scaleprior.backbones.trunks.resnet.layouts import LAYOUTS
 from scaleprior.backbones.trunks.resnet.names import from_detectron2, names_and_shapes, to_detectron2
-from scaleprior.backbones.trunks.resnet.published import of_author, of_caffe2
+from scaleprior.backbones.trunks.resnet.published import DETECTRON2_NORMS, of_caffe2
 from scaleprior.backbones.trunks.resnet.relatives import relative
 from scaleprior.backbones.trunks.resnet.spec import BLOCKS_PER_STAGE, ResNetSpec
 from scaleprior.errors import UserError
@@ -52,7 +52,7 @@ class ResNets(TrunkFamily):
 
     def published(self, spec: ResNetSpec, clues: Clues) -> KnownFacts | None:
         if clues.layout.name == "detectron2":
-            return None if clues.carried is not None else of_author(clues.author)  # a card says all that is known
+            return None if clues.carried is not None else DETECTRON2_NORMS  # a card says all that is known
         return of_caffe2(spec) if clues.layout.name.startswith("caffe2") else None
 
     def unsaid(self, spec: ResNetSpec) -> tuple[str, ...]:

@@ -36,13 +36,11 @@ def infer_resnet(shapes: Shapes, *, norm: str, where: str, depth: int | None = N
     """The spec that fits tensors in Detectron2's names, but for the place of its strides, which shapes cannot tell.
 
     Args:
-        depth: given by the user; needed where some stages are absent.
+        depth: given by the user, a key of ``BLOCKS_PER_STAGE``; needed where some stages are absent.
 
     Raises:
-        UserError: no depth fits, several do, or a width that no trunk has; a given depth that no ResNet here has.
+        UserError: no depth fits, several do, or a width that no trunk has.
     """
-    if depth is not None and depth not in BLOCKS_PER_STAGE:
-        raise UserError(f"{parameter('depth')} is {depth}", hint=f"take one of {sorted(BLOCKS_PER_STAGE)}")
     counts: dict[int, int] = {}
     for name in shapes:
         if match := _BLOCK.match(name):

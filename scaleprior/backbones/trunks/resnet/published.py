@@ -1,18 +1,16 @@
 """What the publishers of ResNets state of files that can only be theirs.
 
 Read in facebookresearch/detectron2 02b5c4e: MODEL_ZOO.md ("ImageNet Pretrained Models"), checkpoint/catalog.py,
-config/defaults.py, tools/convert-torchvision-to-d2.py and the configs named below; in facebookresearch/Detectron:
-configs/04_2018_gn_baselines and 12_2017_baselines; in facebookresearch/moco: detection/.
+config/defaults.py and the configs named below; in facebookresearch/Detectron: configs/04_2018_gn_baselines and
+12_2017_baselines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from scaleprior.backbones.trunks.published import IMAGENET_MEAN, IMAGENET_STD, KnownFacts, Triple
+from scaleprior.backbones.trunks.published import KnownFacts, Triple
 from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
 
-__all__ = ["MSRA", "of_author", "of_caffe2"]
+__all__ = ["DETECTRON2_NORMS", "MSRA", "of_caffe2"]
 
 _MEAN_BGR: Triple = (103.53, 116.28, 123.675)
 _ONE: Triple = (1.0, 1.0, 1.0)
@@ -45,20 +43,9 @@ _DETECTRON2_RESNEXT = KnownFacts(
 )
 """configs/COCO-Detection/faster_rcnn_X_101_32x8d_FPN_3x.yaml; unlike Detectron's copy it has running statistics."""
 
-_AUTHORS: Mapping[str, str] = {
-    "torchvision": "published by torchvision, which the file names as its author",
-    "MOCO": "published by MoCo, which the file names as its author",
-}
-"""``__author__`` that a public converter to Detectron2's names writes -> who states the facts: torchvision's by the
-comment in Detectron2's converter, MoCo's by detection/configs/pascal_voc_R_50_C4_24k_moco.yaml. The same values."""
-
-
-def of_author(author: str | None) -> KnownFacts:
-    """What the author of a ``.pkl`` in Detectron2's names states of such files; of any such names, their eps."""
-    words = _AUTHORS.get(author or "")
-    if words is None:
-        return KnownFacts("Detectron2's norms, whose eps no config changes", norm_eps=_EPS, kind="publisher")
-    return KnownFacts(words, IMAGENET_MEAN, IMAGENET_STD, "RGB", False, norm_eps=_EPS, kind="publisher")
+DETECTRON2_NORMS = KnownFacts("Detectron2's norms, whose eps no config changes", norm_eps=_EPS, kind="publisher")
+"""Of tensors in Detectron2's names. An ``__author__`` beside them proves nothing of their pixels: the public converters
+write "torchvision" or "MOCO" into whatever they are given."""
 
 
 def of_caffe2(spec: ResNetSpec) -> KnownFacts | None:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from benchmarks.exactness import randomise
 from scaleprior.backbones import ReadOptions, ResNetSpec, build_trunk, read_backbone
-from scaleprior.backbones.trunks.resnet.published import of_author, of_caffe2
+from scaleprior.backbones.readers.facts import UnknownFactsError
+from scaleprior.backbones.trunks.resnet.names import to_detectron2
+from scaleprior.backbones.trunks.resnet.published import of_caffe2
 
 BGR = (103.53, 116.28, 123.675)
 PARTS = {"conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c", "downsample": "branch1"}
@@ -165,13 +167,16 @@ def test_others_in_caffe2s_names_are_asked_for(spec: ResNetSpec) -> None:
     assert of_caffe2(spec) is None
 
 
-def test_authors_of_public_converters() -> None:
-    for author in ("torchvision", "MOCO"):
-        known = of_author(author)
-        assert (known.channel_order, known.stride_in_1x1, known.pixel_std) == ("RGB", False, (58.395, 57.12, 57.375))
-    nobody = of_author("somebody")
-    assert nobody == of_author(None)
-    assert (nobody.pixel_mean, nobody.channel_order, nobody.stride_in_1x1, nobody.norm_eps) == (None, None, None, 1e-5)
+@pytest.mark.parametrize("author", ["torchvision", "MOCO", "Detectron2 Model Zoo"])
+def test_an_author_is_no_proof_of_pixels(tmp_path: Path, author: str) -> None:
+    """The converters of Detectron2 and MoCo write their word into whatever they are given."""
+    torch.manual_seed(0)
+    state = to_detectron2(timm.create_model("resnet18", num_classes=0).state_dict())
+    path = tmp_path / "converted.pkl"
+    path.write_bytes(pickle.dumps({"model": {n: t.numpy() for n, t in state.items()}, "__author__": author}))
+    with pytest.raises(UnknownFactsError) as caught:
+        read_backbone(path)
+    assert caught.value.absent == ("pixel_mean", "pixel_std", "channel_order")
 
 
 def test_the_users_norm_beats_names(tmp_path: Path) -> None:
