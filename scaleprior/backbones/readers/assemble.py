@@ -21,7 +21,13 @@ from scaleprior.backbones.readers.limits import RefusedFileError
 from scaleprior.backbones.readers.norm_eps import settle_eps
 from scaleprior.backbones.readers.report import Found, Report, some
 from scaleprior.backbones.readers.search import Candidate
-from scaleprior.backbones.readers.sources import check_stated, check_telltales, known_facts, stated_architectures
+from scaleprior.backbones.readers.sources import (
+    check_stated,
+    check_telltales,
+    known_facts,
+    refuse_variants,
+    stated_architectures,
+)
 from scaleprior.backbones.readers.sources.all_sources import IN_CARD
 from scaleprior.backbones.readers.sources.architecture import Stated
 from scaleprior.backbones.trunks.family import TrunkSpec
@@ -61,6 +67,7 @@ def assemble(
     carried = carried_card(content)
     if carried is not None:
         refuse_idle([name for name in ("labels", "corpus") if getattr(options, name) is not None], path)
+    refuse_variants(content.tree, path, options.timm_model)
     stated = stated_architectures(content.tree, path, options.timm_model)
     stated += [Stated(place.architecture, place.origin) for place in known if place.architecture]
     places = [*known_facts(content, path, options, carried), *known]
@@ -83,7 +90,7 @@ def assemble(
     if (given := resolved.facts.get("norm_eps", eps)) != eps:
         said = resolved.origins["norm_eps"]
         resolved.origins["norm_eps"] = Origin(said.kind, f"{said.where}: {given:g}; the variances hold the difference")
-    origins = {**resolved.origins, "norm": _origin_of_norm(arch, [*places_of(options), *known], carried)}
+    origins = {**resolved.origins, "norm": _origin_of_norm(arch, [*places_of(options), *places], carried)}
     report.facts = origins
     values = _values(arch, resolved.facts, path) if carried is None else _values_of(carried, arch, resolved.facts)
     values |= {} if "norm_eps" in resolved.missing else {"norm_eps": eps}

@@ -8,6 +8,7 @@ from scaleprior.backbones.card import Card
 from scaleprior.backbones.readers.containers import Content
 from scaleprior.backbones.readers.facts import ReadOptions
 from scaleprior.backbones.readers.sources import stated_architectures, stated_norm
+from scaleprior.backbones.readers.sources.openmmlab import openmmlab_facts
 from scaleprior.backbones.trunks.family import Clues
 from scaleprior.backbones.trunks.layout import Layout
 
@@ -28,4 +29,5 @@ def clues_of(content: Content, options: ReadOptions) -> Callable[[Layout], Clues
     """The clues in a file, given the layout of its names."""
     carried = carried_card(content)
     norm = options.norm or stated_norm(stated_architectures(content.tree, content.path, options.timm_model))
+    norm = norm or next((facts.norm for facts in openmmlab_facts(content.tree) if facts.norm), None)
     return lambda layout: Clues(str(content.path), layout, norm, options.depth, carried.arch if carried else None)

@@ -11,6 +11,7 @@ from scaleprior.backbones.readers.limits import Limits
 from scaleprior.backbones.readers.report import some
 from scaleprior.backbones.readers.search.candidate import Candidate
 from scaleprior.backbones.readers.search.choose import choose, narrowed
+from scaleprior.backbones.readers.search.dilated import refuse_dilated
 from scaleprior.backbones.readers.search.fit import Fit, fit
 from scaleprior.backbones.readers.search.foreign import foreign_network
 from scaleprior.backbones.readers.search.join import joined_fits
@@ -30,7 +31,7 @@ def find_candidate(content: Content, options: ReadOptions, limits: Limits) -> Ca
 
     Raises:
         UserError: there is none, or several that no rule decides between; its family cannot be held; an option that
-            leads nowhere. RefusedFileError: names that are no names, too many, or two of one name.
+            leads nowhere; it dilates. RefusedFileError: names that are no names, too many, or two of one name.
     """
     where = str(content.path)
     names = collect(content, limits)
@@ -50,6 +51,7 @@ def find_candidate(content: Content, options: ReadOptions, limits: Limits) -> Ca
         notes += _passed_over(fits, chosen)
     else:
         chosen, notes = _nearest(pool, options, names, where)
+    notes += refuse_dilated(names.tensors, options.timm_model, where)
     if content.left_out:
         notes.insert(0, f"objects that are no weights were passed over: {some(content.left_out)}")
     return _candidate(chosen, fits, names, notes)

@@ -15,5 +15,6 @@ if TYPE_CHECKING:
         check_telltales as check_telltales,
         doubts as doubts,
     )
+    from scaleprior.backbones.readers.sources.variants import refuse_variants as refuse_variants
 
 lazy_exports(__name__)

@@ -15,7 +15,7 @@ from typing import Any
 from scaleprior.backbones.readers.sources.values import attributes, three_numbers
 from scaleprior.backbones.trunks.published import KnownFacts
 
-__all__ = ["openmmlab_facts"]
+__all__ = ["openmmlab_facts", "openmmlab_trunks"]
 
 _LONGEST = 1 << 19
 """Characters of a config; the longest have a tenth of that."""
@@ -26,14 +26,24 @@ _UNKNOWN = object()
 
 def openmmlab_facts(tree: Any) -> list[KnownFacts]:
     """Pixel statistics and order; stride and eps. Several in one config that disagree say nothing."""
+    settings, words = _settings(tree)
+    found = [_agreed(map(of_one, settings)) for of_one in (_pixels, _trunk)]
+    return [KnownFacts(words, **dict(facts)) for facts in found if facts is not None]
+
+
+def openmmlab_trunks(tree: Any) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """(the settings of a ResNet in such a config, where they stand in words)."""
+    settings, words = _settings(tree)
+    return ((trunk, words) for trunk in map(_backbone, settings) if trunk is not None)
+
+
+def _settings(tree: Any) -> tuple[list[Mapping[str, Any]], str]:
+    """(every dict in the config, where it stands); empty if there is none."""
     meta = attributes(tree.get("meta")) if isinstance(tree, Mapping) else {}
     key = next((key for key in ("cfg", "config") if isinstance(meta.get(key), str)), None)
     if key is None:
-        return []
-    settings = list(_mappings(list(_parsed(meta[key]).values())))
-    words = f"OpenMMLab's config in the file (meta.{key})"
-    found = [_agreed(map(of_one, settings)) for of_one in (_pixels, _trunk)]
-    return [KnownFacts(words, **dict(facts)) for facts in found if facts is not None]
+        return [], ""
+    return list(_mappings(list(_parsed(meta[key]).values()))), f"OpenMMLab's config in the file (meta.{key})"
 
 
 def _agreed(statements: Iterator[tuple[tuple[str, Any], ...] | None]) -> tuple[tuple[str, Any], ...] | None:
@@ -53,13 +63,24 @@ def _pixels(settings: Mapping[str, Any]) -> tuple[tuple[str, Any], ...] | None:
 
 def _trunk(settings: Mapping[str, Any]) -> tuple[tuple[str, Any], ...] | None:
     """What the settings of a backbone say; left out, ``style`` is "pytorch" and ``eps`` PyTorch's."""
-    trunk = settings.get("backbone")
-    if not isinstance(trunk, Mapping) or str(trunk.get("type")).rpartition(".")[2] not in _TRUNKS:  # mmdet.ResNet
+    trunk = _backbone(settings)
+    if trunk is None:
         return None
     norm = trunk.get("norm_cfg", {})
     eps = norm.get("eps", 1e-5) if isinstance(norm, Mapping) else None
     stride = {"pytorch": False, "caffe": True}.get(str(trunk.get("style", "pytorch")))
-    return (("stride_in_1x1", stride), ("norm_eps", eps if isinstance(eps, float) else None))
+    group_norm = isinstance(norm, Mapping) and norm.get("type") == "GN"
+    return (
+        ("stride_in_1x1", stride),
+        ("norm_eps", eps if isinstance(eps, float) else None),
+        ("norm", "GN" if group_norm else None),
+    )
+
+
+def _backbone(settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    trunk = settings.get("backbone")
+    known = isinstance(trunk, Mapping) and str(trunk.get("type")).rpartition(".")[2] in _TRUNKS  # mmdet.ResNet
+    return trunk if known else None
 
 
 def _parsed(text: str) -> dict[str, Any]:
