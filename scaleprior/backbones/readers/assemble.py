@@ -16,7 +16,7 @@ from scaleprior.backbones.card import UNKNOWN, Card
 from scaleprior.backbones.readers.clues import CARD_IN_PICKLE, carried_card, clues_of
 from scaleprior.backbones.readers.containers import Content
 from scaleprior.backbones.readers.draft import Draft
-from scaleprior.backbones.readers.facts import ReadOptions, by_kind, places_of, resolve, with_norm
+from scaleprior.backbones.readers.facts import ReadOptions, by_kind, leaves_unsaid, places_of, resolve, with_norm
 from scaleprior.backbones.readers.limits import RefusedFileError
 from scaleprior.backbones.readers.norm_eps import settle_eps
 from scaleprior.backbones.readers.report import Found, Report, some
@@ -34,6 +34,7 @@ from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.layout import Dropped, Layout
 from scaleprior.backbones.trunks.published import CARD_FACTS, KnownFacts, Origin
 from scaleprior.backbones.trunks.trunk import build_trunk, canonical_shapes
+from scaleprior.backbones.zoo.identify import identified
 from scaleprior.errors import UserError
 from scaleprior.provenance import created_by
 from scaleprior.wording import parameter
@@ -74,6 +75,7 @@ def assemble(
     clues = replace(clues_of(content, with_norm(options, known))(layout), names=names)
     arch = candidate.family.infer({name: tuple(t.shape) for name, t in tensors.items()}, clues)
     report.notes += [note for one in stated if (note := check_stated(arch, one, str(path)))]
+    places += [] if known or carried is not None else _recognised(options, places, arch, path)
     if published := candidate.family.published(arch, clues):
         places.append(published)
     resolved = resolve(options, places, str(path), implied=_implied(arch))
@@ -99,6 +101,14 @@ def assemble(
     if partial := _partial_reading(report):
         values["recipe"] = {**values.get("recipe", {}), **partial}
     return Found(path, tensors, Draft(values, resolved.missing, str(path)), report)
+
+
+def _recognised(options: ReadOptions, places: Sequence[KnownFacts], arch: TrunkSpec, path: Path) -> list[KnownFacts]:
+    """What its publisher states; a pass over the file's bytes, so only where user and file leave something to say."""
+    if not leaves_unsaid(options, places, str(path), implied=_implied(arch)):
+        return []
+    publisher = identified(path, arch)
+    return [] if publisher is None else [publisher]
 
 
 def _implied(arch: TrunkSpec) -> dict[str, tuple[Any, str]]:

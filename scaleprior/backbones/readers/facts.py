@@ -22,6 +22,7 @@ __all__ = [
     "Resolved",
     "UnknownFactsError",
     "by_kind",
+    "leaves_unsaid",
     "needed_option",
     "places_of",
     "resolve",
@@ -228,6 +229,18 @@ def resolve(
     if options.assume and not any(origin.kind == "assumed" for origin in origins.values()):
         notes.append("nothing had to be assumed")
     return Resolved(facts, origins, missing, notes)
+
+
+def leaves_unsaid(
+    options: ReadOptions, known: Iterable[KnownFacts], where: str, *, implied: Mapping[str, tuple[Any, str]]
+) -> bool:
+    """Whether neither the user nor the file says all that a detector needs, so that it matters whose the file is.
+
+    Raises:
+        UserError: as :func:`resolve`.
+    """
+    origins = resolve(replace(options, assume=None), known, where, implied=implied).origins
+    return any(name not in origins or origins[name].kind not in ("user", "file") for name in _NEEDED)
 
 
 def by_kind(places: Iterable[KnownFacts]) -> list[KnownFacts]:

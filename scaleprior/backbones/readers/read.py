@@ -18,7 +18,7 @@ from scaleprior.backbones.readers.facts import ReadOptions, with_norm
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError
 from scaleprior.backbones.readers.report import Found, Inspection, Reading, Report, some
 from scaleprior.backbones.readers.search import find_candidate
-from scaleprior.backbones.trunks.published import KnownFacts, Origin
+from scaleprior.backbones.trunks.published import KnownFacts, Origin, UnsaidNormsError
 from scaleprior.backbones.zoo.identify import identified
 from scaleprior.wording import parameter
 
@@ -95,17 +95,16 @@ def find_backbone(
     content = open_container(path, limits=limits)
     if CARD_KEY in content.metadata:
         return _canonical(path, options)
-    if not known and _asks_for_more(options) and (publisher := identified(path)) is not None:
+    try:
+        candidate = find_candidate(content, with_norm(options, known), limits)
+    except UnsaidNormsError:
+        publisher = None if known else identified(path)
+        if publisher is None:
+            raise
         known = [publisher]
-    candidate = find_candidate(content, with_norm(options, known), limits)
+        candidate = find_candidate(content, with_norm(options, known), limits)
     content = replace(content, tree=without_weights(content.tree))  # renaming frees what it copies
     return assemble(candidate, content, path, options, known)
-
-
-def _asks_for_more(options: ReadOptions) -> bool:
-    """Whether a fact is left for others to say; whose file it is costs a pass over its bytes to know."""
-    said = (options.pixel_mean, options.pixel_std, options.channel_order, options.stride_in_1x1, options.norm_eps)
-    return None in said
 
 
 def _canonical(path: Path, options: ReadOptions) -> Found:

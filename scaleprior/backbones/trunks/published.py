@@ -13,7 +13,7 @@ from scaleprior.errors import UserError
 
 __all__ = [
     "CARD_FACTS", "CLIP_STATISTICS", "FACT_KINDS", "IMAGENET_MEAN", "IMAGENET_STD", "USUAL", "FactKind",
-    "KnownFacts", "Origin", "Triple", "Usual",
+    "KnownFacts", "Origin", "Triple", "UnsaidNormsError", "Usual",
 ]  # fmt: skip
 
 Triple = tuple[float, float, float]  # on the 0-255 scale, in the order of channel_order
@@ -23,6 +23,10 @@ FACT_KINDS: tuple[FactKind, ...] = get_args(FactKind)
 they are his; nobody, so that somebody's usual value was taken on the user's word."""
 CARD_FACTS = ("pixel_mean", "pixel_std", "channel_order", "stride_in_1x1", "norm", "norm_eps")
 """The facts whose origin a card tells."""
+
+
+class UnsaidNormsError(UserError):
+    """Neither names nor statistics tell the kind of a trunk's norms; somebody has to say it."""
 
 
 @dataclass(frozen=True)

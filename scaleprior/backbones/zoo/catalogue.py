@@ -7,6 +7,7 @@ The user's file is ``$SCALEPRIOR_HOME/zoo.yaml``; it has the sections ``own`` (w
 from __future__ import annotations
 
 import difflib
+import functools
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -85,9 +86,7 @@ def load_catalogue(*, user: bool = True) -> Catalogue:
     Raises:
         UserError: a file that is not a catalogue, or an entry that is not one; names file, entry and key.
     """
-    from scaleprior.config import data_file
-
-    entries = read_catalogue(data_file("model_zoo", "zoo.yaml"), sections=("paper_grid", "public"))
+    entries = dict(_ours())
     own = ZooHome.current().catalogue
     if user and own.is_file():
         for name, entry in read_catalogue(own, sections=("public", "own")).items():
@@ -95,6 +94,14 @@ def load_catalogue(*, user: bool = True) -> Catalogue:
                 raise UserError(f"{own}: entry {name}: ScalePrior's own catalogue has that name", hint="rename it")
             entries[name] = entry
     return Catalogue(entries)
+
+
+@functools.cache
+def _ours() -> Mapping[str, Entry]:
+    """ScalePrior's catalogue, which does not change while a process runs."""
+    from scaleprior.config import data_file
+
+    return read_catalogue(data_file("model_zoo", "zoo.yaml"), sections=("paper_grid", "public"))
 
 
 def read_catalogue(path: Path, *, sections: tuple[str, ...]) -> dict[str, Entry]:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.published import KnownFacts
 from scaleprior.backbones.zoo.catalogue import load_catalogue
 from scaleprior.backbones.zoo.detectors import torchvision_detectors
@@ -22,23 +23,33 @@ LEAST_BYTES = 2 * 11_000_000
 each. Smaller files are nobody's here, and not read for it."""
 
 
-def identified(path: Path) -> KnownFacts | None:
+def identified(path: Path, trunk: TrunkSpec | None = None) -> KnownFacts | None:
     """What its publisher states of the file; None if nobody's printed hash is that of this file.
 
-    Costs one pass over the file's bytes, which then are in memory for whoever reads it.
+    Costs one pass over the file's bytes for each algorithm in which the hash of such a trunk is printed: of an R-152's
+    240 MB, 0.2 s of CPU time for SHA-256, 0.4 s for MD5. They then are in memory for whoever reads the file.
+
+    Args:
+        trunk: what is in it; None = not known yet.
 
     Raises:
         OSError: it cannot be read.
     """
     if path.stat().st_size < LEAST_BYTES:
         return None
-    known, detectors = list(_printed()), list(torchvision_detectors())
-    digests = file_digests(path, {printed.algorithm for *_, printed in (*known, *detectors)})
+    known = [(entry, name, printed) for entry, name, printed in _printed() if _can_be(entry.trunk, entry.depth, trunk)]
+    detectors = list(torchvision_detectors()) if _can_be("resnet", 50, trunk) else []
+    algorithms = {printed.algorithm for *_, printed in (*known, *detectors)}
+    digests = file_digests(path, algorithms) if algorithms else {}
     for entry, name, printed in known:
         if printed.of(digests):
             whose = f"{entry.publisher}'s {name}" if entry.publisher else f"the file of scaleprior://{entry.name}"
             return entry.facts(f"published for {whose}, which this is by its {printed.name}")
     return next((facts for facts, printed in detectors if printed.of(digests)), None)
+
+
+def _can_be(family: str, depth: int, trunk: TrunkSpec | None) -> bool:
+    return trunk is None or (trunk.family.name, trunk.depth) == (family, depth)
 
 
 def _printed() -> Iterator[tuple[Entry, str, PrintedHash]]:

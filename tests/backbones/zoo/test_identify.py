@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import inspect
 import re
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -15,13 +17,18 @@ from torchvision import models
 from torchvision.models import detection
 
 from scaleprior.backbones import load_backbone
+from scaleprior.backbones.readers.read import inspect_backbone
 from scaleprior.backbones.trunks.published import Origin
 from scaleprior.backbones.trunks.resnet import ResNetSpec, names_and_shapes
+from scaleprior.backbones.zoo import load_catalogue
 from scaleprior.backbones.zoo.detectors import NORM_EPS
 from scaleprior.backbones.zoo.hashes import HASH_PATTERN, PrintedHash, file_digests
 from scaleprior.backbones.zoo.identify import LEAST_BYTES, identified
 from scaleprior.errors import UserError
 from tests.backbones.zoo.test_catalogue import GOOD
+
+if TYPE_CHECKING:
+    from scaleprior.backbones.trunks.family import TrunkSpec
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +118,65 @@ def test_small_files_are_not_read_for_it(home: Path, tmp_path: Path, monkeypatch
     small.write_bytes(b"\0" * (LEAST_BYTES - 1))
     monkeypatch.setattr("scaleprior.backbones.zoo.identify.file_digests", lambda *a: pytest.fail("was read"))
     assert identified(small) is None
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """The algorithms of each pass over a file."""
+    passes: list[set[str]] = []
+
+    def counted(path: Path, algorithms: set[str]) -> dict[str, str]:
+        passes.append(set(algorithms))
+        return file_digests(path, algorithms)
+
+    monkeypatch.setattr("scaleprior.backbones.zoo.identify.file_digests", counted)
+    return passes
+
+
+def test_only_hashes_that_are_printed_of_such_a_trunk_are_computed(
+    home: Path, resnet18: Path, asked: list[set[str]]
+) -> None:
+    print_hash(home, "md5:00000000", depth=50)
+    assert inspect_backbone(resnet18).draft.missing
+    assert asked == [{"sha256"}]  # torchvision's and others' R-18
+    print_hash(home, "md5:00000000")
+    assert inspect_backbone(resnet18).draft.missing
+    assert asked[1:] == [{"sha256", "md5"}]
+    unprinted = SimpleNamespace(family=SimpleNamespace(name="plain"), depth=6)
+    assert identified(resnet18, cast("TrunkSpec", unprinted)) is None
+    assert len(asked) == 2
+
+
+def test_no_file_is_passed_over_whose_facts_are_all_stated(
+    home: Path, resnet18: Path, tmp_path: Path, asked: list[set[str]]
+) -> None:
+    words = [
+        "crop_pct",
+        "interpolation",
+        "bn_eps",
+        "reprob",
+        "remode",
+        "sched",
+        "model_ema",
+    ]  # what tells timm's arguments
+    args = argparse.Namespace(model="resnet18", mean=[0.5] * 3, std=[0.5] * 3, **dict.fromkeys(words))
+    path = tmp_path / "model_best.pth.tar"
+    torch.save({"state_dict": torch.load(resnet18, weights_only=True), "args": args}, path)
+    assert load_backbone(path).card.facts["pixel_mean"].kind == "file"
+    load_backbone(resnet18, pixel_mean=(1, 2, 3), pixel_std=(1, 1, 1), channel_order="RGB", norm_eps=1e-5)
+    assert asked == []
+
+
+def test_what_is_assumed_hides_no_publisher(home: Path, resnet18: Path) -> None:
+    print_hash(home, "sha256:" + file_digests(resnet18, {"sha256"})["sha256"][:8])
+    loaded = load_backbone(resnet18, assume="torchvision")
+    assert (loaded.card.pixel_std, loaded.card.assumed) == ((2.0, 2.0, 2.0), ())
+
+
+def test_our_catalogue_is_parsed_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_catalogue()
+    monkeypatch.setattr("scaleprior.backbones.zoo.catalogue.read_yaml", lambda path: pytest.fail(f"parsed {path}"))
+    assert load_catalogue().find("R-50-imagenet-1k") is first.find("R-50-imagenet-1k")
 
 
 def test_a_catalogue_that_cannot_be_read_stops_no_conversion(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from scaleprior.backbones.trunks.family import Clues, Shapes
+from scaleprior.backbones.trunks.published import UnsaidNormsError
 from scaleprior.backbones.trunks.resnet.spec import BLOCKS_PER_STAGE, ResNetSpec
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter
@@ -18,14 +19,14 @@ def infer_norm(shapes: Shapes, clues: Clues) -> str:
     """The kind of the norms: "BN" by their running statistics; without those by their names, or somebody has to say it.
 
     Raises:
-        UserError: nobody does.
+        UnsaidNormsError: nobody does.
     """
     carried = clues.carried.norm if clues.carried else None
     if any(name.endswith("running_var") for name in shapes):
         return carried or "BN"
     if said := clues.norm or carried or clues.layout.norm:
         return said
-    raise UserError(
+    raise UnsaidNormsError(
         f"{clues.where}: its norms have no running statistics, so they are GroupNorm or folded BatchNorm",
         hint=f"give {parameter('norm', 'GN')} or {parameter('norm', 'FrozenBN')}; no trunk here has GroupNorm of other "
         "than 32 groups, InstanceNorm, or BatchNorm with track_running_stats=False",
