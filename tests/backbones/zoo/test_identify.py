@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import torch
 import yaml
+from timm.models.resnet import Bottleneck, ResNet
 from torchvision import models
 from torchvision.models import detection
 
@@ -98,8 +99,6 @@ def test_reading_takes_all_that_is_known_of_a_recognised_file(home: Path, resnet
 
 def test_a_recognised_file_tells_the_kind_of_norms_that_names_do_not(home: Path, tmp_path: Path) -> None:
     """timm's ResNets with GroupNorm have gains and biases under BatchNorm's names."""
-    from timm.models.resnet import Bottleneck, ResNet
-
     path = tmp_path / "gn.pth"
     torch.manual_seed(0)
     torch.save(ResNet(Bottleneck, (3, 4, 6, 3), norm_layer="groupnorm", base_width=32).state_dict(), path)
@@ -217,13 +216,15 @@ def test_torchvisions_detectors_are_all_there_with_the_eps_that_their_builders_s
     assert list(found.values()).count(0.0) == 4
 
 
-def test_a_detector_of_torchvisions_is_read_without_an_option(resnet18: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_detector_of_torchvisions_is_read_without_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    state = ResNet(Bottleneck, (3, 4, 6, 3), base_width=16).state_dict()  # type: ignore[arg-type]
+    monkeypatch.setattr("scaleprior.backbones.zoo.identify.LEAST_BYTES", 0)
     digests = {"sha256": "258fb6c6" + "0" * 56, "md5": "0" * 32}
     monkeypatch.setattr("scaleprior.backbones.zoo.identify.file_digests", lambda *given: digests)
-    state = torch.load(resnet18, weights_only=True)
     state["layer1.0.bn1.running_var"][0] = 1e-9
-    torch.save({f"backbone.body.{name}": tensor for name, tensor in state.items()}, resnet18.parent / "detector.pth")
-    backbone = load_backbone(resnet18.parent / "detector.pth")
+    torch.save({f"backbone.body.{name}": tensor for name, tensor in state.items()}, tmp_path / "detector.pth")
+    backbone = load_backbone(tmp_path / "detector.pth")
     assert (backbone.card.norm_eps, backbone.card.channel_order, backbone.card.stride_in_1x1) == (0, "RGB", False)
     assert backbone.card.name == "fasterrcnn_resnet50_fpn_coco-258fb6c6"
     assert "torchvision's fasterrcnn_resnet50_fpn_coco-258fb6c6.pth, which this is by" in str(backbone.report.facts)
