@@ -21,6 +21,7 @@ from scaleprior.backbones.readers.facts import ReadOptions, UnknownFactsError, n
 from scaleprior.backbones.readers.limits import RefusedFileError
 from scaleprior.backbones.readers.read import find_backbone
 from scaleprior.backbones.readers.report import Found
+from scaleprior.backbones.readers.timm_names import find_timm
 from scaleprior.backbones.weights import has_card, load_canonical
 from scaleprior.backbones.zoo.cache import ZooHome
 from scaleprior.backbones.zoo.resolve import find_weights
@@ -52,6 +53,7 @@ def canonical_file(weights: str | Path, *, progress: ProgressFn | None = None) -
     """
     text = text_of(weights)
     if text.startswith("timm:"):
+        find_timm(text.removeprefix("timm:"))  # no option helps where it is not here
         return _converted(text)
     path = find_weights(weights, progress=progress)
     if has_card(path):
@@ -103,8 +105,8 @@ def _understood(source: str | Path) -> Found:
             hint=f"convert it with `{command}`, and give what that writes; without options it lists usual values",
         ) from e
     except UserError as e:
-        remedy = f"{e.hint.marked}: options" if e.hint else "see the options"
-        raise UserError(_without_hint(e), hint=f"{remedy} of `{convert_command(source)}`") from e
+        remedy = f"{e.hint.marked}; " if e.hint else ""
+        raise UserError(_without_hint(e), hint=f"{remedy}options are those of `{convert_command(source)}`") from e
     if "detector" in found.report.dropped:
         raise _is_detector(source)
     return found

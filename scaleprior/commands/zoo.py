@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     readme.set_defaults(handler=_readme)
 
 
+_WIDTH = 100
+"""Of a listing; names are never cut."""
+_KINDS = {
+    "public": "public",
+    "paper": "not public: `zoo show` prints the command that makes such a backbone",
+    "own": "own",
+}
+
+
 def _list(args: argparse.Namespace) -> None:
     from scaleprior.backbones.zoo import load_catalogue
     from scaleprior.backbones.zoo.page import human_count
@@ -70,21 +79,22 @@ def _list(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps([e.to_dict() for e in entries], indent=2))
         return
-    rows = [("NAME", "TRUNK", "IMAGES", "SUPERVISION", "LICENCE", "WEIGHTS")]
-    rows += [(e.name, e.arch, human_count(e.images), e.signal, e.licence, e.weights) for e in entries]
-    _columns(rows, right=(2,))
-    print("\nBackbones compare by images only where the supervision is the same: `scaleprior zoo show NAME` says more.")
-
-
-def _columns(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> None:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))]
-        print("  ".join(cells).rstrip())
+    rows = [(e.name, e.arch, human_count(e.images), e.signal) for e in entries]
+    names, trunks, images = (max(map(len, column)) for column in list(zip(*rows))[:3])
+    room = max(_WIDTH - names - trunks - images - 6, 20)
+    print(f"{'NAME':{names}}  {'TRUNK':{trunks}}  {'IMAGES':>{images}}  SUPERVISION")
+    for kind, group in itertools.groupby(zip(entries, rows), key=lambda pair: pair[0].kind):
+        print(f"\n{_KINDS[kind]}")
+        for _, (name, trunk, count, signal) in group:
+            signal = signal if len(signal) <= room else f"{signal[: room - 3]}..."
+            print(f"{name:{names}}  {trunk:{trunks}}  {count:>{images}}  {signal}")
+    print("\nBackbones compare by images only where the supervision is the same.")
+    print("`scaleprior zoo show NAME`: what it is comparable with, licence, source, config lines.")
 
 
 def _show(args: argparse.Namespace) -> None:
     from scaleprior import model_zoo
+    from scaleprior.backbones.assumed import assumed_words
     from scaleprior.backbones.zoo.entry import PROOFS
 
     entry = model_zoo.get(args.name)
@@ -102,6 +112,7 @@ def _show(args: argparse.Namespace) -> None:
         *(("also", f"{copy['url']} ({copy['hash']})") for copy in entry.also),
         ("norm eps", None if entry.norm_eps is None else f"{entry.norm_eps:g}"),
         *(("proof", f"{words}: {entry.proof[what]}") for what, words in PROOFS.items() if what in entry.proof),
+        ("warning", assumed_words(entry.card) if entry.card else None),
         ("downloaded", entry.downloaded or "never by ScalePrior's authors" if entry.kind == "public" else None),
     ]  # fmt: skip
     for name, value in facts:

@@ -163,7 +163,7 @@ def test_a_partial_file_names_the_command_that_takes_the_option(home: Path, tmp_
         canonical_file(tmp_path / "x.pth")
     said = in_flags(error.value)
     assert "only partly" in said
-    assert said.endswith(f"options of `scaleprior backbone convert {tmp_path / 'x.pth'} x.safetensors`")
+    assert said.endswith(f"; options are those of `scaleprior backbone convert {tmp_path / 'x.pth'} x.safetensors`")
 
 
 def test_a_trained_detector_is_no_backbone(home: Path, tmp_path: Path) -> None:
@@ -198,3 +198,10 @@ def test_shards_count_with_their_index(home: Path, tmp_path: Path) -> None:
     save_file({**state, "conv1.weight": state["conv1.weight"] + 1}, folder / "a.safetensors")
     second = canonical_file(folder)
     assert read_card(first).tensors_sha256 != read_card(second).tensors_sha256
+
+
+def test_no_option_is_offered_for_what_is_not_here(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaleprior.backbones.readers.timm_names._hugging_face", lambda: tmp_path)
+    with pytest.raises(UserError) as error:
+        canonical_file("timm:resnet18.fb_ssl_yfcc100m_ft_in1k")
+    assert in_flags(error.value).endswith('pretrained=True)"')

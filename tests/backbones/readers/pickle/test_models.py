@@ -18,6 +18,7 @@ from torchvision.models import resnet18
 
 from scaleprior.backbones import ReadOptions, RefusedFileError, read_backbone
 from scaleprior.backbones.readers.pickle import Placeholder, load_torch_legacy, load_torch_zip
+from scaleprior.backbones.readers.read import inspect_backbone
 
 
 def saved(model: Any, path: Path, *, old: bool = False) -> Any:
@@ -143,7 +144,7 @@ def test_torchscript_archives_are_their_state_dict(way: str, tmp_path: Path) -> 
     assert tree.left_out == []
     assert tree.content.name.startswith("__torch__.torchvision.models.resnet.")
     assert_same(tree.content.content, torch.jit.load(str(tmp_path / "w.pt")).state_dict())
-    assert torch.equal(read_backbone(tmp_path / "w.pt").tensors["stem.conv1.weight"], model.conv1.weight)
+    assert torch.equal(inspect_backbone(tmp_path / "w.pt").tensors["stem.conv1.weight"], model.conv1.weight)
 
 
 class Scripted(nn.Module):
