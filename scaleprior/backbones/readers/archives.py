@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError, check_name
+from scaleprior.backbones.readers.strangers import CUT_OFF
 
 __all__ = ["member_start", "open_archive"]
 
@@ -22,7 +23,7 @@ def open_archive(path: Path, *, limits: Limits = LIMITS) -> list[zipfile.ZipInfo
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as e:
-        raise RefusedFileError("damaged", f"{path} is not a whole zip archive: {e}") from e
+        raise RefusedFileError("damaged", f"{path} is not a whole zip archive: {e}", hint=CUT_OFF) from e
     limits.check_keys(len(members), str(path))
     names = [check_name(m.filename, str(path), limits) for m in members]
     if len(set(names)) != len(names):

@@ -17,7 +17,7 @@ from scaleprior.backbones.readers.clues import CARD_IN_PICKLE, carried_card, clu
 from scaleprior.backbones.readers.containers import Content
 from scaleprior.backbones.readers.draft import Draft
 from scaleprior.backbones.readers.facts import ReadOptions, by_kind, leaves_unsaid, places_of, resolve, with_norm
-from scaleprior.backbones.readers.limits import RefusedFileError
+from scaleprior.backbones.readers.limits import FLOATS, RefusedFileError
 from scaleprior.backbones.readers.norm_eps import settle_eps
 from scaleprior.backbones.readers.report import Found, Report, some
 from scaleprior.backbones.readers.search import Candidate
@@ -179,13 +179,13 @@ def _view(value: Any, name: str, where: str, report: Report) -> np.ndarray:
     """The value as an array of floats, of whatever width; nothing is copied but bfloat16, which NumPy has not."""
     kind = str(value.dtype).removeprefix("torch.")
     if isinstance(value, Tensor) and (value.dtype not in _FLOATS or value.layout != torch.strided or value.is_meta):
-        raise RefusedFileError("damaged", f"{where}: {name} is of type {kind}")
+        raise RefusedFileError("damaged", f"{where}: {name} is of type {kind}", hint=FLOATS)
     if isinstance(value, Tensor) and value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise RefusedFileError("size", f"{where}: {name} claims more numbers than are stored")
     if isinstance(value, Tensor):
         value = (value.float() if value.dtype == torch.bfloat16 else value).detach().numpy()
     if value.dtype.kind != "f":
-        raise RefusedFileError("damaged", f"{where}: {name} is of type {kind}")
+        raise RefusedFileError("damaged", f"{where}: {name} is of type {kind}", hint=FLOATS)
     if kind != "float32":
         note = f"{kind} tensors were {'narrowed' if kind == 'float64' else 'widened exactly'} to float32"
         if note not in report.notes:

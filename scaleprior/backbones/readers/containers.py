@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaleprior.backbones.addresses import path_of
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError
+from scaleprior.backbones.readers.strangers import NEEDED, folder_words, stranger, zip_words
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ def _safetensors(path: Path, limits: Limits) -> Content:
 
 
 def _shards(path: Path, limits: Limits) -> Content:
-    from scaleprior.backbones.readers.safetensors_files import load_shards
+    from scaleprior.backbones.readers.shards import load_shards
 
-    return Content("shards", load_shards(path, limits=limits)[0], path)
+    return Content("shards", load_shards(path, lambda shard: KINDS[sniff(shard)][1](shard, limits).tree, limits), path)
 
 
 def _torch_zip(path: Path, limits: Limits) -> Content:
@@ -84,7 +85,7 @@ def _of_pickle(kind: str, tree: Tree, path: Path) -> Content:
 
 KINDS: dict[str, tuple[str, Callable[[Path, Limits], Content]]] = {
     "safetensors": ("safetensors (ScalePrior, timm, Hugging Face)", _safetensors),
-    "shards": ("a Hugging Face index of safetensors shards", _shards),
+    "shards": ("a Hugging Face index of shards (.safetensors or .bin)", _shards),
     "torch": ("torch .pth, .pt, .bin (zip format), TorchScript", _torch_zip),
     "torch-legacy": ("torch .pth before 1.6", _torch_legacy),
     "npz": ("NumPy .npz (BiT)", _npz),
@@ -92,7 +93,10 @@ KINDS: dict[str, tuple[str, Callable[[Path, Limits], Content]]] = {
 }
 """Kind -> (what people call it, reader)."""
 
-_IN_FOLDERS = ("backbone.safetensors", "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin")
+_IN_FOLDERS = (
+    "backbone.safetensors", "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)  # fmt: skip
 
 
 def locate(source: str | Path) -> Path:
@@ -105,7 +109,9 @@ def locate(source: str | Path) -> Path:
     if path.is_dir():
         found = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
         if not found:
-            raise UserError(f"no weights in the folder {path}", hint=f"it may hold one of {', '.join(_IN_FOLDERS)}")
+            there = folder_words(path)
+            known = f"a folder may hold one of {', '.join(_IN_FOLDERS)}"
+            raise UserError(f"no weights in the folder {path}", hint=f"{there}; {known}" if there else known)
         return found[0]
     if not path.is_file():
         raise UserError(f"weights not found: {path}", hint="check the path")
@@ -122,14 +128,17 @@ def sniff(path: Path) -> str:
     from scaleprior.backbones.readers.pickle.torch_files import LEGACY_MAGIC
 
     with path.open("rb") as file:
-        start = file.read(64)
+        start = file.read(NEEDED)
     if start.startswith(b"PK\x03\x04"):
         names = [m.filename for m in open_archive(path)]
         if any(name.endswith("/data.pkl") for name in names):
             return "torch"
         if names and all(name.endswith(".npy") for name in names):
             return "npz"
-        raise RefusedFileError("damaged", f"{path} is a zip archive without weights (holds {names[:3]})")
+        held = ", ".join(names[:3])
+        raise RefusedFileError(
+            "damaged", f"{path} is a zip archive without weights (holds {held})", hint=zip_words(names)
+        )
     if len(start) > 9 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 1 << 40:
         return "safetensors"
     if start[2:].startswith(LEGACY_MAGIC):
@@ -140,8 +149,14 @@ def sniff(path: Path) -> str:
         return "pickle"  # protocols 0 and 1 have no signature
     if start.lstrip()[:1] == b"{":
         return "shards"
-    known = "; ".join(words for words, _ in KINDS.values())
-    raise RefusedFileError("damaged", f"{path} is no kind of weights that is known here", hint=f"known: {known}")
+    raise _unknown(path, start)
+
+
+def _unknown(path: Path, start: bytes) -> RefusedFileError:
+    said = f"{path} is no kind of weights that is known here"
+    if (known := stranger(start)) is not None:
+        return RefusedFileError("damaged", f"{said}: {known[0]}", hint=known[1])
+    return RefusedFileError("damaged", said, hint="known: " + "; ".join(words for words, _ in KINDS.values()))
 
 
 def open_container(path: Path, *, limits: Limits = LIMITS) -> Content:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from scaleprior.errors import UserError
 
-__all__ = ["LIMITS", "Limits", "RefusedFileError", "check_name", "check_shape"]
+__all__ = ["FLOATS", "LIMITS", "Limits", "RefusedFileError", "check_name", "check_shape"]
 
 _GIB = 1 << 30
+FLOATS = "take weights in float16, bfloat16, float32 or float64"
+"""What to do about weights of other types."""
 
 
 class RefusedFileError(UserError):

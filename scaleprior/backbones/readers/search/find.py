@@ -17,6 +17,7 @@ from scaleprior.backbones.readers.search.foreign import foreign_network
 from scaleprior.backbones.readers.search.join import joined_fits
 from scaleprior.backbones.readers.search.left_out import ANOTHER, left_outside
 from scaleprior.backbones.readers.search.names import Names, collect
+from scaleprior.backbones.readers.search.obstacles import obstacle
 from scaleprior.backbones.readers.search.places import find_places, layouts
 from scaleprior.backbones.trunks.layout import Relative
 from scaleprior.errors import UserError
@@ -50,6 +51,7 @@ def find_candidate(content: Content, options: ReadOptions, limits: Limits) -> Ca
         chosen, notes = choose(whole, names, where, _top(content))
         notes += _passed_over(fits, chosen)
     else:
+        _refuse_obstacles(content, names, options)
         chosen, notes = _nearest(pool, options, names, where)
     notes += refuse_dilated(names.tensors, options.timm_model, where)
     if content.left_out:
@@ -72,12 +74,21 @@ def _one_for_each_place(fits: Iterable[Fit]) -> list[Fit]:
     return list(best.values())
 
 
+def _refuse_obstacles(content: Content, names: Names, options: ReadOptions) -> None:
+    """Raises UserError: what is in the file is no trunk for a reason that its names tell."""
+    found = obstacle(names.tensors, content.left_out)
+    if found is not None and not options.allow_partial:
+        raise UserError(f"{content.path} holds {found.what}, which no trunk here has", hint=found.instead)
+
+
 def _nearest(pool: Sequence[Fit], options: ReadOptions, names: Names, where: str) -> tuple[Fit, list[str]]:
     """What is most of a trunk.
 
     Raises:
         UserError: nothing is, or it is a network that no trunk here holds.
     """
+    if not names.tensors:
+        raise UserError(f"{where} holds no tensors", hint="save a state_dict, or give the file that has the weights")
     best = max((found.rank for found in pool), default=(0.0, 0))
     network = foreign_network(names.tensors) if best[0] < _NEAR else None
     if network or not pool:

@@ -23,6 +23,10 @@ __all__ = ["Names", "bare", "collect"]
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What torch.compile, FSDP and activation checkpointing put into names, also in the middle; nobody's own modules are
 called so. DataParallel's ``module.`` is a prefix like any other, since it is also a word of people's own."""
+_STATE = (
+    "save a state_dict; pieces of a distributed checkpoint are joined by "
+    "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER w.pth`"
+)
 _MOST = 12  # entries of a tree that an error lists
 
 
@@ -122,7 +126,7 @@ def collect(content: Content, limits: Limits) -> Names:
     where, found = str(content.path), Names({}, {})
     if _inside(content.tree) is None:
         kind = content.tree.name if isinstance(content.tree, Placeholder) else type(content.tree).__name__
-        raise UserError(f"{where} holds a {kind}, not named tensors", hint="save a state_dict")
+        raise UserError(f"{where} holds a {kind}, not named tensors", hint=_STATE)
     waiting: list[tuple[str, Any]] = [("", content.tree)]
     while waiting:
         home, value = waiting.pop()
