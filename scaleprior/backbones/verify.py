@@ -157,6 +157,9 @@ def _trained(tensors: Mapping[str, Tensor]) -> Finding:
     share_norms = len(fresh_norms) / max(1, len(gains))
     share = len(fresh_convolutions) / max(1, len(convolutions))
     said = f"{len(fresh_norms)} of {len(gains)} norms and {len(fresh_convolutions)} of {len(convolutions)} convolutions"
+    if share_norms > 0.9 and share <= 0.1 and _statistics_moved(tensors):
+        what = f"gains are 1 and biases 0 in {len(fresh_norms)} of {len(gains)} norms, as of affine=False; all else"
+        return Finding("warning", f"{what} looks trained", fresh_norms)
     if share_norms > 0.9:
         return Finding("bad", f"it looks untrained: {said} are as initialised", fresh_norms + fresh_convolutions)
     if share_norms > 0.1:
@@ -171,6 +174,12 @@ def _fresh_norm(tensors: Mapping[str, Tensor], gain: str) -> bool:
     stem = gain.removesuffix("weight")
     weight, bias = tensors[gain], tensors.get(f"{stem}bias")
     return bool((weight == weight[0]).all()) and float(weight[0]) in (0.0, 1.0) and (bias is None or not bias.any())
+
+
+def _statistics_moved(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether no norm has the running statistics that norms begin with."""
+    means = [tensor for name, tensor in tensors.items() if name.endswith("running_mean")]
+    return bool(means) and all(bool(mean.any()) for mean in means)
 
 
 def _fresh_convolution(weight: Tensor) -> bool:

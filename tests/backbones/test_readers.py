@@ -391,7 +391,7 @@ def test_nonfinite_numbers_can_be_accepted_on_purpose(state18: dict, tmp_path: P
         ("norm", ("BN", "", {}), "take GN or FrozenBN"),
         ("norm_eps", (-1.0, "1e-3", True, float("nan")), "give a number of at least 0 such as 1e-3"),
         ("assume", ("imagenet", "", 1, ["msra"]), "take torchvision, msra, half, unit, clip"),
-        ("depth", ("50", 50.0, True, 0), "give a whole number of at least 1"),
+        ("depth", ("50", 50.0, True, 0), "take one of"),
         ("images", (0, -1, 1e6, "7", True), "give a whole number of at least 1"),
         ("labels", (0, 2.5, True), "give a whole number of at least 1"),
         *(

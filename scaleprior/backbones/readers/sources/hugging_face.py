@@ -21,14 +21,14 @@ _CONFIG, _PREPROCESSOR, _OPEN_CLIP = "config.json", "preprocessor_config.json", 
 
 
 def transformers_facts(path: Path) -> list[KnownFacts]:
-    """Facts beside a ResNet of transformers: of its config, and of its image processor.
+    """Facts beside a network of transformers: of a ResNet's config, and of any network's image processor.
 
     Raises:
         UserError: the config describes a network that has the names of a ResNet and is none.
     """
     config = json_beside(path, _CONFIG)
     if config.get("model_type") != _MODEL_TYPE:
-        return []
+        return _processor_facts(path) if isinstance(config.get("model_type"), str) else []
     where = path.parent / _CONFIG
     activation, early = config.get("hidden_act", "relu"), config.get("downsample_in_first_stage", False)
     if activation != "relu" or early:

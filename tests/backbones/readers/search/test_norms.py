@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from scaleprior.backbones import ReadOptions, read_backbone
+from scaleprior.backbones.verify import verify_backbone
 from scaleprior.errors import UserError
 from tests.backbones.readers.search.conftest import FACTS, Check, small
 
@@ -23,8 +24,12 @@ def test_norms_without_gains_and_biases(check: Check) -> None:
                 plain.load_state_dict({key: value for key, value in norm.state_dict().items() if "_" in key})
                 setattr(module, name, plain)
     assert not [name for name in network.state_dict() if name.endswith("bn1.weight")]
-    report = check({"state_dict": network.state_dict()}, network).report
-    assert any(note.startswith("norms have statistics only (affine=False)") for note in report.notes)
+    reading = check({"state_dict": network.state_dict()}, network)
+    assert any(note.startswith("norms have statistics only (affine=False)") for note in reading.report.notes)
+    (trained,) = [
+        finding for finding in verify_backbone(reading.tensors, reading.card).findings if "gains" in finding.what
+    ]
+    assert (trained.level, "53 of 53 norms, as of affine=False" in trained.what) == ("warning", True)
 
 
 @pytest.mark.parametrize("lost", ["layer1.0.bn2.weight", "layer1.0.bn2.running_var"])

@@ -121,6 +121,15 @@ def test_transformers_configs(tmp_path: Path) -> None:
         assert len(transformers_facts(path)) == 1
 
 
+def test_image_processors_of_other_networks_of_transformers(tmp_path: Path) -> None:
+    """A DETR's folder: its trunk's pixels are the processor's, of its stride and eps nothing is said."""
+    path = folder(tmp_path, config={"model_type": "detr", "backbone": "resnet50"}, preprocessor_config=PROCESSOR)
+    (pixels,) = transformers_facts(path)
+    assert (pixels.pixel_mean, pixels.channel_order, pixels.stride_in_1x1) == (IMAGENET_MEAN, "RGB", None)
+    folder(tmp_path, config={})
+    assert transformers_facts(path) == []
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
