@@ -291,9 +291,10 @@ def test_group_norm_must_be_said(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet50_gn").state_dict(), tmp_path / "g.pth")
     with pytest.raises(UserError, match=r"GroupNorm or folded BatchNorm; give norm='GN' or norm='FrozenBN'"):
         read_backbone(tmp_path / "g.pth")
-    card = read_backbone(tmp_path / "g.pth", replace(BARE, norm="GN")).card
-    assert card.arch == ResNetSpec(norm="GN")
-    assert card.facts["norm"] == Origin("user", "given")
+    reading = read_backbone(tmp_path / "g.pth", replace(BARE, norm="GN"))
+    assert reading.card.arch == ResNetSpec(norm="GN")
+    assert reading.card.facts["norm"] == Origin("user", "given")
+    assert any("taken to be of 32 groups" in note for note in reading.report.notes)
 
 
 def test_timm_facts_from_the_model_name_and_from_config_json(state18: dict, tmp_path: Path) -> None:

@@ -81,6 +81,8 @@ def assemble(
     resolved = resolve(options, places, str(path), implied=_implied(arch))
     arch = candidate.family.refine(arch, stride_in_1x1=resolved.facts.get("stride_in_1x1", False))
     _refuse_untrue(arch, path, options)
+    if options.norm == "GN":
+        report.notes.append("GroupNorm is taken to be of 32 groups, as in Detectron2; tensors do not tell how many")
     report.notes += check_telltales(tensors, resolved.facts, resolved.origins, str(path))
     if note := candidate.family.complete(tensors, arch):
         report.notes.append(note)

@@ -27,20 +27,21 @@ class Rule:
         better, worse: regular expressions of whole words of where a trunk stands; ``worse`` None = without ``better``.
         why: for the report.
         source: who says it, and where.
-        mark: a key at the top of the file that only these publishers' files have; None = the rule holds for all.
-        unmarked: a key with which the rule does not hold.
+        marks: keys at the top of the file, one of which the publisher's files have; () = the rule holds for all.
+        unmarked: keys with none of which the rule holds.
     """
 
     better: str
     worse: str | None
     why: str
     source: str
-    mark: str | None = None
-    unmarked: str | None = None
+    marks: tuple[str, ...] = ()
+    unmarked: tuple[str, ...] = ()
 
     def holds(self, keys: Collection[str]) -> bool:
         """Whether it is a rule for a file with these keys at its top."""
-        return (self.mark is None or self.mark in keys) and self.unmarked not in keys
+        marked = not self.marks or not set(self.marks).isdisjoint(keys)
+        return marked and set(self.unmarked).isdisjoint(keys)
 
     def prefers(self, one: Fit, other: Fit) -> bool:
         """Whether ``one`` is meant rather than ``other``."""
@@ -55,14 +56,14 @@ class Rule:
         )
 
 
-_MMENGINE = "message_hub"
+_MMENGINE = ("message_hub", "meta")
 
 RULES: tuple[Rule, ...] = (
     Rule(
         "state_dict", "ema_state_dict", "mmengine saves the average as state_dict",
-        "open-mmlab/mmengine, mmengine/hooks/ema_hook.py: before_save_checkpoint swaps the two; message_hub: "
-        "mmengine/runner/runner.py, save_checkpoint",
-        mark=_MMENGINE,
+        "open-mmlab/mmengine, mmengine/hooks/ema_hook.py: before_save_checkpoint swaps the two; meta and "
+        "message_hub: mmengine/runner/runner.py, save_checkpoint",
+        marks=_MMENGINE,
     ),
     Rule(
         "state_dict", "current_model_state", "Lightning's WeightAveraging saves the average as state_dict",

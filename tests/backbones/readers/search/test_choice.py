@@ -87,7 +87,7 @@ def test_every_rule_is_of_one_architecture_and_can_be_overruled(rule: Any, check
     assert "/" in rule.source
     one, other, _ = two()
     tree: dict[str, Any] = {"w": {worse: other.state_dict(), better: one.state_dict()}}
-    tree |= {} if rule.mark is None else {rule.mark: {}}
+    tree |= {mark: {} for mark in rule.marks[-1:]}
     report = check(tree, one).report
     assert report.place == f"w.{better}"
     assert f"took w.{better}, not w.{worse} ({rule.why}); select chooses" in report.notes

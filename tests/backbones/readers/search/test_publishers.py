@@ -358,7 +358,7 @@ def test_sizes_of_the_file_do_not_matter(check: Check) -> None:
 
 
 def test_averages_of_others_than_mmengine(check: Check) -> None:
-    """``state_dict`` is mmengine's average only where its message hub lies beside; an average of others is taken."""
+    """Without mmengine's meta or message hub beside it, ``state_dict`` is what was trained."""
     raw, average = small(0), small(1)
     fixmatch = {"epoch": 1, "state_dict": raw.state_dict(), "ema_state_dict": average.state_dict(), "best_acc": 0.9}
     assert check(fixmatch, average).report.place == "ema_state_dict"
@@ -367,6 +367,13 @@ def test_averages_of_others_than_mmengine(check: Check) -> None:
     assert check(lightning, average).report.place == "model. in callbacks.EMACallback.ema_state_dict"
     semi = {"model": prefixed(raw.state_dict(), "module."), "ema_model": prefixed(average.state_dict(), "module.")}
     assert check(semi, average).report.place == "module. in ema_model"
+
+
+def test_mmengines_average_without_its_message_hub(check: Check) -> None:
+    """As a script that takes checkpoints apart may leave it."""
+    raw, average = prefixed(small(0).state_dict(), "backbone."), small(1)
+    tree = {"meta": {}, "state_dict": prefixed(average.state_dict(), "backbone."), "ema_state_dict": raw}
+    assert check(tree, average).report.place == "backbone. in state_dict"
 
 
 def test_lightnings_weight_averaging(check: Check) -> None:
