@@ -109,6 +109,13 @@ def test_make_targets_that_are_named_exist(page: Path) -> None:
         assert {word for word in shlex.split(line) if re.fullmatch(r"[a-z0-9]+", word)} <= targets, line
 
 
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_lists_begin_after_an_empty_line(page: Path) -> None:
+    """GitHub needs none, the site does: without it a list is a paragraph with dashes in it."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"^(?![-#| ]|\d+\.).+\n- .*", text, flags=re.MULTILINE) == []
+
+
 def test_every_public_name_has_a_docstring() -> None:
     missing = [f"{where}: {name}" for package in HOOKS.packages() for name, where in HOOKS.undocumented(package)]
     assert not missing

@@ -19,7 +19,7 @@ _INTRODUCTION = """\
 
 <!-- Made by `scaleprior zoo readme --out model_zoo/README.md` from zoo.yaml and *_results.yaml; edit those. -->
 
-Backbones by name, and results with their source. `scaleprior zoo list` prints the same on the terminal,
+Backbones by name, and results with their source. `scaleprior zoo list` lists them on the terminal,
 `scaleprior zoo show NAME` everything about one entry, `scaleprior zoo fetch NAME` gets it, and `scaleprior://NAME`
 stands for it in study specs and, through iopath, in Detectron2. How that works: [docs/zoo.md](../docs/zoo.md).
 
@@ -32,8 +32,8 @@ _LADDER = """\
 ## The public ladder
 
 Backbones that anyone can download, by the number of images behind them. No two sizes share images, labels and recipe,
-so this is a ladder of what the public can have, and a law fitted to it describes that and nothing purer. The last
-column of each row says what it may be compared with. Licences are those that the publisher states, or timm records for
+so this is a ladder of what the public can have, and a law fitted to it describes that and nothing purer. The second
+table says what each may be compared with. Licences are those that the publisher states, or timm records for
 the weights; mind the non-commercial ones.
 """
 _FILES = """\
@@ -105,13 +105,11 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
 
 
 def _ladder(entries: Sequence[Entry]) -> Iterator[str]:
-    rows = [
-        (f"`{e.name}`", e.arch, human_count(e.images), e.signal, f"{e.labels:,}" if e.labels else "-", e.licence)
-        for e in entries
-    ]
-    yield from _table(("name", "trunk", "images", "supervision", "labels", "licence"), rows, right=(2, 4))
+    rows = [(f"`{e.name}`", e.arch, human_count(e.images), e.signal, e.licence) for e in entries]
+    yield from _table(("name", "trunk", "images", "supervision", "licence"), rows, right=(2,))
     yield ""
-    yield from _table(("name", "corpus", "comparable?"), [(f"`{e.name}`", e.corpus, e.comparable) for e in entries])
+    rows = [(f"`{e.name}`", e.corpus, f"{e.labels:,}" if e.labels else "-", e.comparable) for e in entries]
+    yield from _table(("name", "corpus", "labels", "comparable?"), rows, right=(2,))
     yield ""
     yield "What `images` counts, where that is not plain, and where counts and licences come from:"
     yield ""
