@@ -30,6 +30,8 @@ _TIMM = re.compile(
 )
 _BLOCK = {"block.0": "conv_dw", "block.2": "norm", "block.3": "mlp.fc1", "block.5": "mlp.fc2"}
 """Parts of a block with a weight and a bias: torchvision's name -> timm's."""
+_AUTHORS_BLOCK = {"dwconv": "conv_dw", "norm": "norm", "pwconv1": "mlp.fc1", "pwconv2": "mlp.fc2"}
+"""The same: the authors' name -> timm's."""
 
 
 def _timm(name: str) -> str | Dropped | None:
@@ -50,6 +52,21 @@ def _torchvision(name: str) -> str | Dropped | None:
     if match := re.fullmatch(r"features\.([1357])\.(\d+)\.(?:(block\.[0235])\.(weight|bias)|layer_scale)", name):
         part = f"{_BLOCK[match[3]]}.{match[4]}" if match[3] else "gamma"
         return f"stages.{int(match[1]) // 2}.blocks.{match[2]}.{part}"
+    return None
+
+
+def _authors(name: str) -> str | Dropped | None:
+    """facebookresearch/ConvNeXt: ``downsample_layers`` 0 is the stem; ``norm`` is the last."""
+    if name.startswith("head."):
+        return CLASSIFIER
+    if match := re.fullmatch(r"norm\.(weight|bias)", name):
+        return f"head.norm.{match[1]}"
+    if match := re.fullmatch(r"downsample_layers\.([0-3])\.([01])\.(weight|bias)", name):
+        stage = "stem" if match[1] == "0" else f"stages.{match[1]}.downsample"
+        return f"{stage}.{match[2]}.{match[3]}"
+    if match := re.fullmatch(r"stages\.([0-3])\.(\d+)\.(?:(dwconv|norm|pwconv[12])\.(weight|bias)|gamma)", name):
+        part = f"{_AUTHORS_BLOCK[match[3]]}.{match[4]}" if match[3] else "gamma"
+        return f"stages.{match[1]}.blocks.{match[2]}.{part}"
     return None
 
 
@@ -90,10 +107,12 @@ class ConvNeXt(TrunkFamily):
         Layout("convnext (torchvision names)",
                (r"features\.1\.0\.block\.0\.weight$", r"features\.\d\.\d+\.layer_scale$"),
                _torchvision, reshape=_flat_scales),
+        Layout("convnext (its authors' names)", (r"stages\.0\.0\.dwconv\.weight$", r"downsample_layers\.0\.0\.weight$"),
+               _authors),
     )  # fmt: skip
 
     def refusal(self, shapes: Shapes) -> Relative | None:
-        if any(re.match(r"stages\.\d\.blocks\.\d+\.mlp\.grn\.", name) for name in shapes):
+        if any(re.match(r"stages\.\d\.(?:blocks\.\d+\.mlp|\d+)\.grn\.", name) for name in shapes):
             return Relative(
                 "a ConvNeXt V2 (its blocks have a global response norm)", "take the first version: convnext_tiny"
             )

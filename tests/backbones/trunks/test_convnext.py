@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
+from timm.models.convnext import checkpoint_filter_fn
 from torch import nn
 
 from scaleprior.backbones import (
@@ -68,6 +70,26 @@ def test_maps_are_those_of_timms_features_only_to_the_bit(model: str) -> None:
         assert torch.equal(maps[name], other)
         assert maps[name].shape == (2, CHANNELS[name], 64 // STRIDES[name], 96 // STRIDES[name])
     assert (trunk.channels, trunk.strides) == (CHANNELS, STRIDES)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_authors_files_are_what_timm_makes_of_them(tmp_path: Path, model: str) -> None:
+    """Their ``convnext_tiny_22k_224.pth``: {"model": ...}; timm's own reader of it is the oracle."""
+    words = ((r"stem\.", "downsample_layers.0."), (r"stages\.(\d)\.downsample", r"downsample_layers.\1"),
+             (r"\.blocks\.", "."), (r"conv_dw", "dwconv"), (r"mlp\.fc", "pwconv"), (r"head\.norm", "norm"))  # fmt: skip
+    state = {}
+    for name, tensor in trunk_of(model).canonical_state().items():
+        for ours, theirs in words:
+            name = re.sub(ours, theirs, name)
+        state[name] = tensor
+    state |= {"head.weight": torch.zeros(7, 768), "head.bias": torch.zeros(7)}
+    torch.save({"model": state}, tmp_path / "convnext_22k_224.pth")
+    expected = checkpoint_filter_fn(dict(state), timm.create_model(model, num_classes=7))
+    reading = read_backbone(tmp_path / "convnext_22k_224.pth", ReadOptions(assume="torchvision"))
+    assert reading.card.arch == TimmSpec(model)
+    assert set(expected) - set(reading.tensors) == {"head.fc.weight", "head.fc.bias"}
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in reading.tensors.items())
+    assert reading.report.dropped == {"classifier": ["head.weight", "head.bias"]}
 
 
 def test_detectors_see_each_map_behind_the_norm_that_the_network_sends_it_through() -> None:
