@@ -178,7 +178,7 @@ def without_weights(tree: Any) -> Any:
     from scaleprior.backbones.readers.pickle.placeholders import Placeholder
 
     if isinstance(tree, Placeholder):
-        return Placeholder(tree.name, without_weights(tree.content))
+        return Placeholder(tree.name, without_weights(tree.content), tree.modules)
     if isinstance(tree, Mapping):
         kept = {key: without_weights(value) for key, value in tree.items()}
         return {key: value for key, value in kept.items() if not _is_weight(value)}

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scaleprior.backbones.readers.limits import Limits, RefusedFileError
 from scaleprior.backbones.readers.pickle.names import TensorRecord, as_text
 from scaleprior.backbones.readers.pickle.stand_ins import Instance
 
-__all__ = ["Placeholder", "attributes", "module_state", "module_tensors"]
+__all__ = ["SETTINGS", "ModuleParts", "Placeholder", "attributes", "module_parts", "module_state"]
 
 _SCRIPTED = "__torch__."
 """With this the names of TorchScript's classes begin; parameters and submodules are plain attributes there."""
 _DEPTH = 64  # modules within modules
+_LARGEST = 1 << 20  # of a setting
+SETTINGS = ("eps", "num_groups", "stride", "dilation", "kernel_size")
+"""Attributes of modules that change what a network computes and leave no trace in its tensors."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,21 @@ class Placeholder:
         content: what the file keeps of it: a dict of its attributes or of its entries as a dict, a list of its members
             or of the arguments that make it, any other state as it is. Of a ``torch.nn.Module`` (also a scripted one):
             tensors under the names that ``state_dict()`` gives them. None: there is nothing, or it lies too deep.
+        modules: of a pickled ``torch.nn.Module`` with tensors: path of each module -> its class, as ``class``, and
+            those of ``SETTINGS`` that it has, where they are numbers or tuples of numbers.
     """
 
     name: str
     content: Any = None
+    modules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class ModuleParts:
+    """A module's tensors under the names of its ``state_dict()``, and ``modules`` as in :class:`Placeholder`."""
+
+    tensors: dict[str, TensorRecord] = field(default_factory=dict)
+    modules: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def attributes(state: Any) -> Any:
@@ -50,13 +64,13 @@ def module_state(instance: Instance) -> Mapping[Any, Any] | None:
     return None
 
 
-def module_tensors(instance: Instance, limits: Limits) -> dict[str, TensorRecord]:
-    """A module's tensors under the names of its ``state_dict()``.
+def module_parts(instance: Instance, limits: Limits) -> ModuleParts:
+    """What a module and those within it hold.
 
     Raises:
         RefusedFileError: more modules and tensors than the limits, names that are longer.
     """
-    found: dict[str, TensorRecord] = {}
+    found = ModuleParts()
     visited = 0
 
     def walk(module: Instance, prefix: str, open_: tuple[Instance, ...]) -> None:
@@ -64,18 +78,28 @@ def module_tensors(instance: Instance, limits: Limits) -> dict[str, TensorRecord
         state = module_state(module)
         if state is None or module in open_ or len(open_) > _DEPTH:
             return
+        found.modules[prefix.removesuffix(".")] = {"class": module.name, **_settings(state)}
         for kind, name, value in _parts(state, scripted=module.name.startswith(_SCRIPTED)):
             visited += 1
             limits.check_keys(visited, "a pickled model")
             if len(path := prefix + name) > limits.name_length:
                 raise RefusedFileError("path", f"a tensor of a pickled model is named {path[:60]!r}...")
             if kind is TensorRecord:
-                found[path] = value
+                found.tensors[path] = value
             else:
                 walk(value, f"{path}.", (*open_, module))
 
     walk(instance, "", ())
     return found
+
+
+def _settings(state: Mapping[Any, Any]) -> dict[str, Any]:
+    return {name: value for name in SETTINGS if _is_setting(value := state.get(name))}
+
+
+def _is_setting(value: Any) -> bool:
+    numbers: tuple[Any, ...] = value if isinstance(value, tuple) and 0 < len(value) <= 3 else (value,)
+    return all(type(number) in (int, float) and abs(number) < _LARGEST for number in numbers)
 
 
 def _parts(state: Mapping[Any, Any], *, scripted: bool) -> Iterator[tuple[type, str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from scaleprior.backbones.readers.limits import Limits, RefusedFileError
 from scaleprior.backbones.readers.pickle.names import ArrayStandIn, DTypeStandIn, Storage, TensorRecord, as_text
-from scaleprior.backbones.readers.pickle.placeholders import Placeholder, attributes, module_state, module_tensors
+from scaleprior.backbones.readers.pickle.placeholders import Placeholder, attributes, module_parts, module_state
 from scaleprior.backbones.readers.pickle.stand_ins import Instance, Named, OddKey
 
 __all__ = ["Tree", "plain"]
@@ -102,8 +102,9 @@ class _Conversion:
         self.open.add(id(instance))
         try:
             if module_state(instance) is not None:
-                records = module_tensors(instance, self.limits)
-                return Placeholder(instance.name, {name: self._leaf(record) for name, record in records.items()})
+                parts = module_parts(instance, self.limits)
+                content = {name: self._leaf(record) for name, record in parts.tensors.items()}
+                return Placeholder(instance.name, content, parts.modules if content else {})
             content = _content(instance)
             made = self.within(content, depth + 1)
             cut_off = isinstance(made, Placeholder) and not isinstance(content, (Instance, Named))

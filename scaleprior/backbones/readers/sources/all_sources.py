@@ -11,6 +11,7 @@ from scaleprior.backbones.readers.sources.architecture import timm_norm_eps
 from scaleprior.backbones.readers.sources.buffers import buffer_facts, hyper_parameter_facts
 from scaleprior.backbones.readers.sources.detectors import detector_facts
 from scaleprior.backbones.readers.sources.hugging_face import open_clip_facts, transformers_facts
+from scaleprior.backbones.readers.sources.modules import module_facts
 from scaleprior.backbones.readers.sources.openmmlab import openmmlab_facts
 from scaleprior.backbones.readers.sources.timm_args import ARGS, timm_args, timm_args_facts
 from scaleprior.backbones.readers.sources.timm_configs import folder_facts
@@ -40,7 +41,7 @@ def known_facts(content: Content, path: Path, options: ReadOptions, carried: Car
     known += timm_args_facts(tree)
     if (args := timm_args(tree)) is not None and args["bn_eps"] is None:
         known += _of_network(args["model"], f"timm's network of the model in the {ARGS}")
-    known += [*openmmlab_facts(tree), *buffer_facts(tree), *hyper_parameter_facts(tree)]
+    known += [*module_facts(tree), *openmmlab_facts(tree), *buffer_facts(tree), *hyper_parameter_facts(tree)]
     known += transformers_facts(path) + open_clip_facts(path)
     return known
 

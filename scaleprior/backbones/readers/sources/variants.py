@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from scaleprior.backbones.readers.sources.modules import module_variants
 from scaleprior.backbones.readers.sources.openmmlab import openmmlab_trunks
 from scaleprior.backbones.readers.sources.values import attributes, json_beside
 from scaleprior.errors import UserError
@@ -29,7 +30,7 @@ def refuse_variants(tree: Any, path: Path, timm_model: str | None) -> None:
     """Raises UserError: the file states such a network, and the user does not name another one by ``timm_model``."""
     if timm_model is not None:
         return
-    for what, origin in (*_of_args(tree), *_of_config(path), *_of_openmmlab(tree)):
+    for what, origin in (*_of_args(tree), *_of_config(path), *_of_openmmlab(tree), *module_variants(tree)):
         raise UserError(
             f"{path}: {origin} says {what}; such a network has the names of a plain ResNet and computes something else",
             hint="no trunk here does that: take weights of a plain one; if these are, say of which by "
