@@ -346,7 +346,7 @@ FORMATS: dict[str, tuple[tuple[int, ...], Callable[[int, Path], tuple[Path, Forw
     "ConvNeXt (torchvision names)": (tuple(_CONVNEXT), _convnext_torchvision),
 }
 """Format -> (depths it exists in, builder of a source file and of the reference's forward pass)."""
-STATED = ("detectron2 .pkl", "MSRA .pkl (Caffe2)", "BiT .npz", "CLIP (OpenAI names)")
+STATED = ("MSRA .pkl (Caffe2)", "BiT .npz", "CLIP (OpenAI names)")
 """Formats whose files say what they are; of the others somebody has to."""
 
 
