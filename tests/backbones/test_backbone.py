@@ -68,9 +68,7 @@ def test_foreign_files_take_facts_as_keywords(tmp_path: Path) -> None:
     torch.manual_seed(0)
     state = to_detectron2(build_resnet(SPEC).state_dict())
     torch.save(state, tmp_path / "w.pth")
-    with pytest.raises(
-        UserError, match=r"does not say pixel_mean, pixel_std, channel_order, stride_in_1x1, norm_eps, and"
-    ):
+    with pytest.raises(UserError, match=r"does not say pixel_mean, pixel_std, channel_order, stride_in_1x1, and"):
         sp.load_backbone(tmp_path / "w.pth")
     facts = Facts(pixel_mean=MEAN, pixel_std=STD, channel_order="RGB", stride_in_1x1=False, norm_eps=1e-5, images=7)
     backbone = sp.load_backbone(tmp_path / "w.pth", **facts)
