@@ -267,7 +267,10 @@ def _diff(args: argparse.Namespace) -> int:
         print(json.dumps(difference.to_dict(), indent=2))
         return code
     for key, (left, right) in difference.card.items():
-        print(f"card {key}: {left} | {right}")
+        if key == "facts":
+            _print_origins(left or {}, right or {})
+        else:
+            print(f"card {key}: {left} | {right}")
     for name in difference.only_a:
         print(f"only in A: {name}")
     for name in difference.only_b:
@@ -294,6 +297,16 @@ def _print_card(card: dict[str, Any]) -> None:
             value = json.dumps(value) if value else "unknown"
         said = f"  ({facts[name]['from']}: {facts[name]['where']})" if name in facts else ""
         print(f"{name:{width}}  {'unknown' if value is None else value}{said}")
+
+
+def _print_origins(left: Any, right: Any) -> None:
+    """Who says each fact, where the two cards differ in that."""
+    for name in left | right:
+        one, other = (
+            f"{facts[name]['from']} ({facts[name]['where']})" if name in facts else "unknown" for facts in (left, right)
+        )
+        if one != other:
+            print(f"card facts.{name}: {one} | {other}")
 
 
 def _print_config(lines: list[str]) -> None:

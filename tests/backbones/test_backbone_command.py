@@ -44,6 +44,18 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "last.pth.tar"
 
 
+def test_diff_names_the_facts_that_others_say(run: Run, checkpoint: Path) -> None:
+    for out, more in (("a", ["--norm-eps", "1e-5"]), ("b", [])):
+        assert run("backbone", "convert", checkpoint, f"{out}.safetensors", "--assume", "torchvision", *more)[0] == 0
+    code, out, _ = run("backbone", "diff", "a.safetensors", "b.safetensors")
+    said = "usual values of torchvision, which nobody stated for these weights"
+    assert out.splitlines() == [
+        f"card facts.norm_eps: user (given) | assumed ({said})",
+        "100 tensors are equal bit by bit; no tensor differs",
+    ]
+    assert (code, read_card("a.safetensors").name) == (0, "last")  # of last.pth.tar
+
+
 def test_from_timm_to_detectron2(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     code, out, _ = run(
         "backbone",
@@ -106,7 +118,7 @@ def test_every_command_takes_a_name_of_the_zoo(run: Run, tmp_path: Path, monkeyp
 def test_verify_speaks_and_draws(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     code, out, _ = run("backbone", "verify", checkpoint, "--picture", "p.png", "--assume", "torchvision")
     assert code == 0
-    assert out.startswith("warning: last.pth is a whole R-18, but look at the warnings")
+    assert out.startswith("warning: last is a whole R-18, but look at the warnings")
     assert (tmp_path / "p.png").stat().st_size > 10_000
 
 

@@ -260,7 +260,7 @@ def _values(arch: TrunkSpec, facts: Mapping[str, Any], path: Path) -> dict[str, 
     return {
         **{name: facts[name] for name in _STATISTICS if name in facts},
         "arch": arch,
-        "name": facts.get("name") or path.stem,
+        "name": facts.get("name") or Path(path.name.removesuffix(".tar")).stem,  # model_best.pth.tar, too
         "input_size": facts.get("input_size"),
         "corpus": {"name": facts.get("corpus") or UNKNOWN, "fingerprint": UNKNOWN},
         "images": facts.get("images"),
