@@ -17,16 +17,18 @@ from scaleprior.config.dotted import flat_config
 from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.detect.faster_rcnn.model import build_detector
 from scaleprior.detect.faster_rcnn.model_file import model_names
+from scaleprior.errors import UserError
 
 FOLDER = data_file("configs", "COCO-Detection/Base-Common.yaml").parent
 DEPTHS = (50, 101, 152)
 KINDS = ("C4", "FPN")
 JFT_IMAGES = {"jft10m": 10_000_000, "jft30m": 30_000_000, "jft100m": 100_000_000, "jft300m": 300_000_000}
 WEIGHTS = ("scratch", "imagenet", *JFT_IMAGES, "imagenet_jft300m")
+FOR_DETECTRON2 = "Base-Schedule-any-gpus"
 GRID = list(itertools.product(DEPTHS, KINDS, WEIGHTS))
 
 
-def _name(depth: int, kind: str, weights: str) -> str:
+def grid_name(depth: int, kind: str, weights: str) -> str:
     return f"faster_rcnn_R_{depth}_{kind}_{weights}"
 
 
@@ -39,18 +41,30 @@ def _difference(a: dict[str, Any], b: dict[str, Any]) -> set[str]:
 
 
 def _every_file() -> list[Path]:
-    return sorted(FOLDER.glob("*.yaml"))
+    """Those that are a config by themselves; an arm is one only over another."""
+    return [path for path in sorted(FOLDER.glob("*.yaml")) if not path.stem.startswith("Arm-")]
+
+
+def laid_over(leaf: str, *pieces: str, into: Path) -> Path:
+    """A file of a user's own: a config of the grid with pieces over it."""
+    path = into / "mine.yaml"
+    path.write_text(f"_BASE_: {[str(FOLDER / f'{name}.yaml') for name in (leaf, *pieces)]}\n")
+    return path
 
 
 def test_the_grid_is_complete_and_there_is_nothing_else_like_it() -> None:
     plain = {f"faster_rcnn_R_{depth}_{kind}" for depth in DEPTHS for kind in KINDS}
     found = {path.stem for path in _every_file() if path.stem.startswith("faster_rcnn")}
-    assert found == {_name(*point) for point in GRID} | plain
+    assert found == {grid_name(*point) for point in GRID} | plain
     assert len(GRID) == 42
 
 
 @pytest.mark.parametrize("path", _every_file(), ids=lambda p: p.stem)
 def test_every_file_builds_in_the_torchvision_engine(path: Path) -> None:
+    if path.stem == FOR_DETECTRON2:
+        with pytest.raises(UserError, match=r"SOLVER.REFERENCE_WORLD_SIZE: 8 .*needs the detectron2 engine"):
+            load_config(path)
+        return
     cfg = load_config(path).cfg
     check_keys(cfg)
     with torch.device("meta"):
@@ -68,6 +82,9 @@ def test_every_file_means_the_same_to_stock_detectron2(path: Path) -> None:
     theirs = get_cfg()
     add_scaleprior_config(theirs)
     theirs.merge_from_file(str(path))
+    if path.stem == FOR_DETECTRON2:
+        assert theirs.SOLVER.REFERENCE_WORLD_SIZE == 8
+        return
     ours = load_config(path).cfg
     values = dict(flat_config(theirs))
     differing = {"MODEL.DEVICE", "SEED"}  # "auto" here, "cuda" there; a negative seed is 0 here
@@ -86,7 +103,7 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_within_a_detector_only_depth_and_weights_differ(kind: str) -> None:
-    reference = _values(_name(50, kind, "imagenet"))
+    reference = _values(grid_name(50, kind, "imagenet"))
     pixels = {"MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"}
     for depth, weights in itertools.product(DEPTHS, WEIGHTS):
         expected = set() if (depth, weights) == (50, "imagenet") else {"MODEL.WEIGHTS"}
@@ -95,7 +112,7 @@ def test_within_a_detector_only_depth_and_weights_differ(kind: str) -> None:
             expected |= {"MODEL.RESNETS.NORM", "MODEL.BACKBONE.FREEZE_AT"}
         elif weights != "imagenet":
             expected |= pixels
-        assert _difference(_values(_name(depth, kind, weights)), reference) == expected, (depth, weights)
+        assert _difference(_values(grid_name(depth, kind, weights)), reference) == expected, (depth, weights)
 
 
 def test_between_detectors_only_the_detector_differs() -> None:
@@ -103,7 +120,7 @@ def test_between_detectors_only_the_detector_differs() -> None:
     parts = ("MODEL.BACKBONE.NAME", "MODEL.RESNETS.OUT_FEATURES", "MODEL.FPN.", "MODEL.ANCHOR_GENERATOR.", "MODEL.RPN.")
     parts += ("MODEL.ROI_HEADS.", "MODEL.ROI_BOX_HEAD.")
     for depth, weights in itertools.product(DEPTHS, WEIGHTS):
-        differing = _difference(_values(_name(depth, "C4", weights)), _values(_name(depth, "FPN", weights)))
+        differing = _difference(_values(grid_name(depth, "C4", weights)), _values(grid_name(depth, "FPN", weights)))
         assert differing
         assert not [key for key in differing if not key.startswith(parts)]
 
@@ -113,7 +130,7 @@ def test_names_and_contents_agree(
     depth: int, kind: str, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path))  # no catalogue but the shipped one
-    values = _values(_name(depth, kind, weights))
+    values = _values(grid_name(depth, kind, weights))
     assert values["MODEL.RESNETS.DEPTH"] == depth
     assert values["MODEL.BACKBONE.NAME"] == {"C4": "build_resnet_backbone", "FPN": "build_resnet_fpn_backbone"}[kind]
     if weights == "scratch":
@@ -127,13 +144,13 @@ def test_names_and_contents_agree(
         assert entry.images == {"imagenet": 1_281_167, "imagenet_jft300m": 1_281_167 + 300_000_000}[weights]
     assert entry.kind == ("public" if weights == "imagenet" else "paper")
     card = Card(entry.name, ResNetSpec(depth=depth, norm="BN"), entry.pixel_mean, entry.pixel_std, "RGB")
-    assert check_contract(load_config(f"COCO-Detection/{_name(depth, kind, weights)}.yaml").cfg, card) == []
+    assert check_contract(load_config(f"COCO-Detection/{grid_name(depth, kind, weights)}.yaml").cfg, card) == []
 
 
 def test_what_the_paper_says_of_its_detector_is_set() -> None:
     """Sun et al. 2017: the last conv4 map, conv5 as the head, 14x14 ROI features, a single scale."""
     for depth, weights in itertools.product(DEPTHS, WEIGHTS):
-        values = _values(_name(depth, "C4", weights))
+        values = _values(grid_name(depth, "C4", weights))
         assert values["MODEL.RESNETS.OUT_FEATURES"] == values["MODEL.ROI_HEADS.IN_FEATURES"] == ["res4"]
         assert values["MODEL.ROI_HEADS.NAME"] == "Res5ROIHeads"
         assert values["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"] == 14
@@ -141,7 +158,7 @@ def test_what_the_paper_says_of_its_detector_is_set() -> None:
 
 
 def test_a_schedule_or_the_papers_data_are_one_more_base(tmp_path: Path) -> None:
-    leaf = _name(101, "C4", "jft300m")
+    leaf = grid_name(101, "C4", "jft300m")
     before = _values(leaf)
     assert (before["SOLVER.MAX_ITER"], before["SOLVER.STEPS"]) == (90_000, (60_000, 80_000))
     bases = [str(FOLDER / f"{name}.yaml") for name in (leaf, "Base-Schedule-3x", "Base-Data-paper")]
@@ -158,6 +175,6 @@ def test_a_schedule_or_the_papers_data_are_one_more_base(tmp_path: Path) -> None
 
 def test_leaves_are_a_few_lines_and_name_their_schedule() -> None:
     for point in GRID:
-        text = (FOLDER / f"{_name(*point)}.yaml").read_text()
+        text = (FOLDER / f"{grid_name(*point)}.yaml").read_text()
         assert len(text.splitlines()) <= 6
         assert "Base-Schedule-1x.yaml" in text.splitlines()[0]
