@@ -3,7 +3,7 @@
 
     python tools/train_net.py --config-file configs/COCO-Detection/faster_rcnn_R_50_FPN.yaml --num-gpus 8 \\
         MODEL.WEIGHTS backbone.safetensors OUTPUT_DIR runs/r50
-    python tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS runs/r50/model_final.pth
+    python tools/train_net.py --config-file ... --eval-only OUTPUT_DIR runs/r50
 
 With Detectron2 installed it is Detectron2's trainer, logs and files, on as many GPUs as asked for; without, the same
 config runs on the embedded torchvision engine in one process (the model is then model.safetensors). Either way it

@@ -42,7 +42,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.set_defaults(handler=_train)
 
     evaluate = actions.add_parser("eval", help="evaluate a trained model file on DATASETS.TEST")
-    evaluate.add_argument("--weights", metavar="W", help="model file (default: the one `train` left in OUT)")
+    evaluate.add_argument(
+        "--weights",
+        metavar="W",
+        help="model file (default: MODEL.WEIGHTS among the words, else the one `train` left in OUT, else what the file "
+        "says)",
+    )
     evaluate.set_defaults(handler=_evaluate)
 
     for action in (train, evaluate):
@@ -110,12 +115,13 @@ def _train(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from scaleprior.config import load_config
     from scaleprior.detect import get_engine
+    from scaleprior.detect.start import model_to_evaluate
     from scaleprior.progress import progress_bar
 
     engine = get_engine(args.engine)
     loaded = load_config(args.config_file, _words(args), defaults=engine.default_config())
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
-    model = Path(args.weights or loaded.cfg.MODEL.WEIGHTS or out / engine.model_file)
+    model = Path(model_to_evaluate(engine, loaded, out, given=args.weights, words=args.opts))
     with progress_bar("evaluating", unit="images") as progress:
         results = engine.evaluate(loaded, model, out, progress=progress)
     print_results(results, engine.name, model, as_json=args.json)

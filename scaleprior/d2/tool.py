@@ -26,6 +26,7 @@ from scaleprior.detect.check import check_detection
 from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.engines import get_engine
 from scaleprior.detect.metrics import results_to_dict
+from scaleprior.detect.start import model_to_evaluate
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_json
 from scaleprior.training.launching import check_counts, supervise
@@ -77,7 +78,8 @@ def _work(args: argparse.Namespace) -> None:
     # Detectron2 opens the file to log it, and ours may be given by its name in configs/.
     shown = argparse.Namespace(**{**vars(args), "config_file": loaded.source})
     if args.eval_only:
-        plan = _with_results(plan_evaluation(loaded, loaded.cfg.MODEL.WEIGHTS or out / MODEL_FILE, out))
+        chosen = model_to_evaluate(get_engine(Detectron2Engine.name), loaded, out, words=args.opts)
+        plan = _with_results(plan_evaluation(loaded, chosen, out))
         default_setup(plan.cfg, shown)
         _report(plan, _evaluate(plan, plan.cfg.MODEL.WEIGHTS), plan.cfg.MODEL.WEIGHTS)
         return

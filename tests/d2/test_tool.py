@@ -48,8 +48,13 @@ def test_train_resume_and_evaluate(tmp_path: Path, coco: list[str]) -> None:
     assert row["tensors_sha256"] == card.tensors_sha256
     assert float(row["ap"]) == pytest.approx(printed["AP"], abs=1e-6)
 
-    again = tool(*CONFIG, "--eval-only", *words, "MODEL.WEIGHTS", tmp_path / "run" / "model_final.pth")
+    # The run's own model, though the file names the backbone that training began with.
+    base = REPO / "configs" / "COCO-Detection" / "Base-RCNN-FPN.yaml"
+    (tmp_path / "own.yaml").write_text(f"_BASE_: {base}\nMODEL:\n  WEIGHTS: {tmp_path / 'w.safetensors'}\n")
+    unnamed = [word for word in words if word not in ("MODEL.WEIGHTS", tmp_path / "w.safetensors")]
+    again = tool("--config-file", tmp_path / "own.yaml", "--eval-only", *unnamed)
     assert again.returncode == 0, again.stderr[-3000:]
+    assert json.loads(again.stdout.splitlines()[-1])["model"] == str(tmp_path / "run" / "model_final.pth")
     assert json.loads(again.stdout.splitlines()[-1])["AP"] == printed["AP"]
     assert len(list(csv.DictReader((tmp_path / "all.csv").open()))) == 1
 
