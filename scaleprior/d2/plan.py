@@ -26,6 +26,7 @@ from scaleprior.config.seed import run_seed
 from scaleprior.d2.checkpoint import EXTRA_KEY
 from scaleprior.d2.datasets import register_datasets
 from scaleprior.detect.fingerprint import run_fingerprint
+from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.plan import (
     check_class_count,
     check_same_classes,
@@ -132,6 +133,7 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
         max_iter=cfg.SOLVER.MAX_ITER,
         fingerprint=run_fingerprint(cfg, card, [path for path in annotations if path]),
         created_by=created_by(),
+        tuning=tuning_of(cfg),
     )
     return Plan(cfg, trained)
 

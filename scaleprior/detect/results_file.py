@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from scaleprior.ap_names import AP_NAMES
 from scaleprior.backbones.trunks.resnet.spec import NORMS, ResNetSpec
 from scaleprior.backbones.trunks.selection import is_timm_config, spec_from_config
+from scaleprior.detect.identity import TUNING, detector_words, ladder_of, settings_of_test
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_csv
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "append_result"]
 
-COLUMNS = (
+_FIRST_COLUMNS = (
     "arch", "images", "seed", *AP_NAMES, "engine", "dataset", "backbone", "tensors_sha256", "detector", "max_iter",
     "version", "commit", "run",
 )  # fmt: skip
-_IDENTITY = ("run", "dataset", "engine")
+COLUMNS = (*_FIRST_COLUMNS, *TUNING, "test_settings", "corpus", "recipe", "comparable")
+"""Columns that came later follow the first ones."""
+_ONE_EVALUATION = ("run", "dataset", "engine")
 
 
 def append_result(
@@ -40,6 +43,8 @@ def append_result(
     model: str | Path,
 ) -> None:
     """Append one row a data set; the row of an evaluation that is repeated is replaced.
+
+    A file that an earlier version wrote gets the columns that it lacks, with empty cells: what they say is not known.
 
     Args:
         results: what ``Engine.evaluate`` returned, by name of the set.
@@ -62,7 +67,9 @@ def append_result(
             "dataset": name,
             "backbone": "" if card is None else card.name,
             "tensors_sha256": "" if card is None else card.tensors_sha256,
-            "detector": _detector(cfg),
+            "detector": detector_words(cfg),
+            "test_settings": settings_of_test(cfg),
+            **ladder_of(card),
             **training,
         }
         for name, result in results.items()
@@ -78,7 +85,7 @@ def append_result(
         raise FailureError(f"cannot write {path}: {e.strerror or e}", hint="change SCALEPRIOR.RESULTS") from e
 
 
-def _training(trained: TrainedDetector) -> dict[str, int | str | None]:
+def _training(trained: TrainedDetector) -> dict[str, Any]:
     return {
         "images": 0 if trained.card is None else trained.card.images,
         "seed": trained.seed,
@@ -86,6 +93,7 @@ def _training(trained: TrainedDetector) -> dict[str, int | str | None]:
         "version": trained.created_by["version"],
         "commit": trained.created_by["commit"],
         "run": trained.fingerprint,
+        **{column: value for column, value in trained.tuning.items() if column in TUNING},
     }
 
 
@@ -103,27 +111,30 @@ def _arch(cfg: CfgNode, card: Card | None) -> str:
     return ResNetSpec.from_config(cfg).name
 
 
-def _detector(cfg: CfgNode) -> str:
-    """The backbone's builder, and what tells other detectors on it from Faster R-CNN."""
-    architecture = cfg.MODEL.get("META_ARCHITECTURE", "GeneralizedRCNN")  # ours has no other
-    parts = [cfg.MODEL.BACKBONE.NAME, *([architecture] if architecture != "GeneralizedRCNN" else [])]
-    if architecture == "GeneralizedRCNN" and cfg.MODEL.ROI_HEADS.NAME not in ("Res5ROIHeads", "StandardROIHeads"):
-        parts.append(cfg.MODEL.ROI_HEADS.NAME)
-    return "+".join([*parts, *(["masks"] if cfg.MODEL.get("MASK_ON", False) else [])])
-
-
 def _read(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        reader = csv.DictReader(file, restval="")
+        columns = tuple(reader.fieldnames or ())
+        if columns != COLUMNS[: max(len(columns), len(_FIRST_COLUMNS))]:
             raise UserError(
-                f"SCALEPRIOR.RESULTS: {path} has other columns than these rows: {', '.join(reader.fieldnames or ())}",
+                f"SCALEPRIOR.RESULTS: {path} has other columns than these rows: {', '.join(columns)}",
                 hint="name another file",
             )
-        return list(reader)
+        rows = []
+        for row in reader:
+            if None in row:
+                raise UserError(
+                    f"SCALEPRIOR.RESULTS: {path}, line {reader.line_num}: more cells than columns",
+                    hint="repair the line or name another file",
+                )
+            rows.append(row)
+        return rows
 
 
 def _same(old: Mapping[str, str], new: Mapping[str, Any]) -> bool:
-    return all(old[key] == str(new[key]) for key in _IDENTITY)
+    """One evaluation: measured again under other settings of the test it is another one."""
+    return all(old[key] == str(new[key]) for key in _ONE_EVALUATION) and (
+        old.get("test_settings", "") in ("", new["test_settings"])
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from scaleprior.backbones.card import Card
@@ -26,6 +26,7 @@ class TrainedDetector:
         seed, max_iter: of the training run.
         fingerprint: hash of all that determined the training run.
         created_by: version and commit of ScalePrior.
+        tuning: what else identifies the run in a comparison (``detect.identity.tuning_of``); empty in older files.
     """
 
     class_names: tuple[str, ...]
@@ -36,6 +37,7 @@ class TrainedDetector:
     max_iter: int
     fingerprint: str
     created_by: CreatedBy
+    tuning: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, in the words that either engine's files have held since before they shared a record."""
@@ -46,6 +48,7 @@ class TrainedDetector:
             "max_iter": self.max_iter,
             "fingerprint": self.fingerprint,
             "created_by": self.created_by,
+            **({"tuning": dict(self.tuning)} if self.tuning else {}),
         }
         if self.category_ids is None:
             return {**facts, "classes": list(self.class_names)}
@@ -69,6 +72,7 @@ class TrainedDetector:
                 max_iter=raw["max_iter"],
                 fingerprint=raw["fingerprint"],
                 created_by=raw["created_by"],
+                tuning=raw.get("tuning", {}),
             )
         except (KeyError, TypeError) as e:
             raise UserError(f"model {where} cannot be read: {e}", hint="the file is damaged; get it again") from e

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
 from scaleprior.config import get_cfg
+from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.detect.results_file import COLUMNS, append_result
 from scaleprior.detect.trained import TrainedDetector
@@ -32,9 +34,10 @@ def config(*words: Any) -> Any:
     return cfg
 
 
-def trained(run: str, card: Card | None = CARD) -> TrainedDetector:
-    made = CreatedBy(version="1", commit="c")
-    return TrainedDetector(("cat",), (1,), {}, card, seed=3, max_iter=9, fingerprint=run, created_by=made)
+def trained(run: str, card: Card | None = CARD, tuning: Mapping[str, Any] | None = None) -> TrainedDetector:
+    return TrainedDetector(
+        *(("cat",), (1,), {}, card, 3, 9, run, CreatedBy(version="1", commit="c")), tuning=tuning or {}
+    )
 
 
 def append(path: Path, run: str, *, cfg: Any = None, card: Card | None = CARD) -> None:
@@ -95,10 +98,72 @@ def test_detectors_on_one_backbone_are_told_apart(tmp_path: Path) -> None:
     append(tmp_path / "r.csv", "cascade", cfg=cfg)
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.MASK_ON = "RetinaNet", False
     append(tmp_path / "r.csv", "retina", cfg=cfg)
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS.NAME = "GeneralizedRCNN", "StandardROIHeads"
+    append(tmp_path / "r.csv", "dc5", cfg=cfg)
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.KEYPOINT_ON = "build_timm_fpn_backbone", True
+    append(tmp_path / "r.csv", "keypoints", cfg=cfg)
     builder = "build_resnet_backbone"
     assert [row["detector"] for row in rows(tmp_path / "r.csv")] == [
         builder, f"{builder}+masks", f"{builder}+CascadeROIHeads+masks", f"{builder}+RetinaNet",
+        f"{builder}+StandardROIHeads", "build_resnet_fpn_backbone+keypoints",
     ]  # fmt: skip
+
+
+def test_a_row_says_how_the_detector_was_tuned_and_which_ladder_its_backbone_is_of(tmp_path: Path) -> None:
+    cfg = config("SOLVER.IMS_PER_BATCH", 8)
+    record = trained("r", replace(CARD, corpus={"name": "photos"}), tuning_of(cfg))
+    other = config("SOLVER.IMS_PER_BATCH", 2)  # an evaluation may name another config: training said what it was
+    append_result(tmp_path / "r.csv", {"mine": RESULT}, cfg=other, engine="x", trained=record, model="m")
+    (row,) = rows(tmp_path / "r.csv")
+    assert [row[c] for c in ("batch_size", "base_lr", "freeze_at", "norm", "trained_on", "corpus", "recipe")] == [
+        "8", "0.001", "2", "FrozenBN", "", "photos", "",
+    ]  # fmt: skip
+    assert row["settings"] == tuning_of(cfg)["settings"]
+
+
+def test_a_measurement_under_other_settings_is_another_row(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    append(path, "a")
+    append(path, "a", cfg=config("INPUT.MIN_SIZE_TEST", 400))
+    append(path, "a")
+    assert len(rows(path)) == 2
+    assert len({row["test_settings"] for row in rows(path)}) == 2
+
+
+OLD = """arch,images,seed,ap,ap50,ap75,ap_small,ap_medium,ap_large,engine,dataset,backbone,tensors_sha256,detector,\
+max_iter,version,commit,run
+R-152,1000,3,11.0,30.0,8.0,,10.0,20.0,torchvision,mine,b,ff,build_resnet_backbone,9,0,c,{}
+"""
+
+
+def test_a_file_of_before_is_read_and_gets_the_new_columns_with_empty_cells(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text(OLD.format("old"))
+    append(path, "new")
+    old, new = rows(path)
+    assert tuple(old) == COLUMNS
+    assert old == {**dict.fromkeys(COLUMNS, ""), **next(csv.DictReader(OLD.format("old").splitlines()))}
+    assert (new["run"], len(new["test_settings"])) == ("new", 8)
+    path.write_text(OLD.format("a"))
+    append(path, "a")  # evaluated once more, now in the newer words
+    (row,) = rows(path)
+    assert row["ap"] == "12.345679"
+
+
+@pytest.mark.parametrize("header", [OLD.split(",version")[0], ",".join((*COLUMNS, "more"))], ids=["less", "more"])
+def test_neither_fewer_nor_more_columns_are_ours(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text(f"{header}\n")
+    with pytest.raises(UserError, match="has other columns than these rows"):
+        append(path, "r")
+
+
+def test_a_row_with_a_cell_too_many_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text(OLD.format("a,b"))
+    with pytest.raises(UserError, match=r"r\.csv, line 2: more cells than columns; repair"):
+        append(path, "r")
+    assert path.read_text() == OLD.format("a,b")
 
 
 def test_runs_that_end_at_once_lose_nothing(tmp_path: Path) -> None:

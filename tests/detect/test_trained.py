@@ -63,6 +63,13 @@ def test_from_scratch_there_is_no_card() -> None:
     assert TrainedDetector.from_dict(record.to_dict(), where="m") == record
 
 
+def test_what_identifies_the_run_in_a_comparison_is_kept() -> None:
+    record = replace(RECORD, tuning={"batch_size": 16, "settings": "0a"})
+    written = json.loads(json.dumps(record.to_dict()))
+    assert written["tuning"] == {"batch_size": 16, "settings": "0a"}
+    assert TrainedDetector.from_dict(written, where="m") == record
+
+
 def test_what_is_damaged_is_named() -> None:
     for key in ("class_names", "config", "card", "seed", "max_iter", "fingerprint", "created_by"):
         words = {k: v for k, v in SAFETENSORS.items() if k != key}

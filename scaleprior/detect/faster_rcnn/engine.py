@@ -31,6 +31,7 @@ from scaleprior.detect.faster_rcnn.model import Detector, build_detector
 from scaleprior.detect.faster_rcnn.predict import predict
 from scaleprior.detect.faster_rcnn.trainer import CHECKPOINT, DetectorTrainer
 from scaleprior.detect.fingerprint import run_fingerprint
+from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
 from scaleprior.detect.plan import (
     check_class_count,
@@ -130,6 +131,7 @@ class TorchvisionEngine:
             max_iter=cfg.SOLVER.MAX_ITER,
             fingerprint=fingerprint,
             created_by=created_by(),
+            tuning=tuning_of(cfg),
         )
         weights_io.save_model(target, model, trained)
         (out / CHECKPOINT).unlink(missing_ok=True)  # the model says it all; a checkpoint is twice as large
