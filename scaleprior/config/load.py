@@ -7,6 +7,7 @@ that somebody set and that contradicts the card is an error.
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import json
 import logging
@@ -28,6 +29,9 @@ from scaleprior.errors import UserError
 from scaleprior.wording import parameter
 
 __all__ = [
+    "CONFIG_FILE",
+    "OWN_FILE",
+    "OWN_FILE_BEGINS",
     "LoadedConfig",
     "data_file",
     "detectron2_defaults",
@@ -39,6 +43,9 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _BASE = "_BASE_"
+CONFIG_FILE, OWN_FILE = "config.yaml", "scaleprior.yaml"
+"""What a run leaves of its config (``saved.py``): Detectron2's keys, and on top of them ours."""
+OWN_FILE_BEGINS = f"{_BASE}: {CONFIG_FILE}\n"
 # Sections of parts that no config we honour can switch on (masks, keypoints, other detectors): their keys do nothing in
 # Detectron2 either unless the part is on, and Detectron2's base configs set some of them for everybody.
 _INERT_SECTIONS = tuple(
@@ -88,7 +95,7 @@ def load_config(
 
     Args:
         path: a YAML file; a relative name that does not exist here is looked up in ScalePrior's ``configs/``.
-            None takes the defaults.
+            ``config.yaml`` of a run is taken with the ``scaleprior.yaml`` beside it. None takes the defaults.
         overrides: ``["SOLVER.MAX_ITER", "100", ...]`` as on Detectron2's command line.
         defaults: every key there is, at its default (``Engine.default_config()``); None = ``get_cfg()``. Not changed.
 
@@ -158,6 +165,7 @@ def _find(path: str | Path) -> Path:
 
 def _flatten_file(path: Path, children: tuple[Path, ...]) -> Iterator[tuple[str, str, Any]]:
     """(origin, dotted key, value) of a file, those of its bases first, as fvcore orders them."""
+    path = _whole_of_run(path, children)
     if path.resolve() in children:
         raise UserError(f"config {path} is its own {_BASE}", hint="break the circle")
     try:
@@ -180,6 +188,17 @@ def _flatten_file(path: Path, children: tuple[Path, ...]) -> Iterator[tuple[str,
         yield from _flatten_file(base_path, (*children, path.resolve()))
     for key, value in flat_config(content):
         yield str(path), key, _parse_value(value)
+
+
+def _whole_of_run(path: Path, children: tuple[Path, ...]) -> Path:
+    """The file that holds the whole config of a run, where ``path`` is the half of it that stock Detectron2 reads."""
+    own = path.with_name(OWN_FILE)
+    if path.name != CONFIG_FILE or own.resolve() in children:
+        return path
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if own.read_text(encoding="utf-8").startswith(OWN_FILE_BEGINS):
+            return own
+    return path
 
 
 def _set(cfg: CfgNode, name: str, value: Any, origin: str) -> None:

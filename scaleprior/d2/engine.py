@@ -1,8 +1,8 @@
 """The detectron2 engine: Detectron2's own model, loaders, trainer and COCO evaluation behind ``detect.Engine``.
 
 Writes into its folder what Detectron2 writes (``model_final.pth``, ``last_checkpoint``, ``metrics.json``), and
-``config.yaml``, ``log.txt`` and, first, ``run.json``: what made the run, with the hash of all that determines it; and
-``dropped.json`` where data were left out.
+``config.yaml`` with ``scaleprior.yaml``, ``log.txt`` and, first, ``run.json``: what made the run, with the hash of all
+that determines it; and ``dropped.json`` where data were left out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from detectron2.evaluation import inference_on_dataset
 from torch import nn
 
 from scaleprior.config import LoadedConfig
+from scaleprior.config.saved import write_config
 from scaleprior.d2.checkpoint import load_detector
 from scaleprior.d2.checks import check_builders, detectron2_refuses
 from scaleprior.d2.datasets import problems_of
@@ -30,7 +31,7 @@ from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
 from scaleprior.detect.results_file import append_result
 from scaleprior.errors import UserError
-from scaleprior.files import write_json, write_text
+from scaleprior.files import write_json
 from scaleprior.progress import ProgressFn
 from scaleprior.training.run_folder import RUN_FILE, RunFolder
 from scaleprior.training.seeds import seed_everything
@@ -107,7 +108,7 @@ class Detectron2Engine:
 
 
 def _train(plan: Plan, out: Path, resume: bool, progress: ProgressFn | None) -> None:
-    write_text(out / "config.yaml", plan.cfg.dump())
+    write_config(plan.cfg, out)
     cfg = plan.cfg.clone()
     cfg.defrost()
     if not cfg.TEST.EVAL_PERIOD:

@@ -24,6 +24,7 @@ from scaleprior.config import LoadedConfig, add_scaleprior_config
 from scaleprior.config.dotted import flat_config, get_key, set_key
 from scaleprior.config.seed import run_seed
 from scaleprior.d2.checkpoint import EXTRA_KEY
+from scaleprior.d2.config_node import ConfigNode
 from scaleprior.d2.datasets import register_datasets
 from scaleprior.detect.fingerprint import run_fingerprint
 from scaleprior.detect.identity import tuning_of
@@ -79,7 +80,7 @@ class Plan:
 
 def default_config() -> CfgNode:
     """Detectron2's config with our keys; ``MODEL.DEVICE`` "auto" is a GPU where there is one."""
-    cfg = get_cfg()
+    cfg = ConfigNode(get_cfg())
     add_scaleprior_config(cfg)
     cfg.MODEL.DEVICE = "auto"
     return cfg

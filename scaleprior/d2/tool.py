@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from scaleprior.config import load_config
+from scaleprior.config.saved import write_config
 from scaleprior.d2.checkpoint import load_detector
 from scaleprior.d2.checks import detectron2_refuses
 from scaleprior.d2.datasets import problems_of
@@ -81,10 +82,14 @@ def _work(args: argparse.Namespace) -> None:
         chosen = model_to_evaluate(get_engine(Detectron2Engine.name), loaded, out, words=args.opts)
         plan = _with_results(plan_evaluation(loaded, chosen, out))
         default_setup(plan.cfg, shown)
+        if comm.is_main_process():
+            write_config(plan.cfg, out)
         _report(plan, _evaluate(plan, plan.cfg.MODEL.WEIGHTS), plan.cfg.MODEL.WEIGHTS)
         return
     plan = _with_results(plan_training(loaded, None, out))
     default_setup(plan.cfg, shown)
+    if comm.is_main_process():
+        write_config(plan.cfg, out)  # in place of Detectron2's, which holds our keys, too
     model = str(out / MODEL_FILE)
     if any(comm.all_gather(comm.is_main_process() and claim(plan, out, resume=args.resume))):
         logger.info("%s is complete", model)

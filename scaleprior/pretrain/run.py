@@ -1,8 +1,8 @@
 """A whole pretraining run: corpus in, backbone with its card out.
 
-The output folder holds ``config.yaml``, ``run.json`` (identity), ``checkpoint.safetensors`` while running, and what the
-recorder writes (``metrics.jsonl``); at the end ``backbone.safetensors``, ``head.safetensors`` and, last,
-``result.json``, which marks it finished.
+The output folder holds ``config.yaml`` with ``scaleprior.yaml``, ``run.json`` (identity), ``checkpoint.safetensors``
+while running, and what the recorder writes (``metrics.jsonl``); at the end ``backbone.safetensors``,
+``head.safetensors`` and, last, ``result.json``, which marks it finished.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.model import same_eps
 from scaleprior.backbones.trunks.selection import config_eps
 from scaleprior.backbones.weights import load_canonical, save_backbone
+from scaleprior.config.saved import write_config
 from scaleprior.config.seed import run_seed
 from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
-from scaleprior.files import read_json, write_json, write_text
+from scaleprior.files import read_json, write_json
 from scaleprior.pretrain.augment import CropAugmentation
 from scaleprior.pretrain.batches import ImageSet, TrainBatches, held_out_set, training_set
 from scaleprior.pretrain.evaluation import evaluate
@@ -136,7 +137,7 @@ def run_pretraining(
             recorder.prepare(processes)
             if processes.main:
                 folder.write()
-                write_text(out / "config.yaml", cfg.dump())
+                write_config(cfg, out, complete=["PRETRAIN"])  # over what Detectron2's set-up may have put there
                 if parent is not None:
                     warn_of_assumed(parent, logger)
             trainer = _trainer(cfg, spec, images, processes, folder, parent)

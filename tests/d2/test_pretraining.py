@@ -96,6 +96,7 @@ def test_a_run_leaves_what_detectron2_leaves_and_the_weights_of_the_plain_runtim
     ):
         assert re.search(said, log), said
     assert list(out.glob("events.out.tfevents.*")) or "no events for TensorBoard" in log
+    assert "PRETRAIN" not in (out / "config.yaml").read_text()  # what Detectron2's set-up wrote there is replaced
     # the config is read again by both systems, as the same run
     for defaults in (None, default_config()):
         again = load_config(out / "config.yaml", defaults=defaults)

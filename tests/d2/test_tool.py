@@ -41,6 +41,8 @@ def test_train_resume_and_evaluate(tmp_path: Path, coco: list[str]) -> None:
     assert 0 <= printed["AP"] <= 100
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert files >= {"config.yaml", "last_checkpoint", "log.txt", "metrics.json", "model_final.pth", "run.json"}
+    assert "SCALEPRIOR" not in (tmp_path / "run" / "config.yaml").read_text()
+    assert "RESULTS: " + str(tmp_path / "all.csv") in (tmp_path / "run" / "scaleprior.yaml").read_text()
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "265 of its 265 tensors fill the trunk" in log  # ours
     assert "Starting training from iteration 0" in log  # Detectron2's

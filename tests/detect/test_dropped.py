@@ -55,7 +55,7 @@ def test_train_and_eval_leave_out_and_list(
     assert listed["tiny"]["file"] == str(path)
     (place,) = listed["tiny"]["dropped"][1]["places"]
     assert (place["part"], place["index"], place["id"], place["image_id"]) == ("annotations", 1, 2, 101)
-    assert "DROP_BAD: annotations" in (tmp_path / "run" / "config.yaml").read_text()
+    assert "DROP_BAD: annotations" in (tmp_path / "run" / "scaleprior.yaml").read_text()
 
     capsys.readouterr()
     run_command("eval", *words, "--drop-bad", "images")

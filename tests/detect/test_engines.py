@@ -84,6 +84,7 @@ def test_train_then_eval(tmp_path: Path, coco_overrides: list[str], capsys: pyte
     assert files == {
         "run.json",
         "config.yaml",
+        "scaleprior.yaml",
         "metrics.jsonl",
         "model.safetensors",
         "results.json",

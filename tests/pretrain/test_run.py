@@ -72,10 +72,10 @@ def test_a_run_leaves_backbone_card_and_metrics(small_config: Callable, tmp_path
     assert held_out.map is not None
     assert 0 <= held_out.map <= 1
     assert evaluate_pretrained(loaded, tmp_path / "run") == held_out
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["PRETRAIN"]["FRACTION"]["IMAGES"] == 40
+    assert yaml.safe_load((tmp_path / "run" / "scaleprior.yaml").read_text())["PRETRAIN"]["FRACTION"]["IMAGES"] == 40
     names = {p.name for p in (tmp_path / "run").iterdir()}
-    kept = {"backbone.safetensors", "head.safetensors", "result.json", "metrics.jsonl", "run.json", "config.yaml"}
-    assert names == kept
+    kept = {"backbone.safetensors", "head.safetensors", "result.json", "metrics.jsonl", "run.json"}
+    assert names == kept | {"config.yaml", "scaleprior.yaml"}
 
 
 def test_it_learns(small_config: Callable, tmp_path: Path) -> None:

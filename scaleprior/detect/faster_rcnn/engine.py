@@ -1,7 +1,8 @@
 """The embedded engine: Faster R-CNN, C4 or FPN, from a Detectron2-style config, on torchvision's operators.
 
-Writes into its folder: config.yaml, metrics.jsonl, checkpoint.safetensors (while training), model.safetensors, on
-evaluation detections_SET.json (COCO results format) and results.json, and dropped.json where data were left out.
+Writes into its folder: config.yaml with scaleprior.yaml, metrics.jsonl, checkpoint.safetensors (while training),
+model.safetensors, on evaluation detections_SET.json (COCO results format) and results.json, and dropped.json where data
+were left out.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from scaleprior.backbones.contract import apply_card
 from scaleprior.backbones.weights import read_card
 from scaleprior.backbones.zoo import model_path
 from scaleprior.config import LoadedConfig, get_cfg
+from scaleprior.config.saved import write_config
 from scaleprior.config.seed import run_seed
 from scaleprior.detect.data.coco import DetectionSet, dataset_paths, load_dataset
 from scaleprior.detect.data.dropped import record_dropped
@@ -119,7 +121,7 @@ class TorchvisionEngine:
             warn_of_frozen_stages(cfg)
         model.to(resolve_device(cfg.MODEL.DEVICE))
         folder.write()
-        write_text(out / "config.yaml", cfg.dump())
+        write_config(cfg, out)
         record_dropped(out, {data.name: data.problems for data in sets}, anew=True)
         DetectorTrainer(cfg, model, loader, folder).train(resume=resume, progress=progress)
         trained = TrainedDetector(
