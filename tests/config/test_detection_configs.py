@@ -23,7 +23,8 @@ FOLDER = data_file("configs", "COCO-Detection/Base-Common.yaml").parent
 DEPTHS = (50, 101, 152)
 KINDS = ("C4", "FPN")
 JFT_IMAGES = {"jft10m": 10_000_000, "jft30m": 30_000_000, "jft100m": 100_000_000, "jft300m": 300_000_000}
-WEIGHTS = ("scratch", "imagenet", *JFT_IMAGES, "imagenet_jft300m")
+LADDER = ("imagenet_paper", *JFT_IMAGES, "imagenet_jft300m")  # one recipe of pretraining, the paper's
+WEIGHTS = ("scratch", "imagenet", *LADDER)
 FOR_DETECTRON2 = "Base-Schedule-any-gpus"
 GRID = list(itertools.product(DEPTHS, KINDS, WEIGHTS))
 
@@ -56,7 +57,7 @@ def test_the_grid_is_complete_and_there_is_nothing_else_like_it() -> None:
     plain = {f"faster_rcnn_R_{depth}_{kind}" for depth in DEPTHS for kind in KINDS}
     found = {path.stem for path in _every_file() if path.stem.startswith("faster_rcnn")}
     assert found == {grid_name(*point) for point in GRID} | plain
-    assert len(GRID) == 42
+    assert len(GRID) == 48
 
 
 @pytest.mark.parametrize("path", _every_file(), ids=lambda p: p.stem)
@@ -115,6 +116,35 @@ def test_within_a_detector_only_depth_and_weights_differ(kind: str) -> None:
         assert _difference(_values(grid_name(depth, kind, weights)), reference) == expected, (depth, weights)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_the_papers_ladder_any_two_configs_differ_in_weights_and_depth_alone(kind: str) -> None:
+    """What the gain of R-152 over R-50 with data is read from: nothing else may be different, pixels included."""
+    rungs = {(d, w): _values(grid_name(d, kind, w)) for d, w in itertools.product(DEPTHS, LADDER)}
+    for (a, first), (b, second) in itertools.combinations(rungs.items(), 2):
+        depth = {"MODEL.RESNETS.DEPTH"} if a[0] != b[0] else set()
+        assert _difference(first, second) == {"MODEL.WEIGHTS"} | depth, (a, b)
+    assert len({values["MODEL.WEIGHTS"] for values in rungs.values()}) == len(rungs)
+
+
+def test_the_public_imagenet_rung_differs_from_the_papers_in_pixels_too() -> None:
+    """Said in docs/detect.md: torchvision's recipe brought its own pixel statistics, so it is no rung of the ladder."""
+    public, ours = (_values(grid_name(50, "C4", weights)) for weights in ("imagenet", "imagenet_paper"))
+    assert _difference(public, ours) == {"MODEL.WEIGHTS", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"}
+
+
+def test_the_ladders_pretraining_differs_in_depth_and_on_imagenet_in_the_papers_schedule() -> None:
+    def read(depth: int, corpus: str) -> dict[str, Any]:
+        return dict(flat_config(load_config(f"Pretrain/R_{depth}_{corpus}.yaml").cfg))
+
+    schedule = {"OPTIMIZER.BASE_LR", "BUDGET.UNIT", "BUDGET.AMOUNT", "SCHEDULE.UNIT", "SCHEDULE.DECAY_EVERY"}
+    for depth in DEPTHS:
+        ours, jft = read(depth, "imagenet_paper"), read(depth, "jft")
+        assert _difference(ours, jft) == {f"PRETRAIN.{key}" for key in schedule}
+        for corpus, values in (("imagenet_paper", ours), ("jft", jft)):
+            assert _difference(values, read(50, corpus)) == ({"MODEL.RESNETS.DEPTH"} if depth != 50 else set())
+    assert ours["PRETRAIN.BUDGET.AMOUNT"] * ours["PRETRAIN.BATCH_SIZE"] / 1_281_167 == pytest.approx(125, abs=0.2)
+
+
 def test_between_detectors_only_the_detector_differs() -> None:
     """C4 and FPN see the same images at the same size for as many steps."""
     parts = ("MODEL.BACKBONE.NAME", "MODEL.RESNETS.OUT_FEATURES", "MODEL.FPN.", "MODEL.ANCHOR_GENERATOR.", "MODEL.RPN.")
@@ -141,7 +171,9 @@ def test_names_and_contents_agree(
     if weights in JFT_IMAGES:
         assert (entry.corpus, entry.images) == ("JFT-300M", JFT_IMAGES[weights])
     else:
-        assert entry.images == {"imagenet": 1_281_167, "imagenet_jft300m": 1_281_167 + 300_000_000}[weights]
+        both = 1_281_167 + 300_000_000
+        expected = {"imagenet": 1_281_167, "imagenet_paper": 1_281_167, "imagenet_jft300m": both}
+        assert entry.images == expected[weights]
     assert entry.kind == ("public" if weights == "imagenet" else "paper")
     card = Card(entry.name, ResNetSpec(depth=depth, norm="BN"), entry.pixel_mean, entry.pixel_std, "RGB")
     assert check_contract(load_config(f"COCO-Detection/{grid_name(depth, kind, weights)}.yaml").cfg, card) == []

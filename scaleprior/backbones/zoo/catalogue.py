@@ -49,6 +49,7 @@ _CORPUS_KEYS = {
     "supervision": TEXT,
     "comparable": TEXT,
     "parent": optional(TEXT),
+    "config": optional(TEXT),
     "options": SECTION,
 }
 
@@ -147,7 +148,7 @@ def _grid(part: Mapping[str, Any], where: str) -> dict[str, Entry]:
     entries = {}
     for depth in grid["depths"]:
         for key, corpus in corpora.items():
-            facts = {k: v for k, v in corpus.items() if k not in ("parent", "options")}
+            facts = {k: v for k, v in corpus.items() if k not in ("parent", "config", "options")}
             name = _grid_name(depth, key)
             entries[name] = Entry(
                 name=name,
@@ -158,7 +159,7 @@ def _grid(part: Mapping[str, Any], where: str) -> dict[str, Entry]:
                 source=grid["source"],
                 pixel_mean=_three(grid["pixel_mean"]),
                 pixel_std=_three(grid["pixel_std"]),
-                command=_command(depth, key, corpus, grid["config"]),
+                command=_command(depth, key, corpus, corpus.get("config", grid["config"])),
                 **facts,
             )
     return entries
