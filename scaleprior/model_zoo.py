@@ -1,7 +1,8 @@
 """``scaleprior.model_zoo``: backbones by name.
 
-``list()``, ``get(name)`` and ``fetch(name)`` speak of the catalogue; ``with_backbone`` puts a backbone under a detector
-of Detectron2's own zoo, and needs Detectron2 when it is called.
+``list()``, ``get(name)`` and ``fetch(name)`` speak of the catalogue, ``add(file, name)`` and ``remove(name)`` of one's
+own backbones in it; ``with_backbone`` puts a backbone under a detector of Detectron2's own zoo, and needs Detectron2
+when it is called.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from scaleprior.backbones.zoo.entry import Entry
 
-__all__ = ["fetch", "get", "list", "with_backbone"]
+__all__ = ["add", "fetch", "get", "list", "remove", "with_backbone"]
 
 
 def list(pattern: str = "*") -> builtins.list[str]:
@@ -53,6 +54,33 @@ def fetch(name: str, *, progress: ProgressFn | bool = False) -> Path:
     name = name.removeprefix("scaleprior://")
     with watched(progress, f"fetching {name}", unit="bytes") as report:
         return canonical(name, progress=report)
+
+
+def add(file: str | Path, name: str) -> Entry:
+    """Register a backbone of one's own as ``scaleprior://NAME``; its file is copied into the zoo's folder.
+
+    Args:
+        file: ``RUN/backbone.safetensors``, or a foreign file that says all that matters.
+        name: free, or one whose weights are not public (``"paper-R-50-jft-10m"``): the card then has to fit the
+            catalogue's entry, and what is returned says in what (``checked``, ``differs``, ``unchecked``).
+
+    Raises:
+        UserError: no backbone, a name that is taken, or a card that contradicts the entry; with both values.
+    """
+    from scaleprior.backbones.zoo import add_backbone
+
+    return add_backbone(file, name.removeprefix("scaleprior://"))
+
+
+def remove(name: str) -> Path:
+    """Forget a backbone of one's own; returns the path of the zoo's copy of its file, which stays.
+
+    Raises:
+        UserError: none of that name was registered.
+    """
+    from scaleprior.backbones.zoo import remove_backbone
+
+    return remove_backbone(name.removeprefix("scaleprior://"))
 
 
 def with_backbone(

@@ -1,4 +1,4 @@
-"""``scaleprior zoo list|show|add|fetch|readme``: backbones by name."""
+"""``scaleprior zoo list|show|add|remove|fetch|readme``: backbones by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add = actions.add_parser(
         "add",
         help="register a backbone file of your own",
-        description="Copy a canonical backbone file into the zoo's folder and register it. Facts come from its card.",
+        description="Copy a canonical backbone file into the zoo's folder and register it. Facts come from its card. "
+        "NAME may be one of the list whose weights are not public: the card then has to fit what the list says.",
     )
     add.add_argument(
         "file",
@@ -40,6 +41,15 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add.add_argument("--name", required=True, help="what will follow scaleprior://")
     add.add_argument("--json", action="store_true", help="print JSON")
     add.set_defaults(handler=_add)
+
+    remove = actions.add_parser(
+        "remove",
+        help="forget a backbone of your own",
+        description="Forget a backbone that `zoo add` registered. Its file stays; the path is printed.",
+    )
+    remove.add_argument("name", metavar="NAME", help="as `zoo add` had it")
+    remove.add_argument("--json", action="store_true", help="print JSON")
+    remove.set_defaults(handler=_remove)
 
     fetch = actions.add_parser(
         "fetch",
@@ -69,6 +79,11 @@ _KINDS = {
     "paper": "not public: `zoo show` prints the command that makes such a backbone",
     "own": "own",
 }
+_STANDS = "own, in place of weights that are not public"
+
+
+def _kind(entry: Entry) -> str:
+    return _STANDS if entry.fills else _KINDS[entry.kind]
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -83,8 +98,8 @@ def _list(args: argparse.Namespace) -> None:
     names, trunks, images = (max(map(len, column)) for column in list(zip(*rows))[:3])
     room = max(_WIDTH - names - trunks - images - 6, 20)
     print(f"{'NAME':{names}}  {'TRUNK':{trunks}}  {'IMAGES':>{images}}  SUPERVISION")
-    for kind, group in itertools.groupby(zip(entries, rows), key=lambda pair: pair[0].kind):
-        print(f"\n{_KINDS[kind]}")
+    for kind, group in itertools.groupby(zip(entries, rows), key=lambda pair: _kind(pair[0])):
+        print(f"\n{kind}")
         for _, (name, trunk, count, signal) in group:
             signal = signal if len(signal) <= room else f"{signal[: room - 3]}..."
             print(f"{name:{names}}  {trunk:{trunks}}  {count:>{images}}  {signal}")
@@ -113,6 +128,8 @@ def _show(args: argparse.Namespace) -> None:
         ("norm eps", None if entry.norm_eps is None else f"{entry.norm_eps:g}"),
         *(("proof", f"{words}: {entry.proof[what]}") for what, words in PROOFS.items() if what in entry.proof),
         ("warning", assumed_words(entry.card) if entry.card else None),
+        ("stands for", entry.fills and f"the backbone of that name in {entry.fills}, whose weights are not public"),
+        *((what, ", ".join(words)) for what, words in _compared(entry)),
         ("downloaded", entry.downloaded or "never by ScalePrior's authors" if entry.kind == "public" else None),
     ]  # fmt: skip
     for name, value in facts:
@@ -120,6 +137,7 @@ def _show(args: argparse.Namespace) -> None:
             print(f"{name:12} {value}")
     if entry.command:
         print(f"\nTo make your own from a corpus of yours (CORPUS is its index folder):\n  {entry.command}")
+        print(f"To have it under this name, which configs expect:\n  {entry.register_command}")
     lines = entry.detection_lines()
     if lines:
         print("\nDetection config that these weights need:")
@@ -140,6 +158,11 @@ def _hash(entry: Entry) -> str | None:
     return f"{entry.printed.name} {entry.printed.words}, by its publisher"
 
 
+def _compared(entry: Entry) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """What of an own backbone was held against the entry that it stands for."""
+    return ("agrees", entry.checked), ("differs", entry.differs), ("not known", entry.unchecked)
+
+
 def _add(args: argparse.Namespace) -> None:
     from scaleprior.backbones.zoo import add_backbone
 
@@ -148,6 +171,20 @@ def _add(args: argparse.Namespace) -> None:
         print(json.dumps(entry.to_dict(), indent=2))
     else:
         print(f"registered: scaleprior://{entry.name} ({entry.arch}, SHA-256 {entry.sha256})")
+        if entry.fills:
+            print(f"The name is that of {entry.fills}, whose weights are not public; the file is yours.")
+            for what, words in _compared(entry):
+                print(f"  {what}: {', '.join(words) or 'nothing'}")
+
+
+def _remove(args: argparse.Namespace) -> None:
+    from scaleprior.backbones.zoo import remove_backbone
+
+    path = remove_backbone(args.name)
+    if args.json:
+        print(json.dumps({"name": args.name, "path": str(path)}))
+    else:
+        print(f"no longer registered: {args.name}; its file stays: {path}")
 
 
 def _fetch(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     )
     from scaleprior.backbones.zoo.entry import Entry as Entry
     from scaleprior.backbones.zoo.handler import ScalePriorHandler as ScalePriorHandler, register as register
-    from scaleprior.backbones.zoo.own import add_backbone as add_backbone
+    from scaleprior.backbones.zoo.own import add_backbone as add_backbone, remove_backbone as remove_backbone
     from scaleprior.backbones.zoo.resolve import (
         canonical as canonical,
         fetch as fetch,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from scaleprior.backbones.trunks.resnet.spec import BLOCKS_PER_STAGE
 from scaleprior.backbones.zoo.cache import ZooHome
 from scaleprior.backbones.zoo.entry import Entry, own_entry, public_entry
+from scaleprior.backbones.zoo.rung import fill
 from scaleprior.backbones.zoo.schema import (
     COUNT,
     SECTION,
@@ -29,7 +29,6 @@ from scaleprior.backbones.zoo.schema import (
     read_yaml,
 )
 from scaleprior.errors import UserError
-from scaleprior.wording import flag
 
 __all__ = ["SCHEMA", "Catalogue", "load_catalogue"]
 
@@ -64,8 +63,9 @@ class Catalogue:
         return iter(self.entries.values())
 
     def ordered(self) -> list[Entry]:
-        """Public ones, the paper's, the user's; by images, then by depth."""
-        return sorted(self, key=lambda e: (("public", "paper", "own").index(e.kind), e.images or 0, e.depth))
+        """Public ones, the paper's, the user's, those of these that stand for the paper's; by images, then by depth."""
+        kinds = ("public", "paper", "own")
+        return sorted(self, key=lambda e: (kinds.index(e.kind), bool(e.fills), e.images or 0, e.depth))
 
     def find(self, name: str) -> Entry:
         """The entry called ``name``.
@@ -84,6 +84,8 @@ class Catalogue:
 def load_catalogue(*, user: bool = True) -> Catalogue:
     """ScalePrior's catalogue and, unless ``user`` is False, the user's.
 
+    An own backbone may have a name of ours whose weights are not public, and then stands for it (:mod:`.rung`).
+
     Raises:
         UserError: a file that is not a catalogue, or an entry that is not one; names file, entry and key.
     """
@@ -91,9 +93,13 @@ def load_catalogue(*, user: bool = True) -> Catalogue:
     own = ZooHome.current().catalogue
     if user and own.is_file():
         for name, entry in read_catalogue(own, sections=("public", "own")).items():
-            if name in entries:
+            taken = entries.get(name)
+            if taken is None:
+                entries[name] = entry
+            elif taken.kind == "paper" and entry.kind == "own":
+                entries[name] = fill(taken, entry, where=f"{own}: entry {name}")
+            else:
                 raise UserError(f"{own}: entry {name}: ScalePrior's own catalogue has that name", hint="rename it")
-            entries[name] = entry
     return Catalogue(entries)
 
 
@@ -150,6 +156,7 @@ def _grid(part: Mapping[str, Any], where: str) -> dict[str, Entry]:
         for key, corpus in corpora.items():
             facts = {k: v for k, v in corpus.items() if k not in ("parent", "config", "options")}
             name = _grid_name(depth, key)
+            parent = _grid_name(depth, corpus["parent"]) if "parent" in corpus else None
             entries[name] = Entry(
                 name=name,
                 kind="paper",
@@ -159,7 +166,8 @@ def _grid(part: Mapping[str, Any], where: str) -> dict[str, Entry]:
                 source=grid["source"],
                 pixel_mean=_three(grid["pixel_mean"]),
                 pixel_std=_three(grid["pixel_std"]),
-                command=_command(depth, key, corpus, corpus.get("config", grid["config"])),
+                recipe=_recipe(corpus.get("config", grid["config"]).format(depth=depth), corpus["options"], parent),
+                parent=parent,
                 **facts,
             )
     return entries
@@ -174,13 +182,11 @@ def _grid_name(depth: int, corpus: str) -> str:
     return f"paper-R-{depth}-{corpus}"
 
 
-def _command(depth: int, key: str, corpus: Mapping[str, Any], config: str) -> str:
-    """One shell command; CORPUS stands for the user's index folder (``scaleprior corpus build``)."""
-    name = _grid_name(depth, key)
-    words = ["scaleprior", "pretrain", flag("config_file"), config.format(depth=depth), flag("out"), name]
-    words += ["PRETRAIN.CORPUS", "CORPUS"]
-    if corpus.get("parent"):
-        words += ["MODEL.WEIGHTS", f"{_grid_name(depth, corpus['parent'])}/backbone.safetensors"]
-    for option, value in corpus["options"].items():
+def _recipe(config: str, options: Mapping[str, Any], parent: str | None) -> tuple[str, ...]:
+    """Config and words of a run; CORPUS stands for the user's index folder (``scaleprior corpus build``)."""
+    words = [config, "PRETRAIN.CORPUS", "CORPUS"]
+    if parent is not None:
+        words += ["MODEL.WEIGHTS", f"{parent}/backbone.safetensors"]
+    for option, value in options.items():
         words += [option, str(value)]
-    return shlex.join(words)
+    return tuple(words)

@@ -6,6 +6,7 @@ that anyone can download) and ``own`` (files that the user registered, described
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -33,6 +34,7 @@ from scaleprior.backbones.zoo.schema import (
     optional,
 )
 from scaleprior.errors import UserError
+from scaleprior.wording import flag
 
 __all__ = ["PROOFS", "Entry", "own_entry", "public_entry", "supervision_of"]
 
@@ -120,7 +122,12 @@ class Entry:
         also: other files of the same weights, ``{"url": ..., "hash": ...}``: recognised, not downloaded.
         state, prefix, select: where in the file the trunk is, as ``ReadOptions`` takes them; None = where the search
             finds it.
-        command: shell command that makes such a backbone, for weights that are not public.
+        recipe: what makes such a backbone, for weights that are not public: a config of pretraining, then ``KEY VALUE``
+            words in which CORPUS stands for an index folder.
+        parent: the entry whose weights such a backbone begins from; None = random weights.
+        fills: of an own backbone under a name whose weights are not public: the source of that entry.
+        checked, differs, unchecked: in words, what of its card agrees with that entry, what does not and need not, and
+            what it does not tell.
         card: of a canonical file.
         pixel_mean, pixel_std: 0-255 scale, in ``channel_order``.
         norm_eps: what the norms add to the variance; a public entry that does not say it has its family's.
@@ -160,7 +167,12 @@ class Entry:
     select: str | None = None
     downloaded: str | None = None
     proof: Mapping[str, str] = field(default_factory=dict)
-    command: str | None = None
+    recipe: tuple[str, ...] = ()
+    parent: str | None = None
+    fills: str | None = None
+    checked: tuple[str, ...] = ()
+    differs: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
     card: Card | None = None
 
     @cached_property
@@ -204,6 +216,19 @@ class Entry:
         """Whether anyone can have the weights, for people."""
         return {"paper": "not public", "public": "public", "own": "own"}[self.kind]
 
+    @property
+    def command(self) -> str | None:
+        """Shell command that makes such a backbone, for weights that are not public."""
+        if not self.recipe:
+            return None
+        config, *words = self.recipe
+        return shlex.join(["scaleprior", "pretrain", flag("config_file"), config, flag("out"), self.name, *words])
+
+    @property
+    def register_command(self) -> str:
+        """Shell command that gives the backbone which ``command`` made this entry's name."""
+        return shlex.join(["scaleprior", "zoo", "add", f"{self.name}/backbone.safetensors", flag("name"), self.name])
+
     def detection_lines(self) -> list[str]:
         """``KEY VALUE`` words that a detector needs with these weights; empty for a trunk by address that only its file
         tells."""
@@ -241,10 +266,12 @@ class Entry:
         facts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "card"}
         facts["pixel_mean"], facts["pixel_std"] = list(self.pixel_mean), list(self.pixel_std)
         facts |= {"parts": dict(self.parts), "also": [dict(copy) for copy in self.also], "proof": dict(self.proof)}
+        facts |= {name: list(facts[name]) for name in ("recipe", "checked", "differs", "unchecked")}
         return {
             **facts,
             "arch": self.arch,
             "weights": self.weights,
+            "command": self.command,
             "uri": f"scaleprior://{self.name}",
             "detection": self.detection_lines(),
             "card": self.card.to_dict() if self.card else None,

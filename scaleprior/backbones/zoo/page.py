@@ -61,14 +61,15 @@ _GRID = """\
 
 Sun et al., ICCV 2017 ({source}). JFT-300M and these weights are **not public**; there is nothing to
 download. Each row can be made from a corpus of your own: index it with `scaleprior corpus build SRC CORPUS`, then run
-the command (here for depth {depth}; `zoo show` prints those of {depths}). The runs are as long as the paper's: for
-one GPU, take a smaller fraction and `Pretrain/R_50_modern.yaml`.
+the command (here for depth {depth}; `zoo show` prints those of {depths}), and give it its name with `zoo add`. The runs
+are as long as the paper's: for one GPU, take a smaller fraction and `Pretrain/R_50_modern.yaml`.
 """
 _OWN = """\
 ## Your own
 
 `scaleprior zoo add RUN/backbone.safetensors --name NAME` copies a file into the zoo's folder
-(`$SCALEPRIOR_HOME`, by default `~/.cache/scaleprior`) and registers it under its card's facts.
+(`$SCALEPRIOR_HOME`, by default `~/.cache/scaleprior`) and registers it under its card's facts. NAME may be one of the
+paper's grid, where configs expect it, if the card fits ([docs/zoo.md](../docs/zoo.md#a-rung-of-your-own)).
 """
 
 

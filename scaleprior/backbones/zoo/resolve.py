@@ -167,7 +167,8 @@ def fetch(name: str, *, refresh: bool = False, progress: ProgressFn | None = Non
     if entry.kind == "paper":
         raise UserError(
             f"the weights of {name} are not public ({entry.source})",
-            hint=f"make your own from a corpus of yours (CORPUS is its index): {entry.command}",
+            hint=f"make your own from a corpus of yours (CORPUS is its index): {entry.command}; "
+            f"then give it that name: {entry.register_command}",
         )
     if entry.kind == "own":
         return _own(entry, home)
@@ -230,7 +231,7 @@ def _own(entry: Entry, home: ZooHome) -> Path:
     if not is_intact(path, entry.sha256):
         raise FailureError(
             f"{path}, the file of {entry.name}, is missing or was altered",
-            hint=f"remove the entry from {home.catalogue} and add the file again",
+            hint=f"`scaleprior zoo remove {entry.name}`, and add the file again",
         )
     return path
 

@@ -111,7 +111,8 @@ def test_the_commands(cli: Cli, home: Path, backbone: Path, tmp_path: Path) -> N
     assert added.stdout.startswith("registered: scaleprior://mine (R-50-w8, SHA-256 ")
     again = cli("zoo", "add", backbone, "--name", "mine")
     assert (again.returncode, again.stderr) == (
-        2, "scaleprior: error: the zoo already has a backbone 'mine'; choose another --name\n",
+        2, "scaleprior: error: the zoo already has a backbone 'mine', which you registered; choose another --name, or "
+        "`scaleprior zoo remove mine` first\n",
     )  # fmt: skip
     assert [line for line in cli("zoo", "list").stdout.splitlines() if line][-4].split()[0] == "own"
     shown = cli("zoo", "show", "scaleprior://mine").stdout
