@@ -164,10 +164,27 @@ def print_results(results: Mapping[str, DetectionResult], engine: str, model: Pa
     for name, result in results.items():
         images = "? images" if result.images is None else some(result.images, "image")
         head = f"{name}: " if len(results) > 1 else ""
-        print(f"{head}{_figures(result.named())} (engine {engine}, {images})")
+        for kind, said in (("", result), ("with test-time augmentation: ", result.augmented)):
+            if said is not None:
+                print(f"{head}{kind}{_said(said)} (engine {engine}, {images})")
+
+
+def _said(result: DetectionResult) -> str:
+    """Box AP, or without boxes the numbers of every task that are of the whole set."""
+    if result.has_boxes:
+        return _figures(result.named())
+    parts = []
+    for task, figures in (result.metrics or {}).items():
+        whole = ", ".join(f"{name} {_number(figure)}" for name, figure in figures.items() if "-" not in name)
+        parts.append(f"{task}: {whole}")
+    return "; ".join(parts) or "nothing to compare with"
 
 
 def _figures(named: Mapping[str, float | None]) -> str:
     from scaleprior.ap_names import AP_NAMES
 
-    return ", ".join(f"{AP_NAMES[column]} {'-' if ap is None else format(ap, '.2f')}" for column, ap in named.items())
+    return ", ".join(f"{AP_NAMES[column]} {_number(ap)}" for column, ap in named.items())
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else format(value, ".2f")

@@ -15,6 +15,9 @@ from scaleprior.backbones.trunks.selection import check_model_is_read, is_timm_c
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.wording import parameter
 
+# What its readers of data sets raise for a file or a package that is missing, and for a broken file.
+_OF_DATA = (FileNotFoundError, ImportError, SyntaxError)
+
 __all__ = ["check_builders", "check_solver", "detectron2_refuses"]
 
 
@@ -70,9 +73,10 @@ def detectron2_refuses() -> Iterator[None]:
         yield
     except ScalePriorError:
         raise
-    except (AssertionError, AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as e:
+    except (AssertionError, AttributeError, KeyError, NotImplementedError, TypeError, ValueError, *_OF_DATA) as e:
         place = traceback.extract_tb(e.__traceback__)[-1]
-        text = " ".join(str(e.args[0] if e.args else "").split())
+        said = e.args[0] if e.args and not isinstance(e, _OF_DATA) else e
+        text = " ".join(str(said).split())
         # Many of its assertions have no text, or but a value; their line has the names.
         where = f"{place.name}: {place.line}" if isinstance(e, AssertionError) else place.name
         raise UserError(

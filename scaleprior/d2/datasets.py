@@ -21,10 +21,11 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathHandler, PathManager
 
 from scaleprior.backbones.zoo.cache import ZooHome
+from scaleprior.d2.evaluation.places import check_places
 from scaleprior.detect.data.coco import DetectionSet, load_coco
 from scaleprior.detect.data.image_root import FolderRoot, ImageRoot, open_root
 from scaleprior.detect.data.minival import MINIVAL_SETS
-from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, require_files
+from scaleprior.detect.data.names import dataset_paths, own_sets
 from scaleprior.detect.data.problems import DropBad, Problem
 from scaleprior.errors import UserError
 from scaleprior.files import file_sha256, write_text
@@ -124,8 +125,8 @@ def register_datasets(cfg: CfgNode) -> None:
         cfg: Detectron2's, with ``add_scaleprior_config``.
 
     Raises:
-        UserError: a name that nobody knows, missing files (names DETECTRON2_DATASETS for COCO's own), a broken set;
-            SCALEPRIOR.DROP_BAD for a set that others registered.
+        UserError: a name that nobody knows, missing files (names DETECTRON2_DATASETS for Detectron2's own), a broken
+            set; SCALEPRIOR.DROP_BAD for a set that others registered.
     """
     own, drop_bad = own_sets(cfg), cfg.SCALEPRIOR.DROP_BAD
     for name, (json, root) in own.items():
@@ -135,9 +136,8 @@ def register_datasets(cfg: CfgNode) -> None:
             _register(name, *dataset_paths(name, cfg), drop_bad, drop_empty_boxes=True)
         elif name not in DatasetCatalog:
             dataset_paths(name, cfg)  # knows no other name either, and says which it does
-        elif name in BUILTIN_SETS and name not in own:
-            found = MetadataCatalog.get(name)
-            require_files(name, found.json_file, found.image_root)
+        elif name not in _registered:
+            check_places(name, evaluated=False)
         if drop_bad != "none" and (name not in _registered or _registered[name].drop_bad != drop_bad):
             raise UserError(
                 f"SCALEPRIOR.DROP_BAD is {drop_bad!r}, but data set {name} was registered without it",

@@ -23,7 +23,8 @@ from scaleprior.config.saved import write_config
 from scaleprior.d2.checkpoint import load_detector
 from scaleprior.d2.checks import check_builders, detectron2_refuses
 from scaleprior.d2.datasets import problems_of
-from scaleprior.d2.evaluator import to_result
+from scaleprior.d2.evaluation.checks import check_evaluation
+from scaleprior.d2.evaluation.results import to_result
 from scaleprior.d2.logs import quiet_stdout, run_log
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training, read_trained
 from scaleprior.d2.trainer import Trainer
@@ -61,8 +62,9 @@ class Detectron2Engine:
         return default_config()
 
     def check_config(self, cfg: CfgNode) -> None:
-        """The builders that Detectron2 would look up, and the trunk of MODEL.TIMM.MODEL."""
+        """What Detectron2 would look up: builders, the trunk of MODEL.TIMM.MODEL, evaluators and files of test sets."""
         check_builders(cfg)
+        check_evaluation(cfg)
 
     def train(
         self,

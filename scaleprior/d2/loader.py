@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from scaleprior.config.seed import run_seed
-from scaleprior.d2.images import refuse_misread
+from scaleprior.d2.images import is_wide, refuse_misread
 from scaleprior.errors import UserError
 from scaleprior.training.seeds import step_seed
 
@@ -191,7 +191,7 @@ class ResumableLoader:
                 f"SOLVER.IMS_PER_BATCH is {total_batch_size}; the {processes} processes share out a batch equally",
                 hint=f"give a multiple of {processes} above 0",
             )
-        wide = [record["width"] > record["height"] for record in dataset] if aspect_ratio_grouping else None
+        wide = [is_wide(record) for record in dataset] if aspect_ratio_grouping else None
         images = DatasetFromList(list(dataset), copy=False)
         self.batches = BatchSampler(sampler, wide, total_batch_size // processes)
         mapped = _Mapped(images, NamedMapper(mapper, strict=strict), step_seed(seed, comm.get_rank()))

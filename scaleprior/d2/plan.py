@@ -24,8 +24,11 @@ from scaleprior.config import LoadedConfig, add_scaleprior_config
 from scaleprior.config.dotted import flat_config, get_key, set_key
 from scaleprior.config.seed import run_seed
 from scaleprior.d2.checkpoint import EXTRA_KEY
+from scaleprior.d2.checks import detectron2_refuses
 from scaleprior.d2.config_node import ConfigNode
 from scaleprior.d2.datasets import register_datasets
+from scaleprior.d2.evaluation.checks import check_evaluation
+from scaleprior.d2.evaluation.places import annotation_files
 from scaleprior.detect.fingerprint import run_fingerprint
 from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.plan import (
@@ -56,9 +59,11 @@ logger = logging.getLogger(__name__)
 
 # Detectron2 reads this behind a file's name. It asks for names to be matched by suffix, which is always done here.
 _HEURISTICS = "?matching_heuristics=True"
+_SEMANTIC = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"  # of pixels; the others count objects
 _CLASS_KEYS = {
-    "MODEL.ROI_HEADS.NUM_CLASSES": "GeneralizedRCNN",
-    "MODEL.RETINANET.NUM_CLASSES": "RetinaNet",
+    "MODEL.ROI_HEADS.NUM_CLASSES": ("GeneralizedRCNN", "PanopticFPN"),
+    "MODEL.RETINANET.NUM_CLASSES": ("RetinaNet",),
+    _SEMANTIC: ("SemanticSegmentor", "PanopticFPN"),
 }
 # Keys under MODEL that a trained detector may be evaluated under other values of.
 _FREE = ("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.LOAD_PROPOSALS")
@@ -124,7 +129,8 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
     _register(cfg, "DATASETS.TRAIN")
     names = _set_classes(cfg, loaded, "DATASETS.TRAIN")
     cfg.freeze()
-    annotations = [MetadataCatalog.get(name).get("json_file") for name in cfg.DATASETS.TRAIN]
+    check_evaluation(cfg)
+    annotations = [path for name in cfg.DATASETS.TRAIN for path in annotation_files(name)]
     trained = TrainedDetector(
         class_names=names,
         category_ids=None,
@@ -132,7 +138,7 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
         card=card,
         seed=cfg.SEED,
         max_iter=cfg.SOLVER.MAX_ITER,
-        fingerprint=run_fingerprint(cfg, card, [path for path in annotations if path]),
+        fingerprint=run_fingerprint(cfg, card, annotations),
         created_by=created_by(),
         tuning=tuning_of(cfg),
     )
@@ -162,6 +168,7 @@ def plan_evaluation(loaded: LoadedConfig, model: str | Path, out: Path) -> Plan:
             check_same_classes(f"data set {name}", class_names(name), trained.class_names)
     else:
         _set_classes(cfg, loaded, "DATASETS.TEST")
+    check_evaluation(cfg)
     cfg.freeze()
     return Plan(cfg, trained)
 
@@ -187,11 +194,17 @@ def read_trained(model: str | Path) -> TrainedDetector | None:
 
 
 def class_names(name: str) -> tuple[str, ...]:
-    """Classes 0, 1, ... of a registered data set."""
-    names = MetadataCatalog.get(name).get("thing_classes")
-    if names is None:  # Detectron2 learns them when it reads the annotations
-        DatasetCatalog.get(name)
-        names = MetadataCatalog.get(name).thing_classes
+    """Classes 0, 1, ... of a registered data set; of one for semantic segmentation alone, those of its pixels."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("thing_classes") is None and metadata.get("stuff_classes") is None:
+        with detectron2_refuses():
+            DatasetCatalog.get(name)  # Detectron2 learns them when it reads the annotations
+    names = metadata.get("thing_classes") or metadata.get("stuff_classes")
+    if names is None:
+        raise UserError(
+            f"data set {name} says not which classes it has",
+            hint=f"MetadataCatalog.get({name!r}).thing_classes = [...]",
+        )
     return tuple(names)
 
 
@@ -245,10 +258,13 @@ def _set_classes(cfg: CfgNode, loaded: LoadedConfig, sets: str) -> tuple[str, ..
     for other in others:
         if class_names(other) != names:
             raise UserError(f"{first} and {other} in {sets} have different classes", hint="use sets with the same ones")
-    for key, architecture in _CLASS_KEYS.items():
-        if architecture == cfg.MODEL.META_ARCHITECTURE:
-            check_class_count(loaded, key, len(names), first)
-        set_key(cfg, key, len(names))
+    stuff = MetadataCatalog.get(first).get("stuff_classes") or ()
+    for key, architectures in _CLASS_KEYS.items():
+        count = len(stuff) if key == _SEMANTIC else len(names)
+        if count and cfg.MODEL.META_ARCHITECTURE in architectures:
+            check_class_count(loaded, key, count, first)
+        if count:
+            set_key(cfg, key, count)
     return names
 
 

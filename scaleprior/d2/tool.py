@@ -19,7 +19,7 @@ from scaleprior.d2.checkpoint import load_detector
 from scaleprior.d2.checks import detectron2_refuses
 from scaleprior.d2.datasets import problems_of
 from scaleprior.d2.engine import MODEL_FILE, Detectron2Engine, claim, record
-from scaleprior.d2.evaluator import to_result
+from scaleprior.d2.evaluation.results import to_result
 from scaleprior.d2.logs import without_tracebacks
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training
 from scaleprior.d2.trainer import Trainer

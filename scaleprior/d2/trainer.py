@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, MetadataCatalog, build_detection_test_loader
+from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -29,7 +29,8 @@ from scaleprior.backbones.canonical import is_detector_state
 from scaleprior.config.seed import run_seed
 from scaleprior.d2.checkpoint import EXTRA_KEY
 from scaleprior.d2.checks import check_solver
-from scaleprior.d2.evaluator import Evaluator
+from scaleprior.d2.evaluation.checks import check_evaluation
+from scaleprior.d2.evaluation.kinds import build_evaluator
 from scaleprior.d2.loader import NamedMapper, ResumableLoader, TestLoader, UnusableImage
 from scaleprior.d2.norm_eps import build_norm_eps
 from scaleprior.detect.trained import TrainedDetector
@@ -61,6 +62,10 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode) -> None:
         check_solver(cfg)
+        if (
+            getattr(type(self).build_evaluator, "__func__", None) is Trainer.build_evaluator.__func__
+        ):  # no subclass' own
+            check_evaluation(cfg)
         self.trained: TrainedDetector | None = None
         self.progress: ProgressFn | None = None
         self._stop = StopRequest()
@@ -158,19 +163,13 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
-        """See ``evaluator.py``.
+        """See ``evaluation/kinds.py``.
 
         Raises:
-            UserError: a set that is not evaluated as COCO's are.
+            UserError: a set whose evaluator type Detectron2's own tool does not know either.
         """
-        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-        if kind != "coco":
-            raise UserError(
-                f"data set {dataset_name} has the evaluator type {kind!r}",
-                hint="give a COCO-format set, or override build_evaluator",
-            )
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        return Evaluator(dataset_name, folder)
+        return build_evaluator(cfg, dataset_name, folder)
 
 
 class _Checkpointer(DetectionCheckpointer):

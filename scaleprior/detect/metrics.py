@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scaleprior.ap_names import AP_NAMES
@@ -15,7 +16,15 @@ from scaleprior.files import is_number
 __all__ = ["ClassAP", "DetectionResult", "results_to_dict"]
 
 _WHOLE = re.compile(r"0|-?[1-9][0-9]*")  # an id that was a number before it was a key of JSON
-_OPTIONAL = {"segm": "masks", "images": "images", "detections": "detections", "seconds": "seconds"}  # JSON -> attribute
+# JSON -> attribute
+_OPTIONAL = {
+    "segm": "masks",
+    "images": "images",
+    "detections": "detections",
+    "seconds": "seconds",
+    "metrics": "metrics",
+}
+_AUGMENTED = "TTA"
 
 
 @dataclass(frozen=True)
@@ -28,16 +37,21 @@ class ClassAP:
 
 @dataclass(frozen=True)
 class DetectionResult:
-    """COCO's box AP on one set, in [0, 100].
+    """Box AP on one set, in [0, 100]: COCO's, or on a set of another kind (VOC, LVIS) what goes by that name there.
 
     Attributes:
-        ap, ap50, ap75: over IoU 0.50:0.95, at 0.50 and at 0.75. They exist wherever there is an object to find.
-        ap_small, ap_medium, ap_large: for objects below 32^2, below 96^2 and from 96^2 pixels; None where none is.
+        ap, ap50, ap75: over IoU 0.50:0.95, at 0.50 and at 0.75. They exist wherever there is an object to find; nan
+            where something else than boxes was evaluated (``has_boxes`` is False then).
+        ap_small, ap_medium, ap_large: for objects below 32^2, below 96^2 and from 96^2 pixels; None where none is, and
+            where the evaluation does not tell sizes apart.
         per_class: by the data's category ids, in their order. (By name, as read from what an earlier version wrote.)
         masks: the same numbers of masks, by COCO's names, where the detector has them.
         images: number of them; None where the engine does not say, as with the next two.
         detections: number of them.
         seconds: wall time of predicting and evaluating.
+        metrics: all that the engine's evaluation gave, under its own names: task ("bbox", "segm", "sem_seg", ...) ->
+            name -> number, None where that is undefined. None where the numbers above are all.
+        augmented: the same set with test-time augmentation; None where the config asks for none.
     """
 
     ap: float
@@ -51,16 +65,31 @@ class DetectionResult:
     images: int | None = None
     detections: int | None = None
     seconds: float | None = None
+    metrics: Mapping[str, Mapping[str, float | None]] | None = None
+    augmented: DetectionResult | None = None
+
+    @classmethod
+    def without_boxes(cls, *, metrics: Mapping[str, Mapping[str, float | None]]) -> DetectionResult:
+        """The result of a set on which no box AP was measured."""
+        return cls(math.nan, math.nan, math.nan, None, None, None, per_class={}, metrics=metrics)
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether there is a box AP."""
+        return not math.isnan(self.ap)
 
     def named(self) -> dict[str, float | None]:
-        """The six numbers by column name, in COCO's order."""
-        return {name: getattr(self, name) for name in AP_NAMES}
+        """The six numbers by column name, in COCO's order; {} without boxes."""
+        return {name: getattr(self, name) for name in AP_NAMES} if self.has_boxes else {}
 
     def to_dict(self) -> dict[str, Any]:
         """In the words of ``results.json``: AP, AP50, AP75, APs, APm, APl, per_class, and what else is known."""
         words: dict[str, Any] = {AP_NAMES[name]: value for name, value in self.named().items()}
-        words["per_class"] = {str(number): {"name": c.name, "ap": c.ap} for number, c in self.per_class.items()}
+        if self.has_boxes:
+            words["per_class"] = {str(number): {"name": c.name, "ap": c.ap} for number, c in self.per_class.items()}
         known = {word: getattr(self, name) for word, name in _OPTIONAL.items()}
+        if self.augmented is not None:
+            known[_AUGMENTED] = self.augmented.to_dict()
         return {**words, **{word: value for word, value in known.items() if value is not None}}
 
     @classmethod
@@ -72,19 +101,27 @@ class DetectionResult:
         """
         if not isinstance(raw, Mapping):
             raise UserError(f"{where}: the detection is {raw!r}", hint="evaluate again")
+        metrics = {} if raw.get("metrics") is None else raw["metrics"]
+        if not isinstance(metrics, Mapping):
+            raise UserError(f"{where}: metrics is {metrics!r}", hint="evaluate again")
+        for task, figures in metrics.items():
+            _check_figures(figures, f"{where}: metrics of {task}")
+        for word in ("images", "detections", "seconds"):
+            _check_figures({word: raw.get(word)}, where)
+        _check_figures({} if raw.get("segm") is None else raw["segm"], f"{where}: segm")
+        known = {name: raw[word] for word, name in _OPTIONAL.items() if word in raw}
+        if raw.get(_AUGMENTED) is not None:
+            known["augmented"] = cls.from_dict(raw[_AUGMENTED], where=f"{where}: {_AUGMENTED}")
+        if metrics and not any(word in raw for word in AP_NAMES.values()):
+            return replace(cls.without_boxes(metrics=metrics), **known)
         for name, word in AP_NAMES.items():
             value = raw.get(word, ...)
             if not (is_number(value) or (value is None and name not in ("ap", "ap50", "ap75"))):
                 raise UserError(
                     f"{where}: {word} is {'missing' if value is ... else repr(value)}", hint="evaluate again"
                 )
-        counts = {word: raw.get(word) for word in _OPTIONAL if word != "segm"}
-        _check_figures(counts, where)
         per_class = _read_classes(raw.get("per_class", {}), f"{where}: per_class")
-        _check_figures({} if raw.get("segm") is None else raw["segm"], f"{where}: segm")
-        numbers = {name: raw[word] for name, word in AP_NAMES.items()}
-        known = {name: raw[word] for word, name in _OPTIONAL.items() if word in raw}
-        return cls(**numbers, per_class=per_class, **known)
+        return cls(**{name: raw[word] for name, word in AP_NAMES.items()}, per_class=per_class, **known)
 
 
 def _read_classes(raw: Any, where: str) -> dict[CocoId, ClassAP]:

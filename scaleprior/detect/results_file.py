@@ -42,7 +42,7 @@ def append_result(
     trained: TrainedDetector | None,
     model: str | Path,
 ) -> None:
-    """Append one row a data set; the row of an evaluation that is repeated is replaced.
+    """Append one row a data set that has a box AP; the row of an evaluation that is repeated is replaced.
 
     A file that an earlier version wrote gets the columns that it lacks, with empty cells: what they say is not known.
 
@@ -73,7 +73,10 @@ def append_result(
             **training,
         }
         for name, result in results.items()
+        if result.has_boxes
     ]
+    if not rows:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Runs that end at once share a file: each waits for its turn to read, add and replace.

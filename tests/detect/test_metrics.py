@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -85,3 +86,26 @@ def test_a_number_that_is_none_is_refused(change: dict[str, Any], message: str) 
 def test_what_is_no_record_is_refused(raw: Any) -> None:
     with pytest.raises(UserError, match=r"here: the detection is .*; evaluate again"):
         DetectionResult.from_dict(raw, where="here")
+
+
+def test_a_result_without_boxes_has_no_ap_anywhere() -> None:
+    """Semantic segmentation: every number under its own name, none under a box's, and back from JSON."""
+    figures = {"sem_seg": {"mIoU": 31.5, "IoU-road": None}}
+    result = DetectionResult.without_boxes(metrics=figures)
+    assert not result.has_boxes
+    assert result.named() == {}
+    assert result.to_dict() == {"metrics": figures}
+    assert results_to_dict({"a": result}) == {"metrics": figures}
+    again = DetectionResult.from_dict(json.loads(json.dumps(result.to_dict())))
+    assert (again.has_boxes, again.metrics) == (False, figures)
+    with pytest.raises(UserError, match="AP is missing"):
+        DetectionResult.from_dict({"metrics": {}})
+    with pytest.raises(UserError, match=r"result: metrics of sem_seg: mIoU is 'much'"):
+        DetectionResult.from_dict({"metrics": {"sem_seg": {"mIoU": "much"}}})
+
+
+def test_what_augmentation_gave_stands_beside() -> None:
+    plain = DetectionResult(10.0, 20.0, 5.0, None, None, None, per_class={})
+    both = replace(plain, augmented=replace(plain, ap=11.0))
+    assert both.to_dict()["TTA"]["AP"] == 11.0
+    assert DetectionResult.from_dict(json.loads(json.dumps(both.to_dict()))) == both

@@ -14,7 +14,7 @@ from scaleprior.wording import either
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["BUILTIN_SETS", "dataset_paths", "names_of_files", "own_sets", "require_files"]
+__all__ = ["BUILTIN_SETS", "dataset_paths", "names_of_files", "no_such_place", "own_sets", "require_files"]
 
 # name -> (JSON, image folder) under $DETECTRON2_DATASETS, as Detectron2 registers them
 _BUILTIN = {
@@ -91,10 +91,19 @@ def require_files(name: str, annotations: str, images: str) -> None:
     """
     for what, path in (("annotations", annotations), ("images", images)):
         if not os.path.exists(path):
-            folder = os.environ.get("DETECTRON2_DATASETS")
-            now = f"it is {folder}" if folder else "it is not set, which means ./datasets"
-            files = either("; or give train and val", "")
-            raise UserError(
-                f"data set {name}: no {what} at {path}",
-                hint=f"set DETECTRON2_DATASETS to the folder that holds coco/ before Python starts; {now}{files}",
-            )
+            raise no_such_place(name, what, path, holds="coco/")
+
+
+def no_such_place(name: str, what: str, path: str, *, holds: str) -> UserError:
+    """The error for a set that is looked up under ``$DETECTRON2_DATASETS`` and not there.
+
+    Args:
+        what: is missing at ``path``. holds: the folder below that variable's which has it, "coco/".
+    """
+    folder = os.environ.get("DETECTRON2_DATASETS")
+    now = f"it is {folder}" if folder else "it is not set, which means ./datasets"
+    files = either("; or give train and val", "") if holds == "coco/" else ""
+    return UserError(
+        f"data set {name}: no {what} at {path}",
+        hint=f"set DETECTRON2_DATASETS to the folder that holds {holds} before Python starts; {now}{files}",
+    )

@@ -1,0 +1,61 @@
+"""What Detectron2's evaluators found, as our record: nothing that they did not measure."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+
+from scaleprior.ap_names import AP_NAMES
+from scaleprior.d2.evaluation.coco import class_labels, classes_of
+from scaleprior.detect.data.coco import load_truth
+from scaleprior.detect.data.coco_format import CocoId
+from scaleprior.detect.evaluate import coco_ap
+from scaleprior.detect.metrics import ClassAP, DetectionResult
+
+__all__ = ["to_result"]
+
+logger = logging.getLogger(__name__)
+
+_ANNOTATED = ("coco", "coco_panoptic_seg")  # kinds whose boxes are held against a COCO instances file
+_Numbers = dict[str, float | None]
+
+
+def to_result(found: Mapping[str, Any], dataset: str) -> DetectionResult:
+    """Detectron2's result of one set as our record; a nan of Detectron2's, where there are no such objects, is None.
+
+    Args:
+        found: task ("bbox", "segm", "keypoints", "sem_seg", "panoptic_seg", ...) -> name of a number -> number.
+    """
+    metrics = {task: _numbers(numbers) for task, numbers in found.items() if isinstance(numbers, Mapping)}
+    boxes = metrics.get("bbox")
+    nothing = boxes is not None and all(value is None for value in boxes.values())
+    if nothing and MetadataCatalog.get(dataset).get("evaluator_type") in _ANNOTATED:
+        # Detectron2 evaluates nothing where nothing was detected; COCO's AP is 0 then.
+        truth, _ = load_truth(MetadataCatalog.get(dataset).json_file, problems=[])
+        return replace(coco_ap(truth, []), metrics=metrics)
+    masks = {name: value for name, value in metrics.get("segm", {}).items() if "-" not in name} or None
+    if boxes is None or any(boxes.get(AP_NAMES[name]) is None for name in ("ap", "ap50", "ap75")):
+        if boxes is not None:
+            logger.warning("%s: Detectron2 found no box AP: %s", dataset, boxes)
+        return replace(DetectionResult.without_boxes(metrics=metrics), masks=masks)
+    whole: dict[str, Any] = {name: boxes.get(word) for name, word in AP_NAMES.items()}
+    return DetectionResult(**whole, per_class=_per_class(boxes, dataset), masks=masks, metrics=metrics)
+
+
+def _numbers(found: Mapping[str, Any]) -> _Numbers:
+    return {name: None if math.isnan(value) else float(value) for name, value in found.items()}
+
+
+def _per_class(boxes: Mapping[str, float | None], dataset: str) -> dict[CocoId, ClassAP]:
+    """AP by class, where the evaluator says it; of a single class COCO's says nothing beside the whole."""
+    classes = classes_of(dataset)
+    labels = class_labels(classes)
+    if len(classes) != 1 and not any(f"AP-{label}" in boxes for label in labels):
+        return {}
+    aps = [boxes["AP"]] if len(classes) == 1 else [boxes.get(f"AP-{label}") for label in labels]
+    return {number: ClassAP(name, ap) for (number, name), ap in zip(classes.items(), aps)}
