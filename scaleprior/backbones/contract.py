@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from scaleprior.config.load import LoadedConfig
 
-__all__ = ["NORM_EPS", "Mismatch", "apply_card", "check_contract", "is_translation", "usual_norm"]
+__all__ = ["NORM_EPS", "Mismatch", "apply_card", "check_contract", "is_strict", "is_translation", "usual_norm"]
 
 logger = logging.getLogger(__name__)
 
@@ -153,19 +153,25 @@ def apply_card(loaded: LoadedConfig, card: Card) -> CfgNode:
     """A frozen copy of the config with the keys that nobody set taken from the card.
 
     Raises:
-        UserError: a key that was set contradicts the card; prints the override lines.
+        UserError: a key that was set contradicts the card; prints the override lines. With SCALEPRIOR.CONTRACT warn
+            that is a warning, and the key stays as it was set.
     """
     mismatches = check_contract(loaded.cfg, card, loaded.explicit)
     contradictions = [m for m in mismatches if m.explicit]
     if contradictions:
         said = ", ".join(f"{m.key} is {m.config_value!r}" for m in contradictions)
-        raise UserError(
+        error = UserError(
             f"config {loaded.source} contradicts the card of backbone {card.name}: {said}",
             hint="use " + " ".join(m.override for m in contradictions),
         )
+        if is_strict(loaded.cfg):
+            raise error
+        logger.warning("%s", error)
     cfg = loaded.cfg.clone()
     cfg.defrost()
     for mismatch in mismatches:
+        if mismatch.explicit:
+            continue
         if is_translation(mismatch.key, mismatch.config_value, mismatch.card_value):
             logger.info(
                 "backbone %s is timm's %s: %s %s instead of %s",
@@ -178,6 +184,18 @@ def apply_card(loaded: LoadedConfig, card: Card) -> CfgNode:
         node[leaf] = mismatch.card_value
     cfg.freeze()
     return cfg
+
+
+def is_strict(cfg: CfgNode) -> bool:
+    """Whether SCALEPRIOR.CONTRACT makes a contradiction an error; it does where the config does not declare the key.
+
+    Raises:
+        UserError: another word than the key takes.
+    """
+    word = cfg.get("SCALEPRIOR", {}).get("CONTRACT", "strict")
+    if word not in ("strict", "warn"):
+        raise UserError(f"SCALEPRIOR.CONTRACT is {word!r}", hint="take one of strict, warn")
+    return word == "strict"
 
 
 def _get(cfg: CfgNode, key: str) -> Any:

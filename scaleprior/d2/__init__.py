@@ -27,9 +27,11 @@ try:
     from scaleprior.backbones.zoo import register
     from scaleprior.config import add_scaleprior_config
     from scaleprior.d2 import timm_backbones  # noqa: F401 (registers the backbones)
-    from scaleprior.d2.checkpoint import extend_checkpointer, match_trunk
-    from scaleprior.d2.contract import apply_card, check_contract, check_model
+    from scaleprior.d2.built import note_configs
+    from scaleprior.d2.checkpoint import extend_checkpointer
+    from scaleprior.d2.contract import apply_card, check_contract, check_model, contract_mode
     from scaleprior.d2.datasets import register_coco, register_datasets
+    from scaleprior.d2.matching import match_trunk
     from scaleprior.d2.model_zoo import with_backbone
     from scaleprior.d2.trainer import Trainer
 except ModuleNotFoundError as e:
@@ -47,6 +49,7 @@ except Exception as e:
     ) from e
 
 extend_checkpointer()
+note_configs()
 register(PathManager)
 
 __all__ = [
@@ -56,6 +59,7 @@ __all__ = [
     "apply_card",
     "check_contract",
     "check_model",
+    "contract_mode",
     "match_trunk",
     "register_coco",
     "register_datasets",

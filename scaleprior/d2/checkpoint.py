@@ -1,63 +1,59 @@
 """Backbones with a card through Detectron2's own loading path: ``MODEL.WEIGHTS`` of any trainer, stock ones included.
 
-``extend_checkpointer()`` widens ``DetectionCheckpointer`` in two places. Files without a card go the way they went.
+``extend_checkpointer()`` widens ``DetectionCheckpointer`` in three places. Files without a card go the way they went.
 
+- ``load`` can be called again after it has failed.
 - ``_load_file`` also reads canonical ``.safetensors`` (``scaleprior://NAME`` resolves to one before).
-- ``_load_model`` fills a trunk from a backbone with a card by exact names, counts, and refuses what does not fit:
+- ``_load_model`` fills trunks from a backbone with a card by exact names, counts, and refuses what does not fit:
   Detectron2 itself only warns, also when nothing matched at all. It holds the built model against the card, too.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import ParseResult, parse_qs
 
 from detectron2.checkpoint import DetectionCheckpointer
-from torch import Tensor, nn
+from torch import nn
 
 from scaleprior.backbones.assumed import warn_of_assumed
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import NORM_EPS
 from scaleprior.backbones.readers.assemble import CARD_IN_PICKLE
-from scaleprior.backbones.trunks.trunk import canonical_shapes
 from scaleprior.backbones.weights import has_card, load_canonical
-from scaleprior.d2.contract import OTHER_EPS, check_norm_eps, require_contract
+from scaleprior.d2.contract import OTHER_EPS, check_norm_eps, is_strict, require_contract
+from scaleprior.d2.matching import COUNTER, fresh_groups, match_trunk
 from scaleprior.errors import ScalePriorError, UserError
 
-__all__ = ["EXTRA_KEY", "TrunkMatch", "extend_checkpointer", "load_detector", "match_trunk"]
+__all__ = ["EXTRA_KEY", "extend_checkpointer", "load_detector"]
 
 # Below Detectron2's own logger, so that trainers which know nothing of ours show how many tensors matched.
 logger = logging.getLogger("detectron2.scaleprior")
 
 EXTRA_KEY = "scaleprior"
 """Entry of our checkpoints that holds, as JSON, what made them; Detectron2 passes over it."""
-_COUNTER = ".num_batches_tracked"
-_OFFSETS = ".conv2_offset."  # deformable convolutions add these; no backbone has them
-
-
-@dataclass(frozen=True)
-class TrunkMatch:
-    """Which of a model's tensors a backbone fills.
-
-    Attributes:
-        filled: name in the model -> name in the file.
-        unused: names of the file that the model has no place for: whole stages, such as res5 in an RPN on res4.
-    """
-
-    filled: Mapping[str, str]
-    unused: tuple[str, ...]
 
 
 def extend_checkpointer() -> None:
     """Teach ``DetectionCheckpointer`` about cards; doing it twice is harmless."""
     if getattr(DetectionCheckpointer, "_scaleprior", False):
         return
-    load_file, load_model = DetectionCheckpointer._load_file, DetectionCheckpointer._load_model
+    load, load_file = DetectionCheckpointer.load, DetectionCheckpointer._load_file
+    load_model = DetectionCheckpointer._load_model
+
+    @functools.wraps(load)
+    def _load(self: DetectionCheckpointer, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            return load(self, path, *args, **kwargs)
+        except BaseException:
+            self._parsed_url_during_load = None  # or every later load of this object fails an assertion
+            raise
 
     def _load_file(self: DetectionCheckpointer, filename: str) -> dict[str, Any]:
         if Path(filename).suffix == ".safetensors":
@@ -71,30 +67,59 @@ def extend_checkpointer() -> None:
         return load_file(self, filename)
 
     def _load_model(self: DetectionCheckpointer, checkpoint: dict[str, Any]) -> Any:
-        text = checkpoint.get(CARD_IN_PICKLE)
-        if text is None:
-            _hold_against_training(self.model, checkpoint)
-            return load_model(self, checkpoint)
-        card = Card.from_json(text, source="the card in MODEL.WEIGHTS")
-        require_contract(self.model, card)
-        warn_of_assumed(card, logger)
-        tensors = checkpoint.pop("model")  # as Detectron2 does: what is left is what load() returns
-        self._convert_ndarray_to_tensor(tensors)
-        match = match_trunk(self.model, tensors, card)
-        incompatible = load_model(self, {"model": {name: tensors[source] for name, source in match.filled.items()}})
-        logger.info(
-            "backbone %s: %d of its %d tensors fill the trunk; %d tensors of other layers start fresh",
-            card.name,
-            len(set(match.filled.values())),
-            len(tensors),
-            len([n for n in incompatible.missing_keys if not n.endswith(_COUNTER)]),
-        )
-        # The trunk is complete; that the heads are new is what a backbone is for, and not worth Detectron2's warning.
-        incompatible.missing_keys.clear()
-        return incompatible
+        if CARD_IN_PICKLE in checkpoint:
+            _refuse_queries(self._parsed_url_during_load)
+            return _fill_trunks(self, checkpoint, load_model)
+        _hold_against_training(self.model, checkpoint)
+        return load_model(self, checkpoint)
 
+    DetectionCheckpointer.load = _load
     DetectionCheckpointer._load_file, DetectionCheckpointer._load_model = _load_file, _load_model
     DetectionCheckpointer._scaleprior = True  # pyright: ignore[reportAttributeAccessIssue] (a mark of ours)
+
+
+def _refuse_queries(address: ParseResult | None) -> None:
+    """Detectron2 reads one query behind a file's name, which asks for what is always done with a card.
+
+    Raises:
+        UserError: any other.
+    """
+    others = sorted(set(parse_qs(address.query, keep_blank_values=True)) - {"matching_heuristics"}) if address else []
+    if address and others:
+        raise UserError(
+            f"MODEL.WEIGHTS {address.geturl()} has the query {', '.join(others)}, which means nothing to Detectron2",
+            hint=f"give {address._replace(query='').geturl()}",
+        )
+
+
+def _fill_trunks(checkpointer: DetectionCheckpointer, checkpoint: dict[str, Any], load_model: Any) -> Any:
+    """Load a backbone with a card; returns what Detectron2's ``load_model`` found that does not fit.
+
+    Raises:
+        UserError: the model contradicts the card, or a trunk in it is not filled; see :func:`contract_mode`.
+    """
+    model, companions = checkpointer.model, list(checkpointer.checkpointables.values())
+    card = Card.from_json(checkpoint[CARD_IN_PICKLE], source="the card in MODEL.WEIGHTS")
+    tensors = checkpoint.pop("model")  # as Detectron2 does: what is left is what load() returns
+    checkpointer._convert_ndarray_to_tensor(tensors)
+    strict = is_strict(model)
+    match = match_trunk(model, tensors, card, strict=strict)
+    require_contract(model, card, match.places, companions, strict=strict)
+    warn_of_assumed(card, logger)
+    incompatible = load_model(checkpointer, {"model": {name: tensors[source] for name, source in match.filled.items()}})
+    for said in match.left:
+        logger.warning("backbone %s does not fit completely: %s", card.name, said)
+    fresh = [name for name in incompatible.missing_keys if not name.endswith(COUNTER)]
+    count = f"{len(set(match.filled.values()))} of its {len(tensors)} tensors fill the trunk"
+    if len(match.places) > 1:
+        count = f"{count}s {', '.join(place.path for place in match.places)}"
+    # Who evaluates loads a model and nothing else; who trains, its optimiser or its trainer beside it. The former has
+    # to hear that heads are new; to the latter it is what a backbone is for.
+    level = logging.INFO if companions or not fresh else logging.WARNING
+    new = f"; new, untrained: {fresh_groups(fresh, match.places)}" if fresh else ""
+    logger.log(level, "backbone %s: %s%s", card.name, count, new)
+    incompatible.missing_keys.clear()  # said, by groups: Detectron2's warning would list them all
+    return incompatible
 
 
 def _hold_against_training(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
@@ -114,73 +139,6 @@ def _hold_against_training(model: nn.Module, checkpoint: Mapping[str, Any]) -> N
         )
 
 
-def match_trunk(model: nn.Module, tensors: Mapping[str, Tensor], card: Card) -> TrunkMatch:
-    """Where each tensor of a canonical backbone goes in ``model``, whatever the trunk's prefix is there.
-
-    A name of the model matches the file's name that is its longest dotted suffix: one file fills ``backbone.``,
-    ``backbone.bottom_up.`` and, for C4, ``roi_heads.res5.``.
-
-    Raises:
-        UserError: nothing matches; the trunk is not filled completely; shapes differ; a part of a stage is left over.
-    """
-    state, part_of = model.state_dict(), card.arch.family.part_of
-    filled: dict[str, str] = {}
-    prefixes: set[str] = set()
-    found = {name: source for name in state if (source := _longest_suffix(name, tensors)) is not None}
-    # A trunk is where its stem is; a name such as "norm.weight" (BiT's last) also ends names of other layers. What
-    # stands apart from the stem is C4's res5 in the heads, and its names are its own.
-    trunks = {_prefix(name, source) for name, source in found.items() if part_of(source) == "stem"}
-    for name, source in found.items():
-        if _prefix(name, source) in trunks or source.startswith("res"):
-            filled[name] = source
-            prefixes.add(_prefix(name, source))
-    stages = {part_of(name) for name in canonical_shapes(card.arch)}
-    hint = "take weights of the architecture that the config describes (MODEL.RESNETS.*, MODEL.TIMM.MODEL)"
-    if not filled:
-        raise UserError(f"none of the {len(tensors)} tensors of backbone {card.name} fits this model", hint=hint)
-    unfilled = [
-        name
-        for name in state
-        if name not in filled
-        and not name.endswith(_COUNTER)
-        and _OFFSETS not in name
-        and any(name.startswith(p) and part_of(name[len(p) :]) in stages for p in prefixes)
-    ]
-    differing = [
-        f"{name} is {tuple(state[name].shape)}, the file's {tuple(tensors[source].shape)}"
-        for name, source in filled.items()
-        if state[name].shape != tensors[source].shape
-    ]
-    used = set(filled.values())
-    unused = tuple(name for name in tensors if name not in used)
-    # A stage is in use when its convolutions are: BiT's res4 also passes the first norm of the stage behind it.
-    convolved = {part_of(name) for name in used if tensors[name].ndim > 1}
-    torn = [name for name in unused if part_of(name) in convolved]
-    for what, names in (
-        ("tensors of the model's trunk are not in it", unfilled),
-        ("tensors have other shapes", differing),
-        ("of its tensors have no place in the model", torn),
-    ):
-        if names:
-            raise UserError(
-                f"backbone {card.name} ({card.arch.name}) does not fit: {len(names)} {what}, first: {names[0]}",
-                hint=hint,
-            )
-    return TrunkMatch(filled, unused)
-
-
-def _prefix(name: str, source: str) -> str:
-    return name[: len(name) - len(source)]
-
-
-def _longest_suffix(name: str, tensors: Mapping[str, Tensor]) -> str | None:
-    while name not in tensors:
-        _, dot, name = name.partition(".")
-        if not dot:
-            return None
-    return name
-
-
 class _Complete(DetectionCheckpointer):
     """Loads a whole detector, and refuses one that leaves a tensor of the model as it was."""
 
@@ -190,7 +148,7 @@ class _Complete(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         other = {name: f"{name} {theirs} for {ours}" for name, theirs, ours in incompatible.incorrect_shapes}
         # Detectron2 counts a tensor of another shape as missing, too.
-        missing = [n for n in incompatible.missing_keys if n not in other and not n.endswith(_COUNTER)]
+        missing = [n for n in incompatible.missing_keys if n not in other and not n.endswith(COUNTER)]
         for what, names in (("tensors are missing", missing), ("tensors have other shapes", list(other.values()))):
             if names:
                 raise UserError(

@@ -1,30 +1,45 @@
 """The contract inside Detectron2: a config, or a model that was built already, held against a backbone's card.
 
-Detectron2 takes a wrong channel order, wrong pixel statistics and a wrong stride placement in silence.
+Detectron2 takes a wrong channel order, wrong pixel statistics and a wrong stride placement in silence. What a model
+does not show is said, once for every model.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
-from typing import Any
+import weakref
+from collections.abc import Collection, Sequence
+from typing import Any, Literal, get_args
 
 from detectron2.config import CfgNode
-from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import nn
 
 from scaleprior.backbones import contract as backbone_contract
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import NORM_EPS, Mismatch, check_contract
 from scaleprior.backbones.trunks.model import same_eps
+from scaleprior.backbones.trunks.trunk import canonical_shapes
 from scaleprior.config import LoadedConfig
 from scaleprior.config.dotted import flat_config, set_key
+from scaleprior.d2.built import note_inside
+from scaleprior.d2.inspection import inspect_model
 from scaleprior.d2.norm_eps import trunk_eps
+from scaleprior.d2.places import TrunkPlace, find_trunks
 from scaleprior.errors import UserError
+from scaleprior.wording import parameter
 
-__all__ = ["OTHER_EPS", "apply_card", "check_contract", "check_model", "check_norm_eps", "require_contract"]
+__all__ = [
+    "OTHER_EPS", "ContractMode", "apply_card", "check_contract", "check_model", "check_norm_eps", "contract_mode",
+    "is_strict", "require_contract",
+]  # fmt: skip
 
-logger = logging.getLogger(__name__)
+# Below Detectron2's own logger, so that trainers which know nothing of ours show what is said.
+logger = logging.getLogger("detectron2.scaleprior")
+
+ContractMode = Literal["strict", "warn"]
+"""What a contradiction between a model and its backbone's card is: an error, or a warning."""
+_mode: ContractMode = "strict"
+_told: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models of which it was said what could not be checked
 
 _THEIRS = 1e-5  # of all norms that Detectron2 builds
 OTHER_EPS = (
@@ -55,34 +70,40 @@ def apply_card(cfg: CfgNode, card: Card, explicit: Collection[str] = ()) -> None
         cfg.freeze()
 
 
+def contract_mode(mode: ContractMode) -> None:
+    """Choose for this process what SCALEPRIOR.CONTRACT chooses for a model built from a yacs config with our keys.
+
+    For LazyConfigs, and programs that know nothing of ours: call it once, before weights are loaded.
+
+    Args:
+        mode: "strict", the default: a model that contradicts its backbone's card, or a trunk that the backbone does not
+            fill completely, is an error. "warn": it is a warning, and of a trunk that was changed inside what fits is
+            loaded.
+
+    Raises:
+        UserError: another word.
+    """
+    global _mode
+    if mode not in get_args(ContractMode):
+        raise UserError(f"{parameter('mode')} is {mode!r}", hint=f"take one of {', '.join(get_args(ContractMode))}")
+    _mode = mode
+
+
+def is_strict(model: nn.Module) -> bool:
+    """Whether a contradiction is an error: neither the model's config nor :func:`contract_mode` says "warn"."""
+    note = note_inside(model)
+    return _mode == "strict" and (note is None or note.strict)
+
+
 def check_model(model: nn.Module, card: Card) -> list[Mismatch]:
     """Everything in which a built model contradicts ``card``; empty when they agree.
 
-    Compared: the model's pixel mean and std and its channel order, where it has them (all of Detectron2's detectors
-    do), what its trunk's norms add to the variance, and where its bottlenecks stride. Depth, widths and kind of norm
-    show in the tensors' names and shapes.
+    Compared, at every trunk in the model that is named as the card's: pixel mean and std, channel order, what the
+    trunk's norms add to the variance, and where its bottlenecks stride. Depth, widths and kind of norm show in the
+    tensors' names and shapes.
     """
-    found = []
-    for key, buffer, wanted in (
-        ("MODEL.PIXEL_MEAN", "pixel_mean", card.pixel_mean),
-        ("MODEL.PIXEL_STD", "pixel_std", card.pixel_std),
-    ):
-        value = getattr(model, buffer, None)
-        if value is not None:
-            numbers = [round(float(v), 4) for v in value.flatten()]
-            if len(numbers) != len(wanted) or any(abs(a - b) > 1e-3 for a, b in zip(numbers, wanted)):
-                found.append(Mismatch(key, numbers, list(wanted)))
-    order = getattr(model, "input_format", None)
-    if order is not None and order != card.channel_order:
-        found.append(Mismatch("INPUT.FORMAT", order, card.channel_order))
-    found += check_norm_eps(model, card.norm_eps, usual=card.arch.family.eps)
-    if "MODEL.RESNETS.STRIDE_IN_1X1" in (card.arch.to_cfg_keys() or ()):
-        blocks: list[Any] = [block for block in model.modules() if isinstance(block, BottleneckBlock)]
-        places = [(block.conv1.stride[0], block.conv2.stride[0]) for block in blocks]
-        strides = {first > 1 for first, second in places if max(first, second) > 1}
-        if strides - {card.stride_in_1x1}:
-            found.append(Mismatch("MODEL.RESNETS.STRIDE_IN_1X1", not card.stride_in_1x1, card.stride_in_1x1))
-    return found
+    places = find_trunks(model.state_dict(), canonical_shapes(card.arch), card.arch)
+    return inspect_model(model, card, places or [TrunkPlace("", (), {})]).mismatches
 
 
 def check_norm_eps(model: nn.Module, eps: float, *, usual: float = _THEIRS) -> list[Mismatch]:
@@ -95,19 +116,32 @@ def check_norm_eps(model: nn.Module, eps: float, *, usual: float = _THEIRS) -> l
     return [Mismatch(NORM_EPS, others[0], eps)] if others else []
 
 
-def require_contract(model: nn.Module, card: Card) -> None:
-    """Raise where :func:`check_model` finds something.
+def require_contract(
+    model: nn.Module, card: Card, places: Sequence[TrunkPlace], companions: Sequence[Any] = (), *, strict: bool = True
+) -> None:
+    """Raise where a model contradicts ``card``; say, once for every model, what could not be checked.
+
+    Args:
+        places, companions: see :func:`inspect_model`.
+        strict: contradictions are errors, not warnings.
 
     Raises:
         UserError: prints the override lines.
     """
-    mismatches = check_model(model, card)
-    if mismatches:
-        said = ", ".join(f"{m.key} is {_short(m.config_value)}" for m in mismatches)
-        hint = "use " + " ".join(m.override for m in mismatches)
-        if any(m.key == NORM_EPS for m in mismatches):
+    findings = inspect_model(model, card, places, companions)
+    if findings.mismatches:
+        said = ", ".join(f"{m.key} is {_short(m.config_value)}" for m in findings.mismatches)
+        where = f" at {', '.join(findings.where)}" if findings.where else ""
+        said = f"the model contradicts the card of its backbone {card.name}{where}: {said}"
+        hint = "use " + " ".join(m.override for m in findings.mismatches)
+        if any(m.key == NORM_EPS for m in findings.mismatches):
             hint += OTHER_EPS
-        raise UserError(f"the model contradicts the card of its backbone {card.name}: {said}", hint=hint)
+        if strict:
+            raise UserError(said, hint=hint)
+        logger.warning("%s; %s", said, hint)
+    if findings.unchecked and model not in _told:
+        _told.add(model)
+        logger.warning("could not check against backbone %s: %s", card.name, "; ".join(findings.unchecked))
 
 
 def _short(value: Any) -> str:

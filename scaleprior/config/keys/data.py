@@ -110,6 +110,13 @@ OWN = (
         engines=EVERYBODY, changes=(PRETRAIN,), since=2,
     ),
     Key(
+        "SCALEPRIOR.CONTRACT", "strict",
+        "What a contradiction to the card of a backbone is: strict = an error; warn = a warning, and what the config "
+        "says holds. On the detectron2 engine warn also loads what fits of a trunk that was changed inside, and says "
+        "what does not. No effect on the results of what strict lets through.",
+        engines=DETECTORS, changes=(), legal=one_of("strict", "warn"), since=2,
+    ),
+    Key(
         "SCALEPRIOR.RESULTS", "",
         'A CSV file that every evaluation appends a row to, for `scaleprior laws fit`; "" = none.',
         engines=DETECTORS, changes=(),

@@ -1,0 +1,472 @@
+"""The contract at the edges of Detectron2: models that keep little of their config, wrapped ones, LazyConfigs' ones."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import DeformConv2d
+
+pytestmark = pytest.mark.detectron2
+pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode, LazyCall as L, LazyConfig, get_cfg, instantiate
+from detectron2.data import DatasetMapper, build_detection_train_loader
+from detectron2.data.samplers import TrainingSampler
+from detectron2.engine import DefaultTrainer, SimpleTrainer
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN, build_model
+from detectron2.modeling.backbone import resnet
+from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock, ResNet
+
+import scaleprior.d2
+from scaleprior.backbones import Card, ResNetSpec, load_backbone
+from scaleprior.config import load_config
+from scaleprior.d2.built import note_around
+from scaleprior.d2.checkpoint import extend_checkpointer
+from scaleprior.d2.plan import default_config, plan_training
+from scaleprior.d2.zoo_files import zoo_file
+from scaleprior.errors import UserError
+from tests.d2.conftest import NARROW, backbone_file, tiny
+from tests.d2.test_checkpoint import model_for, trunk_of
+
+HALF = [127.5] * 3
+BGR = {"MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675], "MODEL.PIXEL_STD": [1.0] * 3, "INPUT.FORMAT": "BGR"}
+SEGMENTOR = {
+    "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["p2", "p3"],
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
+}
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> str:
+    backbone_file(tmp_path / "w.safetensors")
+    return str(tmp_path / "w.safetensors")
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """Warnings of the plugin's since the last call that hold a text, whatever a test before did to the logger."""
+    for name in ("detectron2", "detectron2.scaleprior"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    caplog.set_level(logging.WARNING)
+
+    def said(text: str) -> list[str]:
+        found = [r.getMessage() for r in caplog.records if text in r.getMessage() and "scaleprior" in r.name]
+        caplog.clear()
+        return found
+
+    return said
+
+
+@pytest.fixture
+def warn() -> Iterator[None]:
+    scaleprior.d2.contract_mode("warn")
+    yield
+    scaleprior.d2.contract_mode("strict")
+
+
+def refusal(model: nn.Module, weights: str, **companions: Any) -> str:
+    with pytest.raises(UserError) as error:
+        DetectionCheckpointer(model, **companions).load(weights)
+    return str(error.value)
+
+
+ARCHITECTURES = {
+    "SemanticSegmentor": SEGMENTOR,
+    "PanopticFPN": {**SEGMENTOR, "MODEL.META_ARCHITECTURE": "PanopticFPN"},
+    "ProposalNetwork": {"MODEL.META_ARCHITECTURE": "ProposalNetwork"},
+    "RetinaNet": {
+        "MODEL.META_ARCHITECTURE": "RetinaNet", "MODEL.RETINANET.IN_FEATURES": ["p3"], "MODEL.RETINANET.NUM_CONVS": 1,
+        "MODEL.ANCHOR_GENERATOR.SIZES": [[32]],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_a_model_that_does_not_keep_its_order_is_held_to_its_config(keys: dict[str, Any], weights: str) -> None:
+    """Most have no input_format at all; the statistics are right here, so that only the order can be blamed."""
+    text = refusal(model_for(NARROW, "FPN", **keys, **{"INPUT.FORMAT": "BGR"}), weights)
+    assert text.endswith("w: INPUT.FORMAT is 'BGR'; use INPUT.FORMAT RGB")
+    model = model_for(NARROW, "FPN", **keys)
+    DetectionCheckpointer(model).load(weights)
+    tensors, _ = load_backbone(weights)
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in trunk_of(model).items())
+
+
+def test_what_is_registered_is_what_is_looked_up(weights: str) -> None:
+    """Classes stay themselves, their copies keep the note, and builders that are functions note it, too."""
+    assert META_ARCH_REGISTRY.get("GeneralizedRCNN") is GeneralizedRCNN
+    extend_checkpointer()  # and no second layer
+    assert getattr(GeneralizedRCNN.__init__, "__wrapped__", None) is not None
+    assert getattr(GeneralizedRCNN.__init__.__wrapped__, "__name__", "") == "__init__"
+
+    def Builder(cfg: CfgNode) -> nn.Module:
+        return GeneralizedRCNN(**GeneralizedRCNN.from_config(cfg))
+
+    META_ARCH_REGISTRY.register(Builder)
+    try:
+        model = model_for(NARROW, "C4", **{"MODEL.META_ARCHITECTURE": "Builder"})
+    finally:
+        del META_ARCH_REGISTRY._obj_map["Builder"]
+    for same in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        note = note_around(same, "backbone")
+        assert note is not None
+        assert note == ("RGB", True, False)
+    assert note_around(GeneralizedRCNN(**GeneralizedRCNN.from_config(narrow_c4())), "backbone") is None
+
+
+def narrow_c4() -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_list(
+        [word for pair in {**(NARROW.to_cfg_keys() or {}), "MODEL.DEVICE": "cpu"}.items() for word in pair]
+    )
+    return cfg
+
+
+class Wrapper(nn.Module):
+    """As semi-supervised and distilling trainers have it."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module | None = None) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = teacher
+
+
+@pytest.mark.parametrize(
+    "wrap", [Wrapper, lambda m: Wrapper(nn.DataParallel(m)), torch.compile, copy.deepcopy, lambda m: nn.Sequential(m)]
+)
+def test_a_wrapped_detector_is_found(wrap: Callable[[nn.Module], nn.Module], weights: str) -> None:
+    wrong = refusal(wrap(model_for(NARROW, "FPN", **BGR)), weights)
+    assert "PIXEL_MEAN is [103.53, 116.28, 123.675], MODEL.PIXEL_STD is [1, 1, 1], INPUT.FORMAT is 'BGR'; " in wrong
+    inner = model_for(NARROW, "FPN")
+    wrapped = wrap(inner)
+    DetectionCheckpointer(wrapped).load(weights)
+    tensors, _ = load_backbone(weights)
+    filled = {name.partition("bottom_up.")[2]: tensor for name, tensor in wrapped.state_dict().items()}
+    assert all(torch.equal(filled[name], tensor) for name, tensor in tensors.items())
+
+
+def test_two_trunks_are_both_filled_and_both_held(weights: str, said: Callable[[str], list[str]]) -> None:
+    both = Wrapper(model_for(NARROW, "C4"), model_for(NARROW, "FPN"))
+    DetectionCheckpointer(both).load(weights)
+    (line,) = said("fill the trunk")
+    assert "265 of its 265 tensors fill the trunks student.backbone, teacher.backbone.bottom_up; new, " in line
+    tensors, _ = load_backbone(weights)
+    for part in (both.student, both.teacher):
+        trunk = trunk_of(part)
+        assert set(trunk) == set(tensors)  # C4's res5 in the student's heads, too
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in trunk.items())
+    text = refusal(Wrapper(model_for(NARROW, "C4"), model_for(NARROW, "FPN", **BGR)), weights)
+    assert "at teacher.backbone.bottom_up: MODEL.PIXEL_MEAN is [103.53," in text
+    deeper = model_for(ResNetSpec(depth=101, res2_out_channels=16, width_per_group=4), "FPN")
+    text = refusal(Wrapper(model_for(NARROW, "FPN"), deeper), weights)
+    assert (
+        "does not fit the trunk at teacher.backbone.bottom_up: 255 tensors of the model's trunk are not in it" in text
+    )
+    assert "DetectionCheckpointer(model.PART).load(FILE)" in text
+
+
+class _Deformable(DeformConv2d):
+    """torchvision's in the place of Detectron2's own, which needs its compiled part."""
+
+    def __init__(self, *args: Any, deformable_groups: int, norm: nn.Module, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.norm = norm
+
+
+def test_a_deformable_block_shows_its_stride(
+    weights: str, monkeypatch: pytest.MonkeyPatch, said: Callable[[str], list[str]]
+) -> None:
+    monkeypatch.setattr(resnet, "DeformConv", _Deformable)
+    deformable = {"MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True]}
+    text = refusal(model_for(NARROW, "FPN", **deformable, **{"MODEL.RESNETS.STRIDE_IN_1X1": True}), weights)
+    assert text.endswith("STRIDE_IN_1X1 is True; use MODEL.RESNETS.STRIDE_IN_1X1 False")
+    DetectionCheckpointer(model_for(NARROW, "FPN", **deformable)).load(weights)
+    (line,) = said("fill the trunk")
+    assert "new, untrained: backbone (16), backbone.bottom_up (26), " in line  # 13 blocks' offsets, weight and bias
+
+
+def test_dilated_c5_of_the_zoo(weights: str) -> None:
+    cfg = get_cfg()
+    cfg.merge_from_file(str(zoo_file("COCO-Detection/faster_rcnn_R_50_DC5_1x.yaml")), allow_unsafe=True)
+    right = {"MODEL.PIXEL_MEAN": HALF, "MODEL.PIXEL_STD": HALF, "INPUT.FORMAT": "RGB", "MODEL.DEVICE": "cpu"}
+    keys = {**(NARROW.to_cfg_keys() or {}), **right, "MODEL.ROI_BOX_HEAD.FC_DIM": 8}
+    cfg.merge_from_list([word for pair in keys.items() for word in pair])
+    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = True
+    assert refusal(build_model(cfg), weights).endswith("use MODEL.RESNETS.STRIDE_IN_1X1 False")
+    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
+    model = build_model(cfg)
+    DetectionCheckpointer(model).load(weights)
+    assert model.backbone.output_shape()["res5"].stride == 16
+    tensors, _ = load_backbone(weights)
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in trunk_of(model).items())
+
+
+def lazy(name: str, *, stride_in_1x1: bool = False, **keys: Any) -> Any:
+    """A model of Detectron2's LazyConfigs with the narrow trunk."""
+    cfg = LazyConfig.load(str(zoo_file(f"common/models/{name}.py"))).model
+    stages = [
+        L(ResNet.make_stage)(
+            block_class=BottleneckBlock, num_blocks=blocks, stride_per_block=[1 if n == 0 else 2] + [1] * (blocks - 1),
+            in_channels=64 if n == 0 else 8 * 2**n, bottleneck_channels=4 * 2**n, out_channels=16 * 2**n,
+            stride_in_1x1=stride_in_1x1, norm="FrozenBN",
+        )
+        for n, blocks in enumerate((3, 4, 6, 3))
+    ]  # fmt: skip
+    cfg.backbone.bottom_up.stages = stages
+    cfg.backbone.bottom_up.stem = L(BasicStem)(in_channels=3, out_channels=64, norm="FrozenBN")
+    cfg.update({"pixel_mean": HALF, "pixel_std": HALF, **keys})
+    return cfg
+
+
+def trainer(model: nn.Module, mapper: Any) -> SimpleTrainer:
+    """What tools/lazyconfig_train_net.py gives its checkpointer."""
+    images = [{"file_name": "x.png", "width": 3, "height": 2, "annotations": []}] * 4
+    loader = build_detection_train_loader(
+        images, mapper=mapper, total_batch_size=2, sampler=TrainingSampler(4), num_workers=0
+    )
+    return SimpleTrainer(model, loader, torch.optim.SGD(model.parameters(), 0.1))
+
+
+def reads(order: str) -> DatasetMapper:
+    return DatasetMapper(is_train=True, augmentations=[], image_format=order)
+
+
+@pytest.mark.parametrize(("name", "shown"), [("fcos", {}), ("mask_rcnn_fpn", {"input_format": "RGB"})])
+def test_a_lazy_model_is_held_to_what_its_mapper_reads(
+    name: str, shown: dict[str, str], weights: str, said: Callable[[str], list[str]]
+) -> None:
+    """``model.input_format``, which FCOS has not, serves drawing: right or wrong, it does not say what is read."""
+    model = instantiate(lazy(name, **shown))
+    text = refusal(model, weights, trainer=trainer(model, reads("BGR")))
+    assert text.endswith("mapper.image_format is 'BGR'; use dataloader.train.mapper.image_format=RGB")
+    said("")
+    DetectionCheckpointer(model, trainer=trainer(model, reads("RGB"))).load(weights)
+    assert not said("")  # all is known, and who trains is not warned of new heads
+    DetectionCheckpointer(model).load(weights)
+    (line,) = said("could not check")
+    known = "model.input_format is RGB, which only drawing goes by" if shown else "the model has no input_format"
+    assert f"against backbone w: channel order (the backbone expects RGB; {known}, and dataloader.train." in line
+    DetectionCheckpointer(model).load(weights)
+    assert not said("could not check")  # once for every model
+
+
+def test_a_lazy_models_hints_are_assignments(weights: str) -> None:
+    wrong = {"pixel_mean": [103.53, 116.28, 123.675], "pixel_std": [1.0] * 3}
+    model = instantiate(lazy("mask_rcnn_fpn", stride_in_1x1=True, input_format="BGR", **wrong))
+    hint = refusal(model, weights).partition("; use ")[2]
+    assert hint == (
+        "model.pixel_mean=[127.5,127.5,127.5] model.pixel_std=[127.5,127.5,127.5] model.input_format=RGB "
+        "dataloader.train.mapper.image_format=RGB model.backbone.bottom_up.stages.stride_in_1x1=False"
+    )
+    overridden = LazyConfig.apply_overrides(LazyConfig.load(str(zoo_file("common/models/fcos.py"))), hint.split()[:2])
+    assert list(overridden.model.pixel_mean) == HALF  # the words are LazyConfig's
+    for norm in model.backbone.bottom_up.modules():
+        if isinstance(norm, FrozenBatchNorm2d):
+            norm.eps = 1e-3
+    assert "use eps 1e-05 in the norms of model.student.backbone.bottom_up, or a backbone that" in refusal(
+        Wrapper(instantiate(lazy("fcos")).requires_grad_(False).apply(_other_eps)), weights
+    )
+
+
+def _other_eps(module: nn.Module) -> None:
+    if isinstance(module, FrozenBatchNorm2d):
+        module.eps = 1e-3
+
+
+class Transformer(nn.Module):
+    """As DETR, Sparse R-CNN and detrex's models keep their statistics: in a function that closes over them."""
+
+    def __init__(self, trunk: nn.Module, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.backbone = nn.ModuleList([nn.ModuleDict({"backbone": trunk})])
+        self.query_embed = nn.Embedding(4, 8)
+        pixel_mean, pixel_std = (torch.tensor(value).view(3, 1, 1) for value in (mean, std))
+        self.normalizer = lambda x: (x - pixel_mean) / pixel_std
+
+
+class Preprocess(nn.Module):
+    """As mmdet's and torchvision's modules that prepare images."""
+
+    def __init__(self, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.std = [torch.tensor(s) for s in std]
+
+
+def test_statistics_are_found_wherever_they_are(weights: str, said: Callable[[str], list[str]]) -> None:
+    def trunk() -> nn.Module:
+        return instantiate(lazy("fcos").backbone.bottom_up)
+
+    text = refusal(Transformer(trunk(), [103.53, 116.28, 123.675], [1.0] * 3), weights)
+    assert "model.pixel_mean is [103.53, 116.28, 123.675], model.pixel_std is [1, 1, 1]; use model.pixel_mean=" in text
+    model = Transformer(trunk(), HALF, HALF)
+    DetectionCheckpointer(model).load(weights)
+    assert "pixel" not in " ".join(said("could not check"))
+
+    model = nn.ModuleDict({"prepare": Preprocess([0.5] * 3, [0.5] * 3), "backbone": trunk()})  # of pixels in [0, 1]
+    DetectionCheckpointer(model).load(weights)
+    assert "pixel" not in " ".join(said("could not check"))
+    model = nn.ModuleDict({"prepare": Preprocess(HALF, [1.0] * 3), "backbone": trunk()})
+    assert "model.prepare.std is [1, 1, 1]; use model.prepare.std=[127.5,127.5,127.5]" in refusal(model, weights)
+
+    bare = nn.ModuleDict({"backbone": trunk()})
+    DetectionCheckpointer(bare).load(weights)
+    (line,) = said("could not check")
+    assert "pixel statistics (no module around the trunk has any; it expects pixel_mean [127.5, 127.5, 127.5]" in line
+    other = Wrapper(bare, model_for(NARROW, "FPN"))  # a teacher's statistics are not the student's
+    DetectionCheckpointer(other).load(weights)
+    assert "pixel statistics (no module" in said("could not check")[0]
+
+
+def test_the_stock_trainer_with_a_mapper_of_ones_own(weights: str, coco: list[str]) -> None:
+    """INPUT.FORMAT is right and the mapper does not care."""
+
+    class Own(DefaultTrainer):
+        @classmethod
+        def build_train_loader(cls, cfg: CfgNode) -> Any:
+            return build_detection_train_loader(cfg, mapper=reads("BGR"))  # pyright: ignore (a config in their place)
+
+    cfg = tiny("FPN", coco).cfg.clone()
+    cfg.defrost()
+    scaleprior.d2.register_datasets(cfg)
+    scaleprior.d2.apply_card(cfg, card_of(weights))
+    cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = weights, "cpu"
+    with pytest.raises(UserError, match=r"mapper is 'BGR'; use a data mapper that reads images as INPUT\.FORMAT says"):
+        Own(cfg).resume_or_load(resume=False)
+    DefaultTrainer(cfg).resume_or_load(resume=False)
+    scaleprior.d2.Trainer(cfg).resume_or_load(resume=False)
+
+
+def card_of(weights: str) -> Card:
+    return load_backbone(weights).card
+
+
+def test_who_evaluates_hears_that_the_heads_are_new(weights: str, said: Callable[[str], list[str]]) -> None:
+    """``--eval-only`` of stock tools loads a model and nothing else; who trains has something beside it."""
+    DetectionCheckpointer(model_for(NARROW, "FPN")).load(weights)
+    (line,) = said("untrained")
+    assert line == (
+        "backbone w: 265 of its 265 tensors fill the trunk; new, untrained: backbone (16), proposal_generator (6), "
+        "roi_heads (6)"
+    )
+    model = model_for(NARROW, "FPN")
+    DetectionCheckpointer(model, optimizer=torch.optim.SGD(model.parameters(), 0.1)).load(weights)
+    assert not said("untrained")
+
+
+def test_a_refused_load_leaves_the_checkpointer_usable(weights: str, tmp_path: Path) -> None:
+    model = model_for(NARROW, "FPN")
+    checkpointer = DetectionCheckpointer(model)
+    torch.save({"model": {}}, tmp_path / "x.pth")
+    for wrong in (str(tmp_path / "absent.pth"), f"{weights}?foo=1", f"{tmp_path}/x.pth?foo=1"):
+        with pytest.raises((AssertionError, UserError, ValueError), match=r"absent\.pth not found|foo"):
+            checkpointer.load(wrong)
+    checkpointer.load(weights)
+    assert torch.equal(trunk_of(model)["stem.conv1.weight"], load_backbone(weights).tensors["stem.conv1.weight"])
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pkl"])
+def test_queries_that_detectron2_does_not_know_are_refused(ending: str, weights: str, tmp_path: Path) -> None:
+    load_backbone(weights).export(tmp_path / "w.pkl")
+    file = tmp_path / f"w.{ending}"
+    text = refusal(model_for(NARROW, "FPN"), f"{file}?foo=1&matching_heuristics=True")
+    assert (
+        text == f"MODEL.WEIGHTS {file}?foo=1&matching_heuristics=True has the query foo, which means nothing to "
+        f"Detectron2; give {file}"
+    )
+    DetectionCheckpointer(model_for(NARROW, "FPN")).load(f"{file}?matching_heuristics=True")
+
+
+class Adapter(nn.Module):
+    """What somebody put into a stage."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+        self.adapter = nn.Conv2d(128, 128, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.adapter(self.block(x))
+
+
+def changed() -> nn.Module:
+    """An adapter around a block, attention beside one, another norm in one."""
+    model = model_for(NARROW, "FPN")
+    trunk = model.backbone.bottom_up
+    trunk.res5[2] = Adapter(trunk.res5[2])
+    trunk.res4[0].attention = nn.Linear(64, 64)
+    trunk.res3[0].conv1.norm = nn.GroupNorm(2, 8)
+    return model
+
+
+def test_a_changed_trunk_takes_what_fits_where_that_is_asked_for(
+    weights: str, warn: None, said: Callable[[str], list[str]]
+) -> None:
+    model = changed()
+    DetectionCheckpointer(model).load(weights)
+    tensors, _ = load_backbone(weights)
+    # 3 convolutions of the block in the adapter with 5 tensors each, and the two statistics that GN has not
+    lost = {name for name in tensors if name.startswith("res5.2.")}
+    lost |= {f"res3.0.conv1.norm.running_{what}" for what in ("mean", "var")}
+    trunk = trunk_of(model)
+    assert len(lost) == 17
+    assert all(torch.equal(trunk[name], tensor) for name, tensor in tensors.items() if name not in lost)
+    lines = said("")
+    assert any(
+        "19 tensors of the model's trunk are not in it, first: backbone.bottom_up.res4.0.attention." in x for x in lines
+    )
+    assert any("17 of its tensors have no place in the model, first: res" in line for line in lines)
+    assert any("248 of its 265 tensors fill the trunk" in line for line in lines)
+    with pytest.raises(UserError, match="none of the 265 tensors"):
+        DetectionCheckpointer(nn.Linear(2, 2)).load(weights)
+    wrong = model_for(NARROW, "FPN", **BGR)
+    DetectionCheckpointer(wrong).load(weights)
+    (line,) = said("contradicts")
+    assert "INPUT.FORMAT is 'BGR'; use MODEL.PIXEL_MEAN" in line
+
+
+def test_a_changed_trunk_is_an_error_that_names_the_way(weights: str) -> None:
+    assert refusal(changed(), weights).endswith('takes what fits of it with scaleprior.d2.contract_mode("warn")')
+    with pytest.raises(UserError, match="mode is 'lax'; take one of strict, warn"):
+        scaleprior.d2.contract_mode("lax")  # pyright: ignore[reportArgumentType]
+
+
+def test_the_key_does_it_for_a_yacs_config(weights: str, coco: list[str], tmp_path: Path, said: Any) -> None:
+    """In our plan, where a key that was set stays; in the model that is built from it, by whomever."""
+    words = [*coco, "INPUT.FORMAT", "BGR", "SCALEPRIOR.CONTRACT", "warn", "MODEL.DEVICE", "cpu"]
+    cfg = plan_training(tiny("FPN", words), weights, tmp_path / "out").cfg
+    assert (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_STD) == ("BGR", HALF)
+    assert said("contradicts the card of backbone w: INPUT.FORMAT is 'BGR'")
+    DetectionCheckpointer(build_model(cfg)).load(weights)
+    assert said("the model contradicts the card of its backbone w: INPUT.FORMAT is 'BGR'; use INPUT.FORMAT RGB")
+    strict = tiny("FPN", [word if word != "warn" else "strict" for word in words])
+    with pytest.raises(UserError, match=r"INPUT\.FORMAT is 'BGR'"):
+        plan_training(strict, weights, tmp_path / "out")
+    with pytest.raises(UserError, match=r"SCALEPRIOR\.CONTRACT is 'lax'"):
+        build_model(
+            load_config(None, ["SCALEPRIOR.CONTRACT", "lax", "MODEL.DEVICE", "cpu"], defaults=default_config()).cfg
+        )
+
+
+def test_other_trunks_do_not_take_a_resnets_weights(weights: str) -> None:
+    from detectron2.modeling import SwinTransformer, ViT
+
+    for trunk in (
+        SwinTransformer(embed_dim=12, depths=(1, 1), num_heads=(1, 1), out_indices=(0, 1)),
+        ViT(img_size=32, embed_dim=24, depth=1, num_heads=2, residual_block_indexes=(0,), window_block_indexes=()),
+    ):
+        text = refusal(nn.ModuleDict({"backbone": trunk}), weights)
+        assert text.startswith(
+            "none of the 265 tensors of backbone w fits this model; take weights of the architecture"
+        )
