@@ -1,0 +1,67 @@
+"""docs/gpus.md: its numbers are Detectron2's own arithmetic, its commands are commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from scaleprior.config import data_file
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "gpus.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| (1x|3x) \| (.*) \|$", PAGE, re.MULTILINE)
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize(("schedule", "cells"), ROWS, ids=lambda text: text[:4].strip(" |"))
+def test_the_table_is_what_detectron2_makes_of_the_configs(schedule: str, cells: str) -> None:
+    from detectron2.config import CfgNode, get_cfg
+    from detectron2.engine import DefaultTrainer
+
+    gpus, *shown = [cell.strip() for cell in cells.split("|")]
+    cfg: CfgNode = get_cfg()
+    for piece in ("faster_rcnn_R_50_C4_imagenet", f"Base-Schedule-{schedule}", "Base-Schedule-any-gpus"):
+        cfg.merge_from_file(str(data_file("configs", f"COCO-Detection/{piece}.yaml")))
+    solver = DefaultTrainer.auto_scale_workers(cfg, int(gpus)).SOLVER
+    batch = solver.IMS_PER_BATCH
+    values = (batch, batch / int(gpus), solver.BASE_LR, solver.WARMUP_ITERS, solver.STEPS, solver.MAX_ITER)
+    values += (solver.CHECKPOINT_PERIOD, solver.MAX_ITER * batch)
+    assert shown == [
+        ", ".join(f"{v:.12g}" for v in (value if isinstance(value, tuple) else (value,))) for value in values
+    ]
+
+
+@pytest.mark.detectron2
+def test_the_piece_changes_nothing_on_eight_gpus() -> None:
+    from detectron2.config import get_cfg
+    from detectron2.engine import DefaultTrainer
+
+    cfg = get_cfg()
+    cfg.merge_from_file(str(data_file("configs", "COCO-Detection/Base-Schedule-any-gpus.yaml")))
+    assert DefaultTrainer.auto_scale_workers(cfg, 8) is cfg
+
+
+def test_both_schedules_are_shown_on_one_four_and_eight() -> None:
+    assert [(schedule, cells.split(" ")[0]) for schedule, cells in ROWS] == [
+        (s, n) for s in ("1x", "3x") for n in "148"
+    ]
+
+
+@pytest.mark.detectron2
+def test_the_commands_have_detectron2s_flags_and_keys() -> None:
+    from detectron2.engine import default_argument_parser
+
+    from scaleprior.config import load_config
+    from scaleprior.d2.plan import default_config
+
+    commands = [line for line in PAGE.replace("\\\n", " ").splitlines() if line.startswith("python tools/train_net.py")]
+    assert len(commands) == 3
+    gpus = []
+    for command in commands:
+        args = default_argument_parser().parse_args(shlex.split(command)[2:])
+        gpus.append(args.num_gpus)
+        loaded = load_config(args.config_file, args.opts, defaults=default_config())
+        assert loaded.cfg.SOLVER.REFERENCE_WORLD_SIZE == 8
+    assert gpus == [1, 4, 8]
