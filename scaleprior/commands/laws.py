@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,17 @@ def _input_arguments(parser: argparse.ArgumentParser) -> None:
         "--x", default="images", metavar="COLUMN", help="column of pretraining images (default: images)"
     )
     parser.add_argument("--y", default="ap", metavar="COLUMN", help="column of the metric (default: ap)")
-    parser.add_argument("--group", metavar="COLUMN", help="one law per value of this column (default: arch if present)")
+    parser.add_argument(
+        "--group", metavar="COLUMN,...", help="one law per value of these columns (default: arch if present)"
+    )
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="COLUMN=VALUE,...",
+        help="only rows with such a value; repeatable. Rows that differ in detector, schedule, data set, engine, "
+        "recipe and the like are several laws: this chooses among them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--across", metavar="COLUMN,...", default="", help="one law all the same where rows differ in these columns"
+    )
     parser.add_argument(
         "--seed-column", default="seed", metavar="COLUMN", help="runs that share a seed (default: seed)"
     )
@@ -90,29 +101,46 @@ def _input_arguments(parser: argparse.ArgumentParser) -> None:
 def _read(args: argparse.Namespace) -> Table:
     from scaleprior.laws.table import read_table
 
-    return read_table(args.results, x=args.x, y=args.y, group=args.group, seed=args.seed_column)
+    return read_table(
+        args.results, x=args.x, y=args.y, group=args.group, seed=args.seed_column, where=_where(args.where),
+        across=args.across,
+    )  # fmt: skip
+
+
+def _where(words: list[str]) -> dict[str, str]:
+    """Column -> values with commas between; a column that is named twice has the values of both."""
+    chosen: dict[str, str] = {}
+    for word in words:
+        column, equals, value = word.partition("=")
+        if not (column.strip() and equals and value.strip()):
+            raise UserError(f"--where {word!r} is no COLUMN=VALUE", hint="such as --where max_iter=90000")
+        before = chosen.get(column.strip())
+        chosen[column.strip()] = value.strip() if before is None else f"{before},{value.strip()}"
+    return chosen
 
 
 def _laws(args: argparse.Namespace, table: Table, forms: str = "auto") -> dict[str, Law]:
-    from scaleprior.laws import fit_law
+    from scaleprior.laws import fit_table
 
     unit = args.unit or ("percent" if args.y.lower().startswith("ap") and args.kind == "score" else "auto")
-    laws = {}
-    for name, rows in table.series.items():
-        try:
-            laws[name] = fit_law(
-                rows.images,
-                rows.metric,
-                kind=args.kind,
-                groups=rows.seeds,
-                forms=forms,
-                seed=args.seed,
-                unit=unit,
-                level=args.level,
-            )
-        except UserError as e:
-            raise UserError(f"{args.results}, {table.group or 'all rows'} {name}: {e}") from e
-    return laws
+    return fit_table(table, kind=args.kind, forms=forms, seed=args.seed, unit=unit, level=args.level)
+
+
+def _identity(table: Table, name: str) -> dict[str, Any]:
+    """Identity column -> what the law's rows say in it, None for unknown; a list where it was drawn across several."""
+    from scaleprior.laws.grouping import UNKNOWN
+
+    said = {c: [None if v == UNKNOWN else v for v in values] for c, values in table.series[name].identity.items()}
+    return {c: values[0] if len(values) == 1 else values for c, values in said.items()}
+
+
+def _about(table: Table) -> dict[str, Any]:
+    """What a result says of the rows: those that no law was fitted to, and what was split, left out or drawn across."""
+    return {"left_out": table.from_scratch, "too_few": table.too_few, "notes": [note.flags for note in table.notes]}
+
+
+def _width(table: Table) -> int:
+    return max([14, *(len(name) + 2 for name in table.series)])
 
 
 def _out_suffix(path: Path | None, allowed: tuple[str, ...]) -> str:
@@ -138,11 +166,14 @@ def _interval(estimate: Estimate, style: str = ".2f") -> str:
     return f"{estimate.value:{style}} [{estimate.low:{style}}, {estimate.high:{style}}]"
 
 
-def _left_out_line(table: Table) -> list[str]:
-    if not table.from_scratch:
-        return []
-    means = ", ".join(f"{name} {sum(v) / len(v):.2f}" for name, v in table.from_scratch.items())
-    return [f"Left out: {sum(map(len, table.from_scratch.values()))} from-scratch run(s) (0 images; mean {means})."]
+def _notes(table: Table) -> list[str]:
+    lines = [f"{note.flags}." for note in table.notes]
+    lines += [f"Left out: {name}: {why}." for name, why in table.too_few.items()]
+    if table.from_scratch:
+        means = ", ".join(f"{name} {sum(v) / len(v):.2f}" for name, v in table.from_scratch.items())
+        runs = sum(map(len, table.from_scratch.values()))
+        lines.append(f"Left out: {runs} from-scratch run(s) (0 images; mean {means}).")
+    return lines
 
 
 def _fit(args: argparse.Namespace) -> None:
@@ -153,24 +184,24 @@ def _fit(args: argparse.Namespace) -> None:
         get_form(args.form)  # a wrong name is not to be blamed on the file
     table = _read(args)
     laws = _laws(args, table, args.form)
-    result: dict[str, Any] = {"laws": {}, "left_out": table.from_scratch}
-    percent = f"{args.level:.0%}"
-    lines = [f"{'law':<14}{'runs':>6}{'rungs':>7}{'gain per decade':>26}  form"]
+    result: dict[str, Any] = {"laws": {}, **_about(table)}
+    percent, wide = f"{args.level:.0%}", _width(table)
+    lines = [f"{'law':<{wide}}{'runs':>6}{'rungs':>7}{'gain per decade':>26}  form"]
     for name, law in laws.items():
         lines.append(
-            f"{name:<14}{law.data.n.size:>6}{law.data.sizes.size:>7}{_interval(law.per_decade):>26}  {law.form}"
+            f"{name:<{wide}}{law.data.n.size:>6}{law.data.sizes.size:>7}{_interval(law.per_decade):>26}  {law.form}"
         )
-        described = law.to_dict()
+        described = {"identity": _identity(table, name), **law.to_dict()}
         described["predictions"] = _predictions(law, args.predict)
         result["laws"][name] = described
     if args.predict:
-        lines += ["", f"{'law':<14}{'images':>16}{args.y:>10}   {percent} interval of a new run"]
+        lines += ["", f"{'law':<{wide}}{'images':>16}{args.y:>10}   {percent} interval of a new run"]
         for name in laws:
             for row in result["laws"][name]["predictions"]:
                 lines.append(
-                    f"{name:<14}{row['images']:>16,.0f}{row['mean']:>10.2f}   {row['low']:.2f} to {row['high']:.2f}"
+                    f"{name:<{wide}}{row['images']:>16,.0f}{row['mean']:>10.2f}   {row['low']:.2f} to {row['high']:.2f}"
                 )
-    lines += ["", *(f"{name}: {law.why}" for name, law in laws.items()), *_left_out_line(table)]
+    lines += ["", *(f"{name}: {law.why}" for name, law in laws.items()), *_notes(table)]
     if suffix and suffix != ".json":
         _save_picture(args.out, laws, args.y, max(args.predict, default=0.0))
         lines.append(f"Picture: {args.out}")
@@ -202,24 +233,57 @@ def _save_picture(path: Path, laws: dict[str, Law], ylabel: str, until: float) -
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from scaleprior.laws import compare_laws
+    from scaleprior.laws import compare_laws, differences
 
     _out_suffix(args.out, (".json",))
     table = _read(args)
-    names = args.names or list(table.series)
-    if len(names) != 2 or any(name not in table.series for name in names):
-        raise UserError(
-            f"cannot compare {', '.join(names) or 'nothing'}: {args.results} has {', '.join(table.series)}",
-            hint="name exactly two of them",
-        )
+    names = args.names or [name for name in table.series if name not in table.too_few]
+    _check_names(args, table, names)
     laws = _laws(args, table)
     found = compare_laws(laws[names[0]], laws[names[1]], at=tuple(args.at), names=(names[0], names[1]))
     lines = [f"{names[0]} minus {names[1]}", f"  gain per decade   {_interval(found.per_decade, '+.2f')}"]
     lines += [f"  {args.y} at {n:,.0f} images   {_interval(e, '+.2f')}" for n, e in found.at.items()]
     if found.paired:
         lines.append(f"  paired by {found.paired} seeds (correlation of their noise {found.correlation:+.2f})")
-    lines += [found.verdict, *_left_out_line(table)]
-    _finish(args, {"names": names, **found.to_dict()}, lines)
+    differ = differences(table.series[names[0]], table.series[names[1]])
+    lines += [found.verdict, *_more_than_one(differ), *_notes(table)]
+    result = {
+        "names": names,
+        **found.to_dict(),
+        "identities": [_identity(table, name) for name in names],
+        "differ": {column: list(values) for column, values in differ.items()},
+        "notes": _about(table)["notes"],
+    }
+    _finish(args, result, lines)
+
+
+def _check_names(args: argparse.Namespace, table: Table, names: list[str]) -> None:
+    """Raises UserError: not the names of two laws; says which there are, and what became of the one that was meant."""
+    known = [name for name in table.series if name not in table.too_few]
+    for name in names:
+        if name in table.too_few:
+            raise UserError(f"{args.results}: {name} has {table.too_few[name]}", hint=f"there are {_quoted(known)}")
+        if name not in known and name in table.differ:
+            raise UserError(
+                f"{args.results}: {name} is several laws, which differ in {', '.join(table.differ[name])}",
+                hint=f"name two of {_quoted(known)}, or choose rows with --where",
+            )
+    if len(names) != 2 or any(name not in known for name in names):
+        raise UserError(
+            f"cannot compare {', '.join(names) or 'nothing'}: {args.results} has {_quoted(known)}",
+            hint="name exactly two of them",
+        )
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(map(shlex.quote, names)) or "no law"
+
+
+def _more_than_one(differ: dict[str, tuple[str, str]]) -> list[str]:
+    """What two laws differ in beside the first thing, which is what the comparison is about."""
+    _, *others = differ.items()
+    said = " and ".join(f"{column} ({one} against {other})" for column, (one, other) in others)
+    return [f"They differ in {said}, too: the difference is not that of {next(iter(differ))} alone."] if others else []
 
 
 def _forecast(args: argparse.Namespace) -> None:
@@ -230,22 +294,24 @@ def _forecast(args: argparse.Namespace) -> None:
         raise UserError("nothing to forecast", hint="give --target METRIC or --images N")
     table = _read(args)
     laws = _laws(args, table)
-    result: dict[str, Any] = {"forecasts": {}}
-    lines = []
+    result: dict[str, Any] = {"forecasts": {}, **_about(table)}
+    lines, wide = [], _width(table)
     for name, law in laws.items():
         rows = {f"{t:g}": law.images_for(t).to_dict() for t in args.target}
         predictions = _predictions(law, args.images)
-        result["forecasts"][name] = {"images_for": rows, "predictions": predictions, "why": law.why}
+        result["forecasts"][name] = {
+            "identity": _identity(table, name), "images_for": rows, "predictions": predictions, "why": law.why,
+        }  # fmt: skip
         for target in args.target:
             found = law.images_for(target)
             lines.append(
-                f"{name:<14}{args.y} {target:g} needs {number(found.value)} images "
+                f"{name:<{wide}}{args.y} {target:g} needs {number(found.value)} images "
                 f"({number(found.low)} to {number(found.high)})"
             )
         for row in predictions:
             lines.append(
-                f"{name:<14}{row['images']:,.0f} images give {args.y} {row['mean']:.2f} "
+                f"{name:<{wide}}{row['images']:,.0f} images give {args.y} {row['mean']:.2f} "
                 f"({row['low']:.2f} to {row['high']:.2f})"
             )
-    lines += ["", *(f"{name}: {law.why}" for name, law in laws.items()), *_left_out_line(table)]
+    lines += ["", *(f"{name}: {law.why}" for name, law in laws.items()), *_notes(table)]
     _finish(args, result, lines)

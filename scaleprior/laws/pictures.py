@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_law", "save_laws"]
 
 _POINTS = 160
+_LABEL = 34  # characters of a line in the legend, of which two columns fit the picture of save_laws
 _LAW_COLOURS = ("#1f5fa8", "#c44e1b", "#2e7d4f", "#7a3e9d", "#8a6d00")
 _FORM_COLOURS = ("#b5651d", "#7a5195", "#3a7d44", "#a23b72", "#5b6770", "#8c7a00", "#1b7f8c")
 
@@ -55,7 +57,13 @@ def draw_law(
     ax.fill_between(grid, low, high, color=color, alpha=0.14, linewidth=0, label=f"{law.level:.0%} interval")
     if forms:
         _draw_forms(ax, law, grid)
-    ax.plot(grid[inside], mean[inside], color=color, linewidth=1.8, label=f"{label} law".strip())
+    ax.plot(
+        grid[inside],
+        mean[inside],
+        color=color,
+        linewidth=1.8,
+        label=textwrap.fill(f"{label} law".strip(), _LABEL, break_long_words=False),
+    )
     if end > last:
         ax.plot(grid[beyond], mean[beyond], color=color, linewidth=1.8, linestyle=(0, (4, 2)), label="forecast")
     ax.plot(law.data.n, law.data.metric, "o", color=color, markersize=4, markeredgecolor="white", markeredgewidth=0.5)

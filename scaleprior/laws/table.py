@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from scaleprior.errors import UserError
+from scaleprior.laws.choosing import Cells, Chosen, choose, in_words
+from scaleprior.laws.grouping import COMPARABLE, IDENTITY, Row, Series, grouped, is_comparable, listed, value_of
+from scaleprior.wording import Wording, counted, parameter
 
-__all__ = ["Series", "Table", "read_table"]
+__all__ = ["MIN_RUNGS", "Series", "Table", "differences", "read_table"]
 
+MIN_RUNGS = 3
+"""Different numbers of images that a law needs."""
 _DEFAULT_GROUP = "arch"
-
-
-@dataclass
-class Series:
-    """The rows of one law: images (> 0), metric as written, seed as written (None without a seed column)."""
-
-    images: list[float] = field(default_factory=list)
-    metric: list[float] = field(default_factory=list)
-    seeds: list[str | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -31,16 +27,136 @@ class Table:
     Attributes:
         series: name -> rows with images > 0, in the order of first appearance.
         from_scratch: name -> metrics of the rows with 0 images, which are no part of a law.
-        group: the column that names the laws; "" if all rows are one law.
+        group: the columns that name the laws; empty if all rows are one law.
+        differ: name of a group that is several laws -> column that splits it -> its values.
+        notes: what was split, left out or drawn across, in words.
+        source: the file.
     """
 
     series: Mapping[str, Series]
     from_scratch: Mapping[str, list[float]]
-    group: str
+    group: tuple[str, ...] = ()
+    differ: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    notes: tuple[Wording, ...] = ()
+    source: str = ""
+
+    @property
+    def too_few(self) -> dict[str, str]:
+        """Name -> why, of the series that no law can be fitted to: those with fewer than :data:`MIN_RUNGS` rungs."""
+        found = {}
+        for name, series in self.series.items():
+            rungs = sorted(set(series.images))
+            if len(rungs) < MIN_RUNGS:
+                sizes = " and ".join(f"{n:,.0f}" for n in rungs)
+                found[name] = f"{counted(len(rungs), 'rungs')} ({sizes} images), a law needs {MIN_RUNGS}"
+        return found
 
 
-def _number(row: Mapping[str, str | None], column: str, path: Path, line: int) -> float:
-    text = (row.get(column) or "").strip()
+def read_table(
+    path: str | Path,
+    *,
+    x: str = "images",
+    y: str = "ap",
+    group: str | Sequence[str] | None = None,
+    seed: str = "seed",
+    where: Chosen | None = None,
+    across: str | Sequence[str] = (),
+) -> Table:
+    """Read a CSV file with a header line.
+
+    Rows that differ in what identifies a comparison (``scaleprior.laws.grouping.IDENTITY``: detector, schedule, data
+    set, engine, recipes, ...) are points of different laws, named by what differs; an empty cell there is a value of
+    its own, "unknown". Rungs with ``comparable`` "no" are left out, unless ``where`` asks for them.
+
+    Args:
+        path: the file.
+        x, y: columns of images and of the metric; both must exist.
+        group: columns that name the laws, several with commas or as a list; None: "arch" if present, else one law for
+            all rows.
+        seed: column of seeds; ignored where absent.
+        where: column -> value or values: the rows to read. "unknown" means empty cells.
+        across: columns of ``IDENTITY`` whose values are points of one law all the same.
+
+    Raises:
+        UserError: the file is missing, unreadable, empty, or lacks a column or the rows asked for; a cell is not a
+            number, or images are negative; the message names file, line and column.
+    """
+    path = Path(path)
+    columns, lines = _read(path)
+    named = _names(group) if group else ((_DEFAULT_GROUP,) if _DEFAULT_GROUP in columns else ())
+    drawn_across = _names(across)
+    for column in (x, y, *named, *drawn_across):
+        if column not in columns:
+            raise UserError(
+                f"{path}, line 1: no column {column!r}; it has {', '.join(columns)}", hint="name one of these"
+            )
+    if not lines:
+        raise UserError(f"{path} has a header but no rows", hint="finish some cells of the study first")
+    splitting = [c for c in IDENTITY if c in columns and c not in (x, y, seed)]
+    _check_across(drawn_across, named, splitting)
+    lines = choose(lines, where or {}, columns, str(path))
+    rows = [_row(cells, x, y, seed, path, line) for line, cells in lines]
+    asked = COMPARABLE not in splitting or COMPARABLE in (*named, *drawn_across, *(where or {}))
+    rows, notes = _without_incomparable(rows, named, asked=asked)
+    groups = grouped(rows, named, splitting, drawn_across)
+    if all(row.images == 0 for row in rows):
+        if notes:
+            raise UserError(
+                f"{path} has only rungs that are not comparable: {notes[0]}", hint=in_words(COMPARABLE, "no")
+            )
+        raise UserError(f"{path} has only from-scratch rows (0 images)", hint="a law needs pretrained runs")
+    for one in groups:
+        if one.differ:
+            what = ", ".join(f"{c} ({listed(values)})" for c, values in one.differ.items())
+            notes.append(f"{one.name or 'The file'} is {len(one.series)} laws: its rows differ in {what}")
+        notes += one.notes
+    return Table(
+        # one law for all rows is called by its metric
+        {name or y: series for one in groups for name, series in one.series.items()},
+        {name or y: metrics for one in groups for name, metrics in one.from_scratch.items()},
+        named,
+        {one.name or y: one.differ for one in groups if one.differ},
+        tuple(map(Wording, notes)),
+        str(path),
+    )
+
+
+def differences(a: Series, b: Series) -> dict[str, tuple[str, str]]:
+    """Identity column -> what the rows of ``a`` and of ``b`` say in it, where that is not the same."""
+    columns = [c for c in dict.fromkeys((*a.identity, *b.identity)) if a.identity.get(c) != b.identity.get(c)]
+    return {c: (listed(a.identity.get(c, ())), listed(b.identity.get(c, ()))) for c in columns}
+
+
+def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
+    parts = columns.split(",") if isinstance(columns, str) else columns
+    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
+def _read(path: Path) -> tuple[list[str], list[tuple[int, Cells]]]:
+    """The columns, and (line, cells without blanks around them) of each row."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            columns = list(reader.fieldnames or [])
+            lines: list[tuple[int, Cells]] = [(reader.line_num, {c: row[c].strip() for c in columns}) for row in reader]
+    except FileNotFoundError as e:
+        raise UserError(f"results file not found: {path}", hint="check the path") from e
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise UserError(f"results file {path} cannot be read: {e}", hint="give a CSV file in UTF-8") from e
+    if not columns:
+        raise UserError(f"{path} is empty", hint="its first line must name the columns")
+    return columns, lines
+
+
+def _row(cells: Cells, x: str, y: str, seed: str, path: Path, line: int) -> Row:
+    images, metric = _number(cells, x, path, line), _number(cells, y, path, line)
+    if images < 0:
+        raise UserError(f"{path}, line {line}, column {x!r}: {images:g} images", hint="images cannot be negative")
+    return Row({c: v for c, v in cells.items() if c not in (x, y)}, images, metric, cells.get(seed) or None)
+
+
+def _number(cells: Cells, column: str, path: Path, line: int) -> float:
+    text = cells[column]
     try:
         value = float(text)
     except ValueError:
@@ -51,55 +167,24 @@ def _number(row: Mapping[str, str | None], column: str, path: Path, line: int) -
     return value
 
 
-def read_table(
-    path: str | Path, *, x: str = "images", y: str = "ap", group: str | None = None, seed: str = "seed"
-) -> Table:
-    """Read a CSV file with a header line.
-
-    Args:
-        path: the file.
-        x, y: columns of images and of the metric; both must exist.
-        group: column that names the laws; None: "arch" if present, else one law for all rows.
-        seed: column of seeds; ignored where absent.
-
-    Raises:
-        UserError: the file is missing, unreadable, empty, or lacks a column; a cell is not a number, or images are
-            negative; the message names file, line and column.
-    """
-    path = Path(path)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or [])
-            rows = [(reader.line_num, row) for row in reader]
-    except FileNotFoundError as e:
-        raise UserError(f"results file not found: {path}", hint="check the path") from e
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise UserError(f"results file {path} cannot be read: {e}", hint="give a CSV file in UTF-8") from e
-    if not columns:
-        raise UserError(f"{path} is empty", hint="its first line must name the columns")
-    for column in (x, y, *([group] if group else [])):
-        if column not in columns:
+def _check_across(across: Sequence[str], group: Sequence[str], splitting: Sequence[str]) -> None:
+    for column in across:
+        if column in group:
+            raise UserError(f"{parameter('across')} and {parameter('group')} name {column}", hint="keep one")
+        if column not in splitting:
             raise UserError(
-                f"{path}, line 1: no column {column!r}; it has {', '.join(columns)}", hint="name one of these"
+                f"{parameter('across')} is {column!r}, which splits no law",
+                hint=f"of this file {', '.join(splitting)} do",
             )
-    if not rows:
-        raise UserError(f"{path} has a header but no rows", hint="finish some cells of the study first")
-    named = group or (_DEFAULT_GROUP if _DEFAULT_GROUP in columns else "")
-    series: dict[str, Series] = {}
-    from_scratch: dict[str, list[float]] = {}
-    for line, row in rows:
-        name = (row.get(named) or "").strip() if named else y
-        images, metric = _number(row, x, path, line), _number(row, y, path, line)
-        if images < 0:
-            raise UserError(f"{path}, line {line}, column {x!r}: {images:g} images", hint="images cannot be negative")
-        if images == 0:
-            from_scratch.setdefault(name, []).append(metric)
-            continue
-        rows_of = series.setdefault(name, Series())
-        rows_of.images.append(images)
-        rows_of.metric.append(metric)
-        rows_of.seeds.append((row.get(seed) or "").strip() or None if seed in columns else None)
-    if not series:
-        raise UserError(f"{path} has only from-scratch rows (0 images)", hint="a law needs pretrained runs")
-    return Table(series, from_scratch, named)
+
+
+def _without_incomparable(rows: list[Row], group: Sequence[str], *, asked: bool) -> tuple[list[Row], list[str]]:
+    """The rows that are points of a law, and what is said of the others."""
+    left = [] if asked else [row for row in rows if row.images > 0 and not is_comparable(row)]
+    if not left:
+        return rows, []
+    names = dict.fromkeys(", ".join(value_of(row, c) for c in group) for row in left)
+    of = f" of {'; '.join(names)}" if group else ""
+    sizes = listed(f"{n:,.0f}" for n in sorted({row.images for row in left}))
+    words = f"{counted(len(left), 'rows')}{of} left out, marked comparable no ({sizes} images)"
+    return [row for row in rows if row not in left], [f"{words}: {in_words(COMPARABLE, 'no')} draws them"]
