@@ -27,6 +27,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Detectron2's flags."""
     parser = tool_parser(__doc__)
     parser.add_argument("--engine", default="auto", help="auto (default), torchvision or detectron2")
+    parser.add_argument(
+        "--extend",
+        action="store_true",
+        help="go on with the run in OUTPUT_DIR under a larger SOLVER.MAX_ITER; run.json and the detector tell of it",
+    )
     args = parser.parse_args(argv)
     if args.num_gpus == 0:
         args.num_gpus, args.opts = 1, [*args.opts, "MODEL.DEVICE", "cpu"]
@@ -53,7 +58,7 @@ def arguments(args: argparse.Namespace) -> list[str]:
     cfg = load_config(args.config_file, args.opts).cfg
     results = cfg.SCALEPRIOR.RESULTS or str(Path(cfg.OUTPUT_DIR) / "results.csv")
     own = ["SCALEPRIOR.RESULTS", results]
-    asked = {"--resume": args.resume, "--no-check": args.no_check}
+    asked = {"--resume": args.resume, "--extend": args.extend, "--no-check": args.no_check}
     flags = [flag for flag, given in asked.items() if given and not args.eval_only]
     action = "eval" if args.eval_only else "train"
     return ["detect", action, "--config-file", args.config_file, "--engine", args.engine, *flags, *args.opts, *own]

@@ -34,6 +34,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument("--weights", metavar="W", help=_WEIGHTS)
     train.add_argument("--resume", action="store_true", help="go on with the run in OUT; start one if there is none")
     train.add_argument(
+        "--extend",
+        action="store_true",
+        help="go on with the run in OUT under a larger SOLVER.MAX_ITER; run.json and the detector tell of it",
+    )
+    train.add_argument(
         "--check",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -93,10 +98,12 @@ def _train(args: argparse.Namespace) -> None:
     from scaleprior.config import load_config
     from scaleprior.detect import get_engine
     from scaleprior.detect.check import check_detection
+    from scaleprior.detect.engines import can_extend
     from scaleprior.detect.start import start_from
     from scaleprior.progress import progress_bar
 
     engine = get_engine(args.engine)
+    further = can_extend(engine) if args.extend else {}
     loaded = load_config(args.config_file, _words(args), defaults=engine.default_config())
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
     if args.check:
@@ -104,7 +111,7 @@ def _train(args: argparse.Namespace) -> None:
             check_detection(loaded, args.weights, out, engine=engine, progress=progress).refuse()
     loaded, weights = start_from(loaded, args.weights, engine)
     with progress_bar("fine-tuning") as progress:
-        model = engine.train(loaded, weights, out, resume=args.resume, progress=progress)
+        model = engine.train(loaded, weights, out, resume=args.resume, progress=progress, **further)
     results: dict[str, DetectionResult] = {}
     if loaded.cfg.DATASETS.TEST:
         with progress_bar("evaluating", unit="images") as progress:

@@ -22,27 +22,23 @@ from scaleprior.config import LoadedConfig
 from scaleprior.config.saved import write_config
 from scaleprior.d2.checkpoint import load_detector
 from scaleprior.d2.checks import check_builders, detectron2_refuses
+from scaleprior.d2.claiming import MODEL_FILE, claim
 from scaleprior.d2.datasets import problems_of
 from scaleprior.d2.evaluation.checks import check_evaluation
 from scaleprior.d2.evaluation.results import to_result
 from scaleprior.d2.logs import quiet_stdout, run_log
-from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training, read_trained
+from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training
 from scaleprior.d2.trainer import Trainer
 from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
 from scaleprior.detect.results_file import append_result
-from scaleprior.errors import UserError
 from scaleprior.files import write_json
 from scaleprior.progress import ProgressFn
-from scaleprior.training.run_folder import RUN_FILE, RunFolder
 from scaleprior.training.seeds import seed_everything
-from scaleprior.wording import parameter
 
-__all__ = ["MODEL_FILE", "Detectron2Engine", "claim", "evaluate_sets", "record"]
+__all__ = ["Detectron2Engine", "evaluate_sets", "record"]
 
 logger = logging.getLogger(__name__)
-
-MODEL_FILE = "model_final.pth"
 
 
 class _EngineTrainer(Trainer):
@@ -73,6 +69,7 @@ class Detectron2Engine:
         out: Path,
         *,
         resume: bool = False,
+        extend: bool = False,
         progress: ProgressFn | None = None,
     ) -> Path:
         """Train and return ``out/model_final.pth``; see ``detect.engines.Engine.train``.
@@ -81,13 +78,15 @@ class Detectron2Engine:
         :meth:`evaluate` does that.
         """
         out = Path(out)
-        with run_log(out), quiet_stdout():
+        with run_log(out) as log, quiet_stdout():
             plan = plan_training(loaded, weights, out)
-            if claim(plan, out, resume=resume):
+            trained, finished = claim(plan, out, resume=resume, extend=extend)
+            log.open()
+            if finished:
                 logger.info("%s is complete", out / MODEL_FILE)
             else:
                 record_dropped(out, problems_of(plan.cfg.DATASETS.TRAIN), anew=True)
-                _train(plan, out, resume, progress)
+                _train(replace(plan, trained=trained), out, resume or extend, progress)
             for left in out.glob("model_[0-9]*.pth"):
                 left.unlink()
         return out / MODEL_FILE
@@ -97,8 +96,9 @@ class Detectron2Engine:
     ) -> dict[str, DetectionResult]:
         """Evaluate ``model_final.pth`` on ``DATASETS.TEST``; see ``detect.engines.Engine.evaluate``."""
         out = Path(out)
-        with run_log(out), quiet_stdout():
+        with run_log(out) as log, quiet_stdout():
             plan = plan_evaluation(loaded, model, out)
+            log.open()
             with detectron2_refuses():
                 detector = Trainer.build_model(plan.cfg)
             load_detector(detector, plan.cfg.MODEL.WEIGHTS)
@@ -122,34 +122,6 @@ def _train(plan: Plan, out: Path, resume: bool, progress: ProgressFn | None) -> 
     trainer.trained, trainer.progress = plan.trained, progress
     trainer.resume_or_load(resume)
     trainer.train()
-
-
-def claim(plan: Plan, out: Path, *, resume: bool) -> bool:
-    """Write ``run.json``; True if ``out`` holds this very run, finished.
-
-    Where a run starts anew, an earlier one's checkpoints are left but no longer pointed to: if this run is killed
-    before its first checkpoint, resuming it must not find them.
-
-    Raises:
-        UserError: another run is to be resumed, or one that is not ours.
-    """
-    assert plan.trained is not None, "a plan of an evaluation claims nothing"
-    folder = RunFolder(out, plan.trained.to_dict(), parts="config, backbone or data")
-    pointer, model = out / "last_checkpoint", out / MODEL_FILE
-    if not resume:
-        pointer.unlink(missing_ok=True)
-    elif folder.found() is not None:
-        # The file may be that of an earlier run in the same folder.
-        before = read_trained(model) if model.is_file() else None
-        if before is not None and before.fingerprint == folder.fingerprint:
-            return True
-    elif pointer.is_file():
-        raise UserError(
-            f"{out} holds a run that ScalePrior did not start ({RUN_FILE} is missing)",
-            hint=f"choose another output folder, or start anew without {parameter('resume', True)}",
-        )
-    folder.write()
-    return False
 
 
 def evaluate_sets(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from scaleprior.errors import FailureError, ScalePriorError
 
-__all__ = ["quiet_stdout", "run_log", "without_tracebacks"]
+__all__ = ["RunLog", "held_messages", "quiet_stdout", "run_log", "without_tracebacks"]
 
 _LOGGERS = ("detectron2", "fvcore", "scaleprior")
 
@@ -33,39 +33,96 @@ def without_tracebacks() -> None:
     logging.getLogger("detectron2.engine.train_loop").addFilter(_NO_TRACEBACK)
 
 
-@contextlib.contextmanager
-def run_log(folder: Path) -> Iterator[None]:
-    """Within the block Detectron2's messages and ours are appended to ``folder/log.txt``; printed, or whatever the
-    caller's handlers do, are only those that the root logger's level lets pass.
+class _Held(logging.Handler):
+    """Keeps messages until it is told where they go; later ones go there at once."""
 
-    Raises:
-        FailureError: the folder cannot be written to.
-    """
+    def __init__(self) -> None:
+        super().__init__()
+        self._records: list[logging.LogRecord] = []
+        self._handle: Callable[[logging.LogRecord], object] = self._records.append
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._handle(record)
+
+    def hand_to(self, handle: Callable[[logging.LogRecord], object]) -> None:
+        for record in self._records:
+            handle(record)
+        self._records.clear()
+        self._handle = handle
+
+
+class RunLog:
+    """A run's log, whose file is not touched before the run has its folder."""
+
+    def __init__(self, folder: Path, held: _Held) -> None:
+        self._folder = folder
+        self._held = held
+        self._file: logging.Handler | None = None
+
+    def open(self) -> None:
+        """Append to ``log.txt`` what was said so far and what will be.
+
+        Raises:
+            FailureError: the folder cannot be written to.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = logging.FileHandler(self._folder / "log.txt", encoding="utf-8")
+        except OSError as e:
+            raise FailureError(f"cannot write {self._folder}: {e.strerror or e}", hint="choose another folder") from e
+        self._file.setFormatter(logging.Formatter("[%(asctime)s %(name)s]: %(message)s", datefmt="%m/%d %H:%M:%S"))
+        self._held.hand_to(self._file.handle)
+
+    def close(self) -> None:
+        """After it nothing is written; what was never given a file is lost."""
+        if self._file is not None:
+            self._file.close()
+
+
+@contextlib.contextmanager
+def run_log(folder: Path) -> Iterator[RunLog]:
+    """Within the block Detectron2's messages and ours are for ``folder/log.txt``, once it is opened; printed, or
+    whatever the caller's handlers do, are only those that the root logger's level lets pass."""
     without_tracebacks()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
-    except OSError as e:
-        raise FailureError(f"cannot write {folder}: {e.strerror or e}", hint="choose another folder") from e
-    handler.setFormatter(logging.Formatter("[%(asctime)s %(name)s]: %(message)s", datefmt="%m/%d %H:%M:%S"))
+    held, onwards = _Held(), _Onwards(logging.getLogger().getEffectiveLevel())
+    log = RunLog(folder, held)
+    with _handlers(held, onwards, level=min(logging.INFO, onwards.level)):
+        try:
+            yield log
+        finally:
+            log.close()
+
+
+@contextlib.contextmanager
+def held_messages() -> Iterator[Callable[[], None]]:
+    """Within the block Detectron2's messages and ours go nowhere; the function that it gives, called when Detectron2's
+    set-up is done, hands them on. Where an error left the block nobody needs them: it says in one line why."""
+    without_tracebacks()
+    held = _Held()
+    with _handlers(held, level=logging.INFO, alone=True):
+        yield lambda: held.hand_to(lambda record: logging.getLogger(record.name).handle(record))
+
+
+@contextlib.contextmanager
+def _handlers(
+    own: logging.Handler, further: logging.Handler | None = None, *, level: int, alone: bool = False
+) -> Iterator[None]:
+    """Within the block the loggers have ``own`` besides their handlers, or ``alone``; and ``further`` where they hand
+    on to the root logger."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
-    before = [(each.level, each.propagate) for each in loggers]
-    onwards = _Onwards(logging.getLogger().getEffectiveLevel())
+    before = [(each.level, each.propagate, each.handlers) for each in loggers]
     for each in loggers:
-        each.addHandler(handler)
-        if each.propagate:
-            each.addHandler(onwards)
-        each.setLevel(min(logging.INFO, onwards.level))
+        onwards = [further] if each.propagate and further is not None else []
+        each.handlers = [*([] if alone else each.handlers), own, *onwards]
+        each.setLevel(level)
         each.propagate = False
     try:
         yield
     finally:
-        for each, (level, propagate) in zip(loggers, before):
-            each.removeHandler(handler)
-            each.removeHandler(onwards)
-            each.setLevel(level)
+        for each, (former, propagate, handlers) in zip(loggers, before):
+            each.handlers = [*handlers, *(h for h in each.handlers if h not in (own, further, *handlers))]
+            each.setLevel(former)
             each.propagate = propagate
-        handler.close()
 
 
 class _Onwards(logging.Handler):

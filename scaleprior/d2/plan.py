@@ -29,7 +29,7 @@ from scaleprior.d2.config_node import ConfigNode
 from scaleprior.d2.datasets import register_datasets
 from scaleprior.d2.evaluation.checks import check_evaluation
 from scaleprior.d2.evaluation.places import annotation_files
-from scaleprior.detect.fingerprint import run_fingerprint
+from scaleprior.detect.fingerprint import run_fingerprint, run_schedule
 from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.plan import (
     check_class_count,
@@ -42,6 +42,7 @@ from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import FailureError, UserError
 from scaleprior.provenance import created_by
 from scaleprior.training.device import resolve_device
+from scaleprior.training.extension import Schedule
 
 __all__ = [
     "Plan",
@@ -77,10 +78,12 @@ class Plan:
         cfg: Detectron2's, frozen; what the trainer gets.
         trained: what the trained detector says of itself, or will: it goes into every checkpoint. None where a model
             is evaluated that ScalePrior did not train.
+        schedule: of training: what an extended run may have longer.
     """
 
     cfg: CfgNode
     trained: TrainedDetector | None
+    schedule: Schedule | None = None
 
 
 def default_config() -> CfgNode:
@@ -142,7 +145,7 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
         created_by=created_by(),
         tuning=tuning_of(cfg),
     )
-    return Plan(cfg, trained)
+    return Plan(cfg, trained, run_schedule(cfg, card, annotations))
 
 
 def plan_evaluation(loaded: LoadedConfig, model: str | Path, out: Path) -> Plan:

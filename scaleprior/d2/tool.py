@@ -5,22 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from detectron2.engine import default_setup, launch
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from scaleprior.config import load_config
+from scaleprior.config import LoadedConfig, load_config
 from scaleprior.config.saved import write_config
 from scaleprior.d2.checkpoint import load_detector
 from scaleprior.d2.checks import detectron2_refuses
+from scaleprior.d2.claiming import MODEL_FILE, claim
 from scaleprior.d2.datasets import problems_of
-from scaleprior.d2.engine import MODEL_FILE, Detectron2Engine, claim, record
+from scaleprior.d2.engine import Detectron2Engine, record
 from scaleprior.d2.evaluation.results import to_result
-from scaleprior.d2.logs import without_tracebacks
+from scaleprior.d2.logs import held_messages, without_tracebacks
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training
 from scaleprior.d2.trainer import Trainer
 from scaleprior.detect.check import check_detection
@@ -28,7 +31,7 @@ from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.engines import get_engine
 from scaleprior.detect.metrics import results_to_dict
 from scaleprior.detect.start import model_to_evaluate
-from scaleprior.errors import FailureError, UserError
+from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.files import write_json
 from scaleprior.training.launching import check_counts, supervise
 from scaleprior.wording import parameter
@@ -38,6 +41,7 @@ __all__ = ["run"]
 logger = logging.getLogger(__name__)
 
 _RESULTS = "results.csv"
+T = TypeVar("T")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -67,38 +71,77 @@ def _work(args: argparse.Namespace) -> None:
     without_tracebacks()
     loaded = load_config(args.config_file, args.opts, defaults=default_config())
     out = Path(loaded.cfg.OUTPUT_DIR)
-    # a script of one's own may have Detectron2's flags alone
-    if comm.is_main_process() and not (args.eval_only or getattr(args, "no_check", False)):
-        check_detection(
-            loaded, None, out, engine=get_engine(Detectron2Engine.name), processes=comm.get_world_size()
-        ).refuse()
-    try:
-        setup_logger(str(out), distributed_rank=comm.get_rank(), name="scaleprior")
-    except OSError as e:
-        raise FailureError(f"cannot write OUTPUT_DIR {out}: {e.strerror or e}", hint="choose another folder") from e
-    # Detectron2 opens the file to log it, and ours may be given by its name in configs/.
-    shown = argparse.Namespace(**{**vars(args), "config_file": loaded.source})
     if args.eval_only:
-        chosen = model_to_evaluate(get_engine(Detectron2Engine.name), loaded, out, words=args.opts)
-        plan = _with_results(plan_evaluation(loaded, chosen, out))
-        default_setup(plan.cfg, shown)
-        if comm.is_main_process():
-            write_config(plan.cfg, out)
+        with held_messages() as tell:
+            chosen = model_to_evaluate(get_engine(Detectron2Engine.name), loaded, out, words=args.opts)
+            plan = _with_results(plan_evaluation(loaded, chosen, out))
+        _set_up(plan, args, loaded)
+        tell()
         _report(plan, _evaluate(plan, plan.cfg.MODEL.WEIGHTS), plan.cfg.MODEL.WEIGHTS)
         return
-    plan = _with_results(plan_training(loaded, None, out))
-    default_setup(plan.cfg, shown)
-    if comm.is_main_process():
-        write_config(plan.cfg, out)  # in place of Detectron2's, which holds our keys, too
+    with held_messages() as tell:
+        # a script of one's own may have Detectron2's flags alone
+        if not getattr(args, "no_check", False):
+            _on_main(lambda: _check(loaded, out))
+        plan = _with_results(plan_training(loaded, None, out))
+        resume, extend = args.resume, getattr(args, "extend", False)
+        trained, finished = _on_main(lambda: claim(plan, out, resume=resume, extend=extend))
+    plan = replace(plan, trained=trained)
+    _set_up(plan, args, loaded)
+    tell()
     model = str(out / MODEL_FILE)
-    if any(comm.all_gather(comm.is_main_process() and claim(plan, out, resume=args.resume))):
+    if finished:
         logger.info("%s is complete", model)
         found = _evaluate(plan, model) if plan.cfg.DATASETS.TEST else {}
     else:
         if comm.is_main_process():
             record_dropped(out, problems_of(plan.cfg.DATASETS.TRAIN), anew=True)
-        found = _train(plan, resume=args.resume)
+        found = _train(plan, resume=resume or extend)
     _report(plan, found, model)
+
+
+def _on_main(work: Callable[[], T]) -> T:
+    """What ``work()`` returns on the main process, on all of them; nothing is written before all know of it.
+
+    Raises:
+        UserError: what the main process was refused.
+    """
+    result: T | None = None
+    refusal: ScalePriorError | None = None
+    if comm.is_main_process():
+        try:
+            result = work()
+        except ScalePriorError as e:
+            refusal = e
+    said = comm.all_gather((result, None if refusal is None else refusal.wording.marked))
+    if refusal is not None:
+        raise refusal
+    result, refused = cast("list[tuple[T, str | None]]", said)[0]
+    if refused is not None:
+        raise UserError(refused)
+    return result
+
+
+def _check(loaded: LoadedConfig, out: Path) -> None:
+    engine = get_engine(Detectron2Engine.name)
+    check_detection(loaded, None, out, engine=engine, processes=comm.get_world_size()).refuse()
+
+
+def _set_up(plan: Plan, args: argparse.Namespace, loaded: LoadedConfig) -> None:
+    """Detectron2's own set-up, which writes ``log.txt`` and ``config.yaml`` and seeds, and our logger beside its own.
+
+    Raises:
+        FailureError: the folder cannot be written to.
+    """
+    out = plan.cfg.OUTPUT_DIR
+    try:
+        setup_logger(out, distributed_rank=comm.get_rank(), name="scaleprior")
+    except OSError as e:
+        raise FailureError(f"cannot write OUTPUT_DIR {out}: {e.strerror or e}", hint="choose another folder") from e
+    # Detectron2 opens the file to log it, and ours may be given by its name in configs/.
+    default_setup(plan.cfg, argparse.Namespace(**{**vars(args), "config_file": loaded.source}))
+    if comm.is_main_process():
+        write_config(plan.cfg, out)  # in place of Detectron2's, which holds our keys, too
 
 
 def _train(plan: Plan, *, resume: bool) -> dict[str, Any]:
@@ -127,7 +170,7 @@ def _with_results(plan: Plan) -> Plan:
     cfg.defrost()
     cfg.SCALEPRIOR.RESULTS = str(Path(cfg.OUTPUT_DIR) / _RESULTS)
     cfg.freeze()
-    return Plan(cfg, plan.trained)
+    return replace(plan, cfg=cfg)
 
 
 def _report(plan: Plan, found: dict[str, Any], model: str) -> None:

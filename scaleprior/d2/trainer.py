@@ -13,6 +13,7 @@ import math
 import os
 import pickle
 import weakref
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from torch import nn
 
@@ -33,6 +35,7 @@ from scaleprior.d2.evaluation.checks import check_evaluation
 from scaleprior.d2.evaluation.kinds import build_evaluator
 from scaleprior.d2.loader import NamedMapper, ResumableLoader, TestLoader, UnusableImage
 from scaleprior.d2.norm_eps import build_norm_eps
+from scaleprior.d2.ready import ddp_on_cpu, ready, with_sets
 from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.files import atomic_path, write_text
@@ -45,43 +48,87 @@ from scaleprior.wording import parameter
 
 __all__ = ["Trainer"]
 
-logger = logging.getLogger(__name__)
+# Below Detectron2's own logger, so that a program of the user's, which set up that one, shows it.
+logger = logging.getLogger("detectron2.scaleprior")
 
 
 class Trainer(DefaultTrainer):
     """Use it as ``DefaultTrainer``: ``Trainer(cfg)``, ``resume_or_load(resume)``, ``train()``.
 
+    What people override in ``DefaultTrainer`` they may override here. A ``build_train_loader`` that only wants another
+    mapper returns ``super().build_train_loader(cfg, mapper=...)``, whose order goes on after a resume.
+
     Attributes:
+        cfg: as given; with ScalePrior's keys at their defaults where it had none, and scaled to the processes by
+            SOLVER.REFERENCE_WORLD_SIZE.
         keep_checkpoints: newest periodic checkpoints to keep; None = all, as Detectron2 does.
         trained: what the detector will say of itself; goes into every checkpoint under ``EXTRA_KEY``. None = nothing.
         progress: called once a step with (steps done, all steps, {"loss": ...}).
     """
 
     keep_checkpoints: int | None = None
-    data_loader: ResumableLoader  # Detectron2's property
+    trained: TrainedDetector | None = None
+    progress: ProgressFn | None = None
+    model: nn.Module  # this and the next are Detectron2's properties
+    optimizer: torch.optim.Optimizer
+    data_loader: Any
+    _stop = StopRequest()
+    _done = 0  # steps that are whole, hooks and all
 
     def __init__(self, cfg: CfgNode) -> None:
+        """Register SCALEPRIOR.DATASETS and build everything.
+
+        Raises:
+            UserError: a schedule, a machine, a set or a key that cannot be honoured; names it.
+        """
+        cfg = ready(cfg)
         check_solver(cfg)
         if (
             getattr(type(self).build_evaluator, "__func__", None) is Trainer.build_evaluator.__func__
         ):  # no subclass' own
             check_evaluation(cfg)
-        self.trained: TrainedDetector | None = None
-        self.progress: ProgressFn | None = None
-        self._stop = StopRequest()
-        super().__init__(cfg)
+        with ddp_on_cpu(cfg.MODEL.DEVICE):
+            super().__init__(cfg)
+        # Whoever builds models or hooks without asking ours owes the key and the checkpoints nevertheless.
+        build_norm_eps(getattr(self.model, "module", self.model), cfg)
+        if type(self.checkpointer) is DetectionCheckpointer:
+            self._save_by(_Checkpointer(self))
+        if not hasattr(self.data_loader, "go_to"):
+            logger.warning(
+                "the training loader is a %s, which has no position: a resumed run takes its data from their start "
+                "again (scaleprior.d2.Trainer.build_train_loader(cfg, mapper=...) goes on in them)",
+                type(self.data_loader).__name__,
+            )
+
+    def _save_by(self, checkpointer: DetectionCheckpointer) -> None:
+        for hook in self._hooks:
+            if isinstance(hook, hooks.PeriodicCheckpointer) and hook.checkpointer is self.checkpointer:
+                hook.checkpointer = checkpointer
+        self.checkpointer = checkpointer
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As ``DefaultTrainer``, with a loader that goes on where the checkpoint was written.
+        """As ``DefaultTrainer``, with a loader and a learning rate that go on where the checkpoint was written.
 
         Raises:
             UserError: ``MODEL.WEIGHTS`` is not there, does not fit, or is a whole detector.
         """
         super().resume_or_load(resume)
-        self.data_loader.go_to(self.start_iter)
+        if self.start_iter:
+            self._follow_schedule()
+        if hasattr(self.data_loader, "go_to"):
+            self.data_loader.go_to(self.start_iter)
         if resume and comm.is_main_process():
             # In place: the writer has the file open. An evaluation may stand behind a later step.
             cut_lines(Path(self.cfg.OUTPUT_DIR) / "metrics.json", "iteration", self.start_iter - 1, in_place=True)
+
+    def _follow_schedule(self) -> None:
+        """Let the first step run at its rate by this schedule; the optimiser brings that of the one it was saved under.
+
+        Only Detectron2's own schedulers say what the rate of a step is, whatever came before.
+        """
+        if isinstance(self.scheduler, LRMultiplier) and self.scheduler.last_epoch == self.start_iter:
+            for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_lr()):
+                group["lr"] = rate
 
     def train(self) -> Any:
         """Run the steps that are left.
@@ -108,9 +155,8 @@ class Trainer(DefaultTrainer):
                     hint=f"free space in OUTPUT_DIR and go on with {parameter('resume', True)}",
                 ) from e
             except FloatingPointError as e:
-                names = ", ".join(str(image.get("file_name")) for image in self.data_loader.last)
                 raise FailureError(
-                    f"step {self.iter}: {' '.join(str(e).split())}; images {names}",
+                    f"step {self.iter}: {' '.join(str(e).split())}{_images(self.data_loader)}",
                     hint="lower SOLVER.BASE_LR, lengthen the warmup or clip gradients (SOLVER.CLIP_GRADIENTS)",
                 ) from e
 
@@ -120,7 +166,7 @@ class Trainer(DefaultTrainer):
         Returns:
             How many they are; 0 where nothing was to be saved.
         """
-        done = self.iter if isinstance(error, UnusableImage) else self.iter + 1
+        done = self._done
         if not self.start_iter < done < self.max_iter:  # on the disk already, or nothing was trained yet
             return 0
         self.iter = self._trainer.iter = done - 1  # both stand in the checkpoint, as the last step that is done
@@ -129,8 +175,35 @@ class Trainer(DefaultTrainer):
             comm.synchronize()
         return done
 
+    def before_step(self) -> None:
+        """Detectron2's; torch's generators are seeded first, so that what a step samples does not depend on the steps
+        before."""
+        torch.manual_seed(step_seed(run_seed(self.cfg), comm.get_rank(), self.iter))
+        super().before_step()
+
+    def after_step(self) -> None:
+        """Detectron2's; then the progress, and after SIGTERM the end of the run.
+
+        These are no hooks: whoever overrides ``build_hooks`` counts on the order of Detectron2's, and what is saved
+        here has to have seen the whole step, all hooks included.
+        """
+        self._done = self.iter + 1
+        super().after_step()
+        if self.progress is not None:
+            loss = self.storage.latest().get("total_loss", (math.nan, 0))[0]
+            self.progress(self._done, self.max_iter, {"loss": float(loss)})
+        requested = self._stop.requested
+        if comm.get_world_size() > 1:  # all processes stop after the same step, or none could finish it
+            requested = any(comm.all_gather(requested))
+        if requested and self._done < self.max_iter:
+            self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+            raise Interrupted(
+                f"stopped by SIGTERM after step {self._done} of {self.max_iter}",
+                hint=f"run again with {parameter('resume', True)} to go on",
+            )
+
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's own, with two of ours; called once, at the end of ``DefaultTrainer.__init__``."""
+        """Detectron2's own, in its order; called once, at the end of ``DefaultTrainer.__init__``."""
         # Before the hooks are made, because the one that saves holds on to the checkpointer.
         self.checkpointer = _Checkpointer(self)
         found = super().build_hooks()
@@ -139,8 +212,7 @@ class Trainer(DefaultTrainer):
                 hook.max_to_keep = self.keep_checkpoints
                 # 0 is none but the final one; fvcore would divide by it.
                 hook.period = self.cfg.SOLVER.CHECKPOINT_PERIOD or self.cfg.SOLVER.MAX_ITER + 1
-        # The stop comes last: what is saved then has seen the whole step, its learning rate included.
-        return [_SeedSteps(run_seed(self.cfg)), *found, _StopOnRequest()]
+        return found
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -148,13 +220,19 @@ class Trainer(DefaultTrainer):
         return build_norm_eps(super().build_model(cfg), cfg)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> ResumableLoader:
-        """See ``loader.py``."""
-        return ResumableLoader.from_config(cfg)
+    def build_train_loader(cls, cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any] | None = None) -> Iterable[Any]:
+        """See ``loader.py``; may be overridden to return any loader.
+
+        Args:
+            mapper: a dict of the data set -> what the model takes, or None to pass over it; by default
+                ``DatasetMapper(cfg, is_train=True)``.
+        """
+        return ResumableLoader.from_config(with_sets(cfg, cfg.DATASETS.TRAIN), mapper)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> TestLoader:
         """Detectron2's, whose errors name the image."""
+        cfg = with_sets(cfg, [dataset_name])
         # Both take a config in place of their arguments, which no checker sees.
         make_mapper: Any = DatasetMapper
         make_loader: Any = build_detection_test_loader
@@ -170,6 +248,12 @@ class Trainer(DefaultTrainer):
         """
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return build_evaluator(cfg, dataset_name, folder)
+
+
+def _images(loader: Any) -> str:
+    """Those of the last batch, where the loader knows them."""
+    last = getattr(loader, "last", None)
+    return f"; images {', '.join(str(image.get('file_name')) for image in last)}" if last else ""
 
 
 class _Checkpointer(DetectionCheckpointer):
@@ -227,33 +311,3 @@ class _Checkpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename, durable=False)
-
-
-class _SeedSteps(HookBase):
-    """Seeds torch's generators before every step, so that what a step samples does not depend on the steps before."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def before_step(self) -> None:
-        torch.manual_seed(step_seed(self._seed, comm.get_rank(), self.trainer.iter))
-
-
-class _StopOnRequest(HookBase):
-    """Shows the progress, and ends the run after SIGTERM with its state saved."""
-
-    def after_step(self) -> None:
-        trainer, done = self.trainer, self.trainer.iter + 1
-        assert isinstance(trainer, Trainer)
-        if trainer.progress is not None:
-            loss = trainer.storage.latest().get("total_loss", (math.nan, 0))[0]
-            trainer.progress(done, trainer.max_iter, {"loss": float(loss)})
-        requested = trainer._stop.requested
-        if comm.get_world_size() > 1:  # all processes stop after the same step, or none could finish it
-            requested = any(comm.all_gather(requested))
-        if requested and done < trainer.max_iter:
-            trainer.checkpointer.save(f"model_{trainer.iter:07d}", iteration=trainer.iter)
-            raise Interrupted(
-                f"stopped by SIGTERM after step {done} of {trainer.max_iter}",
-                hint=f"run again with {parameter('resume', True)} to go on",
-            )

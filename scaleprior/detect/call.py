@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaleprior.config.sources import ConfigSource, open_config
 from scaleprior.detect.data.problems import DropBad
-from scaleprior.detect.engines import Engine, get_engine
+from scaleprior.detect.engines import Engine, can_extend, get_engine
 from scaleprior.errors import UserError
 from scaleprior.progress import ProgressFn, watched
 
@@ -66,6 +66,7 @@ def detect(
     engine: str = "auto",
     overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
+    extend: bool = False,
     drop_bad: DropBad | None = None,
     check: bool = True,
     progress: ProgressFn | bool = False,
@@ -87,6 +88,8 @@ def detect(
         engine: ``auto``, ``torchvision``, ``detectron2``, or one that another package announces.
         overrides: other keys, ``{"SOLVER.MAX_ITER": 10}`` or nested.
         resume: go on with a run of the same config in ``out``; start one if there is none.
+        extend: go on with the run in ``out`` under a larger ``SOLVER.MAX_ITER`` (and other ``SOLVER.STEPS``), which
+            ``run.json`` and the detector then tell of: it is not the run that was trained so from the start.
         drop_bad: leave out "annotations" that cannot be used, or the "images" that have such, instead of refusing the
             set (``SCALEPRIOR.DROP_BAD``); ``out/dropped.json`` lists them.
         check: look at both sets, the weights, disk and memory before anything is trained; see ``scaleprior.check``.
@@ -97,11 +100,14 @@ def detect(
         UserError: config, data or weights are not fit, or contradict each other; nothing is written then.
         FailureError: the loss is not finite, or the disk is full.
     """
-    if model is not None and (weights is not None or train is not None or resume):
-        raise UserError("model is a trained detector, which is only evaluated", hint="leave out weights, train, resume")
+    if model is not None and (weights is not None or train is not None or resume or extend):
+        raise UserError(
+            "model is a trained detector, which is only evaluated", hint="leave out weights, train, resume, extend"
+        )
     from scaleprior.detect.start import start_from
 
     chosen = get_engine(engine)
+    further = can_extend(chosen) if extend else {}
     loaded = open_config(config, overrides, defaults=chosen.default_config())
     loaded = open_config(loaded, _dataset_keys(loaded, train, val))
     if drop_bad is not None:
@@ -113,7 +119,7 @@ def detect(
                 _check(chosen, loaded, named, folder, progress)
             loaded, start = start_from(loaded, named, chosen)
             with watched(progress, "fine-tuning") as report:
-                trained = chosen.train(loaded, start, folder, resume=resume, progress=report)
+                trained = chosen.train(loaded, start, folder, resume=resume, progress=report, **further)
     else:
         trained = Path(model)  # engines put an address right that became a path
     return DetectRun(trained, chosen.name, _evaluate(chosen, loaded, trained, folder, progress))

@@ -6,6 +6,7 @@ is a callable without arguments that returns an :class:`Engine`. Detectron2's co
 
 from __future__ import annotations
 
+import inspect
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from scaleprior.errors import UserError
 from scaleprior.plugins import announced, check_protocol, find_announced, unknown_name
 from scaleprior.progress import ProgressFn
+from scaleprior.wording import parameter
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from scaleprior.config import LoadedConfig
     from scaleprior.detect.metrics import DetectionResult
 
-__all__ = ["ENGINE_GROUP", "Engine", "get_engine", "known_engines", "resolve_auto"]
+__all__ = ["ENGINE_GROUP", "Engine", "can_extend", "get_engine", "known_engines", "resolve_auto"]
 
 ENGINE_GROUP = "scaleprior.engines"
 _BUILTIN = "torchvision"
@@ -69,6 +71,9 @@ class Engine(Protocol):
             weights: backbone to start from; None = ``MODEL.WEIGHTS``, or fresh weights where that is empty.
             out: folder for all that is written.
             resume: go on where an earlier run in ``out`` stopped.
+
+        An engine that can go on with a run under a longer schedule, and records that, takes a further ``extend``; see
+        :func:`can_extend`.
         """
         ...
 
@@ -77,6 +82,20 @@ class Engine(Protocol):
     ) -> dict[str, DetectionResult]:
         """COCO AP of ``model`` on each set of ``DATASETS.TEST``, by name of the set, in their order."""
         ...
+
+
+def can_extend(engine: Engine) -> dict[str, bool]:
+    """The keyword for ``engine.train`` that asks for a run to be extended.
+
+    Raises:
+        UserError: this engine knows no such thing.
+    """
+    if "extend" not in inspect.signature(engine.train).parameters:
+        raise UserError(
+            f"{parameter('extend', True)} is asked for, and the {engine.name} engine extends no runs",
+            hint="train anew in another folder, or use the detectron2 engine",
+        )
+    return {"extend": True}
 
 
 def known_engines() -> list[str]:

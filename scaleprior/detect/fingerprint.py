@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from scaleprior.config.dotted import flat_config, set_key
 from scaleprior.config.fingerprint import training_settings
 from scaleprior.files import file_sha256
+from scaleprior.training.extension import Schedule
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
     from scaleprior.backbones.card import Card
 
-__all__ = ["run_fingerprint"]
+__all__ = ["run_fingerprint", "run_schedule"]
 
 
 def run_fingerprint(cfg: CfgNode, card: Card | None, annotations: Iterable[str | Path]) -> str:
@@ -29,3 +31,16 @@ def run_fingerprint(cfg: CfgNode, card: Card | None, annotations: Iterable[str |
     backbone = None if card is None else card.tensors_sha256
     text = json.dumps([training_settings(cfg), backbone, [file_sha256(path) for path in annotations]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_schedule(cfg: CfgNode, card: Card | None, annotations: Sequence[str | Path]) -> Schedule:
+    """What may differ in a run that is extended; arguments as for :func:`run_fingerprint`."""
+
+    def under(keys: Mapping[str, Any]) -> str:
+        other = cfg.clone()
+        other.defrost()
+        for key, value in keys.items():
+            set_key(other, key, value)
+        return run_fingerprint(other, card, annotations)
+
+    return Schedule(dict(flat_config(cfg)), under)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.backbones.card import UNKNOWN, Card
@@ -20,6 +20,7 @@ from scaleprior.config.fingerprint import training_settings
 from scaleprior.config.keys.table import find_key
 from scaleprior.config.load import detectron2_defaults
 from scaleprior.errors import UserError
+from scaleprior.training.extension import Extension
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -53,13 +54,14 @@ _NOT_OF_A_TEST = ("TEST.EVAL_PERIOD", "TEST.EXPECTED_RESULTS", "TEST.PRECISE_BN.
 _PYRAMIDS = {timm: resnet for resnet, timm in TIMM_BUILDERS.items()}
 
 
-def tuning_of(cfg: CfgNode) -> dict[str, Any]:
+def tuning_of(cfg: CfgNode, history: Sequence[Extension] = ()) -> dict[str, Any]:
     """What identifies a fine-tuning run beside its detector and its steps; the keys are :data:`TUNING`.
 
     ``settings`` is a hash of every other setting that decides the weights and is not at Detectron2's default.
 
     Args:
         cfg: as the run has it: the backbone's card applied.
+        history: of a run that was extended, which is not compared with one that had its schedule from the start.
     """
     apart = {*_OF_THE_TRUNK, *_SAID, *_BOOKKEEPING, *_SHOWN.values()}
     settings = {
@@ -67,6 +69,8 @@ def tuning_of(cfg: CfgNode) -> dict[str, Any]:
         for name, value in training_settings(cfg).items()
         if name not in apart and not _of_the_data(name) and not _of_a_test(name) and not _is_usual(name, value)
     }
+    if history:
+        settings["extended"] = [[each.steps, dict(each.schedule)] for each in history]
     return {
         **{column: get_key(cfg, key) for column, key in _SHOWN.items()},
         "trained_on": "+".join(cfg.DATASETS.TRAIN),

@@ -10,6 +10,7 @@ from scaleprior.backbones.card import Card
 from scaleprior.detect.data.coco_format import CocoId
 from scaleprior.errors import UserError
 from scaleprior.provenance import CreatedBy
+from scaleprior.training.extension import Extension, read_history
 
 __all__ = ["TrainedDetector"]
 
@@ -24,9 +25,10 @@ class TrainedDetector:
         config: the keys that the weights depend on, with their values in JSON's types.
         card: the backbone's; None from scratch.
         seed, max_iter: of the training run.
-        fingerprint: hash of all that determined the training run.
+        fingerprint: hash of all that determined the training run, with its history.
         created_by: version and commit of ScalePrior.
         tuning: what else identifies the run in a comparison (``detect.identity.tuning_of``); empty in older files.
+        extended: the schedules that the run was begun under, where it was gone on with under a longer one.
     """
 
     class_names: tuple[str, ...]
@@ -38,10 +40,11 @@ class TrainedDetector:
     fingerprint: str
     created_by: CreatedBy
     tuning: Mapping[str, Any] = field(default_factory=dict)
+    extended: tuple[Extension, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, in the words that either engine's files have held since before they shared a record."""
-        facts = {
+        facts: dict[str, Any] = {
             "config": dict(self.config),
             "card": None if self.card is None else self.card.to_dict(),
             "seed": self.seed,
@@ -50,6 +53,8 @@ class TrainedDetector:
             "created_by": self.created_by,
             **({"tuning": dict(self.tuning)} if self.tuning else {}),
         }
+        if self.extended:
+            facts["extended"] = [each.to_dict() for each in self.extended]
         if self.category_ids is None:
             return {**facts, "classes": list(self.class_names)}
         return {"class_names": list(self.class_names), "category_ids": list(self.category_ids), **facts}
@@ -73,6 +78,7 @@ class TrainedDetector:
                 fingerprint=raw["fingerprint"],
                 created_by=raw["created_by"],
                 tuning=raw.get("tuning", {}),
+                extended=read_history(raw, where=where),
             )
         except (KeyError, TypeError) as e:
             raise UserError(f"model {where} cannot be read: {e}", hint="the file is damaged; get it again") from e

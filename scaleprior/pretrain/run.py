@@ -37,7 +37,7 @@ from scaleprior.pretrain.plan import check_amp, check_pretraining, parent_card, 
 from scaleprior.pretrain.recipe import recipe_of
 from scaleprior.pretrain.recorder import JsonLines, Recorder
 from scaleprior.pretrain.schedule import Schedule, budget_steps
-from scaleprior.pretrain.trainer import CHECKPOINT, PretrainTrainer
+from scaleprior.pretrain.trainer import CHECKPOINT, PretrainTrainer, read_run_checkpoint
 from scaleprior.provenance import created_by
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.device import resolve_device
@@ -126,6 +126,8 @@ def run_pretraining(
         }
         folder = RunFolder(out, identity, parts="config, corpus or number of processes")
         finished = _finished(folder, resume=resume)
+        if resume and finished is None:
+            read_run_checkpoint(folder)  # it is refused before anything is written, not when it is needed
         processes.wait()  # nobody writes before everybody has looked
         if finished is not None:
             if processes.main:

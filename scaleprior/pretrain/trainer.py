@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from scaleprior.training.processes import ProcessGroup
     from scaleprior.training.run_folder import RunFolder
 
-__all__ = ["CHECKPOINT", "PretrainTrainer"]
+__all__ = ["CHECKPOINT", "PretrainTrainer", "read_run_checkpoint"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,11 +71,9 @@ class PretrainTrainer:
         Raises:
             UserError: the checkpoint is another run's.
         """
-        path = self._checkpoint
-        if not path.exists():
+        state, path = read_run_checkpoint(self.folder), self._checkpoint
+        if state is None:
             return False
-        state = load_checkpoint(path)
-        refuse_other_run(state, self.folder.fingerprint, str(path), self.folder.parts)
         with restoring(path):
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -240,3 +238,17 @@ def _loss(logits: Tensor, batch: LabelledBatch) -> Tensor:
     if batch.absent is None:
         return sparse_logistic_loss(logits, batch.labels, batch.offsets)
     return known_logistic_loss(logits, batch.labels, batch.offsets, *batch.absent)
+
+
+def read_run_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
+    """The state that a run goes on from; None where it has no checkpoint yet.
+
+    Raises:
+        UserError: the checkpoint is damaged, or another run's.
+    """
+    path = folder.out / CHECKPOINT
+    if not path.exists():
+        return None
+    state = load_checkpoint(path)
+    refuse_other_run(state, folder.fingerprint, str(path), folder.parts)
+    return state

@@ -7,14 +7,15 @@ folder, write ``run.json``, train. What marks a run as finished is the stage's o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.files import read_json, remove_leftovers, write_json
-from scaleprior.wording import parameter
+from scaleprior.training.extension import Extension, Schedule, extended_fingerprint, read_history
+from scaleprior.wording import parameter, shown
 
 __all__ = ["RUN_FILE", "RunFolder", "refuse_other_run", "restoring", "with_way_on"]
 
@@ -32,16 +33,20 @@ class RunFolder:
         out: the folder; it need not exist.
         identity: becomes ``run.json``; its "fingerprint" is the hash of all that determines the run.
         parts: what a fingerprint covers, for messages, e.g. "config, backbone or data".
+        schedule: the keys that may be given anew for a run that is extended; empty where none can be.
+        history: of a run that was extended.
     """
 
     out: Path
     identity: Mapping[str, Any]
     parts: str
+    schedule: Schedule | None = None
+    history: tuple[Extension, ...] = ()
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that determines the run."""
-        return self.identity["fingerprint"]
+        """Hash of all that determines the run, its history included."""
+        return extended_fingerprint(self.identity["fingerprint"], self.history)
 
     def found(self) -> dict[str, Any] | None:
         """The ``run.json`` of an earlier start of this very run; None where there is none.
@@ -49,17 +54,60 @@ class RunFolder:
         Raises:
             UserError: it is another run's.
         """
-        path = self.out / RUN_FILE
-        if not path.is_file():
-            return None
-        before = read_json(path, what="run description")
-        refuse_other_run(before, self.fingerprint, str(self.out), self.parts)
+        before = self._read()
+        if before is not None:
+            refuse_other_run(before, self.fingerprint, str(self.out), self.parts)
         return before
+
+    def resumed(self, *, extend: bool, steps_done: Callable[[], int]) -> RunFolder | None:
+        """The run to go on with, with the history that ``run.json`` tells; None where there is no run yet.
+
+        Nothing is written.
+
+        Args:
+            extend: a run that differs in nothing but a shorter schedule may be gone on with under this one.
+            steps_done: counts the steps that the folder's checkpoint has behind it; asked for if a run is extended.
+
+        Raises:
+            UserError: it is another run's; or there is none to extend, or no longer schedule.
+        """
+        before = self._read()
+        if before is None:
+            if extend:
+                raise UserError(
+                    f"{self.out} holds no run to extend ({RUN_FILE} is missing)",
+                    hint=f"leave out {parameter('extend', True)} to start one",
+                )
+            return None
+        known = replace(self, history=read_history(before, where=str(self.out / RUN_FILE)))
+        if _carried(before) == known.fingerprint:
+            return known
+        former = None if self.schedule is None else self.schedule.former(self.out, before, known.history)
+        if self.schedule is None or former is None:
+            refuse_other_run(before, known.fingerprint, str(self.out), self.parts)
+            return known
+        self.schedule.check_longer(former, self.out, extend=extend)
+        steps = steps_done()
+        if not steps:  # nothing was trained under the former one
+            return known
+        return replace(known, history=(*known.history, Extension(_carried(before) or "", steps, former)))
 
     def write(self) -> None:
         """Write ``run.json``, and remove what a killed start of the run was about to write."""
         remove_leftovers(self.out, recursive=False)
-        write_json(self.out / RUN_FILE, dict(self.identity))
+        further: dict[str, Any] = {} if self.schedule is None else {"schedule": dict(self.schedule.keys)}
+        if self.history:
+            further["extended"] = [each.to_dict() for each in self.history]
+        write_json(self.out / RUN_FILE, {**self.identity, "fingerprint": self.fingerprint, **further})
+
+    def _read(self) -> dict[str, Any] | None:
+        path = self.out / RUN_FILE
+        if not path.is_file():
+            return None
+        before = read_json(path, what="run description")
+        if not isinstance(before, dict):
+            raise UserError(f"run description {path} is {shown(before)}", hint="choose another output folder")
+        return before
 
 
 def refuse_other_run(found: Mapping[str, Any], fingerprint: str, where: str, parts: str) -> None:
@@ -68,12 +116,15 @@ def refuse_other_run(found: Mapping[str, Any], fingerprint: str, where: str, par
     Raises:
         UserError: they differ.
     """
-    carried = next((found[name] for name in ("fingerprint", *_OLD_NAMES) if name in found), None)
-    if carried != fingerprint:
+    if _carried(found) != fingerprint:
         raise UserError(
             f"{where} holds a run with another {parts}",
             hint="resume with what it was started with, or choose another output folder",
         )
+
+
+def _carried(found: Mapping[str, Any]) -> str | None:
+    return next((found[name] for name in ("fingerprint", *_OLD_NAMES) if name in found), None)
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ def test_train_resume_and_evaluate(tmp_path: Path, coco: list[str]) -> None:
         (["SOLVER.TYPO", "1"], "unknown config key SOLVER.TYPO"),
         (["--eval-only"], "--eval-only stands among the KEY VALUE words; put --eval-only before the first of them"),
         (["DATASETS.TRAIN", "()"], "DATASETS.TRAIN is empty"),
-        (["OUTPUT_DIR", "/proc/nowhere"], "cannot write OUTPUT_DIR /proc/nowhere"),
+        (["OUTPUT_DIR", "/proc/nowhere"], "cannot write /proc/nowhere"),
     ],
 )
 def test_bad_input_is_one_line_and_an_exit_code(

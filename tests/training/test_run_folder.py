@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from scaleprior.errors import UserError
+from scaleprior.training.extension import Extension, Schedule
 from scaleprior.training.run_folder import RUN_FILE, RunFolder, refuse_other_run
 
 
@@ -49,3 +52,98 @@ def test_a_damaged_run_file_is_named(tmp_path: Path) -> None:
     (tmp_path / RUN_FILE).write_text("{")
     with pytest.raises(UserError, match=RUN_FILE):
         folder(tmp_path, "a").found()
+
+
+def scheduled(out: Path, length: int, steps: tuple[int, ...] = (3,), other: str = "") -> RunFolder:
+    """A run whose fingerprint spells out its schedule and whatever else it is made of."""
+    keys = {"SOLVER.MAX_ITER": length, "SOLVER.STEPS": steps, "SOLVER.BASE_LR": 0.1}
+
+    def spelled(schedule: Mapping[str, Any]) -> str:
+        return f"{schedule['SOLVER.MAX_ITER']} {list(schedule['SOLVER.STEPS'])} {other}"
+
+    return RunFolder(out, {"fingerprint": spelled(keys)}, parts="config", schedule=Schedule(keys, spelled))
+
+
+def test_a_run_is_extended_where_it_is_asked_for_and_stays_extended(tmp_path: Path) -> None:
+    scheduled(tmp_path, 4).write()
+    longer = scheduled(tmp_path, 8, (3, 6))
+    said = (
+        r"holds this run with SOLVER.MAX_ITER 4 SOLVER.STEPS \[3\]; now it is SOLVER.MAX_ITER 8 SOLVER.STEPS \[3, 6\]; "
+        r"extend=True goes on under the longer schedule and records it"
+    )
+    with pytest.raises(UserError, match=said):
+        longer.resumed(extend=False, steps_done=lambda: 4)
+    extended = longer.resumed(extend=True, steps_done=lambda: 4)
+    assert extended is not None
+    schedule = {"SOLVER.MAX_ITER": 4, "SOLVER.STEPS": [3]}
+    assert extended.history == (Extension("4 [3] ", 4, schedule),)
+    assert extended.fingerprint != longer.fingerprint  # what was trained so from the start is another run
+    extended.write()
+    written = json.loads((tmp_path / RUN_FILE).read_text())
+    assert written["extended"] == [{"fingerprint": "4 [3] ", "steps": 4, "schedule": schedule}]
+    for extend in (False, True):  # gone on with as any run is, also by who repeats the command
+        assert longer.resumed(extend=extend, steps_done=lambda: 9) == extended
+    twice = scheduled(tmp_path, 9).resumed(extend=True, steps_done=lambda: 6)
+    assert twice is not None
+    assert [(each.fingerprint, each.steps) for each in twice.history] == [
+        ("4 [3] ", 4),
+        (extended.fingerprint, 6),
+    ]
+
+
+def test_how_far_a_run_had_come_is_part_of_what_it_is(tmp_path: Path) -> None:
+    scheduled(tmp_path, 4).write()
+    longer = scheduled(tmp_path, 8)
+    found = {steps: longer.resumed(extend=True, steps_done=lambda steps=steps: steps) for steps in (0, 2, 4)}
+    assert len({each.fingerprint for each in found.values() if each is not None}) == 3
+    assert found[0] == longer  # nothing was trained under the former schedule: this is the run of the new one
+
+
+@pytest.mark.parametrize(
+    ("length", "steps", "other", "said"),
+    [
+        (3, (3,), "", "now it is SOLVER.MAX_ITER 3 SOLVER.STEPS .*, which is no longer one"),
+        (4, (2,), "", "which is no longer one"),
+        (8, (3,), "other backbone", "holds a run with another config"),
+    ],
+)
+def test_what_is_no_extension_is_refused(
+    length: int, steps: tuple[int, ...], other: str, said: str, tmp_path: Path
+) -> None:
+    scheduled(tmp_path, 4).write()
+    before = (tmp_path / RUN_FILE).read_bytes()
+    with pytest.raises(UserError, match=said):
+        scheduled(tmp_path, length, steps, other).resumed(extend=True, steps_done=lambda: 4)
+    assert (tmp_path / RUN_FILE).read_bytes() == before
+
+
+def test_there_must_be_a_run_to_extend(tmp_path: Path) -> None:
+    assert scheduled(tmp_path, 4).resumed(extend=False, steps_done=lambda: 0) is None
+    with pytest.raises(UserError, match="holds no run to extend"):
+        scheduled(tmp_path, 4).resumed(extend=True, steps_done=lambda: 0)
+
+
+def test_the_schedule_of_an_older_run_is_in_its_saved_config(tmp_path: Path) -> None:
+    """run.json did not hold it; the hash tells whether that config is the run's."""
+    (tmp_path / RUN_FILE).write_text(json.dumps({"fingerprint": "4 [3] "}))
+    longer = scheduled(tmp_path, 8)
+    with pytest.raises(UserError, match="holds a run with another config"):
+        longer.resumed(extend=True, steps_done=lambda: 4)
+    for text, extends in (("SOLVER: {MAX_ITER: 4, STEPS: [3]}", True), ("SOLVER: {MAX_ITER: 5, STEPS: []}", False)):
+        (tmp_path / "config.yaml").write_text(text)
+        if extends:
+            extended = longer.resumed(extend=True, steps_done=lambda: 4)
+            assert extended is not None
+            assert len(extended.history) == 1
+        else:
+            with pytest.raises(UserError, match="holds a run with another config"):
+                longer.resumed(extend=True, steps_done=lambda: 4)
+
+
+def test_a_damaged_history_is_named(tmp_path: Path) -> None:
+    (tmp_path / RUN_FILE).write_text(json.dumps({"fingerprint": "a", "extended": [{"steps": 1}]}))
+    with pytest.raises(UserError, match=r"run\.json cannot be read: the history of the run"):
+        scheduled(tmp_path, 4).resumed(extend=False, steps_done=lambda: 0)
+    (tmp_path / RUN_FILE).write_text("[]")
+    with pytest.raises(UserError, match=r"run description .*run\.json is \[\]"):
+        scheduled(tmp_path, 4).found()

@@ -31,8 +31,8 @@ from scaleprior.detect.faster_rcnn import model_file as weights_io
 from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.detect.faster_rcnn.model import Detector, build_detector
 from scaleprior.detect.faster_rcnn.predict import predict
-from scaleprior.detect.faster_rcnn.trainer import CHECKPOINT, DetectorTrainer
-from scaleprior.detect.fingerprint import run_fingerprint
+from scaleprior.detect.faster_rcnn.trainer import CHECKPOINT, DetectorTrainer, checkpoint_steps
+from scaleprior.detect.fingerprint import run_fingerprint, run_schedule
 from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
 from scaleprior.detect.plan import (
@@ -83,9 +83,12 @@ class TorchvisionEngine:
         out: Path,
         *,
         resume: bool = False,
+        extend: bool = False,
         progress: ProgressFn | None = None,
     ) -> Path:
         """Train and return ``out/model.safetensors``; see ``engines.Engine.train``.
+
+        A run that is finished cannot be extended: what goes on with it, the optimiser's state, is gone.
 
         Raises:
             UserError: config, data or weights are not fit; nothing is written then.
@@ -103,13 +106,18 @@ class TorchvisionEngine:
         check_keys(cfg)
         loader = TrainLoader.from_config(cfg, sets)
 
-        fingerprint = run_fingerprint(cfg, card, [data.source for data in sets])
-        identity = {"fingerprint": fingerprint, "seed": run_seed(cfg), "created_by": created_by()}
-        folder = RunFolder(out, identity, parts="config, backbone or data")
+        sources = [data.source for data in sets]
+        identity = {
+            "fingerprint": run_fingerprint(cfg, card, sources),
+            "seed": run_seed(cfg),
+            "created_by": created_by(),
+        }
+        schedule = run_schedule(cfg, card, sources)
+        folder = RunFolder(out, identity, parts="config, backbone or data", schedule=schedule)
         target = out / MODEL_FILE
-        if resume:
-            folder.found()
-            if target.is_file() and weights_io.read_trained(target).fingerprint == fingerprint:
+        if resume or extend:
+            folder = folder.resumed(extend=extend, steps_done=lambda: _steps_done(out)) or folder
+            if target.is_file() and weights_io.read_trained(target).fingerprint == folder.fingerprint:
                 logger.info("%s is complete", target)
                 return target
         seed_everything(run_seed(cfg))
@@ -120,10 +128,13 @@ class TorchvisionEngine:
         else:
             warn_of_frozen_stages(cfg)
         model.to(resolve_device(cfg.MODEL.DEVICE))
-        folder.write()
+        trainer = DetectorTrainer(cfg, model, loader, folder)
+        if resume or extend:
+            trainer.resume()
+        folder.write()  # from here on the folder is this run's
         write_config(cfg, out)
         record_dropped(out, {data.name: data.problems for data in sets}, anew=True)
-        DetectorTrainer(cfg, model, loader, folder).train(resume=resume, progress=progress)
+        trainer.train(progress=progress)
         trained = TrainedDetector(
             class_names=sets[0].class_names,
             category_ids=sets[0].category_ids,
@@ -131,9 +142,10 @@ class TorchvisionEngine:
             card=card,
             seed=run_seed(cfg),
             max_iter=cfg.SOLVER.MAX_ITER,
-            fingerprint=fingerprint,
+            fingerprint=folder.fingerprint,
             created_by=created_by(),
-            tuning=tuning_of(cfg),
+            tuning=tuning_of(cfg, folder.history),
+            extended=folder.history,
         )
         weights_io.save_model(target, model, trained)
         (out / CHECKPOINT).unlink(missing_ok=True)  # the model says it all; a checkpoint is twice as large
@@ -176,6 +188,23 @@ class TorchvisionEngine:
                 model=model,
             )
         return results
+
+
+def _steps_done(out: Path) -> int:
+    """Of the checkpoint to go on from.
+
+    Raises:
+        UserError: the run is finished.
+    """
+    if (out / CHECKPOINT).is_file():
+        return checkpoint_steps(out / CHECKPOINT)
+    if (out / MODEL_FILE).is_file():
+        raise UserError(
+            f"{out} holds a finished run, which the torchvision engine cannot extend: its optimiser's state was "
+            f"removed when {MODEL_FILE} was written",
+            hint="train anew in another folder; the detectron2 engine keeps what a finished run needs to go on",
+        )
+    return 0
 
 
 def _evaluate_set(

@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ from scaleprior.wording import parameter
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["CHECKPOINT", "METRICS", "DetectorTrainer"]
+__all__ = ["CHECKPOINT", "METRICS", "DetectorTrainer", "checkpoint_steps"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,20 +60,34 @@ class DetectorTrainer:
         )
         self.step = 0
 
-    def train(self, *, resume: bool, progress: ProgressFn | None = None) -> None:
-        """Run the steps that are left.
+    def resume(self) -> None:
+        """Go on from the checkpoint in the folder, if there is one; nothing is written.
 
-        Args:
-            resume: go on from the checkpoint in ``out`` if there is one; otherwise start anew.
+        Raises:
+            UserError: it belongs to another run, or cannot be read.
+        """
+        path = self.folder.out / CHECKPOINT
+        if not path.is_file():
+            return
+        state = load_checkpoint(path)
+        if not self._is_before_extension(state):
+            refuse_other_run(state, self.folder.fingerprint, str(path), self.folder.parts)
+        with restoring(path):
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.step = state["step"]
+        logger.info("resumed at step %d from %s", self.step, path)
+
+    def train(self, *, progress: ProgressFn | None = None) -> None:
+        """Run the steps that are left.
 
         Raises:
             FailureError: the loss is not finite; names the step and the images.
             Interrupted: SIGTERM came; the state is saved.
-            UserError: the checkpoint belongs to another run; or an image cannot be used, and the state is saved.
+            UserError: an image cannot be used; the state is saved.
         """
         checkpoint = self.folder.out / CHECKPOINT
-        if resume and checkpoint.is_file():
-            self._load(checkpoint)
         total, period = self.cfg.SOLVER.MAX_ITER, self.cfg.SOLVER.CHECKPOINT_PERIOD
         self.model.train()
         with (
@@ -149,15 +163,10 @@ class DetectorTrainer:
         }
         save_checkpoint(path, state)
 
-    def _load(self, path: Path) -> None:
-        state = load_checkpoint(path)
-        refuse_other_run(state, self.folder.fingerprint, str(path), self.folder.parts)
-        with restoring(path):
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
-            self.step = state["step"]
-        logger.info("resumed at step %d from %s", self.step, path)
+    def _is_before_extension(self, state: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint is the one that the run was extended from, the last under the former schedule."""
+        last = self.folder.history[-1] if self.folder.history else None
+        return last is not None and (state.get("fingerprint"), state.get("step")) == (last.fingerprint, last.steps)
 
     @contextlib.contextmanager
     def _metrics(self) -> Iterator[IO[str]]:
@@ -166,3 +175,14 @@ class DetectorTrainer:
         cut_lines(path, "step", self.step)
         with path.open("a", encoding="utf-8") as file:
             yield file
+
+
+def checkpoint_steps(path: Path) -> int:
+    """How many steps a checkpoint has behind it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    state = load_checkpoint(path)
+    with restoring(path):
+        return state["step"]

@@ -1,0 +1,98 @@
+"""Whose folder OUTPUT_DIR is: looked at first, so that a run that is refused there leaves every byte as it was."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+from scaleprior.backbones.readers.containers import open_container
+from scaleprior.d2.plan import Plan, read_trained
+from scaleprior.detect.identity import tuning_of
+from scaleprior.detect.trained import TrainedDetector
+from scaleprior.errors import UserError
+from scaleprior.training.run_folder import RUN_FILE, RunFolder
+from scaleprior.wording import parameter
+
+__all__ = ["MODEL_FILE", "claim"]
+
+MODEL_FILE = "model_final.pth"
+_POINTER = "last_checkpoint"
+
+
+def claim(plan: Plan, out: Path, *, resume: bool, extend: bool = False) -> tuple[TrainedDetector, bool]:
+    """Write ``run.json``: from here on the folder is the run's, and others are refused there.
+
+    Where a run starts anew, an earlier one's checkpoints are left but no longer pointed to: if this run is killed
+    before its first checkpoint, resuming it must not find them.
+
+    Args:
+        extend: go on with a run that has a shorter schedule.
+
+    Returns:
+        What the detector will say of itself, with the history of a run that was extended; and whether ``out`` holds
+        this very run, finished: nothing is written then.
+
+    Raises:
+        UserError: another run is to be resumed, or one that is not ours, or one whose checkpoint is gone; nothing is
+            written then, either.
+    """
+    assert plan.trained is not None, "a plan of an evaluation claims nothing"
+    folder = RunFolder(out, plan.trained.to_dict(), parts="config, backbone or data", schedule=plan.schedule)
+    pointer, model = out / _POINTER, out / MODEL_FILE
+    if not (resume or extend):
+        pointer.unlink(missing_ok=True)
+        folder.write()
+        return plan.trained, False
+    known = folder.resumed(extend=extend, steps_done=lambda: _steps_done(out))
+    if known is None:
+        if pointer.is_file():
+            raise UserError(
+                f"{out} holds a run that ScalePrior did not start ({RUN_FILE} is missing)",
+                hint=f"choose another output folder, or start anew without {parameter('resume', True)}",
+            )
+        folder.write()
+        return plan.trained, False
+    trained = replace(
+        plan.trained,
+        fingerprint=known.fingerprint,
+        extended=known.history,
+        tuning=tuning_of(plan.cfg, known.history),
+    )
+    # The file may be that of an earlier run in the same folder.
+    before = read_trained(model) if model.is_file() else None
+    if before is not None and before.fingerprint == known.fingerprint:
+        return trained, True
+    _last_checkpoint(out)
+    known.write()
+    return trained, False
+
+
+def _last_checkpoint(out: Path) -> Path | None:
+    """The checkpoint to go on from; None before the first one.
+
+    Raises:
+        UserError: it is gone, or was not written to its end.
+    """
+    pointer = out / _POINTER
+    if not pointer.is_file():
+        return None
+    checkpoint = out / pointer.read_text(encoding="utf-8").strip()
+    if not zipfile.is_zipfile(checkpoint):  # false of a file that is not there
+        raise UserError(
+            f"{pointer} names {checkpoint.name}, which is {'damaged' if checkpoint.is_file() else 'not there'}",
+            hint=f"put the file back, or start anew without {parameter('resume', True)}",
+        )
+    return checkpoint
+
+
+def _steps_done(out: Path) -> int:
+    checkpoint = _last_checkpoint(out)
+    if checkpoint is not None:
+        return open_container(checkpoint).tree["iteration"] + 1
+    if (out / MODEL_FILE).is_file():
+        raise UserError(
+            f"{out} has a {MODEL_FILE} but no {_POINTER}, which says where to go on",
+            hint=f"write {MODEL_FILE} into {out / _POINTER}, or start anew in another folder",
+        )
+    return 0

@@ -1,0 +1,214 @@
+"""A run that is refused in a folder leaves every byte there as it was; one that is extended says so for ever."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.detectron2
+pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from scaleprior.d2.engine import Detectron2Engine
+from scaleprior.d2.plan import read_trained
+from scaleprior.d2.trainer import Trainer
+from scaleprior.errors import UserError
+from tests.conftest import REPO
+from tests.d2.conftest import FEW_STEPS, TINY_FPN, backbone_file, tiny
+from tests.detect.conftest import data_overrides, make_coco
+
+PIXELS = ["MODEL.PIXEL_MEAN", "[127.5, 127.5, 127.5]", "MODEL.PIXEL_STD", "[127.5, 127.5, 127.5]"]
+FOUR = ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)", "SOLVER.WARMUP_ITERS", "0"]
+EIGHT = ["SOLVER.MAX_ITER", "8", "SOLVER.STEPS", "(6,)"]
+
+
+def content(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every byte in a folder and when it was written; of a folder, when a file came to it or left it."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes() if path.is_file() else b"", path.stat().st_mtime_ns)
+        for path in [folder, *sorted(folder.rglob("*"))]
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a backbone ``w.safetensors``, data, and a run of 4 steps in ``run``."""
+    folder = tmp_path_factory.mktemp("finished")
+    torch.set_num_threads(1)
+    backbone_file(folder / "w.safetensors")
+    backbone_file(folder / "other.safetensors", seed=1)
+    make_coco(folder / "data", images=4)
+    make_coco(folder / "other", images=4, seed=1)
+    Detectron2Engine().train(tiny("FPN", [*words(folder), *FOUR]), folder / "w.safetensors", folder / "run")
+    for catalogue in (DatasetCatalog, MetadataCatalog):  # a test may register another set by its name
+        catalogue.remove("tiny")
+    return folder
+
+
+def words(folder: Path, data: str = "data") -> list[str]:
+    return [*data_overrides(folder / data / "instances.json", folder / data / "images"), "SEED", "5"]
+
+
+def load_tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_net", REPO / "tools" / "train_net.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def leave(run: Path) -> None:
+    """As it is."""
+
+
+def cut(run: Path) -> None:
+    model = run / "model_final.pth"
+    model.write_bytes(model.read_bytes()[:5000])
+
+
+REFUSED: list[tuple[list[str], Callable[[Path], Any], str]] = [
+    (["SOLVER.MAX_ITER", "8"], leave, "now it is SOLVER.MAX_ITER 8"),
+    (["SOLVER.BASE_LR", "0.02"], leave, "holds a run with another config, backbone or data"),
+    (["MODEL.WEIGHTS", "other.safetensors"], leave, "holds a run with another config, backbone or data"),
+    (["MODEL.WEIGHTS", "gone.safetensors"], leave, "weights not found"),
+    (["DATA", "other"], leave, "holds a run with another config, backbone or data"),
+    (["MODEL.RESNETS.STRIDE_IN_1X1", "True"], leave, "contradicts"),
+    ([], lambda run: (run / "run.json").unlink(), "did not start"),
+    ([], lambda run: (run / "run.json").write_text("{"), "run.json is not JSON"),
+    ([], lambda run: (run / "model_final.pth").unlink(), "names model_final.pth, which is not there"),
+    ([], cut, "model_final.pth"),
+]
+
+
+@pytest.mark.parametrize(("change", "prepare", "said"), REFUSED)
+@pytest.mark.parametrize("door", ["engine", "tool"])
+def test_a_refused_resume_leaves_the_folder_as_it_was(
+    door: str,
+    change: list[str],
+    prepare: Callable[[Path], Any],
+    said: str,
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = shutil.copytree(finished / "run", tmp_path / "run")
+    prepare(run)
+    before = content(run)
+    data = change[1] if change[:1] == ["DATA"] else "data"
+    weights = finished / (change[1] if change[:1] == ["MODEL.WEIGHTS"] else "w.safetensors")
+    keys = [*words(finished, data), *FOUR, *([] if change[:1] in (["DATA"], ["MODEL.WEIGHTS"]) else change)]
+    if door == "engine":
+        with pytest.raises(UserError, match=said):
+            Detectron2Engine().train(tiny("FPN", [*keys, "MODEL.WEIGHTS", str(weights)]), None, run, resume=True)
+    else:
+        flags = ["--config-file", "COCO-Detection/Base-RCNN-FPN.yaml", "--engine", "detectron2", "--resume"]
+        own = ["OUTPUT_DIR", str(run), "MODEL.WEIGHTS", str(weights)]
+        assert load_tool().main([*flags, *TINY_FPN, *FEW_STEPS, *PIXELS, *keys, *own]) == 2
+        assert said in capsys.readouterr().err
+    assert content(run) == before
+
+
+def rates(trainer: Any) -> list[float]:
+    """The learning rate of every step that ``trainer`` runs."""
+    seen: list[float] = []
+    run_step = trainer._trainer.run_step
+
+    def spy() -> None:
+        seen.append(trainer.optimizer.param_groups[0]["lr"])
+        run_step()
+
+    trainer._trainer.run_step = spy
+    return seen
+
+
+def test_an_extended_run_learns_by_the_new_schedule_on_the_images_that_come_next(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: base rate 0.01, no warmup. 4 steps with STEPS (3,): .01 .01 .01 .001; from there with 8 and (6,):
+    .01 .01 .001 .001. Step 4 is the one that Detectron2, whose optimiser brings its rate along, runs at .001."""
+    seen: dict[str, Any] = {}
+    train = Trainer.train
+
+    def spied(self: Any) -> Any:
+        seen["rates"] = rates(self)
+        batches = self.data_loader.batches
+        seen["start"] = batches.start
+        return train(self)
+
+    monkeypatch.setattr(Trainer, "train", spied)
+    run = shutil.copytree(finished / "run", tmp_path / "run")
+    keys = [*words(finished), *FOUR, *EIGHT, "SCALEPRIOR.RESULTS", str(tmp_path / "all.csv")]
+    engine, weights = Detectron2Engine(), finished / "w.safetensors"
+    steps: list[int] = []
+    model = engine.train(tiny("FPN", keys), weights, run, extend=True, progress=lambda d, t, n: steps.append(d))
+    assert steps == [5, 6, 7, 8]
+    assert seen["start"] == 4
+    assert seen["rates"] == pytest.approx([0.01, 0.01, 0.001, 0.001])
+    former = read_trained(finished / "run" / "model_final.pth")
+    trained = read_trained(model)
+    assert former is not None
+    assert trained is not None
+    assert (former.max_iter, former.extended) == (4, ())
+    assert trained.max_iter == 8
+    assert [each.to_dict() for each in trained.extended] == [
+        {
+            "fingerprint": former.fingerprint,
+            "steps": 4,
+            "schedule": {"SOLVER.MAX_ITER": 4, "SOLVER.STEPS": [3]},
+        }
+    ]
+    written = json.loads((run / "run.json").read_text())
+    assert (written["fingerprint"], len(written["extended"])) == (trained.fingerprint, 1)
+    assert "MAX_ITER: 8" in (run / "config.yaml").read_text()
+
+    # The run of 8 steps in one go is another run, and its row stands beside.
+    whole = engine.train(tiny("FPN", keys), weights, tmp_path / "whole")
+    assert seen["rates"] == pytest.approx([0.01] * 6 + [0.001] * 2)
+    at_once = read_trained(whole)
+    assert at_once is not None
+    assert at_once.fingerprint != trained.fingerprint
+    for file in (model, whole):
+        engine.evaluate(tiny("FPN", keys), file, file.parent)
+    rows = list(csv.DictReader((tmp_path / "all.csv").open()))
+    assert [row["run"] for row in rows] == [trained.fingerprint, at_once.fingerprint]
+    assert [row["max_iter"] for row in rows] == ["8", "8"]
+    assert len({row["settings"] for row in rows}) == 2  # by which a comparison groups them
+
+    # Finished: either flag finds it so, and changes nothing.
+    before = content(run)
+    for flag in ({"resume": True}, {"extend": True}):
+        assert engine.train(tiny("FPN", keys), weights, run, **flag, progress=lambda d, t, n: steps.append(d)) == model
+    assert len(steps) == 4
+    assert {n: c for n, c in content(run).items() if n not in (".", "log.txt")} == {
+        n: c for n, c in before.items() if n not in (".", "log.txt")
+    }
+
+
+def test_an_extension_that_is_killed_at_once_goes_on(finished: Path, tmp_path: Path) -> None:
+    """Before its first checkpoint: what is there is the former schedule's last."""
+    run = shutil.copytree(finished / "run", tmp_path / "run")
+    loaded = tiny("FPN", [*words(finished), *FOUR, *EIGHT])
+    weights = finished / "w.safetensors"
+
+    def die(done: int, total: int, numbers: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Detectron2Engine().train(loaded, weights, run, extend=True, progress=die)
+    steps: list[int] = []
+    model = Detectron2Engine().train(loaded, weights, run, resume=True, progress=lambda d, t, n: steps.append(d))
+    assert steps == [5, 6, 7, 8]
+    trained = read_trained(model)
+    assert trained is not None
+    assert len(trained.extended) == 1
