@@ -11,7 +11,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from scaleprior.config.dotted import flat_config, get_key, set_key
+import yaml
+
+from scaleprior.config.dotted import flat_config, get_key
 from scaleprior.config.keys.table import find_key
 from scaleprior.config.load import CONFIG_FILE, OWN_FILE, OWN_FILE_BEGINS, detectron2_defaults
 from scaleprior.files import write_text
@@ -52,18 +54,21 @@ def write_config(cfg: CfgNode, folder: str | Path, *, complete: Collection[str] 
     Raises:
         FailureError: they cannot be written.
     """
-    folder = Path(folder)
-    ours = own_keys(cfg)
-    stock = drop_keys(cfg, [name for name, usual in ours.items() if usual or name not in _MUST_NOT_BE_MISSED])
-    stock = drop_keys(stock, [name for name, word in _OUR_WORDS.items() if get_key(stock, name) == word])
-    said = [name for name, usual in ours.items() if not usual or name.split(".")[0] in complete]
-    own = type(cfg)()
-    for name in said:
-        _put(own, name, get_key(cfg, name))
+    folder, values, ours = Path(folder), dict(flat_config(cfg)), own_keys(cfg)
+    dropped = [name for name, usual in ours.items() if usual or name not in _MUST_NOT_BE_MISSED]
+    dropped += [name for name, word in _OUR_WORDS.items() if values.get(name) == word]
+    own: dict[str, Any] = {}
+    for name, usual in ours.items():
+        if not usual or name.split(".")[0] in complete:
+            *parents, leaf = name.split(".")
+            node = own
+            for part in parents:
+                node = node.setdefault(part, {})
+            node[leaf] = values[name]
     if (folder / OWN_FILE).exists():  # an earlier run's, which must not be taken with the new first file
         write_text(folder / OWN_FILE, OWN_FILE_BEGINS)
-    write_text(folder / CONFIG_FILE, stock.dump())
-    write_text(folder / OWN_FILE, OWN_FILE_BEGINS + (own.dump() if said else ""))
+    write_text(folder / CONFIG_FILE, drop_keys(cfg, dropped).dump())
+    write_text(folder / OWN_FILE, OWN_FILE_BEGINS + (yaml.safe_dump(own) if own else ""))
 
 
 def drop_keys(cfg: Node, names: Collection[str]) -> Node:
@@ -78,12 +83,3 @@ def drop_keys(cfg: Node, names: Collection[str]) -> Node:
             if node:
                 break
     return copy
-
-
-def _put(cfg: CfgNode, name: str, value: Any) -> None:
-    node = cfg
-    for part in name.split(".")[:-1]:
-        if part not in node:
-            node[part] = type(cfg)()
-        node = node[part]
-    set_key(cfg, name, value)
