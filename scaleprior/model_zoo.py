@@ -13,12 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaleprior.config.dotted import flat_config
 from scaleprior.progress import ProgressFn, watched
 
 if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
-
     from scaleprior.backbones.zoo.entry import Entry
 
 __all__ = ["add", "fetch", "get", "list", "remove", "with_backbone"]
@@ -84,24 +81,28 @@ def remove(name: str) -> Path:
 
 
 def with_backbone(
-    config: str | Path, weights: str | Path, overrides: Mapping[str, Any] | Sequence[str] = ()
-) -> CfgNode:
-    """A config of Detectron2's zoo, or any YAML of yours, around another backbone; needs Detectron2.
+    config: Any,
+    weights: str | Path,
+    overrides: Mapping[str, Any] | Sequence[Any] = (),
+    *,
+    classes: int | str | None = None,
+) -> Any:
+    """A config of Detectron2's zoo, or one of yours, around another backbone; needs Detectron2.
 
     Args:
-        config: a path, or a name of that zoo such as ``"COCO-Detection/retinanet_R_50_FPN_1x.yaml"``.
+        config: a path, or a name of that zoo, of a YAML (``"COCO-Detection/retinanet_R_50_FPN_1x.yaml"``) or a
+            LazyConfig (``*.py``); or a config that is loaded: a ``CfgNode`` with a project's or your own keys, or a
+            LazyConfig's ``DictConfig``.
         weights: a backbone file with a card, or ``scaleprior://NAME``.
         overrides: ``{"SOLVER.MAX_ITER": 1000}``, nested mappings, or ``KEY VALUE`` words.
+        classes: of your own data: their number, or the name of a registered set that has them.
 
     Returns:
-        Detectron2's ``CfgNode``; see :func:`scaleprior.d2.with_backbone`.
+        Detectron2's ``CfgNode``, or of a LazyConfig a ``DictConfig``; see :func:`scaleprior.d2.with_backbone`.
 
     Raises:
         UserError: no Detectron2, no such config or backbone, or an override that contradicts the backbone's card.
     """
     from scaleprior.d2 import with_backbone as build
 
-    if isinstance(overrides, Mapping):
-        words = ((key, repr(v) if isinstance(v, str) else v) for key, v in flat_config(overrides))
-        overrides = [word for pair in words for word in pair]
-    return build(config, weights, overrides)
+    return build(config, weights, overrides, classes=classes)

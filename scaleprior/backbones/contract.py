@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.trunks.model import fitting_norms, same_eps
-from scaleprior.backbones.trunks.selection import TIMM_BUILDERS, config_eps, is_timm_config
+from scaleprior.backbones.trunks.selection import TIMM_BUILDERS, check_only_resnets_keys, config_eps, is_timm_config
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def _timm_keys(cfg: CfgNode, card: Card) -> dict[str, Any]:
             f"{what}; MODEL.ROI_HEADS.NAME is Res5ROIHeads, whose res5 is a ResNet's",
             hint=f"take a config with a feature pyramid (FPN) and {_BACKBONE} build_timm_fpn_backbone",
         )
+    check_only_resnets_keys(cfg)
     return {_BACKBONE: TIMM_BUILDERS.get(builder, builder), _TRUNK: card.arch.timm_model}
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "OWN_FILE",
     "OWN_FILE_BEGINS",
     "LoadedConfig",
+    "UnknownKeyError",
     "data_file",
     "detectron2_defaults",
     "load_config",
@@ -54,6 +55,10 @@ _INERT_SECTIONS = tuple(
         "ROI_MASK_HEAD", "ROI_KEYPOINT_HEAD", "SEM_SEG_HEAD", "PANOPTIC_FPN", "RETINANET", "ROI_BOX_CASCADE_HEAD",
     )
 )  # fmt: skip
+
+
+class UnknownKeyError(UserError):
+    """A key that is neither ours nor Detectron2's."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +246,7 @@ def _refuse(cfg: CfgNode, key: str, value: Any, origin: str) -> None:
         )
     near = nearest(key, known)
     hint = f"did you mean {near}?" if near else "`scaleprior config` lists them"
-    raise UserError(f"unknown config key {key} (set in {origin})", hint=hint)
+    raise UnknownKeyError(f"unknown config key {key} (set in {origin})", hint=hint)
 
 
 def _plain(value: Any) -> Any:

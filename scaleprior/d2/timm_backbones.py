@@ -16,7 +16,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
-from scaleprior.backbones.trunks.selection import config_eps, spec_of_model
+from scaleprior.backbones.trunks.selection import check_only_resnets_keys, config_eps, spec_of_model
 from scaleprior.backbones.trunks.trunk import detection_trunk
 from scaleprior.errors import UserError
 
@@ -102,8 +102,8 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     """The trunk of MODEL.TIMM.MODEL.
 
     Raises:
-        UserError: no ScalePrior keys in the config, images without three channels, an unknown trunk, or a norm, stage
-            or number of frozen stages that it cannot have.
+        UserError: no ScalePrior keys in the config, images without three channels, an unknown trunk, or a norm, stage,
+            number of frozen stages or kind of convolutions that it cannot have.
     """
     if "TIMM" not in cfg.MODEL:
         raise UserError("the config has no MODEL.TIMM.MODEL", hint="call scaleprior.config.add_scaleprior_config(cfg)")
@@ -112,6 +112,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
             f"MODEL.PIXEL_MEAN has {input_shape.channels} channels; {cfg.MODEL.TIMM.MODEL} takes 3",
             hint="give three numbers in MODEL.PIXEL_MEAN and PIXEL_STD",
         )
+    check_only_resnets_keys(cfg)
     return TimmBackbone(
         cfg.MODEL.TIMM.MODEL,
         norm=cfg.MODEL.RESNETS.NORM,

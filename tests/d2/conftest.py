@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from scaleprior.backbones import Card, ResNetSpec, build_resnet, save_backbone, to_detectron2
+from scaleprior.backbones import (
+    Card,
+    ResNetSpec,
+    TimmSpec,
+    build_resnet,
+    build_trunk,
+    save_backbone,
+    to_detectron2,
+)
 from scaleprior.config import LoadedConfig, load_config
 from tests.backbones.trunks.test_trunk import randomise_norms
 from tests.detect.conftest import TINY, TINY_FPN, data_overrides, make_coco
@@ -45,6 +53,16 @@ def backbone_file(path: Path, spec: ResNetSpec = NARROW, *, seed: int = 0, **car
     randomise_norms(trunk)
     facts = {"pixel_mean": HALF, "pixel_std": HALF, "channel_order": "RGB", "images": 1000, **card}
     return save_backbone(path, to_detectron2(trunk.state_dict()), Card(name=path.stem, arch=spec, **facts))
+
+
+def timm_file(path: Path, model: str) -> Path:
+    """A canonical file of a trunk of timm's as it is initialised; RGB, [-1, 1]."""
+    torch.manual_seed(0)
+    spec = TimmSpec(model)
+    facts = {"pixel_mean": HALF, "pixel_std": HALF, "channel_order": "RGB", "images": 1000}
+    card = Card(name=path.stem, arch=spec, norm_eps=spec.family.eps, **facts)
+    save_backbone(path, build_trunk(spec).canonical_state(), card)
+    return path
 
 
 def tiny(kind: str, overrides: Sequence[str] = ()) -> LoadedConfig:

@@ -13,13 +13,13 @@ pytestmark = pytest.mark.detectron2
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import get_cfg
+from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import DefaultTrainer
 from detectron2.modeling import build_model
 
 import scaleprior.model_zoo
 from scaleprior.backbones import ResNetSpec
-from scaleprior.d2 import register_coco
+from scaleprior.d2 import add_scaleprior_config, register_coco
 from scaleprior.d2.zoo_files import zoo_file
 from scaleprior.errors import UserError
 from tests.d2.conftest import NARROW, backbone_file
@@ -113,8 +113,81 @@ def test_bad_words_are_named(tmp_path: Path) -> None:
         build("COCO-Detection/retinanet_R_50_FPN_1x.yaml", tmp_path / "w.safetensors", ["INPUT.FORMAT", "BGR"])
     with pytest.raises(UserError, match="not found"):
         build("COCO-Detection/retinanet_R_50_FPN_1x.yaml", tmp_path / "nothing.safetensors")
-    with pytest.raises(UserError, match="not a YAML"):
-        build("common/models/retinanet.py", tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"config retinanet\.txt is neither a YAML file nor a LazyConfig; name one"):
+        build("retinanet.txt", tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match="config is a dict; give a name, a path, a CfgNode or a DictConfig"):
+        build({"MODEL": {}}, tmp_path / "w.safetensors")
+
+
+PROJECT = "InstanceSegmentation/pointrend_rcnn_R_50_FPN_1x_coco.yaml"
+
+
+def test_a_projects_config_is_prepared_by_the_project(tmp_path: Path) -> None:
+    """PointRend's own: its keys, its heads, its schedule; the trunk is another."""
+    from detectron2.projects import point_rend
+
+    file = Path(point_rend.__file__).parents[1] / "configs" / PROJECT
+    if not file.is_file():
+        pytest.skip(f"this Detectron2 came without its projects ({file})")
+    backbone_file(tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"unknown config key .* if it is a project's or your own: cfg = get_cfg\(\)"):
+        scaleprior.model_zoo.with_backbone(file, tmp_path / "w.safetensors")
+    prepared = get_cfg()
+    point_rend.add_pointrend_config(prepared)
+    prepared.merge_from_file(str(file))
+    prepared.freeze()
+    before = prepared.dump()
+    overrides = {"MODEL": {"POINT_HEAD.NUM_CLASSES": 2, "DEVICE": "cpu"}, "SOLVER.MAX_ITER": 3}
+    cfg = scaleprior.model_zoo.with_backbone(prepared, tmp_path / "w.safetensors", overrides, classes=2)
+    assert prepared.dump() == before
+    assert (cfg.MODEL.POINT_HEAD.NUM_CLASSES, cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.SOLVER.MAX_ITER) == (2, 2, 3)
+    assert cfg.MODEL.ROI_MASK_HEAD.NAME == "PointRendMaskHead"
+    assert (cfg.SEED, cfg.INPUT.FORMAT, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS) == (-1, "RGB", 16)
+    again = get_cfg()  # Detectron2 with that project reads what a trainer writes
+    point_rend.add_pointrend_config(again)
+    again.merge_from_other_cfg(CfgNode.load_cfg(cfg.dump()))
+    assert again.MODEL.POINT_HEAD == cfg.MODEL.POINT_HEAD
+    cfg.merge_from_list(["MODEL.POINT_HEAD.FC_DIM", 32])
+    DetectionCheckpointer(build_model(cfg)).load(cfg.MODEL.WEIGHTS)
+
+
+def test_a_prepared_config_keeps_what_it_has(tmp_path: Path) -> None:
+    """Our keys that are set, keys that nodes allow, and the class of one's own."""
+
+    class Mine(CfgNode):
+        pass
+
+    backbone_file(tmp_path / "w.safetensors")
+    prepared = get_cfg()
+    add_scaleprior_config(prepared)
+    prepared.SCALEPRIOR.DROP_BAD = "images"
+    prepared.MODEL.MINE = CfgNode({"A": 1}, new_allowed=True)
+    cfg = scaleprior.model_zoo.with_backbone(prepared, tmp_path / "w.safetensors")
+    cfg.merge_from_other_cfg(CfgNode({"MODEL": {"MINE": {"B": 2}}}))
+    assert (cfg.SCALEPRIOR.DROP_BAD, cfg.MODEL.MINE.A, cfg.MODEL.MINE.B) == ("images", 1, 2)
+    assert prepared.INPUT.FORMAT == "BGR"
+    own = scaleprior.model_zoo.with_backbone(Mine(get_cfg()), tmp_path / "w.safetensors")
+    assert type(own) is Mine
+    with pytest.raises(UserError, match=r"INPUT\.FORMAT is 'BGR'; use INPUT\.FORMAT RGB"):
+        scaleprior.model_zoo.with_backbone(prepared, tmp_path / "w.safetensors", {"INPUT.FORMAT": "BGR"})
+
+
+def test_classes_are_a_number_or_those_of_a_set(tmp_path: Path) -> None:
+    path, root = make_coco(tmp_path / "data")
+    register_coco("zoo_set", path, root)
+    backbone_file(tmp_path / "w.safetensors")
+    build, weights = scaleprior.model_zoo.with_backbone, tmp_path / "w.safetensors"
+    mask, retinanet = (
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml",
+        "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
+    )
+    assert build(mask, weights, classes="zoo_set").MODEL.ROI_HEADS.NUM_CLASSES == 2
+    assert build(retinanet, weights, classes=7).MODEL.RETINANET.NUM_CLASSES == 7
+    assert build(mask, weights).MODEL.ROI_HEADS.NUM_CLASSES == 80
+    with pytest.raises(UserError, match=r"NUM_CLASSES is in the overrides, and classes are given, too; give either"):
+        build(mask, weights, {"MODEL.ROI_HEADS.NUM_CLASSES": 3}, classes=2)
+    with pytest.raises(UserError, match=r"knows the key of MODEL\.META_ARCHITECTURE SemanticSegmentor; set it in the"):
+        build("Misc/semantic_R_50_FPN_1x.yaml", weights, classes=2)
 
 
 def test_every_resnet_of_the_coco_zoo_takes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

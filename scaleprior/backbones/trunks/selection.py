@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 __all__ = [
-    "RESNET_BUILDERS", "TIMM_BUILDERS", "check_model_is_read", "config_eps", "is_timm_config", "spec_from_config",
-    "spec_from_dict", "spec_of_model",
+    "RESNET_BUILDERS", "TIMM_BUILDERS", "check_model_is_read", "check_only_resnets_keys", "config_eps",
+    "is_timm_config", "spec_from_config", "spec_from_dict", "spec_of_model",
 ]  # fmt: skip
 
 TIMM_BUILDERS = {
@@ -50,6 +50,22 @@ def check_model_is_read(cfg: CfgNode) -> None:
             "MODEL.RESNETS",
             hint=f'use MODEL.BACKBONE.NAME {taking}, or MODEL.TIMM.MODEL "" for the ResNet',
         )
+
+
+def check_only_resnets_keys(cfg: CfgNode) -> None:
+    """Refuse what only a ResNet of MODEL.RESNETS has, beside a trunk of MODEL.TIMM.MODEL, which would go without.
+
+    Raises:
+        UserError: deformable convolutions, or a dilated res5; names the key.
+    """
+    node = cfg.MODEL.RESNETS
+    for key, plain in (("DEFORM_ON_PER_STAGE", [False] * 4), ("RES5_DILATION", 1)):
+        value = node.get(key, plain)
+        if value != plain:
+            raise UserError(
+                f"MODEL.RESNETS.{key} is {value}, which the trunks of MODEL.TIMM.MODEL do not have",
+                hint=f"set it to {plain}, or take a config without it",
+            )
 
 
 def spec_of_model(model: str, norm: str) -> TrunkSpec:
