@@ -12,6 +12,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils import comm
 
 from scaleprior.backbones.trunks.selection import check_model_is_read, is_timm_config, spec_from_config
+from scaleprior.detect.faster_rcnn.keys import check_box_head
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.wording import parameter
 
@@ -44,8 +45,8 @@ def check_solver(cfg: CfgNode) -> None:
 
 
 def check_builders(cfg: CfgNode) -> None:
-    """Refuse a detector or a backbone that nobody registered, and a trunk that MODEL.TIMM.MODEL cannot name or the
-    builder would not take from there.
+    """Refuse a detector or a backbone that nobody registered, a trunk that MODEL.TIMM.MODEL cannot name or the
+    builder would not take from there, and a box head that the heads would not use.
 
     Raises:
         UserError: names the key and its value.
@@ -58,6 +59,7 @@ def check_builders(cfg: CfgNode) -> None:
             known = ", ".join(sorted(name for name, _ in registry))
             raise UserError(f"{key} is {name!r}, which Detectron2 does not know", hint=f"registered: {known}")
     check_model_is_read(cfg)
+    check_box_head(cfg)
     if is_timm_config(cfg):
         spec_from_config(cfg)
 

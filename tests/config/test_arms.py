@@ -30,6 +30,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "LR-base": {RATE: 0.02},
     "LR-double": {RATE: 0.04},
 }
+IT_IS_NOT_USED = (
+    r"ROI_BOX_HEAD.NAME is 'FastRCNNConvFCHead' with .*Res5ROIHeads, whose head is res5: it would not be used"
+)
 FPN_ONLY, C4_ONLY, ELSEWHERE = ("GN-heads", "Scratch-FPN"), ("Scratch-C4",), ("SyncBN",)
 
 
@@ -77,9 +80,20 @@ def test_arms_build_in_the_torchvision_engine_or_are_refused_by_key(name: str, t
 
 @pytest.mark.parametrize("name", FPN_ONLY)
 def test_what_is_for_a_pyramid_is_refused_over_c4(name: str, tmp_path: Path) -> None:
+    """Its arm would be a repetition of the plain one under another name."""
     cfg = load_config(laid_over("faster_rcnn_R_50_C4_scratch", f"Arm-{name}", into=tmp_path)).cfg
-    with pytest.raises(UserError, match=r"ROI_BOX_HEAD.NAME is 'FastRCNNConvFCHead' with MODEL.BACKBONE.NAME"):
+    with pytest.raises(UserError, match=IT_IS_NOT_USED):
         check_keys(cfg)
+
+
+@pytest.mark.detectron2
+def test_so_it_is_by_the_plugin(tmp_path: Path) -> None:
+    from scaleprior.d2.checks import check_builders
+    from scaleprior.d2.plan import default_config
+
+    path = laid_over("faster_rcnn_R_50_C4_jft10m", "Arm-GN-heads", into=tmp_path)
+    with pytest.raises(UserError, match=IT_IS_NOT_USED):
+        check_builders(load_config(path, defaults=default_config()).cfg)
 
 
 @pytest.mark.detectron2

@@ -16,7 +16,7 @@ from scaleprior.errors import UserError
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["check_keys"]
+__all__ = ["check_box_head", "check_keys"]
 
 # Of MODEL.BACKBONE.NAME; pretraining takes more, since it asks only for the trunk.
 _BUILDERS = ("build_resnet_backbone", "build_resnet_fpn_backbone", "build_timm_fpn_backbone")
@@ -56,7 +56,7 @@ def _check_architecture(cfg: CfgNode) -> None:
     out, pyramid_in = list(model.RESNETS.OUT_FEATURES), list(model.FPN.IN_FEATURES)
     if model.BACKBONE.NAME == "build_resnet_backbone":
         _require(cfg, "MODEL.ROI_HEADS.NAME", "Res5ROIHeads")
-        _require(cfg, "MODEL.ROI_BOX_HEAD.NAME", "")
+        check_box_head(cfg)
         _require(cfg, "MODEL.RESNETS.OUT_FEATURES", ["res4"])
         if model.RESNETS.DEPTH < 50:
             raise UserError(
@@ -80,6 +80,21 @@ def _check_architecture(cfg: CfgNode) -> None:
         )
     if model.ROI_BOX_HEAD.NUM_FC + model.ROI_BOX_HEAD.NUM_CONV == 0:
         raise UserError("MODEL.ROI_BOX_HEAD.NUM_FC and NUM_CONV are both 0", hint="Detectron2's FPN uses NUM_FC 2")
+
+
+def check_box_head(cfg: CfgNode) -> None:
+    """Refuse a box head beside ``Res5ROIHeads``, whose head is res5: no engine would build it, Detectron2 no more.
+
+    Raises:
+        UserError: names the key and its value.
+    """
+    name, heads = cfg.MODEL.ROI_BOX_HEAD.NAME, cfg.MODEL.ROI_HEADS.NAME
+    if heads == "Res5ROIHeads" and name:
+        raise UserError(
+            f"MODEL.ROI_BOX_HEAD.NAME is {name!r} with MODEL.ROI_HEADS.NAME {heads}, whose head is res5: it would not "
+            "be used",
+            hint="take a config with a feature pyramid (FPN), or leave the box head's keys out",
+        )
 
 
 def _require(cfg: CfgNode, key: str, value: Any) -> None:

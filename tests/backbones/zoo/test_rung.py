@@ -11,17 +11,18 @@ import pytest
 import yaml
 
 import scaleprior as sp
-from scaleprior.backbones import Card, ResNetSpec, save_backbone
+from scaleprior.backbones import Card, ResNetSpec, check_contract, save_backbone
 from scaleprior.backbones.trunks.resnet import names_and_shapes
 from scaleprior.backbones.zoo import Entry, add_backbone, load_catalogue, local_path, remove_backbone
 from scaleprior.backbones.zoo.entry import own_entry
 from scaleprior.backbones.zoo.rung import NEAR, fill
 from scaleprior.cli import main
-from scaleprior.config import load_config
+from scaleprior.config import data_file, load_config
 from scaleprior.config.fingerprint import recipe_settings
 from scaleprior.errors import UserError
 
 NAME = "paper-R-50-jft-10m"
+COCO = data_file("configs", "COCO-Detection/Base-Common.yaml").parent
 RUNGS = [entry for entry in load_catalogue(user=False) if entry.kind == "paper"]
 
 
@@ -64,6 +65,16 @@ def test_what_an_entrys_own_command_makes_fits_it(rung: Entry) -> None:
     assert entry.differs == (f"corpus shop (the entry: {rung.corpus})", f"labels 500 (the entry: {rung.labels:,})")
     assert "start" in entry.checked
     assert entry.unchecked == ((f"whether start, its start, is {rung.parent}",) if rung.parent else ())
+
+
+@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
+def test_what_fits_the_entry_fits_the_configs_that_name_it(rung: Entry) -> None:
+    weights = f"scaleprior://{rung.name}"
+    configs = [load_config(path).cfg for path in COCO.glob(f"faster_rcnn_R_{rung.depth}_*.yaml")]
+    configs = [cfg for cfg in configs if weights == cfg.MODEL.WEIGHTS]
+    assert len(configs) == 2, "one with C4, one with FPN"
+    for cfg in configs:
+        assert check_contract(cfg, made_by_its_command(rung)) == []
 
 
 @pytest.mark.parametrize(
