@@ -10,11 +10,11 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils import comm
+from torch import distributed
 
 from scaleprior.backbones.trunks.selection import check_model_is_read, is_timm_config, spec_from_config
 from scaleprior.detect.faster_rcnn.keys import check_box_head
 from scaleprior.errors import ScalePriorError, UserError
-from scaleprior.wording import parameter
 
 # What its readers of data sets raise for a file or a package that is missing, and for a broken file.
 _OF_DATA = (FileNotFoundError, ImportError, SyntaxError)
@@ -37,10 +37,10 @@ def check_solver(cfg: CfgNode) -> None:
             "SOLVER.AMP.ENABLED is True with MODEL.DEVICE cpu; Detectron2 mixes precision on GPUs only",
             hint="use SOLVER.AMP.ENABLED False",
         )
-    if on_cpu and comm.get_world_size() > 1:
+    if on_cpu and comm.get_world_size() > 1 and distributed.get_backend() == "nccl":
         raise UserError(
-            f"{comm.get_world_size()} processes with MODEL.DEVICE cpu; Detectron2 trains in several on GPUs only",
-            hint=f"use {parameter('num_gpus', 1)}",
+            f"{comm.get_world_size()} processes that were started for GPUs, with MODEL.DEVICE cpu",
+            hint="start them with CUDA_VISIBLE_DEVICES set to nothing, as tools/train_net.py does",
         )
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+
+from detectron2.utils import comm
 
 from scaleprior.backbones.readers.containers import open_container
 from scaleprior.d2.plan import Plan, read_trained
@@ -12,9 +18,11 @@ from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import UserError
 from scaleprior.training.run_folder import RUN_FILE, RunFolder
-from scaleprior.wording import parameter
+from scaleprior.wording import counted, parameter
 
 __all__ = ["MODEL_FILE", "claim"]
+
+logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model_final.pth"
 _POINTER = "last_checkpoint"
@@ -38,13 +46,15 @@ def claim(plan: Plan, out: Path, *, resume: bool, extend: bool = False) -> tuple
             written then, either.
     """
     assert plan.trained is not None, "a plan of an evaluation claims nothing"
-    folder = RunFolder(out, plan.trained.to_dict(), parts="config, backbone or data", schedule=plan.schedule)
+    identity = {**plan.trained.to_dict(), "processes": comm.get_world_size()}
+    folder = RunFolder(out, identity, parts="config, backbone or data", schedule=plan.schedule)
     pointer, model = out / _POINTER, out / MODEL_FILE
     if not (resume or extend):
         pointer.unlink(missing_ok=True)
         folder.write()
         return plan.trained, False
-    known = folder.resumed(extend=extend, steps_done=lambda: _steps_done(out))
+    with _other_processes_told(plan, out):
+        known = folder.resumed(extend=extend, steps_done=lambda: _steps_done(out))
     if known is None:
         if pointer.is_file():
             raise UserError(
@@ -66,6 +76,43 @@ def claim(plan: Plan, out: Path, *, resume: bool, extend: bool = False) -> tuple
     _last_checkpoint(out)
     known.write()
     return trained, False
+
+
+@contextlib.contextmanager
+def _other_processes_told(plan: Plan, out: Path) -> Iterator[None]:
+    """Around looking at the folder: say what another number of processes makes of the run.
+
+    Raises:
+        UserError: another schedule, by SOLVER.REFERENCE_WORLD_SIZE.
+    """
+    now, then = comm.get_world_size(), _processes_of(out)
+    try:
+        yield
+    except UserError as e:
+        if then in (None, now) or not plan.cfg.SOLVER.REFERENCE_WORLD_SIZE:
+            raise
+        raise UserError(
+            f"{out} holds a run of {counted(then, 'processes')}; on {now} SOLVER.REFERENCE_WORLD_SIZE gives it another "
+            "batch, learning rate and number of steps",
+            hint=f"resume with {parameter('processes', then, option='num_gpus')}, or choose another output folder",
+        ) from e
+    if then not in (None, now):
+        logger.warning(
+            "%s was begun by %s and goes on with %d: a batch is as large as it was, and holds other images",
+            out,
+            counted(then, "processes"),
+            now,
+        )
+
+
+def _processes_of(out: Path) -> int | None:
+    """How many processes began the run in ``out``; None where nobody knows."""
+    try:
+        found = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # the folder's reader says what is wrong with it
+        return None
+    number = found.get("processes") if isinstance(found, dict) else None
+    return number if isinstance(number, int) else None
 
 
 def _last_checkpoint(out: Path) -> Path | None:

@@ -29,6 +29,7 @@ from scaleprior.d2.config_node import ConfigNode
 from scaleprior.d2.datasets import register_datasets
 from scaleprior.d2.evaluation.checks import check_evaluation
 from scaleprior.d2.evaluation.places import annotation_files
+from scaleprior.d2.ready import scaled
 from scaleprior.detect.fingerprint import run_fingerprint, run_schedule
 from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.plan import (
@@ -129,6 +130,7 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
     cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = weights, str(out)
     cfg.SEED = run_seed(cfg)  # -1 gives every run of Detectron2's one data order and other weights
     cfg.MODEL.DEVICE = str(resolve_device(cfg.MODEL.DEVICE))
+    cfg = scaled(cfg)  # before anything counts steps: what is checked, recorded and shown is what runs
     _register(cfg, "DATASETS.TRAIN")
     names = _set_classes(cfg, loaded, "DATASETS.TRAIN")
     cfg.freeze()

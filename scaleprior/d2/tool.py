@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -45,7 +47,8 @@ T = TypeVar("T")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train or, with ``--eval-only``, evaluate; in as many processes as ``--num-gpus`` and ``--num-machines`` say.
+    """Train or, with ``--eval-only``, evaluate; in as many processes as ``--num-gpus`` and ``--num-machines`` say, also
+    with ``MODEL.DEVICE cpu``.
 
     Args:
         args: of ``commands.tool_flags.tool_parser``.
@@ -57,13 +60,30 @@ def run(args: argparse.Namespace) -> None:
     if args.num_gpus * args.num_machines == 1:
         _work(args)
         return
-    if args.num_gpus > torch.cuda.device_count():
+    # wrong words are said once, not by every process
+    device = load_config(args.config_file, args.opts, defaults=default_config()).cfg.MODEL.DEVICE
+    on_cpu = device != "auto" and torch.device(device).type == "cpu"
+    if not on_cpu and args.num_gpus > torch.cuda.device_count():
         raise UserError(
             f"{parameter('num_gpus')} is {args.num_gpus}, there are {torch.cuda.device_count()} here",
-            hint="Detectron2 trains in several processes on GPUs only",
+            hint="to try several processes on the CPU use MODEL.DEVICE cpu",
         )
     counts = (args.num_gpus, args.num_machines, args.machine_rank)
-    supervise(lambda guarded: launch(guarded, *counts, args.dist_url, args=(args,)), _work)
+    with _without_gpus() if on_cpu else contextlib.nullcontext():
+        supervise(lambda guarded: launch(guarded, *counts, args.dist_url, args=(args,)), _work)
+
+
+@contextlib.contextmanager
+def _without_gpus() -> Iterator[None]:
+    """Processes that are started within the block see no GPUs: Detectron2 would have them talk by way of theirs."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        yield
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES")
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
 def _work(args: argparse.Namespace) -> None:

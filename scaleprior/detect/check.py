@@ -149,7 +149,8 @@ def detection_needs(cfg: CfgNode, engine: Engine, *, processes: int = 1) -> Need
     except ScalePriorError:
         return None  # another's builder, whose trunk is not known here
     weights = parameter_bytes(model)
-    images = max(cfg.SOLVER.IMS_PER_BATCH // processes, 1)
+    # A config that is meant for so many processes is scaled to those there are: each keeps its share of the batch.
+    images = max(cfg.SOLVER.IMS_PER_BATCH // (cfg.SOLVER.get("REFERENCE_WORLD_SIZE", 0) or processes), 1)
     side = min(*cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN)
     batch = images * map_bytes(spec, side * side, cfg.MODEL.RESNETS.OUT_FEATURES, half=cfg.SOLVER.AMP.ENABLED)
     return Needs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,24 +21,16 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from scaleprior.d2.engine import Detectron2Engine
-from scaleprior.d2.plan import read_trained
+from scaleprior.d2.plan import plan_training, read_trained
 from scaleprior.d2.trainer import Trainer
 from scaleprior.errors import UserError
 from tests.conftest import REPO
-from tests.d2.conftest import FEW_STEPS, TINY_FPN, backbone_file, tiny
+from tests.d2.conftest import FEW_STEPS, TINY_FPN, backbone_file, content, tiny
 from tests.detect.conftest import data_overrides, make_coco
 
 PIXELS = ["MODEL.PIXEL_MEAN", "[127.5, 127.5, 127.5]", "MODEL.PIXEL_STD", "[127.5, 127.5, 127.5]"]
 FOUR = ["SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(3,)", "SOLVER.WARMUP_ITERS", "0"]
 EIGHT = ["SOLVER.MAX_ITER", "8", "SOLVER.STEPS", "(6,)"]
-
-
-def content(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Every byte in a folder and when it was written; of a folder, when a file came to it or left it."""
-    return {
-        str(path.relative_to(folder)): (path.read_bytes() if path.is_file() else b"", path.stat().st_mtime_ns)
-        for path in [folder, *sorted(folder.rglob("*"))]
-    }
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +205,41 @@ def test_an_extension_that_is_killed_at_once_goes_on(finished: Path, tmp_path: P
     trained = read_trained(model)
     assert trained is not None
     assert len(trained.extended) == 1
+
+
+def test_another_number_of_processes_is_told(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is the same where no key says otherwise; with SOLVER.REFERENCE_WORLD_SIZE its schedule is another."""
+    monkeypatch.setattr(logging.getLogger("scaleprior.d2.claiming"), "handlers", [caplog.handler])
+    run = shutil.copytree(finished / "run", tmp_path / "run")
+    written = json.loads((run / "run.json").read_text())
+    assert written["processes"] == 1
+    (run / "run.json").write_text(json.dumps({**written, "processes": 2}))
+    weights = finished / "w.safetensors"
+    Detectron2Engine().train(tiny("FPN", [*words(finished), *FOUR]), weights, run, resume=True)
+    assert "was begun by 2 processes and goes on with 1: a batch is as large as it was" in caplog.text
+    scaled = tiny("FPN", [*words(finished), *FOUR, "SOLVER.REFERENCE_WORLD_SIZE", "2"])
+    with pytest.raises(UserError, match=r"holds a run of 2 processes; on 1 SOLVER.*; resume with processes=2"):
+        Detectron2Engine().train(scaled, weights, run, resume=True)
+
+
+def test_the_plan_counts_the_steps_that_run(finished: Path) -> None:
+    """A config for 2 processes of batch 4, on one: half the batch and the rate, twice the steps, in every word."""
+    keys = [*words(finished), *FOUR, "SOLVER.REFERENCE_WORLD_SIZE", "2", "SOLVER.IMS_PER_BATCH", "4"]
+    plan = plan_training(tiny("FPN", keys), finished / "w.safetensors", finished / "none")
+    solver = plan.cfg.SOLVER
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.MAX_ITER, solver.STEPS) == (2, 0.005, 8, (6,))
+    assert plan.trained is not None
+    assert (plan.trained.max_iter, plan.trained.tuning["batch_size"], plan.trained.tuning["base_lr"]) == (8, 2, 0.005)
+    by_hand = ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.BASE_LR", "0.005", "SOLVER.MAX_ITER", "8", "SOLVER.STEPS", "(6,)"]
+    same = plan_training(
+        tiny("FPN", [*words(finished), *FOUR, *by_hand, "SOLVER.REFERENCE_WORLD_SIZE", "1"]),
+        finished / "w.safetensors",
+        finished / "none",
+    )
+    assert same.trained is not None
+    assert same.trained.fingerprint == plan.trained.fingerprint
+    for key in (["SOLVER.REFERENCE_WORLD_SIZE", "3"], ["SOLVER.REFERENCE_WORLD_SIZE", "-1"]):
+        with pytest.raises(UserError, match=r"SOLVER\.REFERENCE_WORLD_SIZE is .*, SOLVER\.IMS_PER_BATCH 4"):
+            plan_training(tiny("FPN", [*keys, *key]), finished / "w.safetensors", finished / "none")

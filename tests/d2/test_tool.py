@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytestmark = pytest.mark.detectron2
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
-from tests.d2.conftest import FEW_STEPS, TINY_FPN, backbone_file
+from tests.d2.conftest import FEW_STEPS, TINY_FPN, backbone_file, content
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = ["--config-file", "configs/COCO-Detection/Base-RCNN-FPN.yaml"]
@@ -109,3 +110,42 @@ def test_more_processes_than_gpus_are_refused() -> None:
     done = tool(*CONFIG, "--num-gpus", count)
     assert done.returncode == 2
     assert f"--num-gpus is {count}, there are" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_on_the_cpu_with_a_schedule_for_any_number(tmp_path: Path, coco: list[str]) -> None:
+    """A config for 1 process, of batch 2 and 4 steps, is batch 4 and 2 steps on 2: everywhere, and by Detectron2's own
+    arithmetic. Resuming it on 1 is refused, which changes nothing in the folder; on 2 it is finished."""
+    backbone_file(tmp_path / "w.safetensors")
+    run = tmp_path / "run"
+    words = [*TINY_FPN, *FEW_STEPS, *coco, *PIXELS, "OUTPUT_DIR", run, "MODEL.WEIGHTS", tmp_path / "w.safetensors"]
+    words += ["SOLVER.REFERENCE_WORLD_SIZE", "1", "SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "(2,)"]
+    words += ["SOLVER.WARMUP_ITERS", "0"]
+    done = tool(*CONFIG, "--num-gpus", "2", *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 0 <= json.loads(done.stdout.splitlines()[-1])["AP"] <= 100
+    (row,) = csv.DictReader((run / "results.csv").open())
+    assert (row["max_iter"], row["batch_size"], row["base_lr"]) == ("2", "4", "0.02")
+    recorded = json.loads((run / "run.json").read_text())
+    assert (recorded["max_iter"], recorded["processes"]) == (2, 2)
+    saved = yaml.safe_load((run / "config.yaml").read_text())["SOLVER"]
+    assert (saved["MAX_ITER"], saved["IMS_PER_BATCH"], saved["BASE_LR"], saved["STEPS"]) == (2, 4, 0.02, [1])
+    log = (run / "log.txt").read_text()
+    assert "Auto-scaling the config to batch_size=4, learning_rate=0.02, max_iter=2" in log
+    lines = [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
+    assert [line["iteration"] for line in lines if "total_loss" in line] == [1]
+    assert (run / "log.txt.rank1").is_file()
+
+    before = content(run)
+    alone = tool(*CONFIG, "--resume", *words)
+    assert alone.returncode == 2
+    said = "holds a run of 2 processes; on 1 SOLVER.REFERENCE_WORLD_SIZE gives it another batch"
+    assert said in alone.stderr
+    assert "resume with --num-gpus 2" in alone.stderr
+    other = tool(*CONFIG, "--num-gpus", "2", "--resume", *words, "SOLVER.GAMMA", "0.5")
+    assert other.returncode == 2
+    assert other.stderr.count("holds a run with another config, backbone or data") == 1
+    assert content(run) == before
+    again = tool(*CONFIG, "--num-gpus", "2", "--resume", *words)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert "model_final.pth is complete" in (run / "log.txt").read_text()[len(log) :]
