@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
+from tests.processes import REPO as REPO
+
 # Tests run several at a time on few cores; a thread each is fastest, and sums come out in one order.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-REPO = Path(__file__).resolve().parents[1]
-
 
 # A shell that starts tests in the background has them ignore SIGINT, and so all that they start: nothing would stop.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -45,18 +45,19 @@ def shared_data() -> Path:
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _imports_are_shared() -> None:
+    """Processes that are started for a study or a second rank do not import torch anew: see ``tests.processes``."""
+    processes.share_imports()
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run ``python -m scaleprior ARGS`` in ``tmp_path``, as a user would, and return code, stdout and stderr."""
 
-    def run(*args: object, timeout: float = 300, **env: str) -> subprocess.CompletedProcess[str]:
-        # what the tests see (a checkout of Detectron2, say) the command sees, too
-        path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **env}
-        command = [sys.executable, "-m", "scaleprior", *map(str, args)]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, cwd=tmp_path, env=environment, check=False
-        )
+    def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "scaleprior", *args]
+        return processes.run(command, cwd=tmp_path, env=processes.environment(**env))
 
     return run
 
