@@ -1,4 +1,4 @@
-"""``scaleprior study run|status|report``: whole studies."""
+"""``scaleprior study run|plan|status|report``: whole studies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scaleprior.errors import FailureError
+from scaleprior.errors import FailureError, UserError
 
 if TYPE_CHECKING:
     from scaleprior.study import StudySpec
@@ -33,9 +33,27 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=True,
         help="look at all data, disk and memory first (see `scaleprior check`)",
     )
+    run.add_argument(
+        "--skip-missing", action="store_true", help="leave out the spec's backbones that are not here; run again later"
+    )
     run.add_argument("--json", action="store_true", help="print the results as JSON")
     run.add_argument("opts", nargs="*", metavar="KEY VALUE", help="override keys of the spec: seeds '[0, 1]'")
     run.set_defaults(handler=_run)
+
+    plan = actions.add_parser("plan", help="the grid of a study, what of it is missing, and its cost; runs nothing")
+    plan.add_argument("spec", help="study spec (YAML), as `study run` takes it")
+    plan.add_argument("--out", type=Path, help="the study's folder (default: the spec's name): what is done is counted")
+    plan.add_argument("--engine", metavar="NAME", help="overrides the spec's engine")
+    plan.add_argument(
+        "--seconds-per-step",
+        action="append",
+        default=[],
+        metavar="[ARCH=]S",
+        help="seconds that you measured for a step of fine-tuning: of all architectures, or again for each",
+    )
+    plan.add_argument("--json", action="store_true", help="print everything as JSON")
+    plan.add_argument("opts", nargs="*", metavar="KEY VALUE", help="override keys of the spec: seeds '[0, 1]'")
+    plan.set_defaults(handler=_plan)
 
     status = actions.add_parser("status", help="where every cell is")
     status.add_argument("folder", type=Path, help="the study's folder")
@@ -55,7 +73,14 @@ def _run(args: argparse.Namespace) -> int:
     spec = load_spec(args.spec, args.opts)
     out = args.out or Path(spec.name)
     return run_and_report(
-        spec, out, jobs=args.jobs, engine=args.engine, executor=args.executor, check=args.check, as_json=args.json
+        spec,
+        out,
+        jobs=args.jobs,
+        engine=args.engine,
+        executor=args.executor,
+        check=args.check,
+        skip_missing=args.skip_missing,
+        as_json=args.json,
     )
 
 
@@ -68,6 +93,7 @@ def run_and_report(
     engine: str | None = None,
     executor: str | None = None,
     check: bool = True,
+    skip_missing: bool = False,
     command: str | None = None,
 ) -> int:
     """Run a study with a display on the terminal, write its report, print the table.
@@ -88,6 +114,7 @@ def run_and_report(
             engine=engine,
             executor=executor,
             check=check,
+            skip_missing=skip_missing,
             show=display.cells,
             prepare_progress=display.prepare,
         )
@@ -101,6 +128,40 @@ def run_and_report(
     else:
         print_summary(report, page, ran=outcome.ran, elapsed=time.monotonic() - started)
     return 1 if report.missing else 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from scaleprior.study import load_spec, plan_study
+    from scaleprior.study.report.plan_table import print_plan
+
+    spec = load_spec(args.spec, args.opts)
+    seconds = _seconds_per_step(args.seconds_per_step, list(spec.architectures))
+    plan = plan_study(spec, args.out or Path(spec.name), engine=args.engine, seconds_per_step=seconds)
+    if args.json:
+        print(json.dumps(plan.to_dict(), indent=2))
+    else:
+        print_plan(plan)
+    return 0
+
+
+def _seconds_per_step(words: list[str], architectures: list[str]) -> dict[str, float]:
+    """``S`` for all architectures, ``ARCH=S`` for one, which wins.
+
+    Raises:
+        UserError: no number.
+    """
+    common, own = dict[str, float](), dict[str, float]()
+    for word in words:
+        arch, _, number = word.rpartition("=")
+        try:
+            seconds = float(number)
+        except ValueError as e:
+            raise UserError(f"--seconds-per-step is {word!r}", hint="give S, or ARCHITECTURE=S, in seconds") from e
+        if arch:
+            own[arch] = seconds
+        else:
+            common = dict.fromkeys(architectures, seconds)
+    return common | own
 
 
 def _status(args: argparse.Namespace) -> int:

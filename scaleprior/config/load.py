@@ -36,6 +36,7 @@ __all__ = [
     "UnknownKeyError",
     "data_file",
     "detectron2_defaults",
+    "file_keys",
     "load_config",
     "override_config",
     "parse_overrides",
@@ -94,13 +95,18 @@ def data_file(folder: str, name: str) -> Path:
 
 
 def load_config(
-    path: str | Path | None, overrides: Sequence[str] = (), *, defaults: CfgNode | None = None
+    path: str | Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    pieces: Sequence[str | Path] = (),
+    defaults: CfgNode | None = None,
 ) -> LoadedConfig:
     """The defaults, then ``path`` (with its ``_BASE_`` files), then ``KEY VALUE`` overrides; a negative SEED becomes 0.
 
     Args:
         path: a YAML file; a relative name that does not exist here is looked up in ScalePrior's ``configs/``.
             ``config.yaml`` of a run is taken with the ``scaleprior.yaml`` beside it. None takes the defaults.
+        pieces: further files, looked up as ``path`` is and laid over it in their order, below the overrides.
         overrides: ``["SOLVER.MAX_ITER", "100", ...]`` as on Detectron2's command line.
         defaults: every key there is, at its default (``Engine.default_config()``); None = ``get_cfg()``. Not changed.
 
@@ -112,14 +118,11 @@ def load_config(
 
     cfg = get_cfg() if defaults is None else defaults.clone()
     explicit: set[str] = set()
-    source = "defaults"
-    if path is not None:
-        file = _find(path)
-        source = str(file)
-        for origin, key, value in _flatten_file(file, ()):
-            _set(cfg, key, value, origin)
-            explicit.add(key)
-    loaded = LoadedConfig(cfg, frozenset(explicit), source)
+    files = [_find(file) for file in ([] if path is None else [path]) + list(pieces)]
+    for origin, key, value in (pair for file in files for pair in _flatten_file(file, ())):
+        _set(cfg, key, value, origin)
+        explicit.add(key)
+    loaded = LoadedConfig(cfg, frozenset(explicit), " with ".join(map(str, files)) or "defaults")
     return override_config(loaded, parse_overrides(overrides), origin="the command line")
 
 
@@ -156,6 +159,18 @@ def _parse_value(text: Any) -> Any:
         return ast.literal_eval(text)  # Detectron2's own reading; a bare word is a string
     except (ValueError, SyntaxError):
         return text
+
+
+def file_keys(path: str | Path) -> dict[str, Any]:
+    """The keys that a YAML file and its ``_BASE_`` files set, by dotted names, as YAML reads their values.
+
+    Args:
+        path: as :func:`load_config` takes it.
+
+    Raises:
+        UserError: a missing file, a circular base, or YAML that does not parse.
+    """
+    return {key: value for _, key, value in _flatten_file(_find(path), ())}
 
 
 def _find(path: str | Path) -> Path:

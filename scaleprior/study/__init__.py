@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from scaleprior._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from scaleprior.study.cells import Cell as Cell
+    from scaleprior.study.cell import Cell as Cell
     from scaleprior.study.folder import StudyFolder as StudyFolder
+    from scaleprior.study.plan import StudyPlan as StudyPlan, plan_study as plan_study
     from scaleprior.study.report.page import StudyReport as StudyReport, build_report as build_report
     from scaleprior.study.result import CellResult as CellResult
     from scaleprior.study.runner import run_study as run_study

@@ -1,187 +1,82 @@
-"""The cells of a study: (architecture, fraction, seed), all that determines their results, and the hash of that."""
+"""The cells of a study: (architecture, arm, fraction, seed), what determines their results, and the hash of that."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaleprior.backbones.contract import NORM_EPS, apply_card
 from scaleprior.backbones.trunks.selection import config_eps, is_timm_config, spec_from_config
-from scaleprior.config import LoadedConfig, load_config
+from scaleprior.config import LoadedConfig
 from scaleprior.config.dotted import flat_config
 from scaleprior.config.fingerprint import cell_settings
-from scaleprior.config.load import override_config
 from scaleprior.corpus import Corpus
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
-from scaleprior.files import read_json, write_json
 from scaleprior.pretrain.plan import check_pretraining, parent_card, run_identity
 from scaleprior.pretrain.recipe import training_images
+from scaleprior.study.arms import arms_of, check_arms, finetune_stage, pretrain_stage
+from scaleprior.study.cell import Cell, CellData, Noise
 from scaleprior.study.prepare import StudyData
 from scaleprior.study.rungs import Rung
-from scaleprior.study.sections import StageSection
 from scaleprior.study.spec import StudySpec
 
-__all__ = ["CELL_FILE", "Cell", "CellData", "Noise", "check_cells", "plan_cells"]
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
 
-CELL_FILE = "cell.json"
+__all__ = [
+    "CellConfigs",
+    "Draft",
+    "check_cells",
+    "draft_cells",
+    "fine_tuning_work",
+    "key_cells",
+    "plan_cells",
+]
 
 # Raise it when the code changes what a cell computes: finished cells of older versions are then not taken for new ones.
 _RECIPE_VERSION = 1
 
 
 @dataclass(frozen=True)
-class CellData:
-    """Where a cell's data lie, by full paths.
+class Draft:
+    """A cell without its keys, and what those are made of.
 
     Attributes:
-        corpus: index folder; "" for a cell that does not pretrain.
-        train, val: (name, JSON, image root) of the detection sets, as ``SCALEPRIOR.DATASETS`` takes them.
+        learner, detector: configs of the stages.
+        settled: the detector's config once its backbone's card has been applied.
+        rung: the backbone, where it exists already.
     """
 
-    corpus: str
-    train: tuple[str, str, str]
-    val: tuple[str, str, str]
+    cell: Cell
+    learner: LoadedConfig | None
+    detector: LoadedConfig
+    settled: CfgNode
+    rung: Rung | None
+
+    @property
+    def work(self) -> tuple[int, int]:
+        """See :func:`fine_tuning_work`."""
+        return fine_tuning_work(self.settled)
 
 
-@dataclass(frozen=True)
-class Noise:
-    """How the labels of pretraining are spoilt: the shares, in [0, 1], of wrong and of dropped ones, and the kind."""
+def fine_tuning_work(cfg: CfgNode) -> tuple[int, int]:
+    """Steps of a cell's fine-tuning, and images a step.
 
-    rate: float
-    kind: str
-    drop: float
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell, as it is planned and as its process reads it from ``cell.json``.
-
-    Attributes:
-        key: 16 hexadecimal digits of the SHA-256 over all that determines the result.
-        images: pretraining images; 0 is from scratch.
-        engine: a resolved engine name, never ``auto``.
-        pretrain, finetune: config and the spec's overrides of each stage; :meth:`pretrain_config` and
-            :meth:`finetune_config` set what is the cell's own on top. No ``pretrain`` from scratch and with weights.
-        noise: None where there is no ``pretrain``.
-        weights, weights_sha256: a backbone that exists already, and the hash of its tensors; "" otherwise.
-        pretraining: as ``key``, over what determines the pretrained backbone alone, and nothing of what it is used for;
-            "" where there is no ``pretrain``, and in what earlier versions wrote.
-        cost: rough relative cost, to start the longest cells first.
+    A cell is one process: where SOLVER.REFERENCE_WORLD_SIZE (of the detectron2 engine) says that the config is meant
+    for more, Detectron2 takes as many steps for the images of one.
     """
-
-    key: str
-    arch: str
-    images: int
-    seed: int
-    engine: str
-    threads: int
-    pretrain: StageSection | None
-    finetune: StageSection
-    data: CellData
-    noise: Noise | None = None
-    weights: str = ""
-    weights_sha256: str = ""
-    pretraining: str = ""
-    cost: float = field(compare=False, default=0.0)
-
-    @property
-    def folder_name(self) -> str:
-        """A name that people can read, made unique by the key."""
-        return f"{self.arch}-{self.images or 'scratch'}-seed{self.seed}-{self.key[:8]}"
-
-    @property
-    def backbone_name(self) -> str:
-        """As :attr:`folder_name`, of its pretraining alone."""
-        return f"{self.arch}-{self.images}-seed{self.seed}-{self.pretraining[:8]}"
-
-    def pretrain_config(self) -> LoadedConfig | None:
-        """The config of the pretraining stage; None where there is none.
-
-        Raises:
-            UserError: see :func:`scaleprior.config.load_config`.
-        """
-        if self.pretrain is None:
-            return None
-        assert self.noise is not None
-        own = {
-            "PRETRAIN.CORPUS": self.data.corpus,
-            "PRETRAIN.FRACTION.IMAGES": self.images,
-            "PRETRAIN.NOISE.RATE": self.noise.rate,
-            "PRETRAIN.NOISE.KIND": self.noise.kind,
-            "PRETRAIN.NOISE.DROP": self.noise.drop,
-            "SEED": self.seed,
-        }
-        loaded = load_config(self.pretrain.config, self.pretrain.overrides)
-        return override_config(loaded, own.items(), origin="the study")
-
-    def finetune_config(self) -> LoadedConfig:
-        """The config of fine-tuning and evaluation.
-
-        Raises:
-            UserError: see :func:`scaleprior.config.load_config`.
-        """
-        own = {
-            "SCALEPRIOR.DATASETS": [list(self.data.train), list(self.data.val)],
-            "DATASETS.TRAIN": (self.data.train[0],),
-            "DATASETS.TEST": (self.data.val[0],),
-            "SEED": self.seed,
-        }
-        defaults = get_engine(self.engine).default_config()
-        loaded = load_config(self.finetune.config, self.finetune.overrides, defaults=defaults)
-        return override_config(loaded, own.items(), origin="the study")
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; :meth:`from_dict` reads it back."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Cell:
-        """Read what :meth:`to_dict` wrote.
-
-        Raises:
-            KeyError, TypeError: something is missing, or unknown.
-        """
-        data, noise = raw["data"], raw["noise"]
-        records = {
-            "pretrain": _stage(raw["pretrain"]),
-            "finetune": _stage(raw["finetune"]),
-            "data": CellData(data["corpus"], tuple(data["train"]), tuple(data["val"])),
-            "noise": None if noise is None else Noise(**noise),
-        }
-        return cls(**{**raw, **records})
-
-    def save(self, folder: Path) -> None:
-        """Write ``cell.json``."""
-        write_json(folder / CELL_FILE, self.to_dict())
-
-    @classmethod
-    def load(cls, folder: Path) -> Cell:
-        """Read ``cell.json``.
-
-        Raises:
-            UserError: it is not there, or of another version.
-        """
-        raw = read_json(folder / CELL_FILE, what="cell description")
-        try:
-            return cls.from_dict(raw)
-        except (KeyError, TypeError) as e:
-            raise UserError(
-                f"{folder / CELL_FILE} is damaged, or of another version: {e}",
-                hint="run the study again, it is rewritten",
-            ) from e
-
-
-def _stage(raw: Mapping[str, Any] | None) -> StageSection | None:
-    return None if raw is None else StageSection(raw["config"], tuple(raw["overrides"]))
+    meant_for = max(cfg.SOLVER.get("REFERENCE_WORLD_SIZE", 0), 1)
+    return cfg.SOLVER.MAX_ITER * meant_for, round(cfg.SOLVER.IMS_PER_BATCH / meant_for)
 
 
 def plan_cells(spec: StudySpec, data: StudyData, engine: str) -> list[Cell]:
-    """All cells of a study, architecture by architecture, up the ladder, seed by seed.
+    """All cells of a study, architecture by architecture, arm by arm, up the ladder, seed by seed.
 
     Loads every config and holds both stages against those who will run them and against each other, so that a wrong
     key, a trunk that cannot be pretrained or a backbone that fine-tuning would not take is known before anything
@@ -189,19 +84,24 @@ def plan_cells(spec: StudySpec, data: StudyData, engine: str) -> list[Cell]:
 
     Raises:
         UserError: see :func:`scaleprior.config.load_config`; a config that its stage cannot honour; a ladder that
-            climbs above the corpus; two architectures that are the same.
+            climbs above the corpus; two architectures, or two arms, that are the same; see :func:`check_arms`.
     """
     if spec.ladder and spec.ladder[-1] > data.corpus_images:
         raise UserError(
             f"ladder of {spec.source} asks for {spec.ladder[-1]} images, the corpus has {data.corpus_images}",
             hint="lower the ladder or add images",
         )
-    cells = [
-        _keyed(spec, data, _planned(spec, data, engine, arch, images, seed, rung))
-        for arch in spec.architectures
-        for images, rung in _ladder(spec, data, arch)
-        for seed in spec.seeds
-    ]
+    return key_cells(spec, data, list(draft_cells(spec, data, engine)))
+
+
+def key_cells(spec: StudySpec, data: StudyData, drafts: Sequence[Draft]) -> list[Cell]:
+    """The cells of drafts, with their keys.
+
+    Raises:
+        UserError: two architectures that are the same network; see :func:`plan_cells`.
+    """
+    shortest = min(math.prod(draft.work) for draft in drafts)
+    cells = [_keyed(spec, data, draft, shortest) for draft in drafts]
     by_key: dict[str, Cell] = {}
     for cell in cells:
         twin = by_key.setdefault(cell.key, cell)
@@ -214,47 +114,95 @@ def plan_cells(spec: StudySpec, data: StudyData, engine: str) -> list[Cell]:
         if twin is not cell:
             raise UserError(
                 f"architectures {twin.arch!r} and {cell.arch!r} of {spec.source} are the same network",
-                hint="remove one, or correct its overrides",
+                hint="remove one, or correct its overrides"
+                + (f", or leave it out of the architectures of arm {cell.arm}" if cell.arm else ""),
             )
     return cells
 
 
-def _ladder(spec: StudySpec, data: StudyData, arch: str) -> list[tuple[int, Rung | None]]:
+def draft_cells(
+    spec: StudySpec, data: StudyData, engine: str, *, absent: Mapping[str, Sequence[int]] | None = None
+) -> Iterator[Draft]:
+    """What :func:`plan_cells` plans, before the content of corpora and detection sets is asked for.
+
+    Args:
+        absent: of each architecture, images of the backbones that are still to come; their cells have no weights.
+
+    Raises:
+        UserError: as :func:`plan_cells`.
+    """
+    check_arms(spec)
+    for arch in spec.architectures:
+        ladder = _ladder(spec, data, arch, (absent or {}).get(arch, ()))
+        known: dict[tuple[int, str], str] = {}
+        for arm, images, rung in _kinds(spec, arch, ladder):
+            for seed in spec.seeds:
+                draft = _draft(spec, data, engine, arch, arm, images, seed, rung)
+                if seed == spec.seeds[0]:
+                    _refuse_twin_arms(spec, draft, known)
+                yield draft
+
+
+def _kinds(
+    spec: StudySpec, arch: str, ladder: Sequence[tuple[int, Rung | None]]
+) -> Iterator[tuple[str, int, Rung | None]]:
+    """What the cells of an architecture may be, but for their seeds: arm, images, backbone that exists."""
+    for arm in spec.arms or ("",):
+        yield from ((arm, images, rung) for images, rung in ladder if arm in arms_of(spec, arch, images))
+
+
+def _refuse_twin_arms(spec: StudySpec, draft: Draft, known: dict[tuple[int, str], str]) -> None:
+    """Raises UserError: this cell would measure the same as that of another arm in ``known``, to which it is added."""
+    if not spec.arms:
+        return
+    # not by the cells' keys, into which it enters who said a setting
+    settings = _short_hash(cell_settings(draft.settled, (), "finetune"))
+    arm = draft.cell.arm
+    twin = known.setdefault((draft.cell.images, settings), arm)
+    if twin != arm:
+        raise UserError(
+            f"arms {twin!r} and {arm!r} of {spec.source} come to the same config for architecture {draft.cell.arch}",
+            hint="remove one, or correct its pieces and overrides",
+        )
+
+
+def _ladder(spec: StudySpec, data: StudyData, arch: str, absent: Sequence[int] = ()) -> list[tuple[int, Rung | None]]:
     scratch: list[tuple[int, Rung | None]] = [(0, None)] if spec.scratch else []
-    rungs = data.backbones.get(arch, ())
-    return [*scratch, *((n, None) for n in spec.ladder), *((rung.images, rung) for rung in rungs)]
+    there = [(rung.images, rung) for rung in data.backbones.get(arch, ())]
+    to_come: list[tuple[int, Rung | None]] = [(images, None) for images in absent]
+    rungs = sorted([*there, *to_come], key=lambda rung: rung[0])
+    return [*scratch, *((n, None) for n in spec.ladder), *rungs]
 
 
 @dataclass(frozen=True)
-class _Planned:
-    """A cell without its key, and its configs, which are held against those who will run them."""
+class CellConfigs:
+    """The configs of one kind of cell."""
 
-    cell: Cell
+    arm: str
     learner: LoadedConfig | None
     detector: LoadedConfig
-    rung: Rung | None
 
 
-def check_cells(
-    spec: StudySpec, data: StudyData, engine: str, arch: str
-) -> Iterator[tuple[LoadedConfig | None, LoadedConfig]]:
-    """The configs, of pretraining and of fine-tuning, of each kind of cell of an architecture: for one seed, and of the
-    ladder the top.
+def check_cells(spec: StudySpec, data: StudyData, engine: str, arch: str) -> Iterator[CellConfigs]:
+    """The configs of each kind of cell of an architecture: for one seed, and of the ladder the top.
 
     They are held against those who will run them, as :func:`plan_cells` does it; the corpus need not be there yet.
 
     Raises:
         UserError: see :func:`plan_cells`.
     """
-    top = replace(spec, ladder=spec.ladder[-1:])
-    for images, rung in _ladder(top, data, arch):
-        planned = _planned(spec, data, engine, arch, images, spec.seeds[0], rung)
-        yield planned.learner, planned.detector
+    ladder = _ladder(replace(spec, ladder=spec.ladder[-1:]), data, arch)
+    known: dict[tuple[int, str], str] = {}
+    for arm, images, rung in _kinds(spec, arch, ladder):
+        draft = _draft(spec, data, engine, arch, arm, images, spec.seeds[0], rung)
+        _refuse_twin_arms(spec, draft, known)
+        yield CellConfigs(arm, draft.learner, draft.detector)
 
 
-def _planned(
-    spec: StudySpec, data: StudyData, engine: str, arch: str, images: int, seed: int, rung: Rung | None
-) -> _Planned:
+def _draft(
+    spec: StudySpec, data: StudyData, engine: str, arch: str, arm: str, images: int, seed: int, rung: Rung | None
+) -> Draft:
+    pretrain = pretrain_stage(spec, arch) if images else None
     cell = Cell(
         key="",
         arch=arch,
@@ -262,22 +210,32 @@ def _planned(
         seed=seed,
         engine=engine,
         threads=spec.threads,
-        pretrain=_of_arch(spec.pretrain, spec, arch) if images and spec.pretrain is not None else None,
-        finetune=_of_arch(spec.finetune, spec, arch),
+        pretrain=pretrain,
+        finetune=finetune_stage(spec, arch, arm),
         data=CellData("" if data.corpus is None else str(data.corpus.absolute()), data.train, data.val),
-        noise=Noise(**spec.noise) if images and spec.pretrain is not None else None,
+        noise=Noise(**spec.noise) if pretrain is not None else None,
         weights=str(rung.weights) if rung else "",
         weights_sha256=rung.card.tensors_sha256 if rung else "",
+        arm=arm,
     )
-    detector, learner = cell.finetune_config(), cell.pretrain_config()
-    where = f"study spec {spec.source}: architecture {arch}"
-    _check_stages(where, engine, learner, data.corpus_images, rung, detector)
-    return _Planned(cell, learner, detector, rung)
+    where = f"study spec {spec.source}: architecture {arch}" + (f", arm {arm}" if arm else "")
+    try:
+        detector, learner = cell.finetune_config(), cell.pretrain_config()
+    except UserError as e:
+        if not arm:
+            raise
+        raise UserError(f"{where}: {e}") from e
+    settled = _check_stages(where, cell, learner, data.corpus_images, rung, detector)
+    return Draft(cell, learner, detector, settled, rung)
 
 
-def _keyed(spec: StudySpec, data: StudyData, planned: _Planned) -> Cell:
-    """The cell with its keys."""
-    cell, learner, detector, rung = planned.cell, planned.learner, planned.detector, planned.rung
+def _keyed(spec: StudySpec, data: StudyData, draft: Draft, shortest: int) -> Cell:
+    """The cell with its keys.
+
+    Args:
+        shortest: images that the shortest fine-tuning of the study sees.
+    """
+    cell, learner, detector, rung = draft.cell, draft.learner, draft.detector, draft.rung
     # The contract's "which keys did somebody set" is part of what determines a detector, so it is hashed as well.
     stages = {"finetune": cell_settings(detector.cfg, detector.explicit, "finetune")}
     if learner is not None:
@@ -299,8 +257,8 @@ def _keyed(spec: StudySpec, data: StudyData, planned: _Planned) -> Cell:
         pretraining = _pretraining(learner, spec.threads)
     if rung is not None:
         determinants["backbone"] = _backbone(rung, detector)
-    depth = _depth(rung, learner, detector)
-    cost = depth * (2.0 if learner else 1.0) + cell.images * 1e-9
+    tuning = math.prod(draft.work) / max(shortest, 1)
+    cost = _depth(rung, learner, detector) * (tuning + bool(learner)) + cell.images * 1e-9
     return replace(cell, key=_short_hash(determinants), pretraining=pretraining, cost=cost)
 
 
@@ -325,21 +283,18 @@ def _depth(rung: Rung | None, learner: LoadedConfig | None, detector: LoadedConf
     return spec_from_config(cfg).depth if is_timm_config(cfg) else cfg.MODEL.RESNETS.DEPTH
 
 
-def _of_arch(stage: StageSection, spec: StudySpec, arch: str) -> StageSection:
-    """A stage with an architecture's keys; a config of the user's by its full path, since cells also run elsewhere."""
-    config = str(Path(stage.config).absolute()) if Path(stage.config).is_file() else stage.config
-    return StageSection(config, stage.overrides + spec.architectures[arch])
-
-
 def _check_stages(
     where: str,
-    engine: str,
+    cell: Cell,
     learner: LoadedConfig | None,
     corpus_images: int,
     rung: Rung | None,
     detector: LoadedConfig,
-) -> None:
+) -> CfgNode:
     """Hold a cell's configs against the code and the corpus they will meet, and the backbone against the detector.
+
+    Returns:
+        The detector's config as the backbone's card wants it.
 
     Raises:
         UserError: what a stage would refuse once its turn came; names the architecture and the key.
@@ -349,14 +304,16 @@ def _check_stages(
         if learner is not None:
             card = check_pretraining(learner.cfg)
             training_images(learner.cfg, corpus_images)
-        elif rung is None and detector.cfg.MODEL.WEIGHTS:
+        elif not cell.images and detector.cfg.MODEL.WEIGHTS:
             raise UserError(
                 f"a cell from scratch would start from MODEL.WEIGHTS {detector.cfg.MODEL.WEIGHTS} ({detector.source})",
                 hint="leave scratch out (scratch: false), or empty that key in finetune.overrides",
             )
-        get_engine(engine).check_config(detector.cfg if card is None else apply_card(detector, card))
+        settled = detector.cfg if card is None else apply_card(detector, card)
+        get_engine(cell.engine).check_config(settled)
     except UserError as e:
         raise UserError(f"{where}: {e}") from e
+    return settled
 
 
 def _backbone(rung: Rung, loaded: LoadedConfig) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from scaleprior.backbones.weights import load_canonical
 from scaleprior.checking import CheckReport
-from scaleprior.config import LoadedConfig
 from scaleprior.corpus import Corpus
 from scaleprior.corpus.check import check_corpus
 from scaleprior.detect.check import detection_needs
@@ -23,20 +22,22 @@ from scaleprior.errors import UserError
 from scaleprior.pretrain.batches import held_out_rows
 from scaleprior.pretrain.check import pretraining_needs
 from scaleprior.progress import ProgressFn
-from scaleprior.study.cells import check_cells
+from scaleprior.study.arms import check_arms
+from scaleprior.study.cells import CellConfigs, check_cells
 from scaleprior.study.prepare import StudyData, check_source, detection_files, what_to_drop
-from scaleprior.study.rungs import Rung, find_rungs
+from scaleprior.study.rungs import AbsentRung, Rung, find_rungs, survey_rungs
 from scaleprior.study.spec import StudySpec
 from scaleprior.study.status import study_status
 from scaleprior.training.device import resolve_device
 from scaleprior.training.resources import Needs, check_disk, check_memory
+from scaleprior.wording import parameter
 
 __all__ = ["check_study"]
 
 _CLASSES = "MODEL.ROI_HEADS.NUM_CLASSES"
 
-_Configs = Mapping[str, Sequence[tuple[LoadedConfig | None, LoadedConfig]]]
-"""Of each architecture the configs, of pretraining and of fine-tuning, of its kinds of cells."""
+_Configs = Mapping[str, Sequence[CellConfigs]]
+"""Of each architecture the configs of its kinds of cells."""
 
 
 def check_study(
@@ -92,7 +93,8 @@ def check_study(
     if corpus is not None:
         _check_corpora(report, spec, corpus, configs, progress)
     if not report.of("config", "corpus", "weights"):
-        done = Counter(cell.arch for cell, _ in begun.finished()) if begun is not None else Counter[str]()
+        finished = begun.finished() if begun is not None else []
+        done = Counter((cell.arch, cell.arm) for cell, _ in finished)
         labels = 1 if corpus is None else len(corpus.label_space)
         _check_room(report, spec, out, chosen, configs, done, labels)
     return report
@@ -124,8 +126,19 @@ def _corpus(report: CheckReport, spec: StudySpec, out: Path, *, open_source: boo
 def _rungs(report: CheckReport, spec: StudySpec) -> Mapping[str, tuple[Rung, ...]]:
     """Backbones that exist; their tensors are held against their cards."""
     rungs: Mapping[str, tuple[Rung, ...]] = {}
+    missing: list[tuple[str, AbsentRung]] = []
     with report.collecting("weights"):
-        rungs = find_rungs(spec)
+        _, absent = survey_rungs(spec)
+        missing = [(arch, rung) for arch, found in absent.items() for rung in found if not rung.public]
+    for arch, rung in missing:
+        with report.collecting("weights"):
+            raise UserError(
+                f"backbones.{arch} of {spec.source}: {rung.weights} is not here: {rung.why}",
+                hint=f"or leave out what is not here with {parameter('skip_missing', True)}",
+            )
+    if not report.of("weights"):
+        with report.collecting("weights"):
+            rungs = find_rungs(spec)
     for rung in (rung for ladder in rungs.values() for rung in ladder):
         with report.collecting("weights"):
             load_canonical(rung.weights)
@@ -134,21 +147,25 @@ def _rungs(report: CheckReport, spec: StudySpec) -> Mapping[str, tuple[Rung, ...
 
 def _configs(
     report: CheckReport, spec: StudySpec, data: StudyData, engine: Engine, classes: int | None
-) -> dict[str, list[tuple[LoadedConfig | None, LoadedConfig]]]:
-    configs: dict[str, list[tuple[LoadedConfig | None, LoadedConfig]]] = {}
-    for arch in spec.architectures:
+) -> dict[str, list[CellConfigs]]:
+    configs: dict[str, list[CellConfigs]] = {}
+    sound = False
+    with report.collecting("config"):
+        check_arms(spec)
+        sound = True
+    for arch in spec.architectures if sound else ():
         with report.collecting("config"):
             configs[arch] = list(check_cells(spec, data, engine.name, arch))
             if classes is not None:
-                for _, detector in configs[arch]:
-                    check_class_count(detector, _CLASSES, classes, data.train[1])
+                for kind in configs[arch]:
+                    check_class_count(kind.detector, _CLASSES, classes, data.train[1])
     return configs
 
 
 def _check_corpora(
     report: CheckReport, spec: StudySpec, corpus: Corpus, configs: _Configs, progress: ProgressFn | None
 ) -> None:
-    learners = [learner.cfg for kinds in configs.values() for learner, _ in kinds if learner is not None]
+    learners = [kind.learner.cfg for kinds in configs.values() for kind in kinds if kind.learner is not None]
     # where no config holds together, files that are gone are still worth a word
     tolerated = min((cfg.PRETRAIN.LOADER.MAX_UNREADABLE for cfg in learners), default=0.0)
     report.take(check_corpus(corpus.fraction(images=spec.ladder[-1]), tolerated=tolerated, progress=progress))
@@ -168,28 +185,31 @@ def _check_room(
     out: Path,
     engine: Engine,
     configs: _Configs,
-    done: Counter[str],
+    done: Counter[tuple[str, str]],
     labels: int,
 ) -> None:
     """Disk for what the missing cells leave and for the checkpoints of the largest; memory for the largest.
 
     Args:
-        done: cells of each architecture. labels: of the corpus, at least.
+        done: cells of each architecture and arm. labels: of the corpus, at least.
     """
     left, stages = 0, list[tuple[str, Needs]]()
     for arch, kinds in configs.items():
         rungs = max(len(spec.ladder), 1)  # of the kinds, only the top of the ladder is among the configs
-        for learner, detector in kinds:
-            needs = []
-            if learner is not None:
-                needs.append((learner.cfg.MODEL.DEVICE, pretraining_needs(learner.cfg, labels)))
-            found = detection_needs(detector.cfg, engine)
-            needs += [] if found is None else [(detector.cfg.MODEL.DEVICE, found)]
-            cells = len(spec.seeds) * (rungs if learner is not None else 1)
-            missing = max(cells - done[arch], 0)
-            done[arch] -= cells - missing
-            left += missing * sum(need.left for _, need in needs)
-            stages += needs
+        pretrained = False  # once for all arms, whose backbones those are
+        for kind in kinds:
+            cells = len(spec.seeds) * (rungs if kind.learner is not None else 1)
+            missing = max(cells - done[arch, kind.arm], 0)
+            done[arch, kind.arm] -= cells - missing
+            if kind.learner is not None and not pretrained:
+                pretrained = True
+                needs = pretraining_needs(kind.learner.cfg, labels)
+                left += missing * needs.left
+                stages.append((kind.learner.cfg.MODEL.DEVICE, needs))
+            found = detection_needs(kind.detector.cfg, engine)
+            if found is not None:
+                left += missing * found.left
+                stages.append((kind.detector.cfg.MODEL.DEVICE, found))
     if not stages:
         return
     check_disk(report, out, least=left, most=left + max(need.peak for _, need in stages))

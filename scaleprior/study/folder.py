@@ -23,13 +23,13 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import read_json, write_json
-from scaleprior.study.cells import Cell
+from scaleprior.study.cell import Cell
 from scaleprior.wording import parameter
 
 __all__ = ["StudyFolder", "StudyRecord"]
@@ -63,8 +63,13 @@ class StudyFolder:
         self.path = path
 
     def cell(self, cell: Cell) -> Path:
-        """The folder of one cell; as other processes see it, wherever they work."""
-        return self.path.absolute() / "cells" / cell.folder_name
+        """The folder of one cell; as other processes see it, wherever they work.
+
+        A cell that the study had before it had arms keeps the folder of then: its key says that it is the same.
+        """
+        cells = self.path.absolute() / "cells"
+        earlier = cells / replace(cell, arm="").folder_name
+        return earlier if cell.arm and earlier.is_dir() else cells / cell.folder_name
 
     def read(self) -> StudyRecord:
         """Read ``study.json``.

@@ -20,6 +20,7 @@ from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
 from scaleprior.files import file_sha256
 from scaleprior.progress import ProgressFn
+from scaleprior.study.arms import describe_arms
 from scaleprior.study.rungs import Rung, describe_rungs, find_rungs
 from scaleprior.study.sections import CocoSet, CorpusSection
 from scaleprior.study.spec import StudySpec
@@ -31,6 +32,7 @@ __all__ = [
     "check_source",
     "describe_data",
     "detection_files",
+    "detection_fingerprint",
     "prepare_data",
     "what_to_drop",
 ]
@@ -88,7 +90,7 @@ def prepare_data(
     for card in cards.values():  # two architectures can start from one file
         warn_of_assumed(card, logger)
     corpus = _corpus(spec, world, out, progress)
-    digest = hashlib.sha256("".join(file_sha256(s[1]) for s in (train, val)).encode()).hexdigest()
+    digest = detection_fingerprint(train, val)
     counts = {
         **(_corpus_counts(corpus) if corpus else {}),
         "detection classes": len(train_set.class_names),
@@ -98,6 +100,11 @@ def prepare_data(
     if corpus is None:
         return StudyData(None, 0, "", train, val, digest, counts, rungs)
     return StudyData(corpus.path, len(corpus), corpus.fingerprint, train, val, digest, counts)
+
+
+def detection_fingerprint(train: tuple[str, str, str], val: tuple[str, str, str]) -> str:
+    """SHA-256 over both JSON files."""
+    return hashlib.sha256("".join(file_sha256(s[1]) for s in (train, val)).encode()).hexdigest()
 
 
 def _corpus_counts(corpus: Corpus) -> dict[str, Any]:
@@ -130,6 +137,7 @@ def describe_data(spec: StudySpec, data: StudyData, engine: str) -> dict[str, An
         "seeds": ", ".join(map(str, spec.seeds)),
         **recipe,
         "fine-tuning recipe": " ".join((spec.finetune.config, *spec.finetune.overrides)),
+        **describe_arms(spec),
         "engine": engine,
         "threads a cell": spec.threads,
         "spec": spec.source,

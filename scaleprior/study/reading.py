@@ -15,6 +15,7 @@ from scaleprior.config.keys.key import PRETRAINING
 from scaleprior.config.keys.table import find_key
 from scaleprior.errors import UserError
 from scaleprior.study.sections import (
+    ArmSection,
     BackboneSection,
     CocoSet,
     CorpusSection,
@@ -23,7 +24,7 @@ from scaleprior.study.sections import (
     StageSection,
 )
 
-__all__ = ["SpecReader"]
+__all__ = ["SpecReader", "owner_of"]
 
 # Of section corpus with ``source``: what ``Corpus.build`` calls so.
 _CORPUS_BUILD = (
@@ -33,7 +34,7 @@ _CORPUS_BUILD = (
 _SECTIONS = {
     "": {
         "name", "corpus", "detection", "ladder", "scratch", "architectures", "seeds", "noise", "pretrain", "finetune",
-        "engine", "executor", "threads", "backbones",
+        "engine", "executor", "threads", "backbones", "arms",
     },
     "corpus": {"world", "source", "index", *_CORPUS_BUILD},
     "corpus.world": None,  # checked by the world itself, which knows its fields
@@ -44,6 +45,8 @@ _SECTIONS = {
     "noise": {"rate", "kind", "drop"},
     "pretrain": {"config", "overrides"},
     "finetune": {"config", "overrides"},
+    "arms": None,  # name -> how it fine-tunes
+    "arms[]": {"pieces", "overrides", "only", "architectures"},
     "executor": None,  # its name and its own options, which it knows
     "backbones": None,  # architecture -> list of backbones
     "backbones[]": {"weights", "images", "supervision"},
@@ -62,7 +65,17 @@ _OF_THE_SPEC = {
     "DATASETS.TRAIN": "detection",
     "DATASETS.TEST": "detection",
 }
+# Of an arm; it becomes part of folder names and of a column in results.csv.
+_ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+def owner_of(key: str) -> str | None:
+    """The section of the spec that says a config key for every cell; None where ``overrides`` may say it."""
+    for own, section in _OF_THE_SPEC.items():
+        if key == own or (own.endswith(".") and key.startswith(own)):
+            return section
+    return None
 
 
 class SpecReader:
@@ -93,12 +106,13 @@ class SpecReader:
                 f"has backbones and {', '.join(both)}", "keep backbones, or what says how to pretrain them"
             )
         architectures = self._architectures()
+        scratch = self._get(self.raw, "scratch", bool, True)
         return {
             "name": name,
             "corpus": self._corpus() if pretrains else None,
             "detection": self._detection(),
             "ladder": self._ladder() if pretrains else (),
-            "scratch": self._get(self.raw, "scratch", bool, True),
+            "scratch": scratch,
             "architectures": architectures,
             "seeds": self._seeds(),
             "noise": self._noise(),
@@ -108,6 +122,7 @@ class SpecReader:
             "executor": self._executor(),
             "threads": self._positive("threads", 1),
             "backbones": {} if pretrains else self._backbones(architectures),
+            "arms": self._arms(architectures, scratch=scratch),
         }
 
     def _fail(self, message: str, hint: str) -> UserError:
@@ -284,24 +299,55 @@ class SpecReader:
             weights = self._expand(weights, f"{where}: weights")
         return BackboneSection(weights, images, supervision)
 
+    def _arms(self, architectures: Mapping[str, Any], *, scratch: bool) -> Mapping[str, ArmSection]:
+        node = self._section("arms") or {}
+        arms = {name: self._arm(name, arm, architectures) for name, arm in node.items()}
+        for name, arm in arms.items():
+            if arm.only == "scratch" and not scratch:
+                raise self._fail(f"arms.{name} has no cells: only is 'scratch', scratch is false", "correct either")
+        for arch in architectures if arms else ():
+            if not any(arm.takes(arch, 1) for arm in arms.values()):
+                raise self._fail(f"no arm fine-tunes {arch} from pretrained backbones", "add it to one, or remove it")
+        if arms and self.raw.get("scratch") is True and all(arm.only == "pretrained" for arm in arms.values()):
+            raise self._fail("scratch is true, every arm has only 'pretrained'", "correct either")
+        return arms
+
+    def _arm(self, name: Any, node: Any, architectures: Mapping[str, Any]) -> ArmSection:
+        where, node = f"arms.{name}", {} if node is None else node
+        if not isinstance(name, str) or not _ARM_NAME.fullmatch(name):
+            raise self._fail(f"{where}: {name!r} is no name of an arm", "give letters, digits, '-', '_' and '.'")
+        if not isinstance(node, dict):
+            raise self._fail(f"{where} is {node!r}", "write {pieces: [FILE], overrides: {KEY: VALUE}}, or {}")
+        self._check_keys("arms[]", node)
+        pieces, of, only = node.get("pieces") or [], node.get("architectures"), node.get("only", "")
+        if not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces):
+            raise self._fail(f"{where}.pieces is {pieces!r}", "list files, as finetune.config names one")
+        if only not in ("", "scratch", "pretrained"):
+            raise self._fail(f"{where}.only is {only!r}", "write scratch or pretrained, or leave it out for both")
+        if of is not None and (not isinstance(of, list) or not of or not {*map(str, of)} <= set(architectures)):
+            raise self._fail(f"{where}.architectures is {of!r}", f"list some of {', '.join(architectures)}")
+        overrides = self._pairs(node.get("overrides") or {}, f"{where}.overrides")
+        chosen = None if of is None else tuple(map(str, of))
+        return ArmSection(tuple(map(self._beside, pieces)), overrides, only, chosen)
+
     def _stage(self, key: str) -> StageSection:
         node = self._section(key)
         if node is None or not isinstance(node.get("config"), str):
             raise self._fail(f"section {key} needs a config", "see configs/studies/ for examples")
-        config = node["config"]
-        beside = self.folder / config  # a config next to the spec wins over one of the same name of ScalePrior's
-        return StageSection(
-            str(beside) if beside.is_file() else config, self._pairs(node.get("overrides") or {}, f"{key}.overrides")
-        )
+        return StageSection(self._beside(node["config"]), self._pairs(node.get("overrides") or {}, f"{key}.overrides"))
+
+    def _beside(self, config: str) -> str:
+        """A config next to the spec, which wins over one of the same name of ScalePrior's."""
+        beside = self.folder / config
+        return str(beside) if beside.is_file() else config
 
     def _pairs(self, node: Any, where: str) -> tuple[str, ...]:
         if not isinstance(node, dict):
             raise self._fail(f"{where} is {node!r}", "write KEY: VALUE lines")
         pairs = [(str(key), value) for key, value in flat_config(node)]
         for key, value in pairs:
-            for own, section in _OF_THE_SPEC.items():
-                if key == own or (own.endswith(".") and key.startswith(own)):
-                    raise self._fail(
-                        f"{where} sets {key} to {value!r}, which the study itself sets", f"say it under {section}"
-                    )
+            if (section := owner_of(key)) is not None:
+                raise self._fail(
+                    f"{where} sets {key} to {value!r}, which the study itself sets", f"say it under {section}"
+                )
         return tuple(text for key, value in pairs for text in (key, value if isinstance(value, str) else repr(value)))

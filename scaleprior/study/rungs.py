@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scaleprior.backbones.canonical import canonical_file
 from scaleprior.backbones.card import UNKNOWN, Card
 from scaleprior.backbones.weights import read_card
 from scaleprior.backbones.zoo import is_uri, load_catalogue
+from scaleprior.backbones.zoo.cache import ZooHome
 from scaleprior.backbones.zoo.entry import supervision_of
 from scaleprior.errors import UserError
 from scaleprior.progress import ProgressFn
 from scaleprior.study.sections import BackboneSection
 from scaleprior.study.spec import StudySpec
+from scaleprior.wording import flag, parameter
 
-__all__ = ["Rung", "describe_rungs", "find_rungs"]
+__all__ = ["AbsentRung", "Rung", "describe_rungs", "find_rungs", "skip_absent", "survey_rungs"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,86 @@ class Rung:
     comparable: str = ""
 
 
+@dataclass(frozen=True)
+class AbsentRung:
+    """A backbone of a ladder that is not here.
+
+    Attributes:
+        weights: as the spec names it.
+        images: as the spec or the catalogue say it; None where nobody does.
+        why: and what to do.
+        public: a run of the study downloads it.
+    """
+
+    weights: str
+    images: int | None
+    why: str
+    public: bool = False
+
+
+def survey_rungs(spec: StudySpec) -> tuple[dict[str, tuple[Rung, ...]], dict[str, tuple[AbsentRung, ...]]]:
+    """What is here of each architecture's ladder, and what is not; nothing is downloaded.
+
+    Raises:
+        UserError: as :func:`find_rungs`, but for backbones that are not here.
+    """
+    found, absent = {}, {}
+    for arch, sections in spec.backbones.items():
+        where = f"study spec {spec.source}: backbones.{arch}"
+        answers = [_look(section, where) for section in sections]
+        found[arch] = _rising([rung for rung in answers if isinstance(rung, Rung)], where)
+        absent[arch] = tuple(rung for rung in answers if isinstance(rung, AbsentRung))
+    return found, absent
+
+
+def _look(section: BackboneSection, where: str) -> Rung | AbsentRung:
+    if is_uri(section.weights):
+        entry = load_catalogue().find(section.weights.removeprefix("scaleprior://"))
+        images = section.images or entry.images
+        if entry.kind == "paper":
+            make = f"`scaleprior zoo show {entry.name}` prints what makes one"
+            how = f"{make}, `scaleprior zoo add FILE {flag('name')} {entry.name}` gives it that name"
+            return AbsentRung(section.weights, images, f"not public; {how}")
+        if entry.kind == "public" and not _is_cached(entry.name):
+            how = f"not downloaded yet: the study's run does it, or `scaleprior zoo fetch {entry.name}`"
+            return AbsentRung(section.weights, images, how, public=True)
+    else:
+        images = section.images
+    try:
+        path = canonical_file(section.weights)
+    except UserError as e:
+        return AbsentRung(section.weights, images, str(e))
+    return _rung(section, where, path)
+
+
+def skip_absent(spec: StudySpec) -> tuple[StudySpec, dict[str, tuple[AbsentRung, ...]]]:
+    """``spec`` without the backbones that are not here and that no download brings, and which those are.
+
+    Raises:
+        UserError: it lists no backbones, or none of them is here; see :func:`survey_rungs`.
+    """
+    what = parameter("skip_missing")
+    if not spec.backbones:
+        raise UserError(f"{what}: {spec.source} lists no backbones, it pretrains them", hint="leave it out")
+    _, absent = survey_rungs(spec)
+    left_out = {arch: tuple(rung for rung in rungs if not rung.public) for arch, rungs in absent.items()}
+    names = {arch: {rung.weights for rung in rungs} for arch, rungs in left_out.items()}
+    kept = {
+        arch: tuple(section for section in sections if section.weights not in names[arch])
+        for arch, sections in spec.backbones.items()
+    }
+    if not any(kept.values()):
+        hint = f"`scaleprior study plan {spec.source}` lists them, with what to do"
+        raise UserError(f"{what}: no backbone of {spec.source} is here", hint=hint)
+    return replace(spec, backbones=kept), {arch: rungs for arch, rungs in left_out.items() if rungs}
+
+
+def _is_cached(name: str) -> bool:
+    home = ZooHome.current()
+    record = home.read_record(name)
+    return record is not None and home.file(record.sha256, record.file).exists()
+
+
 def find_rungs(
     spec: StudySpec, *, progress: Callable[[str], ProgressFn | None] = lambda what: None
 ) -> dict[str, tuple[Rung, ...]]:
@@ -54,29 +136,36 @@ def find_rungs(
     """
     found = {}
     for arch, sections in spec.backbones.items():
-        rungs = [
-            _rung(section, f"study spec {spec.source}: backbones.{arch}", progress(f"backbone {section.weights}"))
-            for section in sections
-        ]
-        rungs.sort(key=lambda rung: rung.images)
-        for low, high in itertools.pairwise(rungs):
-            if low.images == high.images:
-                raise UserError(
-                    f"study spec {spec.source}: backbones.{arch} has {low.card.name} and {high.card.name}, "
-                    f"both of {low.images:,} images",
-                    hint="keep one, or give them different names under architectures",
-                )
-        found[arch] = tuple(rungs)
+        where = f"study spec {spec.source}: backbones.{arch}"
+        rungs = []
+        for section in sections:
+            try:
+                path = canonical_file(section.weights, progress=progress(f"backbone {section.weights}"))
+            except UserError as e:
+                raise UserError(f"{where}: {e.wording.marked}") from e
+            rungs.append(_rung(section, where, path))
+        found[arch] = _rising(rungs, where)
     return found
 
 
-def _rung(section: BackboneSection, where: str, progress: ProgressFn | None) -> Rung:
+def _rising(rungs: Sequence[Rung], where: str) -> tuple[Rung, ...]:
+    rungs = sorted(rungs, key=lambda rung: rung.images)
+    for low, high in itertools.pairwise(rungs):
+        if low.images == high.images:
+            raise UserError(
+                f"{where} has {low.card.name} and {high.card.name}, both of {low.images:,} images",
+                hint="keep one, or give them different names under architectures",
+            )
+    return tuple(rungs)
+
+
+def _rung(section: BackboneSection, where: str, path: Path) -> Rung:
+    """The rung of a canonical file."""
     supervision, comparable = section.supervision, ""
     if is_uri(section.weights):
         entry = load_catalogue().find(section.weights.removeprefix("scaleprior://"))
         supervision, comparable = supervision or entry.signal, entry.comparable
     try:
-        path = canonical_file(section.weights, progress=progress)
         card = read_card(path)
     except UserError as e:
         raise UserError(f"{where}: {e.wording.marked}") from e

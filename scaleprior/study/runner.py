@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +20,9 @@ from scaleprior.study.executors.executor import Executor, check_executor, get_ex
 from scaleprior.study.folder import StudyFolder, StudyRecord
 from scaleprior.study.prepare import PrepareProgress, describe_data, prepare_data
 from scaleprior.study.result import RESULT_FILE
+from scaleprior.study.rungs import AbsentRung, skip_absent
 from scaleprior.study.spec import StudySpec
-from scaleprior.study.status import StudyView, cell_error, study_view
+from scaleprior.study.status import CellStatus, StudyView, cell_error, study_view
 from scaleprior.wording import flag, parameter
 
 __all__ = ["StudyOutcome", "run_study"]
@@ -49,6 +50,7 @@ def run_study(
     engine: str | None = None,
     executor: Executor | str | None = None,
     check: bool = True,
+    skip_missing: bool = False,
     show: Callable[[StudyView], None] | None = None,
     prepare_progress: PrepareProgress | None = None,
 ) -> StudyOutcome:
@@ -61,6 +63,7 @@ def run_study(
         executor: a name overrides the spec's; an :class:`Executor` that was made already is taken as it is, and knows
             its own ``jobs``.
         check: look at all data, disk and memory before anything is made; see ``scaleprior.check``.
+        skip_missing: leave out cells whose backbones are not here; the next run has those that came.
         show: called a few times a second with the state of all cells.
         prepare_progress: called with (what, done, total) while data are prepared.
 
@@ -73,6 +76,9 @@ def run_study(
     name = engine or spec.engine
     get_engine(name)  # one that is not there should leave no folder behind
     place = _executor(spec, executor, jobs)
+    left_out = {}
+    if skip_missing:
+        spec, left_out = skip_absent(spec)
     if check:
         found = check_study(spec, out, engine=name, open_source=False, progress=_checking(prepare_progress))
         found.refuse()
@@ -82,7 +88,8 @@ def run_study(
         resolved = _resolve_engine(folder, known, name)
         data = prepare_data(spec, out, engine=resolved, progress=prepare_progress)
         cells = tuple(plan_cells(spec, data, resolved))
-        facts = {**describe_data(spec, data, resolved), "command": _command(spec, out, engine, executor)}
+        command = _command(spec, out, engine, executor, skip_missing=skip_missing)
+        facts = {**describe_data(spec, data, resolved), **_left_out(left_out), "command": command}
         record = replace(known, engine=resolved, facts=facts, cells=cells)
         folder.write(record)
         ran = _run_missing(folder, record, place, show)
@@ -93,15 +100,28 @@ def _checking(progress: PrepareProgress | None) -> ProgressFn | None:
     return None if progress is None else lambda done, total, numbers: progress("checking files", done, total)
 
 
-def _command(spec: StudySpec, out: Path, engine: str | None, executor: Executor | str | None) -> str:
+def _left_out(absent: Mapping[str, Sequence[AbsentRung]]) -> dict[str, str]:
+    return {f"left out of {arch}, not here": ", ".join(r.weights for r in rungs) for arch, rungs in absent.items()}
+
+
+def _command(
+    spec: StudySpec,
+    out: Path,
+    engine: str | None,
+    executor: Executor | str | None,
+    *,
+    skip_missing: bool = False,
+) -> str:
     """The words that run this very study again, ready for a shell."""
     if spec.path is None:
         arguments = {"engine": engine, "executor": executor if isinstance(executor, str) else None}
         given = "".join(f", {name}={value!r}" for name, value in arguments.items() if value)
+        given += ", skip_missing=True" if skip_missing else ""
         study = f"sp.Study({dict(spec.raw)!r}, folder={str(spec.folder)!r})"
         return shlex.join(["python", "-c", f"import scaleprior as sp; {study}.run({str(out)!r}{given})"])
     chosen = [flag("engine"), engine] if engine else []
     chosen += [flag("executor"), executor] if isinstance(executor, str) else []
+    chosen += [flag("skip_missing")] if skip_missing else []
     return shlex.join(["scaleprior", "study", "run", spec.source, flag("out"), str(out), *chosen, *spec.overrides])
 
 
@@ -145,8 +165,7 @@ def _run_missing(
     for status in missing:
         status.cell.save(status.folder)
         (status.folder / "running").unlink(missing_ok=True)  # of a runner that was killed
-    # Longest first: a long cell that starts last would leave the other processes idle at the end.
-    order = [status.folder for status in sorted(missing, key=lambda status: -status.cell.cost)]
+    order = [status.folder for status in _in_order(missing)]
 
     def poll() -> None:
         if show is not None:
@@ -160,6 +179,21 @@ def _run_missing(
         for place in order:
             (place / "running").unlink(missing_ok=True)
     return len(missing)
+
+
+def _in_order(missing: Sequence[CellStatus]) -> list[CellStatus]:
+    """Longest first: a long cell that starts last would leave the other processes idle at the end.
+
+    Of the arms that share a backbone one pretrains it while the others would wait for it, so those come after the
+    first of every backbone.
+    """
+    longest_first = sorted(missing, key=lambda status: -status.cell.cost)
+    seen, first, later = set[str](), [], []
+    for status in longest_first:
+        backbone = status.cell.pretraining
+        (later if backbone and backbone in seen else first).append(status)
+        seen.add(backbone)
+    return first + later
 
 
 def _begin(place: Path) -> None:

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["BackboneSection", "CocoSet", "CorpusSection", "DetectionSection", "ExecutorChoice", "StageSection"]
+__all__ = [
+    "ArmSection",
+    "BackboneSection",
+    "CocoSet",
+    "CorpusSection",
+    "DetectionSection",
+    "ExecutorChoice",
+    "StageSection",
+]
 
 
 @dataclass(frozen=True)
@@ -46,10 +54,37 @@ class DetectionSection:
 
 @dataclass(frozen=True)
 class StageSection:
-    """A config file and ``KEY VALUE ...`` overrides for one stage."""
+    """A config file and ``KEY VALUE ...`` overrides for one stage.
+
+    Attributes:
+        pieces: files laid over ``config`` in their order, below ``overrides``.
+    """
 
     config: str
     overrides: tuple[str, ...]
+    pieces: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ArmSection:
+    """One way to fine-tune, beside the others of the study.
+
+    Attributes:
+        pieces: files laid over the config of fine-tuning, in their order.
+        overrides: ``KEY VALUE ...``, over all else that the spec says.
+        only: ``scratch`` or ``pretrained``, the cells that it has; "" for both.
+        architectures: those that it has; None for all.
+    """
+
+    pieces: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    only: Literal["", "scratch", "pretrained"] = ""
+    architectures: tuple[str, ...] | None = None
+
+    def takes(self, arch: str, images: int) -> bool:
+        """Whether it has the cells of this architecture from so many pretraining images (0: from scratch)."""
+        kind = "pretrained" if images else "scratch"
+        return self.only in ("", kind) and (self.architectures is None or arch in self.architectures)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,14 @@ import yaml
 
 from scaleprior.errors import UserError
 from scaleprior.study.reading import SpecReader
-from scaleprior.study.sections import BackboneSection, CorpusSection, DetectionSection, ExecutorChoice, StageSection
+from scaleprior.study.sections import (
+    ArmSection,
+    BackboneSection,
+    CorpusSection,
+    DetectionSection,
+    ExecutorChoice,
+    StageSection,
+)
 
 __all__ = ["StudySpec", "check_overrides", "load_spec"]
 
@@ -33,7 +40,8 @@ class StudySpec:
         ladder: numbers of pretraining images, rising, each at least 1; empty with backbones, whose cards say it.
         scratch: also run each architecture without pretraining (``images`` 0 in the results).
         architectures: name -> overrides of config keys that make it.
-        seeds: one cell is run per architecture, fraction and seed.
+        seeds: one cell is run per architecture, arm, fraction and seed.
+        arms: name -> how it fine-tunes; empty where there is one way only, that of ``finetune``.
         noise: ``rate`` of wrong labels in [0, 1], ``kind`` uniform or sibling, ``drop`` of labels in [0, 1].
         engine: ``auto``, ``torchvision``, ``detectron2`` or another that an installed package announces.
         executor: what runs the cells, and where; it does not change what they compute.
@@ -64,6 +72,7 @@ class StudySpec:
     backbones: Mapping[str, tuple[BackboneSection, ...]] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
     executor: ExecutorChoice = field(default_factory=ExecutorChoice)
+    arms: Mapping[str, ArmSection] = field(default_factory=dict)
 
     @classmethod
     def from_dict(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from scaleprior.errors import UserError
 from scaleprior.files import is_number, read_json
-from scaleprior.study.cells import Cell
+from scaleprior.study.cell import Cell
 from scaleprior.study.folder import StudyFolder, StudyRecord
 from scaleprior.study.result import RESULT_FILE, CellResult
 
@@ -56,8 +56,9 @@ class CellStatus:
         """In the words of ``study status --json``."""
         cell, at = self.cell, self.progress or CellProgress("", 0, 0, {})
         return {
-            "arch": cell.arch, "images": cell.images, "seed": cell.seed, "cell": cell.key, "state": self.state,
-            "stage": at.stage, "done": at.done, "total": at.total, "error": self.error, "folder": str(self.folder),
+            "arch": cell.arch, "images": cell.images, "seed": cell.seed, "arm": cell.arm, "cell": cell.key,
+            "state": self.state, "stage": at.stage, "done": at.done, "total": at.total, "error": self.error,
+            "folder": str(self.folder),
         }  # fmt: skip
 
 
@@ -70,6 +71,11 @@ class StudyView:
     engine: str
     cells: tuple[CellStatus, ...]
     facts: Mapping[str, Any]
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms that cells have, in the plan's order; empty in a study without arms."""
+        return tuple(dict.fromkeys(status.cell.arm for status in self.cells if status.cell.arm))
 
     def finished(self) -> list[tuple[Cell, CellResult]]:
         """The cells that are done, with their results."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from scaleprior.laws import Law
     from scaleprior.study.executors.executor import Executor
+    from scaleprior.study.plan import StudyPlan
     from scaleprior.study.report.page import StudyReport
     from scaleprior.study.status import StudyView
 
@@ -109,6 +110,28 @@ class Study:
             raise UserError(f"study {self.spec.name!r} has no folder yet", hint="call run(out), or Study.open(folder)")
         return self._out
 
+    def plan(
+        self,
+        out: str | Path | None = None,
+        *,
+        engine: str | None = None,
+        seconds_per_step: Mapping[str, float] | float | None = None,
+    ) -> StudyPlan:
+        """The grid, what of it is done, what is missing, and its work in steps and images; runs and makes nothing.
+
+        Args:
+            out: the study's folder, as :meth:`run` takes it; need not be there.
+            engine: overrides the spec's.
+            seconds_per_step: of fine-tuning, as you measured it: of each architecture, or of all.
+
+        Raises:
+            UserError: the spec does not hold together.
+        """
+        from scaleprior.study.plan import plan_study
+
+        folder = Path(out) if out is not None else self._out or Path(self.spec.name)
+        return plan_study(self.spec, folder, engine=engine, seconds_per_step=seconds_per_step)
+
     def run(
         self,
         out: str | Path | None = None,
@@ -117,6 +140,7 @@ class Study:
         engine: str | None = None,
         executor: Executor | str | None = None,
         check: bool = True,
+        skip_missing: bool = False,
         progress: Callable[[StudyView], None] | bool = False,
     ) -> Study:
         """Run what is missing; call it again after an interruption or with a longer ladder, and it goes on.
@@ -129,6 +153,7 @@ class Study:
             engine: overrides the spec's.
             executor: overrides the spec's: a name, or an :class:`Executor` that was made already, with its own jobs.
             check: look at all data, disk and memory before anything is made; see ``scaleprior.check``.
+            skip_missing: of ``backbones`` leave out those that are not here; run again when they are.
             progress: True for bars on the terminal; or a function that is called a few times a second with the view.
 
         Returns:
@@ -141,7 +166,9 @@ class Study:
         from scaleprior.study.runner import run_study
 
         folder = Path(out) if out is not None else self._out or Path(self.spec.name)
-        options: dict[str, Any] = {"jobs": jobs, "engine": engine, "executor": executor, "check": check}
+        options: dict[str, Any] = {
+            "jobs": jobs, "engine": engine, "executor": executor, "check": check, "skip_missing": skip_missing
+        }  # fmt: skip
         if progress is True:
             from scaleprior.study.report.terminal import StudyDisplay
 
@@ -190,8 +217,11 @@ class Study:
         return table.to_pandas().astype({"images_seen": "Int64"})  # which has a missing value, as int64 has not
 
     def laws(self) -> dict[str, Law]:
-        """The law of each architecture that has fractions enough for one; the report says why others have none."""
-        return {summary.arch: summary.law for summary in self.report().summaries if summary.law is not None}
+        """The law of each architecture that has fractions enough for one; the report says why others have none.
+
+        In a study with arms each arm has its own, called ``"ARCHITECTURE (ARM)"``.
+        """
+        return {summary.title: summary.law for summary in self.report().summaries if summary.law is not None}
 
     def report(self) -> StudyReport:
         """What the finished cells say: sentences, table, laws, figure.

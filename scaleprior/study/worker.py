@@ -31,7 +31,7 @@ from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.files import read_json, remove_leftovers, write_json
 from scaleprior.pretrain import pretrain
 from scaleprior.progress import ProgressFn
-from scaleprior.study.cells import CELL_FILE, Cell
+from scaleprior.study.cell import CELL_FILE, Cell
 from scaleprior.study.result import RESULT_FILE, CellResult
 
 __all__ = ["main", "run_cell"]

@@ -54,7 +54,7 @@ TINY: dict[str, Any] = {
 def write_spec(folder: Path, **changes: Any) -> Path:
     """The tiny spec with top-level changes, as a file."""
     path = folder / "tiny.yaml"
-    path.write_text(yaml.safe_dump({**copy.deepcopy(TINY), **changes}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({**copy.deepcopy(TINY), **changes}, sort_keys=False), encoding="utf-8")
     return path
 
 

@@ -15,7 +15,8 @@ from scaleprior.config.keys import table
 from scaleprior.corpus import Corpus
 from scaleprior.pretrain.plan import planned_card
 from scaleprior.study import load_spec
-from scaleprior.study.cells import Cell, _backbone, plan_cells
+from scaleprior.study.cell import Cell
+from scaleprior.study.cells import _backbone, plan_cells
 from scaleprior.study.prepare import StudyData, prepare_data
 from scaleprior.study.rungs import Rung
 from scaleprior.study.spec import StudySpec

@@ -18,7 +18,7 @@ from scaleprior.errors import UserError
 from scaleprior.files import write_json
 from scaleprior.pretrain.metrics import PretrainMetrics
 from scaleprior.study import load_spec, run_study, study_status
-from scaleprior.study.cells import Cell, CellData, Noise
+from scaleprior.study.cell import Cell, CellData, Noise
 from scaleprior.study.folder import StudyFolder, StudyRecord
 from scaleprior.study.result import CellResult
 from scaleprior.study.sections import StageSection

@@ -16,7 +16,7 @@ from scaleprior.config.keys.table import check_values
 from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
 from scaleprior.study import reading
-from scaleprior.study.cells import Cell, CellData, Noise
+from scaleprior.study.cell import Cell, CellData, Noise
 from scaleprior.study.sections import StageSection
 from scaleprior.study.spec import load_spec
 

@@ -32,10 +32,10 @@ class StudyReport:
     """What a study says, in memory; a notebook shows it as it is, :meth:`write` makes the files.
 
     Attributes:
-        summaries: points and law of each architecture.
+        summaries: points and law of each architecture, in a study with arms of each of its arms.
         sentences: what the numbers say, in words.
         missing: cells without a result, each with its reason.
-        seconds: CPU seconds by stage, summed over cells.
+        seconds: CPU seconds by stage, summed over cells; a backbone that arms share is counted once.
         command: what makes the study again.
     """
 
@@ -50,12 +50,28 @@ class StudyReport:
         cells = len(self.view.cells)
         return f"StudyReport({self.view.name!r}, {cells - len(self.missing)} of {cells} cells)"
 
+    def header(self) -> tuple[str, ...]:
+        """The heads of :meth:`table`'s columns."""
+        return (*(("arm",) if self.view.arms else ()), "pretraining images", *self._architectures())
+
+    def _architectures(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(summary.arch for summary in self.summaries))
+
     def table(self) -> list[tuple[str, ...]]:
-        """Rows of text: images, then mean AP ± standard deviation over seeds for each architecture; - is missing."""
-        rows = []
-        for images in sorted({c.cell.images for c in self.view.cells}):
-            row = [f"{images:,}" if images else "0 (scratch)"]
-            for summary in self.summaries:
+        """Rows of text: images, then mean AP ± standard deviation over seeds for each architecture; - is missing.
+
+        In a study with arms the arm comes first, and the rows of an arm stand together.
+        """
+        return [row for arm in self.view.arms or ("",) for row in self._rows(arm)]
+
+    def _rows(self, arm: str) -> list[tuple[str, ...]]:
+        rows, of_arm = [], {summary.arch: summary for summary in self.summaries if summary.arm == arm}
+        for images in sorted({c.cell.images for c in self.view.cells if c.cell.arm == arm}):
+            row = [*([arm] if arm else []), f"{images:,}" if images else "0 (scratch)"]
+            for arch in self._architectures():
+                if (summary := of_arm.get(arch)) is None:
+                    row.append("-")
+                    continue
                 points = ((summary.scratch,) if summary.scratch else ()) + summary.points
                 point = next((p for p in points if p.images == images), None)
                 if point is None:
@@ -70,14 +86,14 @@ class StudyReport:
         return {
             "name": self.view.name,
             "results": result_rows(self.view),
-            "laws": {s.arch: s.law.to_dict() if s.law else {"missing": s.why_no_law} for s in self.summaries},
+            "laws": {s.title: s.law.to_dict() if s.law else {"missing": s.why_no_law} for s in self.summaries},
             "sentences": list(self.sentences),
             "missing": list(self.missing),
             "seconds": dict(self.seconds),
         }
 
     def figure(self) -> Figure:
-        """AP against images with a law per architecture, and what each gains per decade."""
+        """AP against images with a law per architecture and arm, and what each gains per decade."""
         from scaleprior.study.report.picture import draw_study
 
         return draw_study(self.summaries, title=self.view.name)
@@ -146,8 +162,14 @@ def _missing(status: CellStatus) -> str:
 
 
 def _seconds(view: StudyView) -> dict[str, float]:
-    spent = [result.cpu_seconds for _, result in view.finished()]
-    return {stage: sum(s.get(stage, 0.0) for s in spent) for stage in _STAGES if any(stage in s for s in spent)}
+    spent: dict[tuple[str, str], float] = {}
+    for cell, result in view.finished():
+        for stage, seconds in result.cpu_seconds.items():
+            # A backbone's seconds are counted in its own folder, where every arm that comes to it adds its look.
+            what = stage, cell.pretraining if stage == "pretrain" and cell.pretraining else cell.key
+            spent[what] = max(spent.get(what, 0.0), seconds)
+    stages = {stage for stage, _ in spent}
+    return {stage: sum(s for (of, _), s in spent.items() if of == stage) for stage in _STAGES if stage in stages}
 
 
 def _text(picture: bytes) -> str:
@@ -158,14 +180,15 @@ def _context(report: StudyReport) -> dict[str, Any]:
     laws = []
     for s in report.summaries:
         if s.law is None:
-            laws.append({"arch": s.arch, "missing": s.why_no_law})
+            if s.points or not s.arm:  # an arm for from scratch alone has no ladder
+                laws.append({"arch": s.title, "missing": s.why_no_law})
             continue
         gain = s.law.per_decade
         top = s.points[-1].images
         mean, low, high = (float(v) for v in s.law.predict(top * 10))
         laws.append(
             {
-                "arch": s.arch, "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high, "form": s.law.form,
+                "arch": s.title, "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high, "form": s.law.form,
                 "why": s.law.why, "next": top * 10, "mean": mean, "low": low, "high": high,
             }
         )  # fmt: skip
@@ -179,6 +202,8 @@ def _context(report: StudyReport) -> dict[str, Any]:
         "report": report,
         "name": report.view.name,
         "facts": {k: v for k, v in report.view.facts.items() if k != "command"},
+        "header": report.header(),
+        "arms": report.view.arms,
         "table": report.table(),
         "ap_names": AP_NAMES,
         "rows": result_rows(report.view),

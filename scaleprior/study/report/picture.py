@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from scaleprior.study.report.summary import ArchSummary
@@ -18,23 +18,61 @@ _COLOURS = ("#1f5fa8", "#c4561b", "#2e7d4f", "#7a3e9d", "#8a6d00")
 
 
 def draw_study(summaries: Sequence[ArchSummary], *, title: str) -> Figure:
-    """The figure: laws on the left, gains per decade (the capacity plot) on the right.
+    """The figure: laws, one panel an arm, and the gains per decade (the capacity plot).
 
-    AP is in [0, 100]. From scratch has no place on a logarithmic axis, so it is a horizontal line.
+    AP is in [0, 100]. From scratch has no place on a logarithmic axis, so it is a horizontal line; that of an arm which
+    is for it alone is drawn into every panel. An architecture has one colour throughout.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
-    curves, gains = figure.subplots(1, 2, width_ratios=[2.6, 1])
-    for summary, colour in zip(summaries, itertools.cycle(_COLOURS)):
-        _draw_arch(curves, summary, colour)
-    curves.set_title(title, loc="left", fontsize="medium")
-    curves.set_ylabel("COCO AP")
-    handles, labels = curves.get_legend_handles_labels()
-    named = {label: handle for handle, label in zip(handles, labels) if "interval" not in label and label != "forecast"}
-    curves.legend(named.values(), named.keys(), frameon=False, fontsize="small", loc="upper left")
-    _draw_gains(gains, summaries)
+    arms = list(dict.fromkeys(s.arm for s in summaries if s.points or not s.arm)) or [summaries[0].arm]
+    colours = dict(zip(dict.fromkeys(s.arch for s in summaries), itertools.cycle(_COLOURS)))
+    if len(arms) == 1:
+        figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+        panel, gains = figure.subplots(1, 2, width_ratios=[2.6, 1])
+        panels = [panel]
+    else:
+        figure, panels, gains = _panels(len(arms))
+    for panel, arm in zip(panels, arms):
+        panel.set_title(f"{title}: {arm}" if arm else title, loc="left", fontsize="medium")
+        alone = [s for s in summaries if s.arm not in arms]  # arms for from scratch
+        _draw_arm(panel, [s for s in summaries if s.arm == arm] + alone, colours)
+    _one_scale(panels, [s.scratch.mean for s in summaries if s.scratch is not None])
+    _draw_gains(gains, summaries, arms, colours)
     return figure
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes], Axes]:
+    """Rows of up to three panels, and the gains below them all."""
+    from matplotlib.figure import Figure
+
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(5.2 * columns, 4.0 * rows + 3.2), layout="constrained")
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[4.0] * rows + [3.2])
+    panels = [figure.add_subplot(grid[place // columns, place % columns]) for place in range(count)]
+    return figure, panels, figure.add_subplot(grid[rows, :])
+
+
+def _one_scale(panels: Sequence[Axes], lines: Sequence[float]) -> None:
+    """Give all panels the limits that show all of each, and of the horizontal lines."""
+    lows, highs = zip(*(panel.get_ylim() for panel in panels))
+    low, high = min(lows), max(highs)
+    margin = 0.03 * (high - low)
+    low, high = min([low, *(line - margin for line in lines)]), max([high, *(line + margin for line in lines)])
+    left, right = min(panel.get_xlim()[0] for panel in panels), max(panel.get_xlim()[1] for panel in panels)
+    for panel in panels:
+        panel.set_ylim(low, high)
+        panel.set_xlim(left, right)
+
+
+def _draw_arm(ax: Axes, summaries: Sequence[ArchSummary], colours: Mapping[str, str]) -> None:
+    for summary in summaries:
+        _draw_arch(ax, summary, colours[summary.arch])
+    ax.set_ylabel("COCO AP")
+    handles, labels = ax.get_legend_handles_labels()
+    named = {label: handle for handle, label in zip(handles, labels) if "interval" not in label and label != "forecast"}
+    ax.legend(named.values(), named.keys(), frameon=False, fontsize="small", loc="upper left")
 
 
 def _draw_arch(ax: Axes, summary: ArchSummary, colour: str) -> None:
@@ -49,26 +87,30 @@ def _draw_arch(ax: Axes, summary: ArchSummary, colour: str) -> None:
         ax.set_xscale("log")
         ax.set_xlabel("pretraining images")
     if summary.scratch is not None:
-        label = f"{summary.arch} from scratch"
+        name = summary.arch if summary.points else summary.title  # whose recipe differs from the panel's
+        label = f"{name} from scratch"
         ax.axhline(summary.scratch.mean, color=colour, linewidth=1.2, linestyle=":", label=label)
 
 
-def _draw_gains(ax: Axes, summaries: Sequence[ArchSummary]) -> None:
-    """Gain per tenfold images with its 90 % interval, one bar an architecture: does a deeper trunk gain more?"""
-    laws = [(s.arch, s.law) for s in summaries if s.law is not None]
+def _draw_gains(ax: Axes, summaries: Sequence[ArchSummary], arms: Sequence[str], colours: Mapping[str, str]) -> None:
+    """Gain per tenfold images with its 90 % interval, a bar an architecture and arm: does a deeper trunk gain more?"""
+    laws = [(s, s.law) for arm in arms for s in summaries if s.law is not None and s.arm == arm]
     if not laws:
         ax.set_axis_off()
         ax.text(0.5, 0.5, "too few fractions\nfor a law", ha="center", va="center", transform=ax.transAxes)
         return
-    for place, ((_, law), colour) in enumerate(zip(laws, itertools.cycle(_COLOURS))):
-        gain = law.per_decade
+    # bars of one arm stand together, with the room of half a bar before those of the next
+    places = [place + 0.5 * arms.index(summary.arm) for place, (summary, _) in enumerate(laws)]
+    for place, (summary, law) in zip(places, laws):
+        gain, colour = law.per_decade, colours[summary.arch]
         ax.bar(place, gain.value, width=0.55, color=colour, alpha=0.25)
         ax.errorbar(
             place, gain.value, [[gain.value - gain.low], [gain.high - gain.value]], fmt="o", color=colour, capsize=4
         )
     ax.axhline(0, color="#5b6b7c", linewidth=0.8)
-    ax.set_xticks(range(len(laws)), [arch for arch, _ in laws])
-    ax.set_xlim(-0.6, len(laws) - 0.4)
+    names = [f"{summary.arch}\n{summary.arm}" if summary.arm else summary.arch for summary, _ in laws]
+    ax.set_xticks(places, names, fontsize="small" if len(arms) > 1 else None)
+    ax.set_xlim(-0.6, places[-1] + 0.6)
     ax.set_title("AP per tenfold images", loc="left", fontsize="medium")
     ax.grid(True, axis="y", color="#d0d0d0", linewidth=0.5)
     ax.spines[["top", "right"]].set_visible(False)

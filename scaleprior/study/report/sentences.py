@@ -6,16 +6,16 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
-from scaleprior.study.cells import Cell
+from scaleprior.study.cell import Cell
 from scaleprior.study.report.summary import ArchSummary
 
 __all__ = ["describe_cell", "pooled_spread", "study_sentences"]
 
 
 def describe_cell(cell: Cell) -> str:
-    """Architecture, images and seed, for people."""
+    """Architecture, arm, images and seed, for people."""
     images = f"{cell.images:,} images" if cell.images else "from scratch"
-    return f"{cell.arch}, {images}, seed {cell.seed}"
+    return f"{cell.title}, {images}, seed {cell.seed}"
 
 
 def pooled_spread(summary: ArchSummary) -> float | None:
@@ -28,11 +28,17 @@ def pooled_spread(summary: ArchSummary) -> float | None:
 
 
 def study_sentences(summaries: Sequence[ArchSummary]) -> Iterator[str]:
-    """One sentence a finding; says as plainly what is not shown."""
+    """One sentence a finding; says as plainly what is not shown.
+
+    Architectures are compared within an arm. Only from scratch, which often has an arm of its own because it needs
+    another recipe, is held against other arms, and the sentence names both.
+    """
     for summary in summaries:
         yield from _gain_over_scratch(summary)
         yield from _law(summary)
-    yield from _capacity(summaries)
+    for arm in dict.fromkeys(summary.arm for summary in summaries):
+        yield from _capacity([summary for summary in summaries if summary.arm == arm], arm)
+    yield from _over_scratch_arm(summaries)
 
 
 def _gain_over_scratch(summary: ArchSummary) -> Iterator[str]:
@@ -40,7 +46,7 @@ def _gain_over_scratch(summary: ArchSummary) -> Iterator[str]:
         return
     top = summary.points[-1]
     sentence = (
-        f"{summary.arch}: pretraining on {top.images:,} images changes AP by {summary.gain:+.2f} over from scratch"
+        f"{summary.title}: pretraining on {top.images:,} images changes AP by {summary.gain:+.2f} over from scratch"
     )
     spread = pooled_spread(summary)
     if spread is not None:
@@ -49,27 +55,44 @@ def _gain_over_scratch(summary: ArchSummary) -> Iterator[str]:
     yield sentence + "."
 
 
+def _over_scratch_arm(summaries: Sequence[ArchSummary]) -> Iterator[str]:
+    for summary in summaries:
+        others = [s for s in summaries if s.arch == summary.arch and s.scratch and s.arm != summary.arm]
+        if not summary.points or summary.scratch is not None or len(others) != 1 or others[0].scratch is None:
+            continue
+        top, scratch = summary.points[-1], others[0].scratch
+        yield (
+            f"{summary.arch}: pretraining on {top.images:,} images in arm {summary.arm} gives AP {top.mean:.2f}, from "
+            f"scratch in arm {others[0].arm} AP {scratch.mean:.2f} ({top.mean - scratch.mean:+.2f}); their recipes "
+            "differ, too."
+        )
+
+
 def _law(summary: ArchSummary) -> Iterator[str]:
+    if summary.arm and summary.scratch is not None and not summary.points:
+        yield f"{summary.title}: AP {summary.scratch.mean:.2f} from scratch."
+        return
     if summary.law is None:
-        yield f"{summary.arch}: no law: {summary.why_no_law}."
+        yield f"{summary.title}: no law: {summary.why_no_law}."
         return
     gain = summary.law.per_decade
     verdict = "more data helps" if gain.low > 0 else "more data hurts" if gain.high < 0 else "a gain is not shown"
     yield (
-        f"{summary.arch}: {gain.value:+.2f} AP per tenfold pretraining images at the top of the ladder"
+        f"{summary.title}: {gain.value:+.2f} AP per tenfold pretraining images at the top of the ladder"
         f" (90 % interval {gain.low:+.2f} to {gain.high:+.2f}): {verdict}."
     )
     images = summary.points[-1].images * 10
     mean, low, high = (float(v) for v in summary.law.predict(images))
     yield (
-        f"{summary.arch}: ten times more images ({images:,}) are forecast to give AP {mean:.2f}"
+        f"{summary.title}: ten times more images ({images:,}) are forecast to give AP {mean:.2f}"
         f" (90 % interval {low:.2f} to {high:.2f})."
     )
 
 
-def _capacity(summaries: Sequence[ArchSummary]) -> Iterator[str]:
+def _capacity(summaries: Sequence[ArchSummary], arm: str) -> Iterator[str]:
     from scaleprior.laws import compare_laws
 
+    within = f"arm {arm}: " if arm else ""
     laws = [(s.arch, s.law) for s in summaries if s.law is not None]
     for (name, law), (other_name, other) in itertools.pairwise(laws):
-        yield compare_laws(other, law, names=(other_name, name)).verdict
+        yield within + compare_laws(other, law, names=(other_name, name)).verdict

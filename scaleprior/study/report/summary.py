@@ -1,4 +1,4 @@
-"""The study's numbers: ``results.csv``, means over seeds, one law an architecture, and what the study cost.
+"""The study's numbers: ``results.csv``, means over seeds, one law an architecture and arm, and what the study cost.
 
 AP is in [0, 100] throughout; ``images`` 0 means from scratch.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from scaleprior.ap_names import AP_NAMES
 from scaleprior.errors import UserError
 from scaleprior.files import write_csv
-from scaleprior.study.cells import Cell
+from scaleprior.study.cell import Cell
 from scaleprior.study.result import CellResult
 from scaleprior.study.status import StudyView
 
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from scaleprior.laws import Law
 
 __all__ = [
+    "ARM_COLUMN",
     "COLUMNS",
     "ArchSummary",
     "Point",
+    "columns_of",
     "images_seen",
     "result_rows",
     "result_table",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 COLUMNS = ("arch", "images", "seed", *AP_NAMES, "engine", "cell", "images_seen")
+ARM_COLUMN = "arm"  # behind the others, in a study with arms
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,10 @@ class Point:
 
 @dataclass(frozen=True)
 class ArchSummary:
-    """All finished cells of one architecture.
+    """All finished cells of one architecture, in a study with arms of one of its arms.
 
     Attributes:
+        arm: "" in a study without arms.
         scratch: the from-scratch point; None if the study has none.
         points: the ladder, rising.
         law: AP against log images; None where there are too few fractions, and then ``why_no_law`` says so.
@@ -75,6 +79,12 @@ class ArchSummary:
     points: tuple[Point, ...]
     law: Law | None
     why_no_law: str
+    arm: str = ""
+
+    @property
+    def title(self) -> str:
+        """As :attr:`scaleprior.study.Cell.title`: what the law is of."""
+        return f"{self.arch} ({self.arm})" if self.arm else self.arch
 
     @property
     def gain(self) -> float | None:
@@ -82,8 +92,14 @@ class ArchSummary:
         return self.points[-1].mean - self.scratch.mean if self.scratch and self.points else None
 
 
+def columns_of(view: StudyView) -> tuple[str, ...]:
+    """The columns of ``results.csv``."""
+    return (*COLUMNS, ARM_COLUMN) if view.arms else COLUMNS
+
+
 def result_rows(view: StudyView) -> list[dict[str, str | int | float | None]]:
-    """One row a finished cell, by architecture (in the plan's order), images and seed; the keys are :data:`COLUMNS`."""
+    """One row a finished cell, in the plan's order; the keys are :func:`columns_of` the study."""
+    with_arms = bool(view.arms)
     return [
         {
             "arch": cell.arch,
@@ -93,6 +109,7 @@ def result_rows(view: StudyView) -> list[dict[str, str | int | float | None]]:
             "engine": view.engine,
             "cell": cell.key,
             "images_seen": images_seen(cell, result),
+            **({ARM_COLUMN: cell.arm} if with_arms else {}),
         }
         for cell, result in view.finished()
     ]
@@ -102,9 +119,9 @@ def result_table(view: StudyView) -> pyarrow.Table:
     """:func:`result_rows` as a table: text, int64 and, of AP, float64 columns, also where a column is empty."""
     import pyarrow
 
-    text, whole = ("arch", "engine", "cell"), ("images", "seed", "images_seen")
+    text, whole = ("arch", "engine", "cell", ARM_COLUMN), ("images", "seed", "images_seen")
     types = {**dict.fromkeys(text, pyarrow.string()), **dict.fromkeys(whole, pyarrow.int64())}
-    schema = pyarrow.schema([(column, types.get(column, pyarrow.float64())) for column in COLUMNS])
+    schema = pyarrow.schema([(column, types.get(column, pyarrow.float64())) for column in columns_of(view)])
     return pyarrow.Table.from_pylist(result_rows(view), schema=schema)
 
 
@@ -117,19 +134,19 @@ def images_seen(cell: Cell, result: CellResult) -> int | None:
 
 def write_results(view: StudyView, path: Path) -> None:
     """Write ``results.csv``; its bytes depend on nothing but what the cells measured."""
-    write_csv(path, COLUMNS, result_rows(view))
+    write_csv(path, columns_of(view), result_rows(view))
 
 
 def summarise(view: StudyView) -> list[ArchSummary]:
-    """Points and law of each architecture."""
-    summaries = []
-    for arch in dict.fromkeys(status.cell.arch for status in view.cells):
-        finished = [(cell, result.detection.ap) for cell, result in view.finished() if cell.arch == arch]
+    """Points and law of each architecture, arm by arm: arms never share a law."""
+    summaries, done = [], view.finished()
+    for arch, arm in dict.fromkeys((status.cell.arch, status.cell.arm) for status in view.cells):
+        finished = [(cell, result.detection.ap) for cell, result in done if (cell.arch, cell.arm) == (arch, arm)]
         points = [_point(finished, n) for n in sorted({cell.images for cell, _ in finished})]
         ladder = tuple(p for p in points if p.images)
         law, why = _law(ladder)
         scratch = points[0] if points and points[0].images == 0 else None
-        summaries.append(ArchSummary(arch, scratch, ladder, law, why))
+        summaries.append(ArchSummary(arch, scratch, ladder, law, why, arm))
     return summaries
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from scaleprior.study.cells import Cell
+from scaleprior.study.cell import Cell
 from scaleprior.study.status import CellStatus, StudyView
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class StudyDisplay:
 
 def _title(cell: Cell) -> str:
     images = f"{cell.images:,} images" if cell.images else "from scratch"
-    return f"{cell.arch} {images} seed {cell.seed}"
+    return f"{cell.title} {images} seed {cell.seed}"
 
 
 def _outcome(status: CellStatus) -> str:
@@ -128,9 +128,8 @@ def print_summary(report: StudyReport, page: Path, *, ran: int | None = None, el
     if ran == 0 and not report.missing:
         console.print(f"nothing to do: all {len(report.view.cells)} cells are finished")
     table = Table(title=f"COCO AP (0-100) of {report.view.name}, mean over seeds ± standard deviation")
-    table.add_column("pretraining images", justify="right")
-    for summary in report.summaries:
-        table.add_column(summary.arch, justify="right")
+    for head in report.header():
+        table.add_column(head, justify="left" if head == "arm" else "right")
     for row in report.table():
         table.add_row(*row)
     console.print(table)
