@@ -268,7 +268,7 @@ def _check_names(args: argparse.Namespace, table: Table, names: list[str]) -> No
                 f"{args.results}: {name} is several laws, which differ in {', '.join(table.differ[name])}",
                 hint=f"name two of {_quoted(known)}, or choose rows with --where",
             )
-    if len(names) != 2 or any(name not in known for name in names):
+    if len(names) != 2 or len(set(names)) != 2 or any(name not in known for name in names):
         raise UserError(
             f"cannot compare {', '.join(names) or 'nothing'}: {args.results} has {_quoted(known)}",
             hint="name exactly two of them",
@@ -280,10 +280,14 @@ def _quoted(names: list[str]) -> str:
 
 
 def _more_than_one(differ: dict[str, tuple[str, str]]) -> list[str]:
-    """What two laws differ in beside the first thing, which is what the comparison is about."""
-    _, *others = differ.items()
-    said = " and ".join(f"{column} ({one} against {other})" for column, (one, other) in others)
-    return [f"They differ in {said}, too: the difference is not that of {next(iter(differ))} alone."] if others else []
+    """What two laws differ in beside the first thing, which the comparison is about, and what follows from that."""
+    first, *others = differ
+    said = " and ".join(
+        f"{column} ({differ[column][0]} against {differ[column][1]})"
+        for column in others
+        if column != "detector_settings" or "detector" not in differ
+    )
+    return [f"They differ in {said}, too: the difference is not that of {first} alone."] if said else []
 
 
 def _forecast(args: argparse.Namespace) -> None:

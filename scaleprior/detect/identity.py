@@ -34,7 +34,7 @@ _SHOWN = {
     "freeze_at": "MODEL.BACKBONE.FREEZE_AT",
     "norm": "MODEL.RESNETS.NORM",
 }
-TUNING = (*_SHOWN, "trained_on", "settings")
+TUNING = (*_SHOWN, "trained_on", "settings", "detector_settings")
 """What :func:`tuning_of` says of a fine-tuning run, in the order of the columns."""
 
 # The trunk's keys: ``arch`` and the backbone's card say them. Deformable or dilated convolutions are the detector's.
@@ -57,7 +57,8 @@ _PYRAMIDS = {timm: resnet for resnet, timm in TIMM_BUILDERS.items()}
 def tuning_of(cfg: CfgNode, history: Sequence[Extension] = ()) -> dict[str, Any]:
     """What identifies a fine-tuning run beside its detector and its steps; the keys are :data:`TUNING`.
 
-    ``settings`` is a hash of every other setting that decides the weights and is not at Detectron2's default.
+    ``settings`` is a hash of every other setting that decides the weights and is not at Detectron2's default, but for
+    those under MODEL, which follow from the kind of detector for the most part: ``detector_settings`` is theirs.
 
     Args:
         cfg: as the run has it: the backbone's card applied.
@@ -74,7 +75,8 @@ def tuning_of(cfg: CfgNode, history: Sequence[Extension] = ()) -> dict[str, Any]
     return {
         **{column: get_key(cfg, key) for column, key in _SHOWN.items()},
         "trained_on": "+".join(cfg.DATASETS.TRAIN),
-        "settings": _short_hash(settings),
+        "settings": _short_hash({name: v for name, v in settings.items() if not name.startswith("MODEL.")}),
+        "detector_settings": _short_hash({name: v for name, v in settings.items() if name.startswith("MODEL.")}),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 
@@ -38,13 +39,13 @@ def choose(
                 hint="name one of these",
             )
         present = list(dict.fromkeys(cells[column] or UNKNOWN for _, cells in lines))
-        asked = _values(wanted, present)
-        for value in asked:
-            if not any(_equal(value, other) for other in present):
+        asked: set[str] = set()
+        for value in _values(wanted, present):
+            same = {value} & set(present) or {other for other in present if _is_same_number(value, other)}
+            if not same:
                 raise UserError(f"no row of {source} has {column} {value!r}", hint=f"there are {listed(present)}")
-        chosen = [
-            (line, cells) for line, cells in chosen if any(_equal(value, cells[column] or UNKNOWN) for value in asked)
-        ]
+            asked |= same
+        chosen = [(line, cells) for line, cells in chosen if (cells[column] or UNKNOWN) in asked]
     if not chosen:
         words = " and ".join(f"{column} {listed(_values(wanted, ()))}" for column, wanted in where.items())
         raise UserError(f"no row of {source} has {words}", hint="ask for less at once")
@@ -62,10 +63,8 @@ def _values(wanted: str | float | Sequence[str | float], present: Sequence[str])
     return list(map(str, wanted)) if isinstance(wanted, Sequence) else [str(wanted)]
 
 
-def _equal(one: str, other: str) -> bool:
-    if one == other:
-        return True
+def _is_same_number(one: str, other: str) -> bool:
     try:
-        return float(one) == float(other)
+        return math.isfinite(float(one)) and float(one) == float(other)
     except ValueError:
         return False

@@ -6,6 +6,7 @@ backbones and notes differ from rung to rung by nature.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,10 +34,12 @@ COMPARABLE = "comparable"
 _OF_PRETRAINING = ("corpus", "recipe")
 IDENTITY = (
     "arch", "arm", "dataset", "detector", "engine", "max_iter", "batch_size", "base_lr", "freeze_at", "norm",
-    "trained_on", COMPARABLE, *_OF_PRETRAINING, "settings", "test_settings",
+    "trained_on", COMPARABLE, *_OF_PRETRAINING, "settings", "detector_settings",
+    "test_settings",
 )  # fmt: skip
 """Columns that identify a comparison, those that say most first; the hashes, which name nothing, are last."""
 _NOT_COMPARABLE = re.compile(r"not?\b", re.IGNORECASE)
+_NUMBERS = ("max_iter", "batch_size", "base_lr", "freeze_at")  # 90000 and pandas' 90000.0 are one value
 # Columns that differ from run to run without meaning another comparison.
 _OF_A_RUN = ("backbone", "tensors_sha256", "version", "commit", "run", "images_seen", *AP_NAMES)
 
@@ -109,7 +112,12 @@ def grouped(rows: Sequence[Row], group: Sequence[str], columns: Sequence[str], a
 
 def value_of(row: Row, column: str) -> str:
     """What a row says in an identity column; :data:`UNKNOWN` where the cell is empty."""
-    return row.cells.get(column, "") or UNKNOWN
+    value = row.cells.get(column, "") or UNKNOWN
+    if column in _NUMBERS:
+        with contextlib.suppress(ValueError):
+            number = float(value)
+            return str(int(number)) if number.is_integer() else str(number)
+    return value
 
 
 def is_comparable(row: Row) -> bool:

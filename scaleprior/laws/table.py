@@ -10,7 +10,18 @@ from pathlib import Path
 
 from scaleprior.errors import UserError
 from scaleprior.laws.choosing import Cells, Chosen, choose, in_words
-from scaleprior.laws.grouping import COMPARABLE, IDENTITY, Row, Series, grouped, is_comparable, listed, value_of
+from scaleprior.laws.grouping import (
+    COMPARABLE,
+    IDENTITY,
+    UNKNOWN,
+    Group,
+    Row,
+    Series,
+    grouped,
+    is_comparable,
+    listed,
+    value_of,
+)
 from scaleprior.wording import Wording, counted, parameter
 
 __all__ = ["MIN_RUNGS", "Series", "Table", "differences", "read_table"]
@@ -83,8 +94,8 @@ def read_table(
     """
     path = Path(path)
     columns, lines = _read(path)
-    named = _names(group) if group else ((_DEFAULT_GROUP,) if _DEFAULT_GROUP in columns else ())
     drawn_across = _names(across)
+    named = _group_columns(group, columns, drawn_across)
     for column in (x, y, *named, *drawn_across):
         if column not in columns:
             raise UserError(
@@ -106,10 +117,7 @@ def read_table(
             )
         raise UserError(f"{path} has only from-scratch rows (0 images)", hint="a law needs pretrained runs")
     for one in groups:
-        if one.differ:
-            what = ", ".join(f"{c} ({listed(values)})" for c, values in one.differ.items())
-            notes.append(f"{one.name or 'The file'} is {len(one.series)} laws: its rows differ in {what}")
-        notes += one.notes
+        notes += [*_split(one), *one.notes]
     return Table(
         # one law for all rows is called by its metric
         {name or y: series for one in groups for name, series in one.series.items()},
@@ -130,6 +138,14 @@ def differences(a: Series, b: Series) -> dict[str, tuple[str, str]]:
 def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
     parts = columns.split(",") if isinstance(columns, str) else columns
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
+def _group_columns(group: str | Sequence[str] | None, columns: Sequence[str], across: Sequence[str]) -> tuple[str, ...]:
+    if not group:
+        return (_DEFAULT_GROUP,) if _DEFAULT_GROUP in columns and _DEFAULT_GROUP not in across else ()
+    if not (named := _names(group)):
+        raise UserError(f"{parameter('group')} is {group!r}, which names no column", hint="such as arch,detector")
+    return named
 
 
 def _read(path: Path) -> tuple[list[str], list[tuple[int, Cells]]]:
@@ -178,6 +194,18 @@ def _check_across(across: Sequence[str], group: Sequence[str], splitting: Sequen
             )
 
 
+def _split(group: Group) -> list[str]:
+    """What is said of a group that is several laws."""
+    if not group.differ:
+        return []
+    what = ", ".join(f"{c} ({listed(values)})" for c, values in group.differ.items())
+    words = f"{group.name or 'The file'} is {len(group.series)} laws: its rows differ in {what}"
+    unknown = [c for c, values in group.differ.items() if UNKNOWN in values]
+    if unknown:
+        words += f"; if the unknown ones are known to be alike, {parameter('across', ','.join(unknown))} draws one law"
+    return [words]
+
+
 def _without_incomparable(rows: list[Row], group: Sequence[str], *, asked: bool) -> tuple[list[Row], list[str]]:
     """The rows that are points of a law, and what is said of the others."""
     left = [] if asked else [row for row in rows if row.images > 0 and not is_comparable(row)]
@@ -187,4 +215,6 @@ def _without_incomparable(rows: list[Row], group: Sequence[str], *, asked: bool)
     of = f" of {'; '.join(names)}" if group else ""
     sizes = listed(f"{n:,.0f}" for n in sorted({row.images for row in left}))
     words = f"{counted(len(left), 'rows')}{of} left out, marked comparable no ({sizes} images)"
-    return [row for row in rows if row not in left], [f"{words}: {in_words(COMPARABLE, 'no')} draws them"]
+    return [row for row in rows if row.images == 0 or is_comparable(row)], [
+        f"{words}: {in_words(COMPARABLE, 'no')} draws them"
+    ]

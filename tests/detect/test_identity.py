@@ -53,8 +53,8 @@ def test_the_grid_of_depths_and_weights_is_one_comparison_of_each_detector() -> 
         (["SOLVER.WEIGHT_DECAY", 0.0], "settings"),
         (["SOLVER.STEPS", (1, 2)], "settings"),
         (["INPUT.MIN_SIZE_TRAIN", (640, 800)], "settings"),
-        (["MODEL.FPN.NORM", "GN"], "settings"),
-        (["MODEL.RPN.POST_NMS_TOPK_TRAIN", 500], "settings"),
+        (["MODEL.FPN.NORM", "GN"], "detector_settings"),
+        (["MODEL.RPN.POST_NMS_TOPK_TRAIN", 500], "detector_settings"),
     ],
 )
 def test_a_setting_of_the_fine_tuning_changes_one_column(words: list[Any], column: str) -> None:

@@ -43,7 +43,14 @@ def test_one_ladder_under_two_detectors_is_two_laws(tmp_path: Path) -> None:
     assert {row["batch_size"] for row in rows} == {"1"}
     assert {row["comparable"] for row in rows} == {"yes"}
     assert {row["corpus"] for row in rows} == {"photos"}
-    for column, values in (("recipe", 1), ("settings", 2), ("detector", 2), ("images", 3), ("run", 6)):
+    for column, values in (
+        ("recipe", 1),
+        ("settings", 1),
+        ("detector_settings", 2),
+        ("detector", 2),
+        ("images", 3),
+        ("run", 6),
+    ):
         assert len({row[column] for row in rows}) == values, column
     table = read_table(results)
     names = [f"R-50-w4, detector build_resnet{kind}_backbone" for kind in ("_fpn", "")]

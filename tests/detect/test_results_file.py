@@ -118,7 +118,7 @@ def test_a_row_says_how_the_detector_was_tuned_and_which_ladder_its_backbone_is_
     assert [row[c] for c in ("batch_size", "base_lr", "freeze_at", "norm", "trained_on", "corpus", "recipe")] == [
         "8", "0.001", "2", "FrozenBN", "", "photos", "",
     ]  # fmt: skip
-    assert row["settings"] == tuning_of(cfg)["settings"]
+    assert (row["settings"], row["detector_settings"]) == tuple(tuning_of(cfg).values())[-2:]
 
 
 def test_a_measurement_under_other_settings_is_another_row(tmp_path: Path) -> None:

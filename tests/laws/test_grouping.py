@@ -87,6 +87,7 @@ def written(path: Path, *parts: list[dict[str, Any]]) -> Path:
         ("freeze_at", "0"),
         ("norm", "SyncBN"),
         ("trained_on", "coco_2014_train"),
+        ("detector_settings", "66666666"),
         ("test_settings", "55555555"),
     ],
 )
@@ -144,8 +145,22 @@ def test_an_empty_cell_is_a_value_of_its_own_and_said(tmp_path: Path) -> None:
     path = written(tmp_path / "r.csv", ladder(settings=""), ladder(plus=2))
     table = read_table(path)
     assert list(table.series) == ["R-50, settings unknown", "R-50, settings 0badcafe"]
-    assert table.notes[0] == "R-50 is 2 laws: its rows differ in settings (unknown, 0badcafe)"
+    assert table.notes == (
+        "R-50 is 2 laws: its rows differ in settings (unknown, 0badcafe); if the unknown ones are known to be "
+        "alike, across='settings' draws one law",
+    )
+    assert list(read_table(path, across="settings").series) == ["R-50"]
     assert list(read_table(path, where={"settings": "unknown"}).series) == ["R-50"]
+
+
+def test_numbers_are_one_value_in_any_spelling_and_hashes_are_text(tmp_path: Path) -> None:
+    path = written(tmp_path / "r.csv", ladder(base_lr="0.02"), ladder(max_iter="9e4", base_lr="0.020"))
+    assert list(read_table(path).series) == ["R-50"]
+    path = written(tmp_path / "r.csv", ladder(settings="1234e999"), ladder(settings="9999e999", plus=2))
+    assert list(read_table(path).series) == ["R-50, settings 1234e999", "R-50, settings 9999e999"]
+    assert read_table(path, where={"settings": "9999e999"}).series["R-50"].metric == [r["ap"] for r in ladder(plus=2)]
+    with pytest.raises(UserError, match=r"no row of .* has settings '5555e999'"):
+        read_table(path, where={"settings": "5555e999"})
 
 
 def test_where_chooses_rows_and_is_checked(tmp_path: Path) -> None:
@@ -237,7 +252,11 @@ def test_across_takes_columns_that_split(tmp_path: Path) -> None:
         ("arch", "across and group name arch; keep one"),
     ):
         with pytest.raises(UserError, match=message):
-            read_table(path, across=across)
+            read_table(path, across=across, group="arch")
+    path = written(tmp_path / "r.csv", ladder(), ladder(arch="R-152"))
+    assert list(read_table(path, across="arch").series) == ["ap"]  # the default gives way
+    with pytest.raises(UserError, match=r"group is ',', which names no column"):
+        read_table(path, group=",")
 
 
 def test_rungs_that_are_not_comparable_are_left_out_or_a_law_of_their_own(cli: Cli, tmp_path: Path) -> None:
@@ -308,8 +327,10 @@ def test_compare_says_what_else_differs(cli: Cli, tmp_path: Path) -> None:
     printed = json.loads(cli("laws", "compare", path, "R-50", "R-152", "--json").stdout)
     assert printed["differ"]["detector"] == ["FPN", "build_resnet_backbone"]
     assert [one["arch"] for one in printed["identities"]] == ["R-50", "R-152"]
-    alone = cli("laws", "compare", written(tmp_path / "s.csv", ladder(), ladder(arch="R-152", plus=9)))
-    assert "They differ" not in alone.stdout
+    # the settings of a detector follow from its kind
+    kinds = [ladder(detector=d, detector_settings=d[:2], plus=p) for d, p in (("C4", 0.0), ("FPN", 3.0))]
+    for parts in ((ladder(), ladder(arch="R-152", plus=9)), kinds):
+        assert "They differ" not in cli("laws", "compare", written(tmp_path / "s.csv", *parts)).stdout
     a, b = read_table(path).series.values()
     assert differences(a, a) == {}
     assert list(differences(a, b)) == ["arch", "detector", "settings"]
@@ -323,7 +344,8 @@ def test_compare_asks_for_two_of_the_names_there_are(cli: Cli, tmp_path: Path) -
         "R-50 is several laws, which differ in max_iter; name two of 'R-50, max_iter 90000', 'R-50, max_iter 270000', "
         "R-152, or choose rows with --where"
     ) in told.stderr
-    assert "name exactly two of them" in cli("laws", "compare", path).stderr
+    for names in ((), ("R-152", "R-152"), ("R-152", "R-18")):
+        assert "name exactly two of them" in cli("laws", "compare", path, *names).stderr
     chosen = cli("laws", "compare", path, "R-152", "R-50", "--where", "max_iter=90000")
     assert chosen.stdout.startswith("R-152 minus R-50\n")
 
