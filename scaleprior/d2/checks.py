@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import traceback
 from collections.abc import Iterator
 
@@ -13,13 +14,14 @@ from detectron2.utils import comm
 from torch import distributed
 
 from scaleprior.backbones.trunks.selection import check_model_is_read, is_timm_config, spec_from_config
+from scaleprior.d2.backends import check_backends
 from scaleprior.detect.faster_rcnn.keys import check_box_head
 from scaleprior.errors import ScalePriorError, UserError
 
 # What its readers of data sets raise for a file or a package that is missing, and for a broken file.
 _OF_DATA = (FileNotFoundError, ImportError, SyntaxError)
 
-__all__ = ["check_builders", "check_solver", "detectron2_refuses"]
+__all__ = ["check_builders", "check_keys", "check_solver", "detectron2_refuses"]
 
 
 def check_solver(cfg: CfgNode) -> None:
@@ -42,6 +44,41 @@ def check_solver(cfg: CfgNode) -> None:
             f"{comm.get_world_size()} processes that were started for GPUs, with MODEL.DEVICE cpu",
             hint="start them with CUDA_VISIBLE_DEVICES set to nothing, as tools/train_net.py does",
         )
+
+
+def check_keys(cfg: CfgNode, *, training: bool) -> None:
+    """Refuse keys that are set and that nothing would read: proposal files, and a precision that torch does not know.
+
+    Args:
+        training: the keys of training count, too.
+
+    Raises:
+        UserError: names the key and its value.
+    """
+    check_backends(cfg)
+    generator, load = cfg.MODEL.PROPOSAL_GENERATOR.NAME, cfg.MODEL.LOAD_PROPOSALS
+    if load and generator in ("RPN", "RRPN"):
+        raise UserError(
+            f"MODEL.LOAD_PROPOSALS is True, and MODEL.PROPOSAL_GENERATOR.NAME {generator} makes proposals of its own",
+            hint="use MODEL.PROPOSAL_GENERATOR.NAME PrecomputedProposals, or MODEL.LOAD_PROPOSALS False",
+        )
+    if not load and generator == "PrecomputedProposals":
+        raise UserError(
+            f"MODEL.PROPOSAL_GENERATOR.NAME is {generator}, and MODEL.LOAD_PROPOSALS is False",
+            hint="use MODEL.LOAD_PROPOSALS True and name their files in DATASETS.PROPOSAL_FILES_TRAIN and _TEST",
+        )
+    for role in ("TRAIN", "TEST") if training else ("TEST",):
+        key, sets = f"DATASETS.PROPOSAL_FILES_{role}", cfg.DATASETS[role]
+        files = cfg.DATASETS[f"PROPOSAL_FILES_{role}"]
+        if files and not load:
+            raise UserError(f"{key} is set, and MODEL.LOAD_PROPOSALS is False", hint=f"leave {key} out, or load them")
+        if load and len(files) != len(sets):
+            raise UserError(
+                f"{key} names {len(files)} files, DATASETS.{role} {len(sets)} sets", hint="name one file for each set"
+            )
+        gone = [file for file in files if "://" not in file and not os.path.isfile(file)]
+        if gone:
+            raise UserError(f"{key}: no file {gone[0]}", hint="check the path")
 
 
 def check_builders(cfg: CfgNode) -> None:

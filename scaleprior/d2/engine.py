@@ -15,21 +15,27 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.evaluation import inference_on_dataset
 from torch import nn
 
 from scaleprior.config import LoadedConfig
 from scaleprior.config.saved import write_config
+from scaleprior.d2.backends import torch_settings
 from scaleprior.d2.checkpoint import load_detector
-from scaleprior.d2.checks import check_builders, detectron2_refuses
+from scaleprior.d2.checks import check_builders, check_keys, detectron2_refuses
 from scaleprior.d2.claiming import MODEL_FILE, claim
 from scaleprior.d2.datasets import problems_of
+from scaleprior.d2.evaluation.augmented import AUGMENTED_FOLDER, SUFFIX, augmented_model
 from scaleprior.d2.evaluation.checks import check_evaluation
-from scaleprior.d2.evaluation.results import to_result
+from scaleprior.d2.evaluation.expected import verify_expected
+from scaleprior.d2.evaluation.places import check_places
+from scaleprior.d2.evaluation.results import results_by_set
 from scaleprior.d2.logs import quiet_stdout, run_log
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training
 from scaleprior.d2.trainer import Trainer
 from scaleprior.detect.data.dropped import record_dropped
+from scaleprior.detect.data.names import BUILTIN_SETS
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
 from scaleprior.detect.results_file import append_result
 from scaleprior.files import write_json
@@ -58,9 +64,16 @@ class Detectron2Engine:
         return default_config()
 
     def check_config(self, cfg: CfgNode) -> None:
-        """What Detectron2 would look up: builders, the trunk of MODEL.TIMM.MODEL, evaluators and files of test sets."""
+        """What Detectron2 would look up: builders, the trunk of MODEL.TIMM.MODEL, evaluators, files of its own sets.
+
+        COCO's are looked at with the sets of the user's own (``detect/check.py``).
+        """
         check_builders(cfg)
-        check_evaluation(cfg)
+        check_keys(cfg, training=True)
+        check_evaluation(cfg, looked_at=BUILTIN_SETS)
+        for name in cfg.DATASETS.TRAIN:
+            if name in DatasetCatalog and name not in BUILTIN_SETS:
+                check_places(name, evaluated=False)
 
     def train(
         self,
@@ -94,7 +107,11 @@ class Detectron2Engine:
     def evaluate(
         self, loaded: LoadedConfig, model: Path, out: Path, *, progress: ProgressFn | None = None
     ) -> dict[str, DetectionResult]:
-        """Evaluate ``model_final.pth`` on ``DATASETS.TEST``; see ``detect.engines.Engine.evaluate``."""
+        """Evaluate ``model_final.pth`` on ``DATASETS.TEST``; see ``detect.engines.Engine.evaluate``.
+
+        Raises:
+            FailureError: ``TEST.EXPECTED_RESULTS`` are not met; what was found is recorded.
+        """
         out = Path(out)
         with run_log(out) as log, quiet_stdout():
             plan = plan_evaluation(loaded, model, out)
@@ -102,10 +119,12 @@ class Detectron2Engine:
             with detectron2_refuses():
                 detector = Trainer.build_model(plan.cfg)
             load_detector(detector, plan.cfg.MODEL.WEIGHTS)
-            results = evaluate_sets(plan.cfg, detector, out, progress)
+            with torch_settings(plan.cfg, training=False):
+                results = evaluate_sets(plan.cfg, detector, out, progress)
             write_json(out / "results.json", {"engine": self.name, "model": str(model), **results_to_dict(results)})
             record_dropped(out, problems_of(plan.cfg.DATASETS.TEST), anew=False)
             record(plan, results, model)
+            verify_expected(plan.cfg, results)
         return results
 
 
@@ -115,13 +134,16 @@ def _train(plan: Plan, out: Path, resume: bool, progress: ProgressFn | None) -> 
     cfg.defrost()
     if not cfg.TEST.EVAL_PERIOD:
         cfg.DATASETS.TEST = ()
+    # What is done once the training is over is the evaluation's.
+    cfg.TEST.AUG.ENABLED, cfg.TEST.EXPECTED_RESULTS = False, []
     cfg.freeze()
     seed_everything(cfg.SEED)
-    with detectron2_refuses():
-        trainer = _EngineTrainer(cfg)
-    trainer.trained, trainer.progress = plan.trained, progress
-    trainer.resume_or_load(resume)
-    trainer.train()
+    with torch_settings(cfg, training=True):
+        with detectron2_refuses():
+            trainer = _EngineTrainer(cfg)
+        trainer.trained, trainer.progress = plan.trained, progress
+        trainer.resume_or_load(resume)
+        trainer.train()
 
 
 def evaluate_sets(
@@ -133,10 +155,16 @@ def evaluate_sets(
         start = time.perf_counter()
         folder = out if len(cfg.DATASETS.TEST) == 1 else out / name
         loader = Trainer.build_test_loader(cfg, name)
-        evaluator = Trainer.build_evaluator(cfg, name, str(folder))
-        found = inference_on_dataset(model, _Counted(loader, progress), evaluator)
+        found = dict(
+            inference_on_dataset(model, _Counted(loader, progress), Trainer.build_evaluator(cfg, name, str(folder)))
+        )
+        if cfg.TEST.AUG.ENABLED:
+            evaluator = Trainer.build_evaluator(cfg, name, str(folder / AUGMENTED_FOLDER))
+            augmented = inference_on_dataset(augmented_model(cfg, model), _Counted(loader, progress), evaluator)
+            found |= {task + SUFFIX: numbers for task, numbers in augmented.items()}
         seconds = round(time.perf_counter() - start, 3)
-        results[name] = replace(to_result(found, name), images=len(loader), seconds=seconds)
+        (result,) = results_by_set(found, [name]).values()
+        results[name] = replace(result, images=len(loader), seconds=seconds)
     return results
 
 

@@ -24,7 +24,7 @@ from scaleprior.config import LoadedConfig, add_scaleprior_config
 from scaleprior.config.dotted import flat_config, get_key, set_key
 from scaleprior.config.seed import run_seed
 from scaleprior.d2.checkpoint import EXTRA_KEY
-from scaleprior.d2.checks import detectron2_refuses
+from scaleprior.d2.checks import check_keys, detectron2_refuses
 from scaleprior.d2.config_node import ConfigNode
 from scaleprior.d2.datasets import register_datasets
 from scaleprior.d2.evaluation.checks import check_evaluation
@@ -134,6 +134,7 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
     _register(cfg, "DATASETS.TRAIN")
     names = _set_classes(cfg, loaded, "DATASETS.TRAIN")
     cfg.freeze()
+    check_keys(cfg, training=True)
     check_evaluation(cfg)
     annotations = [path for name in cfg.DATASETS.TRAIN for path in annotation_files(name)]
     trained = TrainedDetector(
@@ -173,6 +174,7 @@ def plan_evaluation(loaded: LoadedConfig, model: str | Path, out: Path) -> Plan:
             check_same_classes(f"data set {name}", class_names(name), trained.class_names)
     else:
         _set_classes(cfg, loaded, "DATASETS.TEST")
+    check_keys(cfg, training=False)
     check_evaluation(cfg)
     cfg.freeze()
     return Plan(cfg, trained)

@@ -24,7 +24,8 @@ from scaleprior.d2.checks import detectron2_refuses
 from scaleprior.d2.claiming import MODEL_FILE, claim
 from scaleprior.d2.datasets import problems_of
 from scaleprior.d2.engine import Detectron2Engine, record
-from scaleprior.d2.evaluation.results import to_result
+from scaleprior.d2.evaluation.expected import verify_expected
+from scaleprior.d2.evaluation.results import results_by_set
 from scaleprior.d2.logs import held_messages, without_tracebacks
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training
 from scaleprior.d2.trainer import Trainer
@@ -166,8 +167,12 @@ def _set_up(plan: Plan, args: argparse.Namespace, loaded: LoadedConfig) -> None:
 
 def _train(plan: Plan, *, resume: bool) -> dict[str, Any]:
     """What Detectron2's evaluation found at the end; {} where there is nothing to evaluate on."""
+    cfg = plan.cfg.clone()
+    cfg.defrost()
+    cfg.TEST.EXPECTED_RESULTS = []  # with which Detectron2 would end the process before anything is recorded
+    cfg.freeze()
     with detectron2_refuses():
-        trainer = Trainer(plan.cfg)
+        trainer = Trainer(cfg)
     trainer.trained = plan.trained
     trainer.resume_or_load(resume)
     trainer.train()
@@ -179,7 +184,10 @@ def _evaluate(plan: Plan, weights: str) -> dict[str, Any]:
     with detectron2_refuses():
         model = Trainer.build_model(plan.cfg)
     load_detector(model, weights)
-    return Trainer.test(plan.cfg, model)
+    found = dict(Trainer.test(plan.cfg, model))
+    if plan.cfg.TEST.AUG.ENABLED:
+        found |= Trainer.test_with_TTA(plan.cfg, model)
+    return found
 
 
 def _with_results(plan: Plan) -> Plan:
@@ -201,9 +209,11 @@ def _report(plan: Plan, found: dict[str, Any], model: str) -> None:
     if not sets:
         print(json.dumps(head))
         return
-    results = {name: to_result(found if len(sets) == 1 else found[name], name) for name in sets}
+    results = results_by_set(found, sets)
     words = results_to_dict(results)
     write_json(Path(plan.cfg.OUTPUT_DIR) / "results.json", {**head, **words})
     record_dropped(plan.cfg.OUTPUT_DIR, problems_of(sets), anew=False)
     record(plan, results, model)
-    print(json.dumps({**head, "results": plan.cfg.SCALEPRIOR.RESULTS, **words}))
+    rows = {"results": plan.cfg.SCALEPRIOR.RESULTS} if any(result.has_boxes for result in results.values()) else {}
+    print(json.dumps({**head, **rows, **words}))
+    verify_expected(plan.cfg, results)

@@ -30,8 +30,10 @@ from torch import nn
 from scaleprior.backbones.canonical import is_detector_state
 from scaleprior.config.seed import run_seed
 from scaleprior.d2.checkpoint import EXTRA_KEY
-from scaleprior.d2.checks import check_solver
+from scaleprior.d2.checks import check_keys, check_solver
+from scaleprior.d2.evaluation.augmented import AUGMENTED_FOLDER, SUFFIX, augmented_model
 from scaleprior.d2.evaluation.checks import check_evaluation
+from scaleprior.d2.evaluation.hooks import evaluation_hooks
 from scaleprior.d2.evaluation.kinds import build_evaluator
 from scaleprior.d2.loader import NamedMapper, ResumableLoader, TestLoader, UnusableImage
 from scaleprior.d2.norm_eps import build_norm_eps
@@ -83,10 +85,9 @@ class Trainer(DefaultTrainer):
         """
         cfg = ready(cfg)
         check_solver(cfg)
-        if (
-            getattr(type(self).build_evaluator, "__func__", None) is Trainer.build_evaluator.__func__
-        ):  # no subclass' own
-            check_evaluation(cfg)
+        check_keys(cfg, training=True)
+        ours = getattr(type(self).build_evaluator, "__func__", None) is Trainer.build_evaluator.__func__
+        check_evaluation(cfg, own_evaluators=not ours)
         with ddp_on_cpu(cfg.MODEL.DEVICE):
             super().__init__(cfg)
         # Whoever builds models or hooks without asking ours owes the key and the checkpoints nevertheless.
@@ -212,7 +213,7 @@ class Trainer(DefaultTrainer):
                 hook.max_to_keep = self.keep_checkpoints
                 # 0 is none but the final one; fvcore would divide by it.
                 hook.period = self.cfg.SOLVER.CHECKPOINT_PERIOD or self.cfg.SOLVER.MAX_ITER + 1
-        return found
+        return evaluation_hooks(found, self)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -248,6 +249,14 @@ class Trainer(DefaultTrainer):
         """
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return build_evaluator(cfg, dataset_name, folder)
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """As Detectron2's own tool: what :meth:`test` finds with ``TEST.AUG``, with ``_TTA`` behind every name."""
+        folder = os.path.join(cfg.OUTPUT_DIR, AUGMENTED_FOLDER)
+        evaluators = [cls.build_evaluator(cfg, name, os.path.join(folder, name)) for name in cfg.DATASETS.TEST]
+        found: Any = cls.test(cfg, augmented_model(cfg, model), evaluators)
+        return {name + SUFFIX: numbers for name, numbers in found.items()}
 
 
 def _images(loader: Any) -> str:

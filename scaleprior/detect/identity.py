@@ -80,13 +80,17 @@ def tuning_of(cfg: CfgNode, history: Sequence[Extension] = ()) -> dict[str, Any]
     }
 
 
-def settings_of_test(cfg: CfgNode) -> str:
+def settings_of_test(cfg: CfgNode, *, augmented: bool = False) -> str:
     """A hash of what decides how a trained detector is measured: sizes, thresholds, numbers of detections."""
     return _short_hash(
         {
             name: value
             for name, value in flat_config(cfg)
-            if _of_a_test(name) and name not in _NOT_OF_A_TEST and not _of_the_data(name) and not _is_usual(name, value)
+            if _of_a_test(name)
+            and (augmented or not name.startswith("TEST.AUG."))
+            and name not in _NOT_OF_A_TEST
+            and not _of_the_data(name)
+            and not _is_usual(name, value)
         }
     )
 

@@ -44,6 +44,8 @@ def append_result(
 ) -> None:
     """Append one row a data set that has a box AP; the row of an evaluation that is repeated is replaced.
 
+    A set that was also evaluated with test-time augmentation has a second row, whose ``detector`` ends in ``+TTA``.
+
     A file that an earlier version wrote gets the columns that it lacks, with empty cells: what they say is not known.
 
     Args:
@@ -59,6 +61,8 @@ def append_result(
     path = Path(path)
     card = None if trained is None else trained.card
     training = {"images": "", "run": str(model)} if trained is None else _training(trained)
+    augmented = [(name, result.augmented, True) for name, result in results.items() if result.augmented is not None]
+    measured = [*((name, result, False) for name, result in results.items()), *augmented]
     rows = [
         {
             "arch": _arch(cfg, card),
@@ -67,12 +71,12 @@ def append_result(
             "dataset": name,
             "backbone": "" if card is None else card.name,
             "tensors_sha256": "" if card is None else card.tensors_sha256,
-            "detector": detector_words(cfg),
-            "test_settings": settings_of_test(cfg),
+            "detector": detector_words(cfg) + ("+TTA" if tta else ""),
+            "test_settings": settings_of_test(cfg, augmented=tta),
             **ladder_of(card),
             **training,
         }
-        for name, result in results.items()
+        for name, result, tta in measured
         if result.has_boxes
     ]
     if not rows:

@@ -46,8 +46,12 @@ def test_detectron2_s_bookkeeping_changes_nothing_and_its_own_settings_do() -> N
         )
 
     assert of("TEST.EVAL_PERIOD", 10, "VIS_PERIOD", 5, "CUDNN_BENCHMARK", True, "DATALOADER.NUM_WORKERS", 1) == of()
+    # What augmentation gives is a row of its own; the row beside it is the one without.
+    assert of("TEST.AUG.ENABLED", True) == of()
+    augmented = load_config(None, ["TEST.AUG.ENABLED", "True"], defaults=default_config()).cfg
+    assert settings_of_test(augmented, augmented=True) != settings_of_test(augmented)
     for words in (
-        ("TEST.AUG.ENABLED", True),
+        ("TEST.DETECTIONS_PER_IMAGE", 300),
         ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True]),
         ("MODEL.RPN.BBOX_REG_LOSS_TYPE", "giou"),
         ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from scaleprior.d2.evaluation.augmented import check_augmentation
+from scaleprior.d2.evaluation.expected import check_expected
 from scaleprior.d2.evaluation.kinds import Part, evaluator_type, missing_modules, parts_of
 from scaleprior.d2.evaluation.places import check_places, needs_package
 from scaleprior.errors import UserError
@@ -27,19 +31,25 @@ _REMEDY = {
 }
 
 
-def check_evaluation(cfg: CfgNode) -> None:
+def check_evaluation(cfg: CfgNode, *, own_evaluators: bool = False, looked_at: Collection[str] = ()) -> None:
     """Refuse a ``DATASETS.TEST`` that the model could not be evaluated on; sets that are not registered yet are left.
+
+    Args:
+        own_evaluators: the caller builds them, and nothing is known of what they need.
+        looked_at: sets whose files somebody else asks for.
 
     Raises:
         UserError: an evaluator that nobody knows, or whose package is not installed; files that are not there; a model
-            that does not put out what is evaluated.
+            that does not put out what is evaluated; TEST.AUG and TEST.EXPECTED_RESULTS that cannot be honoured.
     """
-    for name in cfg.DATASETS.TEST:
-        if name in DatasetCatalog:
-            check_test_set(cfg, name)
+    registered = [] if own_evaluators else [name for name in cfg.DATASETS.TEST if name in DatasetCatalog]
+    for name in registered:
+        check_test_set(cfg, name, files=name not in looked_at)
+    check_augmentation(cfg, registered)
+    check_expected(cfg)
 
 
-def check_test_set(cfg: CfgNode, name: str) -> None:
+def check_test_set(cfg: CfgNode, name: str, *, files: bool = True) -> None:
     """:func:`check_evaluation` of one registered set."""
     parts = parts_of(name)
     for part in parts:
@@ -47,7 +57,8 @@ def check_test_set(cfg: CfgNode, name: str) -> None:
     for part in parts:
         needs_package(f"data set {name} is evaluated by {part.evaluator.__name__}", missing_modules(part.evaluator))
     _check_metadata(name)
-    check_places(name, evaluated=True)
+    if files:
+        check_places(name, evaluated=True)
 
 
 def _check_output(cfg: CfgNode, name: str, part: Part) -> None:

@@ -4,25 +4,44 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from detectron2.data import MetadataCatalog
 
 from scaleprior.ap_names import AP_NAMES
+from scaleprior.d2.evaluation.augmented import SUFFIX, split_augmented
 from scaleprior.d2.evaluation.coco import class_labels, classes_of
 from scaleprior.detect.data.coco import load_truth
 from scaleprior.detect.data.coco_format import CocoId
 from scaleprior.detect.evaluate import coco_ap
 from scaleprior.detect.metrics import ClassAP, DetectionResult
 
-__all__ = ["to_result"]
+__all__ = ["results_by_set", "to_result"]
 
 logger = logging.getLogger(__name__)
 
 _ANNOTATED = ("coco", "coco_panoptic_seg")  # kinds whose boxes are held against a COCO instances file
 _Numbers = dict[str, float | None]
+
+
+def results_by_set(found: Mapping[str, Any], names: Sequence[str]) -> dict[str, DetectionResult]:
+    """What Detectron2's ``test`` returned, with what ``test_with_TTA`` did beside it, as a record of each set."""
+    return {name: _with_augmented(*split_augmented(found, name, alone=len(names) == 1), name) for name in names}
+
+
+def _with_augmented(plain: Mapping[str, Any], augmented: Mapping[str, Any], name: str) -> DetectionResult:
+    result = to_result(plain, name)
+    if not augmented:
+        return result
+    beside = to_result(augmented, name)
+    named = {f"{task}{SUFFIX}": numbers for task, numbers in (beside.metrics or {}).items()}
+    return replace(
+        result,
+        metrics={**(result.metrics or {}), **named},
+        augmented=replace(beside, metrics=None) if beside.has_boxes else None,
+    )
 
 
 def to_result(found: Mapping[str, Any], dataset: str) -> DetectionResult:

@@ -14,8 +14,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from scaleprior.d2.datasets import register_datasets
+from scaleprior.d2.engine import Detectron2Engine
 from scaleprior.d2.evaluation.builtin_root import _ROOT
 from scaleprior.d2.evaluation.places import annotation_files, check_places
+from scaleprior.detect.check import check_detection
 from scaleprior.errors import UserError
 from tests.d2.conftest import tiny
 from tests.d2.evaluation.conftest import make_voc, register_voc
@@ -51,6 +53,17 @@ def test_all_of_detectron2s_own_sets_are_asked_for(evaluated: bool, monkeypatch:
 def test_a_training_set_is_asked_for_before_anything_else(name: str, folder: str) -> None:
     with pytest.raises(UserError, match=f"the folder that holds {folder} before Python starts"):
         register_datasets(tiny("FPN", ["DATASETS.TRAIN", f"('{name}',)", "DATASETS.TEST", "()"]).cfg)
+
+
+@pytest.mark.parametrize("role", ["TRAIN", "TEST"])
+def test_check_tells_it_without_starting_anything(role: str, tmp_path: Path, coco: list[str]) -> None:
+    """Once, under the config; COCO's own files are told once, too, where all JSON files are looked at."""
+    for name, part in (("voc_2007_val", "config"), ("coco_2017_val", "data")):
+        loaded = tiny("FPN", [*coco, f"DATASETS.{role}", f"('{name}',)"])
+        report = check_detection(loaded, "", tmp_path / "run", engine=Detectron2Engine())
+        (told,) = [problem for problem in report.findings if name in problem.sentence]
+        assert told in report.of(part)
+        assert f"data set {name}: no " in told.sentence
 
 
 def test_training_on_separated_panoptic_sets_needs_no_panoptic_masks(tmp_path: Path) -> None:
