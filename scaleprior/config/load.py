@@ -186,6 +186,12 @@ def _find(path: str | Path) -> Path:
 def _flatten_file(path: Path, children: tuple[Path, ...]) -> Iterator[tuple[str, str, Any]]:
     """(origin, dotted key, value) of a file, those of its bases first, as fvcore orders them."""
     path = _whole_of_run(path, children)
+    if path.suffix == ".py":
+        raise UserError(
+            f"config {path} is a LazyConfig, and what runs here is identified by its YAML keys",
+            hint="take a YAML; scaleprior.model_zoo.with_backbone puts a backbone under a LazyConfig, for Detectron2's "
+            "own lazyconfig_train_net.py",
+        )
     if path.resolve() in children:
         raise UserError(f"config {path} is its own {_BASE}", hint="break the circle")
     try:

@@ -89,3 +89,11 @@ def test_overrides_come_in_pairs() -> None:
 def test_a_missing_shipped_file_lists_near_names() -> None:
     with pytest.raises(UserError, match="quickstart"):
         data_file("configs", "studies/quickstrat.yaml")
+
+
+@pytest.mark.parametrize("name", ["mine.py", "lazy/COCO-Detection/faster_rcnn_fpn.py"])
+def test_a_lazy_config_is_called_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "mine.py", '"""One\'s own."""\nmodel = {}\n')
+    with pytest.raises(UserError, match=rf"{name} is a LazyConfig, and what runs here .*; take a YAML"):
+        load_config(name)

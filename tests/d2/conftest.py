@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -44,6 +45,21 @@ def _own_data_sets(request: pytest.FixtureRequest) -> Iterator[None]:
     for name in set(catalogs.DatasetCatalog.list()) - before:
         catalogs.DatasetCatalog.remove(name)
         catalogs.MetadataCatalog.remove(name)
+
+
+@pytest.fixture
+def detectron2_loggers() -> Iterator[None]:
+    """What Detectron2's set-up does to its loggers is undone."""
+    from detectron2.utils import logger as detectron2_logger
+
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore")]
+    before = [(each.handlers[:], each.propagate, each.level) for each in loggers]
+    yield
+    for each, (handlers, each.propagate, level) in zip(loggers, before):
+        each.handlers[:] = handlers
+        each.setLevel(level)
+    detectron2_logger.setup_logger.cache_clear()
+    detectron2_logger._cached_log_stream.cache_clear()
 
 
 def backbone_file(path: Path, spec: ResNetSpec = NARROW, *, seed: int = 0, **card: object) -> Card:

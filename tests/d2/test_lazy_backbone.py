@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,16 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import LazyConfig, instantiate
-from detectron2.engine import SimpleTrainer
+from detectron2.engine import default_argument_parser
 from detectron2.modeling.backbone import ResNet
 from detectron2.modeling.backbone.resnet import BottleneckBlock, DeformBottleneckBlock
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from scaleprior.backbones import ResNetSpec
 from scaleprior.d2 import register_coco
 from scaleprior.d2.timm_backbones import TimmBackbone
-from scaleprior.d2.zoo_files import zoo_file
+from scaleprior.d2.zoo_files import zoo_file, zoo_folder
 from scaleprior.errors import UserError
 from scaleprior.model_zoo import with_backbone
 from tests.d2.conftest import backbone_file, timm_file
@@ -171,26 +173,45 @@ def test_classes_are_those_of_a_set(narrow: Path, tmp_path: Path) -> None:
         with_backbone(MASK_FPN, narrow, classes="nobody's")
 
 
-def test_it_trains_as_detectron2s_lazy_tool_does(narrow: Path, tmp_path: Path) -> None:
-    path, root = make_coco(tmp_path / "data")
+LAZY_FILE = """
+from detectron2.layers import ShapeSpec
+from scaleprior.model_zoo import with_backbone
+
+cfg = with_backbone({config!r}, {weights!r}, {overrides!r}, classes="lazy_set")
+cfg.model.head.input_shape = [ShapeSpec(channels=8)] * 5
+cfg.model.head.conv_dims = [8]
+model, dataloader, optimizer, lr_multiplier, train = (
+    cfg[name] for name in ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+)
+"""
+TOOL = zoo_folder().parent / "tools" / "lazyconfig_train_net.py"
+
+
+@pytest.mark.skipif(not TOOL.is_file(), reason=f"this Detectron2 came without its tools ({TOOL})")
+@pytest.mark.usefixtures("detectron2_loggers")
+def test_detectron2s_own_lazy_tool_trains_and_evaluates_it(narrow: Path, tmp_path: Path) -> None:
+    path, root = make_coco(tmp_path / "data", images=2)
     register_coco("lazy_set", path, root)
-    small = {
+    overrides = {
         "dataloader.train": {"dataset.names": "lazy_set", "total_batch_size": 2, "num_workers": 0},
         "dataloader.train.mapper.augmentations": [],
-        "dataloader.train.mapper.use_instance_mask": False,
+        "dataloader.test": {"dataset.names": "lazy_set", "num_workers": 0, "mapper.augmentations": []},
         "model.backbone.out_channels": 8,
+        "model.test_score_thresh": 0.0,
         "optimizer.lr": 1e-4,
+        "train": {"max_iter": 2, "device": "cpu", "output_dir": str(tmp_path / "out")},
     }
-    cfg = with_backbone(RETINANET, narrow, small, classes="lazy_set")
-    for level in range(5):  # the head's shapes are literals of the pyramid's width
-        OmegaConf.update(cfg, f"model.head.input_shape[{level}].channels", 8)
-    cfg.model.head.conv_dims = [8]
-    model = instantiate(cfg.model)
-    cfg.optimizer.params.model = model
-    trainer = SimpleTrainer(model, instantiate(cfg.dataloader.train), instantiate(cfg.optimizer))
-    DetectionCheckpointer(model).load(cfg.train.init_checkpoint)
-    trainer.train(0, 2)
-    assert all(math.isfinite(h.latest()) for name, h in trainer.storage.histories().items() if "loss" in name)
+    text = LAZY_FILE.format(config=RETINANET, weights=str(narrow), overrides=overrides)
+    (tmp_path / "mine.py").write_text(text)
+    words = ["--config-file", str(tmp_path / "mine.py")]
+    main = runpy.run_path(str(TOOL))["main"]
+    main(default_argument_parser().parse_args(words))
+    lines = (tmp_path / "out" / "metrics.json").read_text().splitlines()
+    said = {name: value for line in lines for name, value in json.loads(line).items()}
+    assert math.isfinite(said["total_loss"])
+    assert 0 <= said["bbox/AP"] <= 100
+    trained = tmp_path / "out" / "model_final.pth"
+    main(default_argument_parser().parse_args([*words, "--eval-only", f"train.init_checkpoint={trained}"]))
 
 
 def _vitdet() -> Any:

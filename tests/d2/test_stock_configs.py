@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import logging
 import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,6 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
-from detectron2.utils import logger as detectron2_logger
 
 from scaleprior.config import load_config
 from scaleprior.config.dotted import flat_config, set_key
@@ -105,20 +103,7 @@ def stock_values(cfg: CfgNode) -> dict:
     return yaml.safe_load(stock.dump())
 
 
-@pytest.fixture
-def _loggers() -> Iterator[None]:
-    """What Detectron2's set-up does to them is undone."""
-    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore")]
-    before = [(each.handlers[:], each.propagate, each.level) for each in loggers]
-    yield
-    for each, (handlers, each.propagate, level) in zip(loggers, before):
-        each.handlers[:] = handlers
-        each.setLevel(level)
-    detectron2_logger.setup_logger.cache_clear()
-    detectron2_logger._cached_log_stream.cache_clear()
-
-
-@pytest.mark.usefixtures("_loggers")
+@pytest.mark.usefixtures("detectron2_loggers")
 def test_stock_trainers_leave_a_config_that_stock_detectron2_reads(tmp_path: Path) -> None:
     """Their default_setup writes ``cfg.dump()``."""
     backbone_file(tmp_path / "w.safetensors")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from scaleprior.cli import main
 from scaleprior.config import load_config
 from scaleprior.config.keys.key import PRETRAINING
 from scaleprior.config.keys.table import check_values
@@ -19,6 +20,7 @@ from scaleprior.study import reading
 from scaleprior.study.cell import Cell, CellData, Noise
 from scaleprior.study.sections import StageSection
 from scaleprior.study.spec import load_spec
+from tests.study.conftest import TINY, write_spec
 
 GOOD: dict[str, Any] = {
     "name": "s",
@@ -193,3 +195,14 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("a: [", encoding="utf-8")
     with pytest.raises(UserError, match="cannot be read"):
         load_spec(tmp_path / "bad.yaml")
+
+
+def test_a_study_on_a_lazy_config_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """ViTDet's and other LazyConfigs have no keys that a cell could be known by."""
+    (tmp_path / "vitdet.py").write_text("model = {}\n")
+    finetune = {**TINY["finetune"], "config": str(tmp_path / "vitdet.py")}
+    code = main(["study", "run", str(write_spec(tmp_path, finetune=finetune)), "--out", str(tmp_path / "out")])
+    said = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert (code, len(said)) == (2, 1)
+    assert "vitdet.py is a LazyConfig" in said[0]
+    assert not (tmp_path / "out").exists()
