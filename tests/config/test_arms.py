@@ -89,11 +89,11 @@ def test_what_is_for_a_pyramid_is_refused_over_c4(name: str, tmp_path: Path) -> 
 @pytest.mark.detectron2
 def test_so_it_is_by_the_plugin(tmp_path: Path) -> None:
     from scaleprior.d2.checks import check_builders
-    from scaleprior.d2.plan import default_config
+    from scaleprior.d2.plan import default_config, open_copy
 
     path = laid_over("faster_rcnn_R_50_C4_jft10m", "Arm-GN-heads", into=tmp_path)
     with pytest.raises(UserError, match=IT_IS_NOT_USED):
-        check_builders(load_config(path, defaults=default_config()).cfg)
+        check_builders(open_copy(load_config(path, defaults=default_config()).cfg))
 
 
 @pytest.mark.detectron2

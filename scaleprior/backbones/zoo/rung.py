@@ -19,6 +19,7 @@ from scaleprior.config import load_config
 from scaleprior.config.dotted import flat_config
 from scaleprior.config.fingerprint import recipe_settings
 from scaleprior.errors import UserError
+from scaleprior.wording import parameter
 
 __all__ = ["NEAR", "fill"]
 
@@ -48,10 +49,10 @@ def fill(rung: Entry, own: Entry, *, where: str) -> Entry:
     assert card is not None, "an own backbone has a card"
     misfits = list(_misfits(rung, card))
     if misfits:
-        raise UserError(
-            f"{where} cannot be {rung.name}: {'; '.join(misfits)}",
-            hint="choose another name; those that are not in the catalogue take any backbone",
-        )
+        hint = "choose another name; those that are not in the catalogue take any backbone"
+        if card.images is None and len(misfits) == 1:
+            hint = f"say it: `scaleprior backbone convert` takes {parameter('images')}"
+        raise UserError(f"{where} cannot be {rung.name}: {'; '.join(misfits)}", hint=hint)
     return replace(own, fills=rung.source, checked=_checked(rung, card), **_told(rung, card))
 
 
