@@ -8,7 +8,6 @@ MODEL.BACKBONE.FREEZE_AT mean what they mean for Detectron2's ResNets.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -16,18 +15,22 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
+from scaleprior.backbones.trunks.family import TrunkFamily
+from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
 from scaleprior.backbones.trunks.selection import check_only_resnets_keys, config_eps, spec_of_model
-from scaleprior.backbones.trunks.trunk import detection_trunk
+from scaleprior.backbones.trunks.trunk import detection_trunk, feature_maps
+from scaleprior.d2.plain_resnets import Detectron2Named, in_detectron2s_modules
+from scaleprior.d2.scripting import ScriptableTrunk
 from scaleprior.errors import UserError
 
 __all__ = ["TimmBackbone", "build_retinanet_timm_fpn_backbone", "build_timm_backbone", "build_timm_fpn_backbone"]
 
 
 class TimmBackbone(Backbone):
-    """A trunk of timm. Its state dict speaks the names of canonical backbone files.
+    """A trunk of timm, in the names of canonical backbone files: its modules, parameters and tensors have one set.
 
     Those are Detectron2's names for plain ResNets (so that weights go to and from ``build_resnet_backbone`` as they
-    are) and timm's names for timm's trunks, although the parameters lie under ``trunk.body``.
+    are) and timm's names for timm's trunks. TorchScript and tracing take it as they take Detectron2's ResNet.
 
     Args:
         model: MODEL.TIMM.MODEL.
@@ -38,7 +41,8 @@ class TimmBackbone(Backbone):
             passed a norm.
 
     Raises:
-        UserError: names the config key whose value does not fit.
+        UserError: names the config key whose value does not fit; a family from elsewhere whose files do not have the
+            names of its modules.
     """
 
     def __init__(
@@ -53,48 +57,48 @@ class TimmBackbone(Backbone):
         super().__init__()
         arch = spec_of_model(model, norm)
         trunk = detection_trunk(arch, norm=norm, freeze_stages=freeze_at, norm_eps=norm_eps).keep(out_features)
-        self.trunk = trunk
-        self._canonical = {f"trunk.body.{ours}": theirs for ours, theirs in trunk.canonical_names().items()}
-        self._prefix = ""
+        plain = isinstance(arch, ResNetSpec)
+        self._family: TrunkFamily = Detectron2Named() if plain else arch.family
+        body = in_detectron2s_modules(trunk, arch) if plain else trunk.body
+        _refuse_renamed(model, {} if plain else trunk.canonical_names())
+        # The family's functions find their way by the names of the body's children: here they are this module's.
+        for name, child in body.named_children():
+            self.add_module(name, child)
+        for name, parameter in body.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in body.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
         self._out_features = list(out_features)
         self._out_feature_channels = {name: trunk.channels[name] for name in out_features}
         self._out_feature_strides = {name: trunk.strides[name] for name in out_features}
-        self.register_load_state_dict_post_hook(_report_canonical_names)
+        self._size_divisibility = max(self._out_feature_strides.values()) if arch.family.pads else 0
 
     @property
     def size_divisibility(self) -> int:
         """Pixels that both sides of a batch have to be a multiple of; 0 = any. CLIP's average pools would drop a rest;
         plain ResNets take any size, as Detectron2's."""
-        return max(self._out_feature_strides.values()) if self.trunk.arch.family.pads else 0
+        return self._size_divisibility
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Maps [B, C, H / stride, W / stride] by name from images [B, 3, H, W]."""
-        maps = self.trunk.features(x, normalised=True)
+        maps = feature_maps(self._family, self, x, normalised=True)
         return {name: maps[name] for name in self._out_features}
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As ``nn.Module.state_dict``, in canonical names."""
-        prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
-        state = super().state_dict(*args, **kwargs)
-        for name in [name for name in state if name.startswith(f"{prefix}trunk.body.")]:
-            state[prefix + self._canonical[name[len(prefix) :]]] = state.pop(name)
-        return state
-
-    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride] (torch calls it by position)
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: Mapping[str, Any], *args: Any
-    ) -> None:
-        # called before the children, who see what is left in state_dict
-        self._prefix = prefix
-        for ours, theirs in self._canonical.items():
-            if prefix + theirs in state_dict:
-                state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` compiles instead, here and inside a detector; the weights are shared."""
+        return ScriptableTrunk(
+            self._family, self, out_features=self._out_features, size_divisibility=self._size_divisibility
+        )
 
 
-def _report_canonical_names(module: TimmBackbone, incompatible: Any) -> None:
-    """Tensors that a state dict lacked were noted by their own names; say them as the state dict would."""
-    names = {module._prefix + ours: module._prefix + theirs for ours, theirs in module._canonical.items()}
-    incompatible.missing_keys[:] = [names.get(name, name) for name in incompatible.missing_keys]
+def _refuse_renamed(model: str, names: Mapping[str, str]) -> None:
+    for own, canonical in names.items():
+        if own != canonical:
+            raise UserError(
+                f"MODEL.TIMM.MODEL {model}: its family calls the tensor {canonical} in files and {own} in its modules; "
+                "Detectron2 knows one name",
+                hint="let the family's build give modules with the names of its files",
+            )
 
 
 @BACKBONE_REGISTRY.register()

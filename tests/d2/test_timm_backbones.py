@@ -22,7 +22,6 @@ from detectron2.utils.events import EventStorage
 
 from scaleprior.backbones import Card, ResNetSpec, TimmSpec, apply_card, build_trunk, save_backbone
 from scaleprior.backbones.trunks.freezing import freeze_norms
-from scaleprior.backbones.trunks.resnet.names import to_detectron2
 from scaleprior.config import LoadedConfig, add_scaleprior_config
 from scaleprior.d2.timm_backbones import TimmBackbone
 from scaleprior.detect.faster_rcnn.model import build_detector
@@ -130,29 +129,28 @@ def test_freeze_at_means_what_detectron2_means(stages: int) -> None:
     keys = {"MODEL.BACKBONE.FREEZE_AT": stages, "MODEL.RESNETS.NORM": "BN"}
     theirs = {n: p.requires_grad for n, p in build_backbone(resnet_config(**keys)).named_parameters()}
     ours = TimmBackbone("resnet50", norm="BN", freeze_at=stages)
-    learns = {n.removeprefix("trunk.body."): p.requires_grad for n, p in ours.named_parameters()}
-    assert to_detectron2(learns) == theirs
+    assert {n: p.requires_grad for n, p in ours.named_parameters()} == theirs
 
 
 @pytest.mark.parametrize("model", [BIT, CLIP])
 def test_freezing_a_stage_of_timms_trunks(model: str) -> None:
     backbone = TimmBackbone(model, norm="GN" if model == BIT else "BN", freeze_at=3)
     for name, parameter in backbone.named_parameters():
-        frozen = name.startswith(("trunk.body.stem.", "trunk.body.stages.0.", "trunk.body.stages.1."))
+        frozen = name.startswith(("stem.", "stages.0.", "stages.1."))
         assert parameter.requires_grad == (not frozen), name
     for name, module in backbone.named_modules():
         if isinstance(module, FrozenBatchNorm2d):
-            assert name.startswith(("trunk.body.stem.", "trunk.body.stages.0.", "trunk.body.stages.1."))
+            assert name.startswith(("stem.", "stages.0.", "stages.1."))
         if isinstance(module, nn.BatchNorm2d):
-            assert name.startswith(("trunk.body.stages.2.", "trunk.body.stages.3."))
+            assert name.startswith(("stages.2.", "stages.3."))
 
 
 def test_norms_that_a_config_can_choose() -> None:
     kinds = {}
     for norm in ("FrozenBN", "BN", "SyncBN"):
         cfg = config("resnet50", **{"MODEL.RESNETS.NORM": norm, "MODEL.BACKBONE.FREEZE_AT": 1})
-        body = build_backbone(cfg).bottom_up.trunk.body
-        kinds[norm] = [type(m).__name__ for m in (body.bn1, body.layer4[0].bn1)]
+        body = build_backbone(cfg).bottom_up
+        kinds[norm] = [type(m).__name__ for m in (body.stem.conv1.norm, body.res5[0].conv1.norm)]
     assert kinds == {
         "FrozenBN": ["FrozenBatchNorm2d", "FrozenBatchNorm2d"],
         "BN": ["FrozenBatchNorm2d", "BatchNorm2d"],
@@ -177,12 +175,12 @@ def batch() -> list[dict[str, Any]]:
 def test_a_detector_trains_end_to_end(model: str, retinanet: bool) -> None:
     torch.manual_seed(0)
     detector = build_model(config(model, retinanet=retinanet)).train()  # FREEZE_AT is 2, Detectron2's default
-    trunk = detector.backbone.bottom_up.trunk
+    body = detector.backbone.bottom_up
     if model != BIT:  # FrozenBN of untrained weights: numbers as after training
-        randomise(trunk.body)
-    body = trunk.body
-    plain = [(body.conv1, body.bn1), body.layer1, body.layer2, body.layer3, body.layer4] if model == "resnet50" else []
-    parts = [nn.ModuleList(p) if isinstance(p, tuple) else p for p in plain] or [body.stem, *body.stages]
+        randomise(body)
+    parts = (
+        [body.stem, *(body.res2, body.res3, body.res4, body.res5)] if model == "resnet50" else [body.stem, *body.stages]
+    )
     before = [{n: p.detach().clone() for n, p in part.named_parameters()} for part in parts]
     optimizer = torch.optim.SGD([p for p in detector.parameters() if p.requires_grad], lr=1e-3)
     inputs = batch()

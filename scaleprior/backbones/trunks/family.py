@@ -228,7 +228,7 @@ class TrunkFamily:
             hint="use the .safetensors itself as MODEL.WEIGHTS, with a feature pyramid (FPN)",
         )
 
-    # Its module; ``body`` is what ``build`` gave
+    # Its module; ``body`` is what ``build`` gave, or (in Detectron2) a module with the same children and parameters
 
     def build(self, spec: Any) -> nn.Module:
         """The body with fresh weights, without a classifier."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
@@ -16,13 +17,27 @@ __all__ = ["FrozenBatchNormAct", "check_stages", "freeze_norms", "freeze_parts"]
 class FrozenBatchNormAct(FrozenBatchNorm2d):
     """FrozenBN with the activation that timm keeps inside some of its norms (CLIP's)."""
 
+    if TYPE_CHECKING:  # TorchScript would read annotations, and these are texts
+        weight: Tensor
+        bias: Tensor
+        running_mean: Tensor
+        running_var: Tensor
+
     def __init__(self, num_features: int, eps: float, act: nn.Module) -> None:
         super().__init__(num_features, eps)
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, C, H, W]."""
-        return self.act(super().forward(x))
+        # torchvision's arithmetic, operation by operation: TorchScript, which exports detectors, knows no super()
+        weight, bias, mean, variance = (
+            self.weight.reshape(1, -1, 1, 1),
+            self.bias.reshape(1, -1, 1, 1),
+            self.running_mean.reshape(1, -1, 1, 1),
+            self.running_var.reshape(1, -1, 1, 1),
+        )
+        scale = weight * (variance + self.eps).rsqrt()
+        return self.act(x * scale + (bias - mean * scale))
 
 
 def freeze_norms(module: nn.Module) -> nn.Module:

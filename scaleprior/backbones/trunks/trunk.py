@@ -13,13 +13,13 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from scaleprior.backbones.trunks.family import TrunkSpec
+from scaleprior.backbones.trunks.family import TrunkFamily, TrunkSpec
 from scaleprior.backbones.trunks.freezing import check_stages, freeze_norms, freeze_parts
 from scaleprior.backbones.trunks.model import MAPS, STRIDES, same_eps
 from scaleprior.backbones.trunks.norms import set_norm_eps
 from scaleprior.errors import UserError
 
-__all__ = ["Trunk", "build_trunk", "canonical_shapes", "detection_trunk"]
+__all__ = ["Trunk", "build_trunk", "canonical_shapes", "detection_trunk", "feature_maps"]
 
 _COUNTER = "num_batches_tracked"
 
@@ -51,15 +51,7 @@ class Trunk(nn.Module):
             normalised: give each map as the network itself sees it next, where the family's ``next_norms`` say so
                 (BiT, ConvNeXt). Detectors take these. Other trunks' maps are the same.
         """
-        family, maps = self.arch.family, {}
-        x = family.stem(self.body)(x)
-        for name, stage in zip(MAPS, family.stages(self.body)):
-            x = stage(x)
-            maps[name] = x
-        last = family.last_norm(self.body)
-        norms = family.next_norms(self.body) if normalised else {MAPS[-1]: last} if last is not None else {}
-        maps.update({name: norm(maps[name]) for name, norm in norms.items() if name in maps})
-        return maps
+        return feature_maps(self.arch.family, self.body, x, normalised=normalised)
 
     forward = features
 
@@ -134,6 +126,23 @@ class Trunk(nn.Module):
         """The tensors of a canonical file, not copied."""
         names = self.canonical_names()
         return {names[n]: tensor for n, tensor in self.body.state_dict().items() if not n.endswith(_COUNTER)}
+
+
+def feature_maps(family: TrunkFamily, body: nn.Module, x: Tensor, *, normalised: bool = False) -> dict[str, Tensor]:
+    """What :meth:`Trunk.features` gives.
+
+    Args:
+        body: what the family built, or a module with the same children under the same names.
+    """
+    maps: dict[str, Tensor] = {}
+    x = family.stem(body)(x)
+    for name, stage in zip(MAPS, family.stages(body)):
+        x = stage(x)
+        maps[name] = x
+    last = family.last_norm(body)
+    norms = family.next_norms(body) if normalised else {MAPS[-1]: last} if last is not None else {}
+    maps.update({name: norm(maps[name]) for name, norm in norms.items() if name in maps})
+    return maps
 
 
 def build_trunk(arch: TrunkSpec, *, norm_eps: float | None = None) -> Trunk:

@@ -22,7 +22,7 @@ from scaleprior.backbones import (
     to_detectron2,
 )
 from scaleprior.backbones.trunks.family import known_models
-from scaleprior.backbones.trunks.freezing import freeze_norms
+from scaleprior.backbones.trunks.freezing import FrozenBatchNormAct, freeze_norms
 from scaleprior.backbones.trunks.resnet.names import names_and_shapes
 from scaleprior.backbones.trunks.selection import spec_of_model
 from scaleprior.backbones.trunks.trunk import detection_trunk
@@ -273,6 +273,15 @@ def test_norms_of_a_detectors_trunk(norm: str, kinds: set[str]) -> None:
         "FrozenBatchNormAct"
     }
     assert list(trunk.channels) == ["res2", "res3", "res4"]
+
+
+def test_a_frozen_norm_with_an_activation_is_torchvisions_to_the_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    norm = FrozenBatchNormAct(5, 1e-3, nn.ReLU())
+    for tensor in norm.buffers():
+        tensor.copy_(torch.rand(5, generator=generator))
+    x = torch.randn(2, 5, 3, 3, generator=generator)
+    assert torch.equal(norm(x), FrozenBatchNorm2d.forward(norm, x).relu())
 
 
 def test_the_trunk_that_a_config_names() -> None:
