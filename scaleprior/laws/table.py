@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from scaleprior.errors import UserError
+from scaleprior.files import read_json
 from scaleprior.laws.choosing import Cells, Chosen, choose, in_words
 from scaleprior.laws.grouping import (
     COMPARABLE,
@@ -29,6 +30,8 @@ __all__ = ["MIN_RUNGS", "Series", "Table", "differences", "read_table"]
 MIN_RUNGS = 3
 """Different numbers of images that a law needs."""
 _DEFAULT_GROUP = "arch"
+_RESULTS, _STUDY = "results.csv", "study.json"  # of a study's folder
+_ALIKE = "all rungs have one supervision"  # what it says where all is well
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def read_table(
         raise UserError(f"{path} has only from-scratch rows (0 images)", hint="a law needs pretrained runs")
     for one in groups:
         notes += [*_split(one), *one.notes]
+    notes += _study_says(path, {row.cells.get(_DEFAULT_GROUP, "") for row in rows})
     return Table(
         # one law for all rows is called by its metric
         {name or y: series for one in groups for name, series in one.series.items()},
@@ -217,4 +221,16 @@ def _without_incomparable(rows: list[Row], group: Sequence[str], *, asked: bool)
     words = f"{counted(len(left), 'rows')}{of} left out, marked comparable no ({sizes} images)"
     return [row for row in rows if row.images == 0 or is_comparable(row)], [
         f"{words}: {in_words(COMPARABLE, 'no')} draws them"
+    ]
+
+
+def _study_says(path: Path, architectures: Collection[str]) -> list[str]:
+    """What the study that a file is of says of ladders that are not comparable; its rows have no column for it."""
+    try:
+        facts = read_json(path.with_name(_STUDY))["facts"] if path.name == _RESULTS else {}
+        said = {arch: str(facts.get(f"comparable {arch}", "")) for arch in sorted(architectures)}
+    except (UserError, KeyError, TypeError, AttributeError):  # no study, or a damaged one: not what is read here
+        return []
+    return [
+        f"{arch}, as its study says: {words}" for arch, words in said.items() if words and not words.startswith(_ALIKE)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.detectron2
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
-from scaleprior.config import load_config
+from scaleprior.config import data_file, load_config
 from scaleprior.d2.plan import default_config
 from scaleprior.d2.zoo_files import zoo_folder
 from scaleprior.detect.identity import detector_words, settings_of_test, tuning_of
@@ -57,3 +58,15 @@ def test_detectron2_s_bookkeeping_changes_nothing_and_its_own_settings_do() -> N
         ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
     ):
         assert of(*words) != of()
+
+
+def test_the_shipped_arms_are_told_apart_and_those_of_the_grid_itself_are_not(tmp_path: Path) -> None:
+    folder = data_file("configs", "COCO-Detection/faster_rcnn_R_50_FPN.yaml").parent
+    found = {"": identity(load_config("COCO-Detection/faster_rcnn_R_50_FPN.yaml", defaults=default_config()).cfg)}
+    for piece in folder.glob("Arm-*.yaml"):
+        if not piece.stem.endswith("-C4"):
+            text = f"_BASE_: [{folder / 'faster_rcnn_R_50_FPN.yaml'}, {piece}]\n"
+            (tmp_path / "arm.yaml").write_text(text)
+            found[piece.stem] = identity(load_config(str(tmp_path / "arm.yaml"), defaults=default_config()).cfg)
+    assert {name for name, one in found.items() if one == found[""]} == {"", "Arm-FrozenBN", "Arm-LR-base"}
+    assert len(set(found.values())) == len(found) - 2 >= 6

@@ -294,6 +294,19 @@ def test_words_for_no(tmp_path: Path, word: str) -> None:
     assert len(read_table(path).series["R-50"].images) == 9
 
 
+def test_what_a_study_says_of_its_rungs_is_said(tmp_path: Path) -> None:
+    """Of a study of public backbones; what it writes is tested with it (tests/study/test_public_ladder.py)."""
+    path = written(tmp_path / "results.csv", ladder(), ladder(arch="R-152"))
+    said = "4,000 and 16,000 images: NOT comparable by images alone (labels against captions)"
+    facts = {"comparable R-50": said, "comparable R-152": "all rungs have one supervision (labels)"}
+    (tmp_path / "study.json").write_text(json.dumps({"facts": facts}))
+    assert read_table(path).notes == (f"R-50, as its study says: {said}",)
+    assert read_table(path, where={"arch": "R-152"}).notes == ()
+    for other in ("[", "[]", "{}"):
+        (tmp_path / "study.json").write_text(other)
+        assert read_table(path).notes == ()
+
+
 def test_from_scratch_runs_are_not_mixed_either_and_split_no_law(tmp_path: Path) -> None:
     scratch = [
         {**rung(1000, s, max_iter=m, corpus="", recipe="", settings=f"s{m}"), "images": 0} for m in "12" for s in (0, 1)

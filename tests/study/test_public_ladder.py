@@ -33,6 +33,7 @@ from scaleprior.config import load_config
 from scaleprior.corpus import World, WorldSpec
 from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.errors import UserError
+from scaleprior.laws import read_table
 from scaleprior.study import load_spec, run_study
 from scaleprior.study.cells import plan_cells
 from scaleprior.study.prepare import prepare_data
@@ -173,6 +174,9 @@ def test_it_runs_to_the_end_with_local_files(ladder: Path, tmp_path: Path, monke
         assert "1,000 and 10,000 images: " not in page
         assert "elsewhere" in page
         assert "Missing cells" not in page
+
+    (note,) = read_table(out / "results.csv").notes
+    assert note.startswith("R-50, as its study says: 10,000 and 100,000 images: NOT comparable by images alone (")
 
     moved = tmp_path / "moved"
     moved.mkdir()
