@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -92,6 +93,15 @@ def data_file(folder: str, name: str) -> Path:
     known = sorted(str(p.relative_to(root)) for p in root.rglob("*.y*ml"))
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[:5]
     raise UserError(f"no file {name} in ScalePrior's {folder}/", hint=f"there are {', '.join(near)}")
+
+
+def is_lazy_config(path: Path) -> bool:
+    """Whether a file is a LazyConfig of Detectron2's: Python, or the YAML that is saved of one."""
+    if path.suffix == ".py":
+        return True
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return re.search(r"^\s+_target_:|[{,]\s*_target_:", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+    return False
 
 
 def load_config(
@@ -186,7 +196,7 @@ def _find(path: str | Path) -> Path:
 def _flatten_file(path: Path, children: tuple[Path, ...]) -> Iterator[tuple[str, str, Any]]:
     """(origin, dotted key, value) of a file, those of its bases first, as fvcore orders them."""
     path = _whole_of_run(path, children)
-    if path.suffix == ".py":
+    if is_lazy_config(path):
         raise UserError(
             f"config {path} is a LazyConfig, and what runs here is identified by its YAML keys",
             hint="take a YAML; scaleprior.model_zoo.with_backbone puts a backbone under a LazyConfig, for Detectron2's "

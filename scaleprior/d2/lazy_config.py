@@ -41,7 +41,7 @@ _SYNC = ("SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
 
 
 def load_lazy(path: Path) -> DictConfig:
-    """The config of a ``.py`` file; it is code, and is run.
+    """The config of a ``.py`` file, which is code and is run, or of a YAML that Detectron2 saved of one.
 
     Raises:
         UserError: whatever goes wrong in it.
@@ -163,7 +163,7 @@ class _Edit:
             said = ", ".join(f"{key} is {before!r}" for key, before, _ in self._contradictions)
             raise UserError(
                 f"the LazyConfig contradicts the card of backbone {self.card.name}: {said}",
-                hint="use " + " ".join(f"{key}={value}" for key, _, value in self._contradictions),
+                hint="use " + " ".join(f"{key}={value}".replace(", ", ",") for key, _, value in self._contradictions),
             )
         for key, value in self._pointers:
             found = OmegaConf.select(self.cfg, key)

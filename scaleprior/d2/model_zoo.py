@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
@@ -16,7 +16,7 @@ from scaleprior.backbones.weights import has_card, read_card
 from scaleprior.backbones.zoo import is_uri
 from scaleprior.config import LoadedConfig, load_config, parse_overrides
 from scaleprior.config.dotted import flat_config, set_key
-from scaleprior.config.load import UnknownKeyError, override_config
+from scaleprior.config.load import UnknownKeyError, is_lazy_config, override_config
 from scaleprior.d2.config_node import ConfigNode, declare_own_keys
 from scaleprior.d2.contract import apply_card
 from scaleprior.d2.lazy_config import around_backbone, load_lazy, set_classes, set_overrides
@@ -26,6 +26,9 @@ from scaleprior.errors import UserError
 
 __all__ = ["with_backbone"]
 
+Overrides: TypeAlias = Mapping[str, Any] | Sequence[Any]
+"""``{"SOLVER.MAX_ITER": 1000}``, nested mappings, or ``KEY VALUE`` words."""
+
 # Detectors of Detectron2's whose number of classes stands in a key.
 _CLASS_KEYS = {
     "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
@@ -34,13 +37,25 @@ _CLASS_KEYS = {
 }
 
 
+@overload
+def with_backbone(
+    config: CfgNode, weights: str | Path, overrides: Overrides = (), *, classes: int | str | None = None
+) -> CfgNode: ...
+@overload
+def with_backbone(
+    config: DictConfig, weights: str | Path, overrides: Overrides = (), *, classes: int | str | None = None
+) -> DictConfig: ...
+@overload
+def with_backbone(
+    config: str | Path, weights: str | Path, overrides: Overrides = (), *, classes: int | str | None = None
+) -> Any: ...
 def with_backbone(
     config: str | Path | CfgNode | DictConfig,
     weights: str | Path,
-    overrides: Mapping[str, Any] | Sequence[Any] = (),
+    overrides: Overrides = (),
     *,
     classes: int | str | None = None,
-) -> Any:
+) -> CfgNode | DictConfig:
     """A config of Detectron2's zoo, or one of yours, around another backbone.
 
     Depth, widths, norm, stride, pixel statistics, channel order and the weights' own key follow the backbone's card, in
@@ -68,7 +83,7 @@ def with_backbone(
     """
     if isinstance(config, (str, Path)):
         config = _zoo_path(config)
-        if config.suffix == ".py":
+        if is_lazy_config(config):
             config = load_lazy(config)
     file = start_file(weights)
     card = read_card(file)
@@ -99,7 +114,7 @@ def _zoo_path(config: str | Path) -> Path:
     return path if path.is_file() else zoo_file(str(config))
 
 
-def _overridden(config: Path | CfgNode, overrides: Mapping[str, Any] | Sequence[Any]) -> tuple[CfgNode, frozenset[str]]:
+def _overridden(config: Path | CfgNode, overrides: Overrides) -> tuple[CfgNode, frozenset[str]]:
     """An open copy with our keys and the overrides, whose keys come with it."""
     import torch
 

@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from scaleprior.backbones import ResNetSpec
+from scaleprior.config import load_config
 from scaleprior.d2 import register_coco
 from scaleprior.d2.timm_backbones import TimmBackbone
 from scaleprior.d2.zoo_files import zoo_file, zoo_folder
@@ -123,8 +124,10 @@ def test_only_what_the_card_speaks_of_changes_and_the_given_config_does_not(tmp_
     }
     # as Detectron2's tool saves it, by names, and reads it again
     LazyConfig.save(cfg, str(tmp_path / "saved.yaml"))
-    saved = with_backbone(LazyConfig.load(str(tmp_path / "saved.yaml")), tmp_path / "w.safetensors")
+    saved = with_backbone(tmp_path / "saved.yaml", tmp_path / "w.safetensors")
     assert saved.model.roi_heads.res5.norm == "GN"
+    with pytest.raises(UserError, match=r"saved\.yaml is a LazyConfig, and what runs here"):
+        load_config(tmp_path / "saved.yaml")
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
