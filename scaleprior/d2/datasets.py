@@ -1,7 +1,7 @@
 """Data sets in the COCO format for Detectron2: any JSON with any image root, checked before anything is trained.
 
 Reading the JSON into Detectron2's dicts is left to Detectron2's own ``load_coco_json``: boxes (XYWH_ABS), crowds and
-segmentations arrive as its models expect them. Keypoints are out of scope: they are not checked.
+segmentations and keypoints arrive as its models expect them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathHandler, PathManager
 
 from scaleprior.backbones.zoo.cache import ZooHome
+from scaleprior.d2.annotated import Extras, extras_of
 from scaleprior.d2.evaluation.places import check_places
 from scaleprior.detect.data.coco import DetectionSet, load_coco
 from scaleprior.detect.data.image_root import FolderRoot, ImageRoot, open_root
@@ -31,9 +32,14 @@ from scaleprior.errors import UserError
 from scaleprior.files import file_sha256, write_text
 from scaleprior.wording import parameter
 
-__all__ = ["TarHandler", "problems_of", "register_coco", "register_datasets"]
+__all__ = [
+    "TarHandler", "check_annotated", "keypoint_count", "problems_of", "register_coco", "register_datasets",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
+
+
+_COCO_KEYPOINTS = 17  # whose sigmas COCO's evaluation has by itself
 
 
 class _Registered(NamedTuple):
@@ -43,6 +49,7 @@ class _Registered(NamedTuple):
     root: str
     drop_bad: DropBad
     problems: tuple[Problem, ...]
+    extras: Extras
 
 
 _registered: dict[str, _Registered] = {}
@@ -100,12 +107,13 @@ def register_coco(name: str, json: str | Path, root: str | Path, *, drop_bad: Dr
     """Check a COCO-format set and register it with Detectron2 under ``name``; the same set twice is harmless.
 
     Metadata (``thing_classes``, ``thing_dataset_id_to_contiguous_id``, ``evaluator_type`` "coco", ``json_file``,
-    ``image_root``) is there at once. Where annotations lack ``iscrowd``, ``area`` or an ``id`` of their own that is not
-    0, which COCO's evaluation needs, or some are left out, ``json_file`` is a completed copy under
+    ``image_root``) is there at once, and for keypoints ``keypoint_names`` and ``keypoint_flip_map``, whose pairs are
+    told by "left" and "right" in the names. Where annotations lack ``iscrowd``, ``area`` or an ``id`` of their own that
+    is not 0, which COCO's evaluation needs, or some are left out, ``json_file`` is a completed copy under
     ``$SCALEPRIOR_HOME/coco/``, named after the content.
 
     Args:
-        json: a COCO instances file; segmentations are passed through.
+        json: a COCO instances file; what annotations say beside boxes is passed through.
         root: the images: a folder, an uncompressed tar, or a glob of tars (``data/train-*.tar``).
         drop_bad: leave out "annotations" that cannot be used, or the "images" that have such, instead of refusing the
             set.
@@ -145,6 +153,58 @@ def register_datasets(cfg: CfgNode) -> None:
             )
 
 
+def check_annotated(cfg: CfgNode, *, training: bool) -> None:
+    """Refuse sets whose annotations lack what the model is trained on or evaluated by: masks, keypoints.
+
+    Sets that others registered are asked for what their metadata say alone.
+
+    Args:
+        training: the sets of ``DATASETS.TRAIN`` count, too.
+
+    Raises:
+        UserError: names the set, what it lacks, and the key that asks for it.
+    """
+    trained_on = list(cfg.DATASETS.TRAIN) if training else []
+    for name in dict.fromkeys([*trained_on, *cfg.DATASETS.TEST]):
+        faults = _registered[name].extras.faults if name in _registered else {}
+        for part, key in (("masks", "MODEL.MASK_ON"), ("keypoints", "MODEL.KEYPOINT_ON")):
+            if cfg.MODEL[key.removeprefix("MODEL.")] and part in faults:
+                raise UserError(
+                    f"{key} is True, and data set {name} {faults[part]}", hint=f"repair the file, or use {key} False"
+                )
+    if cfg.MODEL.KEYPOINT_ON:
+        _check_keypoints(cfg, trained_on)
+
+
+def _check_keypoints(cfg: CfgNode, trained_on: Iterable[str]) -> None:
+    count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    for name in trained_on:
+        names = MetadataCatalog.get(name).get("keypoint_names")
+        if names is None:
+            raise UserError(
+                f"MODEL.KEYPOINT_ON is True, and the metadata of data set {name} name no keypoints",
+                hint=f"MetadataCatalog.get({name!r}).set(keypoint_names=[...], keypoint_flip_map=[(LEFT, RIGHT), ...])",
+            )
+        if len(names) != count:
+            raise UserError(
+                f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {count}, and data set {name} has {len(names)}",
+                hint=f"use MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS {len(names)}",
+            )
+    sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or _COCO_KEYPOINTS
+    evaluated = [name for name in cfg.DATASETS.TEST if MetadataCatalog.get(name).get("evaluator_type") == "coco"]
+    if evaluated and sigmas != count:
+        raise UserError(
+            f"TEST.KEYPOINT_OKS_SIGMAS are those of {sigmas} keypoints, and the model has {count}",
+            hint=f"give {count}, one for each keypoint: COCO's own are 0.025 (eyes) to 0.107 (hips)",
+        )
+
+
+def keypoint_count(name: str) -> int | None:
+    """Keypoints of an object of a registered set; None where it has none."""
+    names = MetadataCatalog.get(name).get("keypoint_names")
+    return None if names is None else len(names)
+
+
 def problems_of(names: Iterable[str]) -> dict[str, tuple[Problem, ...]]:
     """What was left out of sets, and what is odd about them, by name; () where others registered the set."""
     return {name: _registered[name].problems if name in _registered else () for name in names}
@@ -167,10 +227,9 @@ def _register(name: str, json: str, root: str, drop_bad: DropBad, *, drop_empty_
         return
     if name in DatasetCatalog:
         raise UserError(f"data set {name} is registered already, not by ScalePrior", hint="take another name")
-    data = load_coco(
-        files[0], files[1], name=name, drop_empty_boxes=drop_empty_boxes, segmentation=True, drop_bad=drop_bad
-    )
-    json_file = files[0] if data.complete else str(_completed(data, drop_bad))
+    data = load_coco(files[0], files[1], name=name, drop_empty_boxes=drop_empty_boxes, keep_all=True, drop_bad=drop_bad)
+    extras = extras_of(data.truth)
+    json_file = files[0] if data.complete and not extras.filled else str(_completed(data, drop_bad))
     # Detectron2 joins names to a folder by itself, which finds neither tars nor names spelled otherwise than the files'
     in_tars = not isinstance(data.root, FolderRoot) or data.root.respelled
     image_root = _TARS.folder(files[1], data.root) if in_tars else files[1]
@@ -184,6 +243,10 @@ def _register(name: str, json: str, root: str, drop_bad: DropBad, *, drop_empty_
             "thing_dataset_id_to_contiguous_id": {category: i for i, category in enumerate(data.category_ids)},
         },
     )
+    if extras.keypoint_names and MetadataCatalog.get(name).get("keypoint_names") is None:  # unless the user said them
+        _set_metadata(
+            name, {"keypoint_names": list(extras.keypoint_names), "keypoint_flip_map": list(extras.keypoint_pairs)}
+        )
 
     def records() -> list[dict[str, Any]]:
         loaded = load_coco_json(json_file, image_root, name)
@@ -193,7 +256,7 @@ def _register(name: str, json: str, root: str, drop_bad: DropBad, *, drop_empty_
         return loaded
 
     DatasetCatalog.register(name, records)
-    _registered[name] = _Registered(*files, data.problems)
+    _registered[name] = _Registered(*files, data.problems, extras)
     logger.info("registered %s: %d images, %d classes, %s", name, len(data), len(data.class_names), json_file)
 
 
@@ -215,8 +278,8 @@ def _set_metadata(name: str, values: Mapping[str, Any]) -> None:
 
 def _completed(data: DetectionSet, drop_bad: DropBad) -> Path:
     """The annotations with everything filled in, as a file in the cache."""
-    # 2: an earlier version's completed.json kept annotation ids, 0 among them
-    name = "completed_2.json" if drop_bad == "none" else f"completed_2_without_bad_{drop_bad}.json"
+    # 2: an earlier version's completed.json kept annotation ids, 0 among them. 3: it left keypoints out
+    name = "completed_3.json" if drop_bad == "none" else f"completed_3_without_bad_{drop_bad}.json"
     target = ZooHome.current().root / "coco" / file_sha256(data.source) / name
     if not target.is_file():
         write_text(target, jsonlib.dumps({"info": {}, "licenses": [], **data.truth}))

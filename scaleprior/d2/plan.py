@@ -26,7 +26,7 @@ from scaleprior.config.seed import run_seed
 from scaleprior.d2.checkpoint import EXTRA_KEY
 from scaleprior.d2.checks import check_keys, detectron2_refuses
 from scaleprior.d2.config_node import ConfigNode
-from scaleprior.d2.datasets import register_datasets
+from scaleprior.d2.datasets import check_annotated, keypoint_count, register_datasets
 from scaleprior.d2.evaluation.checks import check_evaluation
 from scaleprior.d2.evaluation.places import annotation_files
 from scaleprior.d2.ready import scaled
@@ -61,6 +61,7 @@ logger = logging.getLogger(__name__)
 
 # Detectron2 reads this behind a file's name. It asks for names to be matched by suffix, which is always done here.
 _HEURISTICS = "?matching_heuristics=True"
+_KEYPOINTS = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
 _SEMANTIC = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"  # of pixels; the others count objects
 _CLASS_KEYS = {
     "MODEL.ROI_HEADS.NUM_CLASSES": ("GeneralizedRCNN", "PanopticFPN"),
@@ -133,8 +134,10 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
     cfg = scaled(cfg)  # before anything counts steps: what is checked, recorded and shown is what runs
     _register(cfg, "DATASETS.TRAIN")
     names = _set_classes(cfg, loaded, "DATASETS.TRAIN")
+    _set_keypoints(cfg, loaded)
     cfg.freeze()
     check_keys(cfg, training=True)
+    check_annotated(cfg, training=True)
     check_evaluation(cfg)
     annotations = [path for name in cfg.DATASETS.TRAIN for path in annotation_files(name)]
     trained = TrainedDetector(
@@ -175,6 +178,7 @@ def plan_evaluation(loaded: LoadedConfig, model: str | Path, out: Path) -> Plan:
     else:
         _set_classes(cfg, loaded, "DATASETS.TEST")
     check_keys(cfg, training=False)
+    check_annotated(cfg, training=False)
     check_evaluation(cfg)
     cfg.freeze()
     return Plan(cfg, trained)
@@ -273,6 +277,13 @@ def _set_classes(cfg: CfgNode, loaded: LoadedConfig, sets: str) -> tuple[str, ..
         if count:
             set_key(cfg, key, count)
     return names
+
+
+def _set_keypoints(cfg: CfgNode, loaded: LoadedConfig) -> None:
+    """As many keypoints as an object of the first training set has, unless somebody said a number."""
+    count = keypoint_count(cfg.DATASETS.TRAIN[0])
+    if count is not None and _KEYPOINTS not in loaded.explicit:
+        set_key(cfg, _KEYPOINTS, count)
 
 
 def _fixed(cfg: FvcoreNode) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from scaleprior.backbones.canonical import is_detector_state
 from scaleprior.config.seed import run_seed
 from scaleprior.d2.checkpoint import EXTRA_KEY
 from scaleprior.d2.checks import check_keys, check_solver
+from scaleprior.d2.datasets import check_annotated
 from scaleprior.d2.evaluation.augmented import AUGMENTED_FOLDER, SUFFIX, augmented_model
 from scaleprior.d2.evaluation.checks import check_evaluation
 from scaleprior.d2.evaluation.hooks import evaluation_hooks
@@ -86,6 +87,7 @@ class Trainer(DefaultTrainer):
         cfg = ready(cfg)
         check_solver(cfg)
         check_keys(cfg, training=True)
+        check_annotated(cfg, training=True)
         ours = getattr(type(self).build_evaluator, "__func__", None) is Trainer.build_evaluator.__func__
         check_evaluation(cfg, own_evaluators=not ours)
         with ddp_on_cpu(cfg.MODEL.DEVICE):

@@ -217,7 +217,7 @@ def test_an_incomplete_json_is_completed_for_the_evaluator(tmp_path: Path) -> No
     assert _perfect("d2_incomplete", evaluator)["AP"] == pytest.approx(100.0)
     # moved by 10 % of the width: IoU 0.9 / 1.1 = 0.818, right at the 7 thresholds 0.50 to 0.80 of ten
     assert _perfect("d2_incomplete", evaluator, shift=0.1)["AP"] == pytest.approx(70.0)
-    assert [p.name for p in completed.parent.iterdir()] == ["completed_2.json"]
+    assert [p.name for p in completed.parent.iterdir()] == ["completed_3.json"]
 
 
 def test_segmentations_pass_through(tmp_path: Path) -> None:

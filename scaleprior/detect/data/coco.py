@@ -11,12 +11,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from scaleprior.detect.data.coco_check import CheckedCoco, check_coco
-from scaleprior.detect.data.coco_format import CocoAnnotation, CocoId, CocoImage, CocoTruth
+from scaleprior.detect.data.coco_format import CocoAnnotation, CocoCategory, CocoId, CocoImage, CocoTruth
 from scaleprior.detect.data.image_root import ImageRoot, open_root
 from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, require_files
 from scaleprior.detect.data.problems import DropBad, Findings, Problem
@@ -93,6 +93,7 @@ def load_coco(
     name: str,
     drop_empty_boxes: bool = False,
     segmentation: bool = False,
+    keep_all: bool = False,
     drop_bad: DropBad = "none",
     problems: list[Problem] | None = None,
 ) -> DetectionSet:
@@ -105,6 +106,7 @@ def load_coco(
         root: see ``image_root.open_root``.
         drop_empty_boxes: leave out boxes without extent instead of refusing them.
         segmentation: ``truth`` carries on what annotations say of it, unchecked.
+        keep_all: so it does with all else that annotations and categories say (keypoints, attributes).
         drop_bad: leave out the annotations that would be refused, and boxes that lie outside their image, or the
             images of such annotations with all that is in them. ``problems`` of the set list them.
         problems: a list that all kinds of problems are appended to, instead of an error at the first; what cannot be
@@ -121,6 +123,7 @@ def load_coco(
         drop_bad=drop_bad,
         drop_empty_boxes=drop_empty_boxes,
         segmentation=segmentation,
+        keep_all=keep_all,
     )
     source = open_root(root)
     missing = set(source.missing(image["file_name"] for image in checked.images.values()))
@@ -178,7 +181,10 @@ def truth_of(checked: CheckedCoco, images: list[CocoImage]) -> CocoTruth:
     return {
         "images": images,
         "annotations": [a for a in checked.annotations if a["image_id"] in kept],
-        "categories": [{"id": category, "name": label} for category, label in checked.categories.items()],
+        "categories": [
+            cast(CocoCategory, {**checked.described.get(category, {}), "id": category, "name": label})
+            for category, label in checked.categories.items()
+        ],
     }
 
 

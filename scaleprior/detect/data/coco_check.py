@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -58,12 +58,14 @@ class CheckedCoco:
         images: by id, in the file's order; their sides are 0 where nobody asked for them and the file has none.
         annotations: in the file's order, with ids from 1.
         as_is: the file says just this: nothing was filled in, numbered anew or left out.
+        described: what else the file says of categories, by id; {} where it was not to be kept.
     """
 
     categories: dict[CocoId, str]
     images: dict[CocoId, CocoImage]
     annotations: list[CocoAnnotation]
     as_is: bool
+    described: Mapping[CocoId, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def check_coco(
@@ -73,6 +75,7 @@ def check_coco(
     drop_bad: DropBad = "none",
     drop_empty_boxes: bool = False,
     segmentation: bool = False,
+    keep_all: bool = False,
     for_images: bool = True,
 ) -> CheckedCoco:
     """Check the three lists of an instances file against each other.
@@ -80,7 +83,7 @@ def check_coco(
     Args:
         data: ``images``, ``annotations`` and ``categories``, lists of objects.
         findings: takes what is wrong; where it collects, what cannot be used is left out.
-        drop_bad: see :func:`scaleprior.detect.load_coco`, as the next two.
+        drop_bad: see :func:`scaleprior.detect.load_coco`, as the next three.
         for_images: the images will be read: their names and sides have to be there.
 
     Raises:
@@ -127,12 +130,13 @@ def check_coco(
     return CheckedCoco(
         categories,
         images,
-        [_filled_in(entry, number, segmentation) for number, (_, entry) in enumerate(good, start=1)],
+        [_filled_in(entry, number, segmentation, keep_all) for number, (_, entry) in enumerate(good, start=1)],
         as_is=(len(images), len(categories)) == (len(data["images"]), len(data["categories"]))
         and all(type(e["id"]) in (int, str) for part in ("images", "categories") for e in data[part])
         and all(type(e.get(side)) is int for e in data["images"] for side in _SIDES)
         and len(good) == len(entries)
         and _says_all([entry for _, entry in good]),
+        described={as_id(e.get("id")) or 0: e for e in data["categories"]} if keep_all else {},
     )
 
 
@@ -345,7 +349,7 @@ def _says_all(entries: Sequence[_Unchecked]) -> bool:
     )
 
 
-def _filled_in(entry: _Unchecked, number: int, segmentation: bool) -> CocoAnnotation:
+def _filled_in(entry: _Unchecked, number: int, segmentation: bool, keep_all: bool) -> CocoAnnotation:
     x, y, w, h = entry["bbox"]
     image, category, area = as_id(entry["image_id"]), as_id(entry["category_id"]), entry.get("area")
     assert image is not None
@@ -360,6 +364,10 @@ def _filled_in(entry: _Unchecked, number: int, segmentation: bool) -> CocoAnnota
     }
     if segmentation and "segmentation" in entry:
         annotation["segmentation"] = entry["segmentation"]
+    if keep_all:
+        # null says nothing, and readers that ask whether a key is there take it for something
+        others = {key: value for key, value in entry.items() if key not in annotation and value is not None}
+        annotation.update(others)  # type: ignore[typeddict-item]  # keypoints, attributes, whatever a format adds
     return annotation
 
 

@@ -151,5 +151,5 @@ def test_the_kinds_are_those_of_detectron2s_own_tool() -> None:
             parts_of(name)
         except UserError:
             unknown.add(kind)
-    assert unknown == {"cityscapes_panoptic_seg"}
+    assert unknown - {None} == {"cityscapes_panoptic_seg"}  # sets of other tests may say nothing
     check_evaluation(get_cfg())  # no test sets, nothing to ask
