@@ -30,6 +30,7 @@ from scaleprior.d2.datasets import check_annotated, keypoint_count, register_dat
 from scaleprior.d2.evaluation.checks import check_evaluation
 from scaleprior.d2.evaluation.places import annotation_files
 from scaleprior.d2.ready import scaled
+from scaleprior.d2.start_detector import follow_detector, require_weights, starting_detector
 from scaleprior.detect.fingerprint import run_fingerprint, run_schedule
 from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.plan import (
@@ -37,6 +38,7 @@ from scaleprior.detect.plan import (
     check_same_classes,
     follow_training,
     set_names,
+    starts_from_detector,
     warn_of_frozen_stages,
 )
 from scaleprior.detect.trained import TrainedDetector
@@ -111,16 +113,21 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
         loaded: on ``default_config()``.
         weights: backbone to start from: a file with a card, ``scaleprior://NAME``, whatever Detectron2's paths know
             (``detectron2://...``), or a foreign file that says all that matters, which is converted once, into the
-            cache. None = ``MODEL.WEIGHTS``; "" = from scratch.
+            cache. None = ``MODEL.WEIGHTS``; "" = from scratch. A whole detector where ``SCALEPRIOR.START`` says so.
         out: folder of the run, for ``OUTPUT_DIR``.
 
     Raises:
         UserError: config, data or weights do not fit each other; names the key and what to use.
     """
     weights = text_of(loaded.cfg.MODEL.WEIGHTS if weights is None else weights)
-    card = None
-    cfg = loaded.cfg
-    if weights:
+    card, start, cfg = None, {}, loaded.cfg
+    if starts_from_detector(cfg):
+        require_weights(weights)
+        before, file = read_trained(weights), local_file(weights)
+        cfg = follow_detector(loaded, weights, before, _fixed(cfg))
+        start = starting_detector(weights, file)
+        weights = f"{file}{_HEURISTICS}" if weights.endswith(_HEURISTICS) else str(file)
+    elif weights:
         weights = str(start_file(weights))
         card = read_card(weights)
         cfg = apply_card(loaded, card)
@@ -140,6 +147,7 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
     check_annotated(cfg, training=True)
     check_evaluation(cfg)
     annotations = [path for name in cfg.DATASETS.TRAIN for path in annotation_files(name)]
+    detector = start.get("sha256")
     trained = TrainedDetector(
         class_names=names,
         category_ids=None,
@@ -147,11 +155,12 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
         card=card,
         seed=cfg.SEED,
         max_iter=cfg.SOLVER.MAX_ITER,
-        fingerprint=run_fingerprint(cfg, card, annotations),
+        fingerprint=run_fingerprint(cfg, card, annotations, detector=detector),
         created_by=created_by(),
         tuning=tuning_of(cfg),
+        start=start,
     )
-    return Plan(cfg, trained, run_schedule(cfg, card, annotations))
+    return Plan(cfg, trained, run_schedule(cfg, card, annotations, detector=detector))
 
 
 def plan_evaluation(loaded: LoadedConfig, model: str | Path, out: Path) -> Plan:

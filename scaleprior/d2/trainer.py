@@ -39,6 +39,8 @@ from scaleprior.d2.evaluation.kinds import build_evaluator
 from scaleprior.d2.loader import NamedMapper, ResumableLoader, TestLoader, UnusableImage
 from scaleprior.d2.norm_eps import build_norm_eps
 from scaleprior.d2.ready import ddp_on_cpu, ready, with_sets
+from scaleprior.d2.start_detector import require_weights, tell_of_fresh
+from scaleprior.detect.plan import starts_from_detector
 from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.files import atomic_path, write_text
@@ -113,7 +115,8 @@ class Trainer(DefaultTrainer):
         """As ``DefaultTrainer``, with a loader and a learning rate that go on where the checkpoint was written.
 
         Raises:
-            UserError: ``MODEL.WEIGHTS`` is not there, does not fit, or is a whole detector.
+            UserError: ``MODEL.WEIGHTS`` is not there, does not fit, or is a whole detector and SCALEPRIOR.START does
+                not ask for one.
         """
         super().resume_or_load(resume)
         if self.start_iter:
@@ -277,6 +280,8 @@ class _Checkpointer(DetectionCheckpointer):
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         self._resuming = resume and self.has_checkpoint()
+        if not self._resuming and starts_from_detector(self._trainer.cfg):
+            require_weights(path)
         return super().resume_or_load(path, resume=resume)
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -290,13 +295,25 @@ class _Checkpointer(DetectionCheckpointer):
             ) from e
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        if not self._resuming and is_detector_state(checkpoint["model"]):
+        if self._resuming:
+            return super()._load_model(checkpoint)
+        cfg, is_detector = self._trainer.cfg, is_detector_state(checkpoint["model"])
+        if not starts_from_detector(cfg):
+            if is_detector:
+                raise UserError(
+                    f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is a trained detector, not a backbone",
+                    hint="SCALEPRIOR.START detector goes on from all of it; `scaleprior backbone convert` cuts the "
+                    f"backbone out; {parameter('eval_only', True)} evaluates the detector",
+                )
+            return super()._load_model(checkpoint)
+        if not is_detector:
             raise UserError(
-                f"MODEL.WEIGHTS {self._trainer.cfg.MODEL.WEIGHTS} is a trained detector, not a backbone",
-                hint="`scaleprior backbone convert` cuts the backbone out; "
-                f"{parameter('eval_only', True)} evaluates the detector",
+                f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is no trained detector, and SCALEPRIOR.START is 'detector'",
+                hint="leave SCALEPRIOR.START out to start from a backbone",
             )
-        return super()._load_model(checkpoint)
+        incompatible = super()._load_model(checkpoint)
+        tell_of_fresh(self.model, incompatible.missing_keys, cfg.MODEL.WEIGHTS)
+        return incompatible
 
     def save(self, name: str, **kwargs: Any) -> None:
         if not self.save_dir or not self.save_to_disk:

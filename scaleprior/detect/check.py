@@ -23,7 +23,7 @@ from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, 
 from scaleprior.detect.engines import Engine
 from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine
 from scaleprior.detect.faster_rcnn.model import build_detector
-from scaleprior.detect.plan import check_class_count, set_names
+from scaleprior.detect.plan import check_class_count, set_names, starts_from_detector
 from scaleprior.detect.start import stays_an_address
 from scaleprior.errors import ScalePriorError
 from scaleprior.progress import ProgressFn
@@ -70,7 +70,11 @@ def check_detection(
     """
     report = CheckReport()
     with report.collecting("weights"):
-        card = _card(report, weights or loaded.cfg.MODEL.WEIGHTS, engine)
+        start = weights or loaded.cfg.MODEL.WEIGHTS
+        if starts_from_detector(loaded.cfg):
+            report.facts["weights"] = f"not looked at: a whole detector, {start}"
+            start = ""
+        card = _card(report, start, engine)
         if card is not None:
             report.facts["weights"] = f"{card.name}, {card.arch.name}"
             loaded = LoadedConfig(apply_card(loaded, card), loaded.explicit, loaded.source)

@@ -21,19 +21,24 @@ if TYPE_CHECKING:
 __all__ = ["run_fingerprint", "run_schedule"]
 
 
-def run_fingerprint(cfg: CfgNode, card: Card | None, annotations: Iterable[str | Path]) -> str:
+def run_fingerprint(
+    cfg: CfgNode, card: Card | None, annotations: Iterable[str | Path], *, detector: str | None = None
+) -> str:
     """SHA-256 over the config, the backbone's tensors and the annotation files that a run trains on.
 
     Args:
         card: of the backbone to start from; None from scratch.
         annotations: the COCO JSON files of ``DATASETS.TRAIN``.
+        detector: SHA-256 of the file, of a run that starts from a whole detector.
     """
-    backbone = None if card is None else card.tensors_sha256
+    backbone = detector if card is None else card.tensors_sha256
     text = json.dumps([training_settings(cfg), backbone, [file_sha256(path) for path in annotations]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def run_schedule(cfg: CfgNode, card: Card | None, annotations: Sequence[str | Path]) -> Schedule:
+def run_schedule(
+    cfg: CfgNode, card: Card | None, annotations: Sequence[str | Path], *, detector: str | None = None
+) -> Schedule:
     """What may differ in a run that is extended; arguments as for :func:`run_fingerprint`."""
 
     def under(keys: Mapping[str, Any]) -> str:
@@ -41,6 +46,6 @@ def run_schedule(cfg: CfgNode, card: Card | None, annotations: Sequence[str | Pa
         other.defrost()
         for key, value in keys.items():
             set_key(other, key, value)
-        return run_fingerprint(other, card, annotations)
+        return run_fingerprint(other, card, annotations, detector=detector)
 
     return Schedule(dict(flat_config(cfg)), under)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from scaleprior.backbones.contract import is_translation
 from scaleprior.config.dotted import get_key, set_key
 from scaleprior.config.keys import OWN_KEYS
+from scaleprior.config.keys.key import DETECTRON2
+from scaleprior.config.keys.table import find_key
 from scaleprior.errors import UserError
 from scaleprior.wording import either
 
@@ -17,7 +19,14 @@ if TYPE_CHECKING:
 
     from scaleprior.config import LoadedConfig
 
-__all__ = ["check_class_count", "check_same_classes", "follow_training", "set_names", "warn_of_frozen_stages"]
+__all__ = [
+    "check_class_count",
+    "check_same_classes",
+    "follow_training",
+    "set_names",
+    "starts_from_detector",
+    "warn_of_frozen_stages",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +73,19 @@ def check_same_classes(source: object, found: Sequence[str], trained: Sequence[s
             f"{source} has the categories {_listed(found)}, the model was trained on {_listed(trained)}",
             hint="evaluate on a set with the same categories",
         )
+
+
+def starts_from_detector(cfg: CfgNode) -> bool:
+    """Whether ``MODEL.WEIGHTS`` is meant to be a whole detector, by ``SCALEPRIOR.START``.
+
+    Raises:
+        UserError: a value that nobody knows.
+    """
+    key = find_key("SCALEPRIOR.START")
+    assert key is not None
+    start = cfg.get("SCALEPRIOR", {}).get("START", key.default)
+    key.check(start, DETECTRON2)
+    return start == "detector"
 
 
 def warn_of_frozen_stages(cfg: CfgNode) -> None:

@@ -94,7 +94,8 @@ def append_result(
 
 def _training(trained: TrainedDetector) -> dict[str, Any]:
     return {
-        "images": 0 if trained.card is None else trained.card.images,
+        # of a detector's pretraining nobody knows; empty is not 0, which is "from scratch"
+        "images": "" if trained.start else 0 if trained.card is None else trained.card.images,
         "seed": trained.seed,
         "max_iter": trained.max_iter,
         "version": trained.created_by["version"],

@@ -13,6 +13,7 @@ from scaleprior.config import LoadedConfig
 from scaleprior.config.load import override_config, parse_overrides
 from scaleprior.detect.engines import Engine
 from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine
+from scaleprior.detect.plan import starts_from_detector
 from scaleprior.errors import UserError
 from scaleprior.progress import ProgressFn
 
@@ -30,7 +31,8 @@ def start_from(
 ) -> tuple[LoadedConfig, Path | None]:
     """The config and the backbone for ``engine.train``: a canonical file, or None for what ``MODEL.WEIGHTS`` says.
 
-    An address that the engine may know how to fetch becomes ``MODEL.WEIGHTS``, since no path can hold it.
+    An address that the engine may know how to fetch becomes ``MODEL.WEIGHTS``, since no path can hold it; so does a
+    detector where ``SCALEPRIOR.START`` asks for one.
 
     Args:
         weights: whatever names a backbone; None or "" leaves all to ``MODEL.WEIGHTS``.
@@ -41,7 +43,7 @@ def start_from(
     """
     if weights is None or not str(weights):
         return loaded, None
-    if stays_an_address(weights, engine):
+    if stays_an_address(weights, engine) or starts_from_detector(loaded.cfg):
         return override_config(loaded, [("MODEL.WEIGHTS", text_of(weights))], origin="weights"), None
     return loaded, canonical_file(weights, progress=progress)
 

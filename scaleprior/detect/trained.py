@@ -23,12 +23,13 @@ class TrainedDetector:
         class_names: of class 0, 1, ...
         category_ids: the data's ids of class 0, 1, ...; None where the engine does not bind a model to them.
         config: the keys that the weights depend on, with their values in JSON's types.
-        card: the backbone's; None from scratch.
+        card: the backbone's; None from scratch, and where the start was a detector.
         seed, max_iter: of the training run.
         fingerprint: hash of all that determined the training run, with its history.
         created_by: version and commit of ScalePrior.
         tuning: what else identifies the run in a comparison (``detect.identity.tuning_of``); empty in older files.
         extended: the schedules that the run was begun under, where it was gone on with under a longer one.
+        start: of a run that began with a whole detector: "detector", its name, and "sha256" of its file; else empty.
     """
 
     class_names: tuple[str, ...]
@@ -41,6 +42,7 @@ class TrainedDetector:
     created_by: CreatedBy
     tuning: Mapping[str, Any] = field(default_factory=dict)
     extended: tuple[Extension, ...] = ()
+    start: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, in the words that either engine's files have held since before they shared a record."""
@@ -55,6 +57,8 @@ class TrainedDetector:
         }
         if self.extended:
             facts["extended"] = [each.to_dict() for each in self.extended]
+        if self.start:
+            facts["start"] = dict(self.start)
         if self.category_ids is None:
             return {**facts, "classes": list(self.class_names)}
         return {"class_names": list(self.class_names), "category_ids": list(self.category_ids), **facts}
@@ -79,6 +83,7 @@ class TrainedDetector:
                 created_by=raw["created_by"],
                 tuning=raw.get("tuning", {}),
                 extended=read_history(raw, where=where),
+                start=raw.get("start", {}),
             )
         except (KeyError, TypeError) as e:
             raise UserError(f"model {where} cannot be read: {e}", hint="the file is damaged; get it again") from e

@@ -17,6 +17,7 @@ from scaleprior.config.dotted import flat_config
 from scaleprior.config.fingerprint import cell_settings
 from scaleprior.corpus import Corpus
 from scaleprior.detect.engines import get_engine
+from scaleprior.detect.plan import starts_from_detector
 from scaleprior.errors import UserError
 from scaleprior.pretrain.plan import check_pretraining, parent_card, run_identity
 from scaleprior.pretrain.recipe import training_images
@@ -300,6 +301,12 @@ def _check_stages(
         UserError: what a stage would refuse once its turn came; names the architecture and the key.
     """
     try:
+        if starts_from_detector(detector.cfg):
+            raise UserError(
+                f"SCALEPRIOR.START is {detector.cfg.SCALEPRIOR.START!r} ({detector.source}): such a detector counts no "
+                "images of pretraining",
+                hint="leave the key out: a study's cells start from backbones",
+            )
         card = rung.card if rung is not None else None
         if learner is not None:
             card = check_pretraining(learner.cfg)

@@ -156,6 +156,13 @@ def test_detectron2s_resnets_are_not_taken_for_the_trunk_that_a_config_names(tmp
         plan(tmp_path, planned, "detectron2", **named)
 
 
+def test_a_study_starts_from_no_detector(tmp_path: Path, planned: Path) -> None:
+    """Whose pretraining images nobody counts."""
+    asked = overridden("finetune", SCALEPRIOR__START="detector")
+    with pytest.raises(UserError, match=r"SCALEPRIOR\.START is 'detector' .*counts no images of pretraining"):
+        plan(tmp_path, planned, **asked)
+
+
 def test_from_scratch_is_from_scratch(tmp_path: Path, planned: Path) -> None:
     weights = overridden("finetune", MODEL__WEIGHTS="somebody.safetensors")
     with pytest.raises(UserError, match=r"from scratch would start from MODEL.WEIGHTS somebody.safetensors .*scratch"):

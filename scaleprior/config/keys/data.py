@@ -7,6 +7,7 @@ from functools import partial
 from scaleprior.config.keys.key import (
     DETECTION,
     DETECTORS,
+    DETECTRON2,
     EVALUATE,
     EVERYBODY,
     FINETUNE,
@@ -115,6 +116,13 @@ OWN = (
         "says holds. On the detectron2 engine warn also loads what fits of a trunk that was changed inside, and says "
         "what does not. No effect on the results of what strict lets through.",
         engines=DETECTORS, changes=(), legal=one_of("strict", "warn"), since=2,
+    ),
+    Key(
+        "SCALEPRIOR.START", "backbone",
+        "What MODEL.WEIGHTS is, in fine-tuning: a backbone, or a whole detector. Of that all tensors that fit are "
+        "taken; the others, as those of another number of classes, are named and start fresh. The row of such a run "
+        "has no number of pretraining images, and studies refuse it.",
+        engines=(DETECTRON2,), changes=(FINETUNE,), legal=one_of("backbone", "detector"), since=2,
     ),
     Key(
         "SCALEPRIOR.RESULTS", "",

@@ -29,10 +29,18 @@ def check_keys(cfg: CfgNode) -> None:
         UserError: names the key and its value.
     """
     check_values(cfg, TORCHVISION)
+    _require_start(cfg)
     if cfg.SOLVER.NESTEROV and cfg.SOLVER.MOMENTUM == 0:
         raise UserError("SOLVER.NESTEROV is True with SOLVER.MOMENTUM 0", hint="give a momentum above 0")
     _check_sizes(cfg)
     _check_architecture(cfg)
+
+
+def _require_start(cfg: CfgNode) -> None:
+    if cfg.SCALEPRIOR.START != "backbone":
+        raise UserError(
+            f"SCALEPRIOR.START is {cfg.SCALEPRIOR.START!r}; that needs the detectron2 engine", hint="take backbone"
+        )
 
 
 def _check_sizes(cfg: CfgNode) -> None:
