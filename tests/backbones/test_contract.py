@@ -50,6 +50,15 @@ def test_a_set_key_that_contradicts_is_an_error_with_the_line_to_use(key: str, v
     apply_card(load_config(None, [word.strip("'") for word in override.split(" ", 1)]), CARD)
 
 
+def test_a_contradiction_can_be_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """The key that was set holds; those that nobody set follow the card all the same."""
+    cfg = apply_card(load_config(None, ["INPUT.FORMAT", "BGR", "SCALEPRIOR.CONTRACT", "warn"]), CARD)
+    assert (cfg.INPUT.FORMAT, cfg.MODEL.RESNETS.DEPTH) == ("BGR", 101)
+    assert "contradicts the card of backbone w: INPUT.FORMAT is 'BGR'; use INPUT.FORMAT RGB" in caplog.text
+    with pytest.raises(UserError, match=r"SCALEPRIOR.CONTRACT is 'lax'; take one of strict, warn"):
+        apply_card(load_config(None, ["INPUT.FORMAT", "BGR", "SCALEPRIOR.CONTRACT", "lax"]), CARD)
+
+
 def test_set_keys_that_agree_pass() -> None:
     opts = ["INPUT.FORMAT", "RGB", "MODEL.RESNETS.NORM", "BN", "MODEL.PIXEL_MEAN", "[123.6751, 116.28, 103.53]"]
     cfg = apply_card(load_config(None, opts), CARD)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -105,3 +105,24 @@ def coco(tmp_path: Path) -> list[str]:
     """Overrides that train and evaluate on one small set."""
     path, root = make_coco(tmp_path / "data", images=8)
     return data_overrides(path, root)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> str:
+    backbone_file(tmp_path / "w.safetensors")
+    return str(tmp_path / "w.safetensors")
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """Gives the plugin's warnings since the last call that hold a text, whatever a test before did to the logger."""
+    for name in ("detectron2", "detectron2.scaleprior"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    caplog.set_level(logging.WARNING)
+
+    def said(text: str) -> list[str]:
+        found = [r.getMessage() for r in caplog.records if text in r.getMessage() and "scaleprior" in r.name]
+        caplog.clear()
+        return found
+
+    return said

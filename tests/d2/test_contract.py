@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import logging
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,15 @@ from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock, ResN
 
 import scaleprior.d2
 from scaleprior.backbones import Card, ResNetSpec, load_backbone
-from scaleprior.config import load_config
 from scaleprior.d2.built import note_around
 from scaleprior.d2.checkpoint import extend_checkpointer
-from scaleprior.d2.plan import default_config, plan_training
+from scaleprior.d2.pixels import loader_order
+from scaleprior.d2.timm_backbones import TimmBackbone
 from scaleprior.d2.zoo_files import zoo_file
 from scaleprior.errors import UserError
-from tests.d2.conftest import NARROW, backbone_file, tiny
+from tests.d2.conftest import NARROW, timm_file, tiny
 from tests.d2.test_checkpoint import model_for, trunk_of
+from tests.d2.test_timm_backbones import BIT
 
 HALF = [127.5] * 3
 BGR = {"MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675], "MODEL.PIXEL_STD": [1.0] * 3, "INPUT.FORMAT": "BGR"}
@@ -45,34 +45,6 @@ SEGMENTOR = {
     "MODEL.SEM_SEG_HEAD.IN_FEATURES": ["p2", "p3"],
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32,
 }
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> str:
-    backbone_file(tmp_path / "w.safetensors")
-    return str(tmp_path / "w.safetensors")
-
-
-@pytest.fixture
-def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
-    """Warnings of the plugin's since the last call that hold a text, whatever a test before did to the logger."""
-    for name in ("detectron2", "detectron2.scaleprior"):
-        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
-    caplog.set_level(logging.WARNING)
-
-    def said(text: str) -> list[str]:
-        found = [r.getMessage() for r in caplog.records if text in r.getMessage() and "scaleprior" in r.name]
-        caplog.clear()
-        return found
-
-    return said
-
-
-@pytest.fixture
-def warn() -> Iterator[None]:
-    scaleprior.d2.contract_mode("warn")
-    yield
-    scaleprior.d2.contract_mode("strict")
 
 
 def refusal(model: nn.Module, weights: str, **companions: Any) -> str:
@@ -329,10 +301,11 @@ def test_statistics_are_found_wherever_they_are(weights: str, said: Callable[[st
     assert "pixel statistics (no module" in said("could not check")[0]
 
 
-def test_the_stock_trainer_with_a_mapper_of_ones_own(weights: str, coco: list[str]) -> None:
+@pytest.mark.parametrize("base", [DefaultTrainer, scaleprior.d2.Trainer])
+def test_a_trainer_with_a_mapper_of_ones_own(base: type[DefaultTrainer], weights: str, coco: list[str]) -> None:
     """INPUT.FORMAT is right and the mapper does not care."""
 
-    class Own(DefaultTrainer):
+    class Own(base):
         @classmethod
         def build_train_loader(cls, cfg: CfgNode) -> Any:
             return build_detection_train_loader(cfg, mapper=reads("BGR"))  # pyright: ignore (a config in their place)
@@ -344,119 +317,20 @@ def test_the_stock_trainer_with_a_mapper_of_ones_own(weights: str, coco: list[st
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = weights, "cpu"
     with pytest.raises(UserError, match=r"mapper is 'BGR'; use a data mapper that reads images as INPUT\.FORMAT says"):
         Own(cfg).resume_or_load(resume=False)
-    DefaultTrainer(cfg).resume_or_load(resume=False)
-    scaleprior.d2.Trainer(cfg).resume_or_load(resume=False)
+    trainer = base(cfg)
+    trainer.resume_or_load(resume=False)
+    assert loader_order([trainer]) == "RGB"
+
+
+def test_the_eps_of_a_timm_trunk_is_looked_at(tmp_path: Path) -> None:
+    timm_file(tmp_path / "b.safetensors", BIT)
+    model = nn.ModuleDict({"backbone": TimmBackbone(BIT, norm="GN", norm_eps=1e-3)})
+    text = refusal(model, str(tmp_path / "b.safetensors"))
+    assert "eps of model.backbone's norms is 0.001; use eps 1e-05 in the norms of model.backbone, or a backbone" in text
 
 
 def card_of(weights: str) -> Card:
     return load_backbone(weights).card
-
-
-def test_who_evaluates_hears_that_the_heads_are_new(weights: str, said: Callable[[str], list[str]]) -> None:
-    """``--eval-only`` of stock tools loads a model and nothing else; who trains has something beside it."""
-    DetectionCheckpointer(model_for(NARROW, "FPN")).load(weights)
-    (line,) = said("untrained")
-    assert line == (
-        "backbone w: 265 of its 265 tensors fill the trunk; new, untrained: backbone (16), proposal_generator (6), "
-        "roi_heads (6)"
-    )
-    model = model_for(NARROW, "FPN")
-    DetectionCheckpointer(model, optimizer=torch.optim.SGD(model.parameters(), 0.1)).load(weights)
-    assert not said("untrained")
-
-
-def test_a_refused_load_leaves_the_checkpointer_usable(weights: str, tmp_path: Path) -> None:
-    model = model_for(NARROW, "FPN")
-    checkpointer = DetectionCheckpointer(model)
-    torch.save({"model": {}}, tmp_path / "x.pth")
-    for wrong in (str(tmp_path / "absent.pth"), f"{weights}?foo=1", f"{tmp_path}/x.pth?foo=1"):
-        with pytest.raises((AssertionError, UserError, ValueError), match=r"absent\.pth not found|foo"):
-            checkpointer.load(wrong)
-    checkpointer.load(weights)
-    assert torch.equal(trunk_of(model)["stem.conv1.weight"], load_backbone(weights).tensors["stem.conv1.weight"])
-
-
-@pytest.mark.parametrize("ending", ["safetensors", "pkl"])
-def test_queries_that_detectron2_does_not_know_are_refused(ending: str, weights: str, tmp_path: Path) -> None:
-    load_backbone(weights).export(tmp_path / "w.pkl")
-    file = tmp_path / f"w.{ending}"
-    text = refusal(model_for(NARROW, "FPN"), f"{file}?foo=1&matching_heuristics=True")
-    assert (
-        text == f"MODEL.WEIGHTS {file}?foo=1&matching_heuristics=True has the query foo, which means nothing to "
-        f"Detectron2; give {file}"
-    )
-    DetectionCheckpointer(model_for(NARROW, "FPN")).load(f"{file}?matching_heuristics=True")
-
-
-class Adapter(nn.Module):
-    """What somebody put into a stage."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        self.block = block
-        self.adapter = nn.Conv2d(128, 128, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.adapter(self.block(x))
-
-
-def changed() -> nn.Module:
-    """An adapter around a block, attention beside one, another norm in one."""
-    model = model_for(NARROW, "FPN")
-    trunk = model.backbone.bottom_up
-    trunk.res5[2] = Adapter(trunk.res5[2])
-    trunk.res4[0].attention = nn.Linear(64, 64)
-    trunk.res3[0].conv1.norm = nn.GroupNorm(2, 8)
-    return model
-
-
-def test_a_changed_trunk_takes_what_fits_where_that_is_asked_for(
-    weights: str, warn: None, said: Callable[[str], list[str]]
-) -> None:
-    model = changed()
-    DetectionCheckpointer(model).load(weights)
-    tensors, _ = load_backbone(weights)
-    # 3 convolutions of the block in the adapter with 5 tensors each, and the two statistics that GN has not
-    lost = {name for name in tensors if name.startswith("res5.2.")}
-    lost |= {f"res3.0.conv1.norm.running_{what}" for what in ("mean", "var")}
-    trunk = trunk_of(model)
-    assert len(lost) == 17
-    assert all(torch.equal(trunk[name], tensor) for name, tensor in tensors.items() if name not in lost)
-    lines = said("")
-    assert any(
-        "19 tensors of the model's trunk are not in it, first: backbone.bottom_up.res4.0.attention." in x for x in lines
-    )
-    assert any("17 of its tensors have no place in the model, first: res" in line for line in lines)
-    assert any("248 of its 265 tensors fill the trunk" in line for line in lines)
-    with pytest.raises(UserError, match="none of the 265 tensors"):
-        DetectionCheckpointer(nn.Linear(2, 2)).load(weights)
-    wrong = model_for(NARROW, "FPN", **BGR)
-    DetectionCheckpointer(wrong).load(weights)
-    (line,) = said("contradicts")
-    assert "INPUT.FORMAT is 'BGR'; use MODEL.PIXEL_MEAN" in line
-
-
-def test_a_changed_trunk_is_an_error_that_names_the_way(weights: str) -> None:
-    assert refusal(changed(), weights).endswith('takes what fits of it with scaleprior.d2.contract_mode("warn")')
-    with pytest.raises(UserError, match="mode is 'lax'; take one of strict, warn"):
-        scaleprior.d2.contract_mode("lax")  # pyright: ignore[reportArgumentType]
-
-
-def test_the_key_does_it_for_a_yacs_config(weights: str, coco: list[str], tmp_path: Path, said: Any) -> None:
-    """In our plan, where a key that was set stays; in the model that is built from it, by whomever."""
-    words = [*coco, "INPUT.FORMAT", "BGR", "SCALEPRIOR.CONTRACT", "warn", "MODEL.DEVICE", "cpu"]
-    cfg = plan_training(tiny("FPN", words), weights, tmp_path / "out").cfg
-    assert (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_STD) == ("BGR", HALF)
-    assert said("contradicts the card of backbone w: INPUT.FORMAT is 'BGR'")
-    DetectionCheckpointer(build_model(cfg)).load(weights)
-    assert said("the model contradicts the card of its backbone w: INPUT.FORMAT is 'BGR'; use INPUT.FORMAT RGB")
-    strict = tiny("FPN", [word if word != "warn" else "strict" for word in words])
-    with pytest.raises(UserError, match=r"INPUT\.FORMAT is 'BGR'"):
-        plan_training(strict, weights, tmp_path / "out")
-    with pytest.raises(UserError, match=r"SCALEPRIOR\.CONTRACT is 'lax'"):
-        build_model(
-            load_config(None, ["SCALEPRIOR.CONTRACT", "lax", "MODEL.DEVICE", "cpu"], defaults=default_config()).cfg
-        )
 
 
 def test_other_trunks_do_not_take_a_resnets_weights(weights: str) -> None:
