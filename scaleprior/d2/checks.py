@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from torch import distributed
 
 from scaleprior.backbones.trunks.selection import check_model_is_read, is_timm_config, spec_from_config
+from scaleprior.config.dotted import flat_config
 from scaleprior.d2.backends import check_backends
 from scaleprior.detect.faster_rcnn.keys import check_box_head
 from scaleprior.errors import ScalePriorError, UserError
@@ -38,6 +39,13 @@ def check_solver(cfg: CfgNode) -> None:
         raise UserError(
             "SOLVER.AMP.ENABLED is True with MODEL.DEVICE cpu; Detectron2 mixes precision on GPUs only",
             hint="use SOLVER.AMP.ENABLED False",
+        )
+    synced = [key for key, value in flat_config(cfg.MODEL, "MODEL.") if key.endswith(".NORM") and value == "SyncBN"]
+    if synced and on_cpu and comm.get_world_size() > 1:
+        raise UserError(
+            f"{synced[0]} is 'SyncBN' in {comm.get_world_size()} processes with MODEL.DEVICE cpu; torch synchronises "
+            "BN on GPUs only",
+            hint=f"use {synced[0]} BN, or one process",
         )
     if on_cpu and comm.get_world_size() > 1 and distributed.get_backend() == "nccl":
         raise UserError(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scaleprior.config import data_file
+from scaleprior.errors import UserError
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "gpus.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (1x|3x) \| (.*) \|$", PAGE, re.MULTILINE)
@@ -65,3 +66,18 @@ def test_the_commands_have_detectron2s_flags_and_keys() -> None:
         loaded = load_config(args.config_file, args.opts, defaults=default_config())
         assert loaded.cfg.SOLVER.REFERENCE_WORLD_SIZE == 8
     assert gpus == [1, 4, 8]
+
+
+@pytest.mark.detectron2
+def test_synchronised_norms_in_several_processes_on_a_cpu_are_refused_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Arm-SyncBN: one process takes it, where it is BN; torch would refuse several when the model is built."""
+    from scaleprior.d2.checks import check_solver
+    from scaleprior.d2.plan import default_config
+
+    cfg = default_config()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.merge_from_file(str(data_file("configs", "COCO-Detection/Arm-SyncBN.yaml")))
+    check_solver(cfg)
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    with pytest.raises(UserError, match=r"MODEL.RESNETS.NORM is 'SyncBN' in 2 processes with MODEL.DEVICE cpu"):
+        check_solver(cfg)
