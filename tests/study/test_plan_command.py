@@ -175,6 +175,16 @@ def test_what_is_done_counts_and_its_time_is_what_was_measured(finished: Path, t
     assert given.seconds_left() == {("R-50", ""): 36.0}
 
 
+@pytest.mark.detectron2
+def test_a_schedule_for_eight_gpus_is_planned_as_the_one_of_a_cell_takes_it() -> None:
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    words = ["seeds", "[0]", "finetune.overrides.SOLVER.REFERENCE_WORLD_SIZE", "8"]
+    plan = plan_study(load_spec("studies/paper_coco.yaml", words), Path("nowhere"))
+    work = {(cell.arm == "scratch_3x", cell.steps, cell.images_per_step) for cell in plan.cells}
+    assert work == {(False, 720_000, 2), (True, 2_160_000, 2)}
+    assert plan.to_dict()["work"]["all"]["finetune_images"] * 3 == 237_600_000
+
+
 def test_detectron2s_world_size_is_that_of_a_cell() -> None:
     """A config that is meant for 8 GPUs takes eight times the steps on one, for an eighth of the images."""
     cfg = load_config("COCO-Detection/faster_rcnn_R_50_C4.yaml").cfg.clone()
