@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import usual_norm
 from scaleprior.backbones.trunks.model import fitting_norms, same_eps
 from scaleprior.backbones.trunks.resnet.spec import BLOCKS_PER_STAGE, ResNetSpec
-from scaleprior.config.dotted import flat_config
 from scaleprior.config.load import parse_overrides
 from scaleprior.d2.lazy_nodes import is_call, name_of, nodes
 from scaleprior.d2.timm_backbones import TimmBackbone
@@ -59,10 +58,12 @@ def load_lazy(path: Path) -> DictConfig:
 def set_overrides(cfg: DictConfig, overrides: Mapping[str, Any] | Sequence[Any]) -> frozenset[str]:
     """Set ``{"train.max_iter": 10}``, nested mappings, or ``KEY VALUE`` words in ``cfg``; returns the keys.
 
+    A call (``L(AdamW)(lr=1e-4)``) takes the place of what is there, arguments and all.
+
     Raises:
         UserError: a key whose section the config does not have, which Detectron2 would add and nobody would read.
     """
-    pairs = list(flat_config(overrides)) if isinstance(overrides, Mapping) else parse_overrides(list(overrides))
+    pairs = list(_leaves(overrides)) if isinstance(overrides, Mapping) else parse_overrides(list(overrides))
     for key, value in pairs:
         parent = key.rpartition(".")[0]
         if not OmegaConf.is_config(OmegaConf.select(cfg, parent) if parent else cfg):
@@ -71,6 +72,14 @@ def set_overrides(cfg: DictConfig, overrides: Mapping[str, Any] | Sequence[Any])
             )
         OmegaConf.update(cfg, key, value, merge=False, force_add=True)
     return frozenset(key for key, _ in pairs)
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, Mapping) and not OmegaConf.is_config(value):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def around_backbone(cfg: DictConfig, card: Card, weights: str, explicit: frozenset[str] = frozenset()) -> DictConfig:

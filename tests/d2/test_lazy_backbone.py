@@ -16,10 +16,11 @@ pytestmark = pytest.mark.detectron2
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import LazyConfig, instantiate
+from detectron2.config import LazyCall as L, LazyConfig, instantiate
 from detectron2.engine import default_argument_parser
 from detectron2.modeling.backbone import ResNet
 from detectron2.modeling.backbone.resnet import BottleneckBlock, DeformBottleneckBlock
+from detectron2.solver.build import get_default_optimizer_params
 from omegaconf import DictConfig
 from torch import nn
 
@@ -275,6 +276,14 @@ def test_norms_that_a_lazy_resnet_cannot_have_are_refused(tmp_path: Path) -> Non
     backbone_file(tmp_path / "w.safetensors", norm_eps=1e-3)
     with pytest.raises(UserError, match=r"eps 0\.001; those of a LazyConfig's ResNet have 1e-05; `scaleprior backbone"):
         with_backbone(MASK_FPN, tmp_path / "w.safetensors")
+
+
+def test_a_call_among_the_overrides_replaces_a_call(narrow: Path) -> None:
+    adam = L(torch.optim.AdamW)(params=L(get_default_optimizer_params)(base_lr="${..lr}"), lr=1e-4)
+    cfg = with_backbone(MASK_FPN, narrow, {"optimizer": adam, "train": {"max_iter": 7}})
+    assert cfg.optimizer == adam
+    assert (cfg.train.max_iter, cfg.train.eval_period) == (7, 5000)
+    assert with_backbone(MASK_FPN, narrow, ["train.max_iter", "8"]).train.max_iter == 8
 
 
 def test_a_file_that_fails_is_named(narrow: Path, tmp_path: Path) -> None:
