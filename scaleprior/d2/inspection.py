@@ -134,26 +134,29 @@ def _order(
 ) -> Iterator[Mismatch | str]:
     wanted, read = card.channel_order, loader_order(companions)
     lazy_key = "dataloader.train.mapper.image_format"
+    silent = "the mapper of the training loader does not say in which order it reads"
     if note is not None:
         # Testing and DefaultPredictor go by the key, even where a mapper of somebody's own trains otherwise.
         if note.channel_order != wanted:
             yield Mismatch(_ORDER, note.channel_order, wanted)
+        elif read == "":
+            yield f"channel order ({_ORDER} is {wanted}, as the backbone expects; {silent})"
         elif read not in (None, wanted):
             remedy = f"a data mapper that reads images as {_ORDER} says"
             yield _Assignment("the image_format of the training data's mapper", read, wanted, remedy=remedy)
         return
-    if read is not None:
+    if read:
         if read != wanted:
             yield _Assignment(lazy_key, read, wanted)
         return
-    shown = attribute_around(model, place, "input_format")  # for drawing; the loader does not ask for it
-    if isinstance(shown, str) and shown != wanted:
-        yield _Assignment(
-            "model.input_format", shown, wanted, remedy=f"model.input_format={wanted} {lazy_key}={wanted}"
-        )
+    path, shown = attribute_around(model, place, "input_format") or ("", None)  # for drawing; no loader asks for it
+    key = dotted("model", path, "input_format")
+    if shown is not None and shown != wanted:
+        yield _Assignment(key, shown, wanted, remedy=f"{key}={wanted} {lazy_key}={wanted}")
         return
-    known = f"model.input_format is {shown}, which only drawing goes by" if shown else "the model has no input_format"
-    yield f"channel order (the backbone expects {wanted}; {known}, and {lazy_key} is not known when weights are loaded)"
+    known = f"{key} is {shown}, which only drawing goes by" if shown else "the model has no input_format"
+    unknown = f"{lazy_key} is not known when weights are loaded" if read is None else silent
+    yield f"channel order (the backbone expects {wanted}; {known}, and {unknown})"
 
 
 def _norm_eps(model: nn.Module, card: Card, place: TrunkPlace, note: BuiltFrom | None) -> Iterator[Mismatch | str]:

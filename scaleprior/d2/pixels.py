@@ -106,13 +106,13 @@ def _probed(path: str, module: nn.Module) -> Statistics | None:
     return Statistics(path, _NAMES[0], _numbers(-black.double() * std), _numbers(std))
 
 
-def attribute_around(model: nn.Module, place: TrunkPlace, name: str) -> Any:
-    """The attribute ``name`` of the innermost module around a trunk that has it; None where none has."""
+def attribute_around(model: nn.Module, place: TrunkPlace, name: str) -> tuple[str, Any] | None:
+    """The path of the innermost module around a trunk that has an attribute ``name``, and its value."""
     modules = dict(model.named_modules(remove_duplicate=False))
     for path in paths_above(place.path):
         value = getattr(modules[path], name, None)
         if value is not None:
-            return value
+            return path, value
     return None
 
 
@@ -123,17 +123,17 @@ def loader_order(parts: Iterable[Any]) -> str | None:
         parts: what may be a trainer: has a ``data_loader``.
 
     Returns:
-        "RGB", "BGR", ...; None: no trainer, or a loader in which no mapper says so.
+        "RGB", "BGR", ...; "" where nothing in the loader says so, as with a mapper that is a function. None: no loader.
     """
+    found = None
     for part in parts:
         try:
             loader = getattr(part, "data_loader", None)
         except (AttributeError, ReferenceError):  # a trainer that is not complete yet, or gone
             continue
-        order = _order(loader, set()) if loader is not None else None
-        if order is not None:
-            return order
-    return None
+        if loader is not None:
+            found = found or _order(loader, set()) or ""
+    return found
 
 
 def _order(holder: Any, seen: set[int]) -> str | None:

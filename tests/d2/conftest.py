@@ -114,10 +114,11 @@ def weights(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
-    """Gives the plugin's warnings since the last call that hold a text, whatever a test before did to the logger."""
-    for name in ("detectron2", "detectron2.scaleprior"):
-        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], list[str]]]:
+    """Gives the plugin's warnings since the last call that hold a text, whoever sets Detectron2's loggers up."""
+    ours = logging.getLogger("detectron2.scaleprior")
+    monkeypatch.setattr(ours, "propagate", False)  # its parent may hand on to pytest or not
+    ours.addHandler(caplog.handler)
     caplog.set_level(logging.WARNING)
 
     def said(text: str) -> list[str]:
@@ -125,4 +126,5 @@ def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> C
         caplog.clear()
         return found
 
-    return said
+    yield said
+    ours.removeHandler(caplog.handler)

@@ -235,6 +235,9 @@ def test_a_lazy_model_is_held_to_what_its_mapper_reads(
 
 def test_a_lazy_models_hints_are_assignments(weights: str) -> None:
     wrong = {"pixel_mean": [103.53, 116.28, 123.675], "pixel_std": [1.0] * 3}
+    assert "use model.student.input_format=RGB dataloader.train.mapper.image_format=RGB" in refusal(
+        Wrapper(instantiate(lazy("mask_rcnn_fpn"))), weights
+    )
     model = instantiate(lazy("mask_rcnn_fpn", stride_in_1x1=True, input_format="BGR", **wrong))
     hint = refusal(model, weights).partition("; use ")[2]
     assert hint == (
@@ -301,15 +304,19 @@ def test_statistics_are_found_wherever_they_are(weights: str, said: Callable[[st
     assert "pixel statistics (no module" in said("could not check")[0]
 
 
+def with_mapper(mapper: Any) -> Callable[[type, CfgNode], Any]:
+    """A ``build_train_loader`` as people override it."""
+    build: Any = build_detection_train_loader  # a config in the place of its arguments, which no checker sees
+    return lambda cls, cfg: build(cfg, mapper=mapper)
+
+
 @pytest.mark.parametrize("base", [DefaultTrainer, scaleprior.d2.Trainer])
-def test_a_trainer_with_a_mapper_of_ones_own(base: type[DefaultTrainer], weights: str, coco: list[str]) -> None:
+def test_a_trainer_with_a_mapper_of_ones_own(
+    base: type[DefaultTrainer], weights: str, coco: list[str], said: Callable[[str], list[str]]
+) -> None:
     """INPUT.FORMAT is right and the mapper does not care."""
 
-    class Own(base):
-        @classmethod
-        def build_train_loader(cls, cfg: CfgNode) -> Any:
-            return build_detection_train_loader(cfg, mapper=reads("BGR"))  # pyright: ignore (a config in their place)
-
+    Own = type("Own", (base,), {"build_train_loader": classmethod(with_mapper(reads("BGR")))})
     cfg = tiny("FPN", coco).cfg.clone()
     cfg.defrost()
     scaleprior.d2.register_datasets(cfg)
@@ -320,6 +327,15 @@ def test_a_trainer_with_a_mapper_of_ones_own(base: type[DefaultTrainer], weights
     trainer = base(cfg)
     trainer.resume_or_load(resume=False)
     assert loader_order([trainer]) == "RGB"
+    assert not said("could not check")
+    # as in Detectron2's tutorial, whose function reads BGR whatever the key says
+    Function = type("Function", (base,), {"build_train_loader": classmethod(with_mapper(lambda record: record))})
+    Function(cfg).resume_or_load(resume=False)
+    (line,) = said("could not check")
+    assert (
+        "channel order (INPUT.FORMAT is RGB, as the backbone expects; the mapper of the training loader does not"
+        in line
+    )
 
 
 def test_the_eps_of_a_timm_trunk_is_looked_at(tmp_path: Path) -> None:
