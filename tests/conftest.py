@@ -36,6 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -slow[item.path])
 
 
+def content(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every byte in a folder and when it was written; of a folder, when a file came to it or left it."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes() if path.is_file() else b"", path.stat().st_mtime_ns)
+        for path in [folder, *sorted(folder.rglob("*"))]
+    }
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real test data; tests that need it skip where it is absent."""

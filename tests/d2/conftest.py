@@ -92,14 +92,6 @@ def tiny(kind: str, overrides: Sequence[str] = ()) -> LoadedConfig:
     return LoadedConfig(loaded.cfg, loaded.explicit - pixels, loaded.source)
 
 
-def content(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Every byte in a folder and when it was written; of a folder, when a file came to it or left it."""
-    return {
-        str(path.relative_to(folder)): (path.read_bytes() if path.is_file() else b"", path.stat().st_mtime_ns)
-        for path in [folder, *sorted(folder.rglob("*"))]
-    }
-
-
 @pytest.fixture
 def coco(tmp_path: Path) -> list[str]:
     """Overrides that train and evaluate on one small set."""

@@ -24,8 +24,8 @@ from scaleprior.d2.engine import Detectron2Engine
 from scaleprior.d2.plan import plan_training, read_trained
 from scaleprior.d2.trainer import Trainer
 from scaleprior.errors import UserError
-from tests.conftest import REPO
-from tests.d2.conftest import FEW_STEPS, TINY_FPN, backbone_file, content, tiny
+from tests.conftest import REPO, content
+from tests.d2.conftest import FEW_STEPS, TINY_FPN, backbone_file, tiny
 from tests.detect.conftest import data_overrides, make_coco
 
 PIXELS = ["MODEL.PIXEL_MEAN", "[127.5, 127.5, 127.5]", "MODEL.PIXEL_STD", "[127.5, 127.5, 127.5]"]

@@ -22,8 +22,9 @@ from scaleprior.config import load_config
 from scaleprior.d2.plan import default_config
 from scaleprior.d2.pretraining import EventRecorder
 from scaleprior.pretrain import pretrain
+from tests.conftest import content
 from tests.pretrain.conftest import SMALL, _one_thread, corpus_folder, small_config  # noqa: F401 (fixtures)
-from tests.pretrain.test_run import REPO, load_tool, wait_for, weights
+from tests.pretrain.test_run import REPO, load_tool, stop_at, wait_for, weights
 
 pytestmark = pytest.mark.detectron2
 
@@ -195,3 +196,32 @@ def test_two_processes_stop_together_and_go_on(opts: Callable, tmp_path: Path) -
     assert set(range(2, 60, 3)) <= set(steps)
     assert json.loads((out / "run.json").read_text())["processes"] == 2
     assert (out / "log.txt.rank1").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "gone", "said"),
+    [
+        (["SEED", "1"], None, "holds a run with another config"),
+        (["SEED", "1"], "run.json", "checkpoint.safetensors holds a run with another config"),
+    ],
+)
+def test_a_refused_resume_leaves_the_folder_as_it_was(
+    words: list[str],
+    gone: str | None,
+    said: str,
+    tool: Callable,
+    opts: Callable,
+    small_config: Callable,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Detectron2's set-up, which writes log.txt and config.yaml, comes after the folder is known to be ours."""
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(small_config(), out, progress=stop_at(2))
+    if gone is not None:
+        (out / gone).unlink()
+    before = content(out)
+    assert tool("--resume", *opts(out, *words)) == 2
+    assert said in capsys.readouterr().err
+    assert content(out) == before

@@ -15,7 +15,8 @@ import yaml
 pytestmark = pytest.mark.detectron2
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
-from tests.d2.conftest import FEW_STEPS, TINY_FPN, backbone_file, content
+from tests.conftest import content
+from tests.d2.conftest import FEW_STEPS, TINY_FPN, backbone_file
 
 REPO = Path(__file__).resolve().parents[2]
 CONFIG = ["--config-file", "configs/COCO-Detection/Base-RCNN-FPN.yaml"]

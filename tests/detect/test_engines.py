@@ -177,6 +177,8 @@ def test_the_tools_flags_become_the_commands(tmp_path: Path) -> None:
     assert tool.arguments(args) == [*words.split(), "SCALEPRIOR.RESULTS", "runs/x/results.csv"]
     args = tool.parse(["--config-file", str(config), *opts, "SCALEPRIOR.RESULTS", "all.csv"])
     assert tool.arguments(args)[-2:] == ["SCALEPRIOR.RESULTS", "all.csv"]
+    args = tool.parse(["--config-file", str(config), "--extend", *opts])
+    assert tool.arguments(args)[:7] == ["detect", "train", "--config-file", str(config), "--engine", "auto", "--extend"]
 
 
 def test_bad_data_is_one_line_and_exit_code_2(tmp_path: Path, cli: Callable[..., Any]) -> None:

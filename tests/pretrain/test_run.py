@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.positions import BatchPlan
 from scaleprior.training.signals import Interrupted
 from tests.backbones.foreign import write_telling
+from tests.conftest import content
 from tests.pretrain.conftest import SMALL, index_images, index_verified, write_images
 
 REPO = Path(__file__).resolve().parents[2]
@@ -244,6 +246,43 @@ def test_folders_of_other_runs_are_refused(small_config: Callable, tmp_path: Pat
     pretrain(
         small_config("PRETRAIN.METRICS_PERIOD", "3", "PRETRAIN.LOADER.NUM_WORKERS", "1"), tmp_path / "run", resume=True
     )
+
+
+def stop_at(step: int) -> Callable[[int, int, object], None]:
+    def progress(done: int, total: int, numbers: object) -> None:
+        if done == step:
+            raise KeyboardInterrupt  # before the checkpoint of this step
+
+    return progress
+
+
+@pytest.mark.parametrize(
+    ("change", "spoil", "said"),
+    [
+        (("SEED", "1"), None, "holds a run with another config"),
+        ((), lambda run: (run / "run.json").write_text("{"), "is not JSON"),
+        (("SEED", "1"), lambda run: (run / "run.json").unlink(), "checkpoint.safetensors holds a run with another"),
+        ((), lambda run: spoil_last_byte(run / "checkpoint.safetensors"), "checkpoint.safetensors"),
+    ],
+)
+def test_a_refused_resume_leaves_the_folder_as_it_was(
+    change: tuple[str, ...], spoil: Callable | None, said: str, small_config: Callable, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(small_config(), run, progress=stop_at(2))
+    if spoil is not None:
+        spoil(run)
+    before = content(run)
+    with pytest.raises(UserError, match=re.escape(said)):
+        pretrain(small_config(*change), run, resume=True)
+    assert content(run) == before
+
+
+def spoil_last_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(small_config: Callable, tmp_path: Path) -> None:
