@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from scaleprior.d2.evaluation.augmented import check_augmentation
 from scaleprior.d2.evaluation.expected import check_expected
 from scaleprior.d2.evaluation.kinds import Part, evaluator_type, missing_modules, parts_of
-from scaleprior.d2.evaluation.places import check_places, needs_package
+from scaleprior.d2.evaluation.places import check_lvis, check_places, needs_package
 from scaleprior.errors import UserError
 
 __all__ = ["check_evaluation", "check_test_set"]
@@ -56,6 +56,8 @@ def check_test_set(cfg: CfgNode, name: str, *, files: bool = True) -> None:
         _check_output(cfg, name, part)
     for part in parts:
         needs_package(f"data set {name} is evaluated by {part.evaluator.__name__}", missing_modules(part.evaluator))
+    if evaluator_type(name) == "lvis":
+        check_lvis()
     _check_metadata(name)
     if files:
         check_places(name, evaluated=True)

@@ -6,10 +6,13 @@ Detectron2 reads them when the first step, or the first evaluation, is due; what
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.cityscapes import load_cityscapes_instances
 from detectron2.data.datasets.lvis import load_lvis_json
@@ -20,7 +23,7 @@ from scaleprior.d2.evaluation.voc import check_voc, listed_files
 from scaleprior.errors import UserError
 from scaleprior.wording import counted
 
-__all__ = ["annotation_files", "check_places", "needs_package"]
+__all__ = ["annotation_files", "check_lvis", "check_places", "needs_package"]
 
 # Metadata that is a path -> what lies there.
 _WHAT = {
@@ -43,9 +46,9 @@ _PANOPTIC = ("panoptic_json", "panoptic_root")
 _LOADERS = {"lvis": load_lvis_json, "cityscapes_instance": load_cityscapes_instances}
 # As Detectron2's datasets/README.md has it; under which name a checkout imports a package is its own affair.
 _INSTALL = {
-    "lvis": "pip install lvis",
+    "lvis": "pip install git+https://github.com/lvis-dataset/lvis-api.git",
     "panopticapi": "pip install git+https://github.com/cocodataset/panopticapi.git",
-    "cityscapesscripts": "pip install cityscapesscripts",
+    "cityscapesscripts": "pip install git+https://github.com/mcordts/cityscapesScripts.git",
 }
 _IMAGE, _LABELS = "_leftImg8bit.png", ("_gtFine_instanceIds.png", "_gtFine_labelIds.png", "_gtFine_polygons.json")
 
@@ -96,6 +99,20 @@ def needs_package(what: str, modules: list[str]) -> None:
     install = _INSTALL.get(package, f"install the package that has {modules[0]}")
     other = f"; this Detectron2 imports it as {modules[0]}" if package and not exact else ""
     raise UserError(f"{what}, which needs {package or modules[0]}, and that is not installed", hint=install + other)
+
+
+def check_lvis() -> None:
+    """Refuse the lvis of 2020, which PyPI still has, beside a NumPy without the names that it ends its evaluation with.
+
+    Raises:
+        UserError: says where the present one is.
+    """
+    spec = find_spec("lvis.eval")
+    text = Path(spec.origin).read_text(encoding="utf-8") if spec is not None and spec.origin else ""
+    if re.search(r"\bnp\.float\b", text) and not hasattr(numpy, "float"):
+        raise UserError(
+            f"the installed lvis uses np.float, which NumPy {numpy.__version__} does not have", hint=_INSTALL["lvis"]
+        )
 
 
 def _paths(kind: str | None, metadata: Any, *, evaluated: bool) -> Iterator[tuple[str, str]]:

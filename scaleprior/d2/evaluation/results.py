@@ -67,7 +67,8 @@ def to_result(found: Mapping[str, Any], dataset: str) -> DetectionResult:
 
 
 def _numbers(found: Mapping[str, Any]) -> _Numbers:
-    return {name: None if math.isnan(value) else float(value) for name, value in found.items()}
+    # LVIS says -1, which Detectron2 makes -100, of what there is nothing of.
+    return {name: None if math.isnan(value) or value < 0 else float(value) for name, value in found.items()}
 
 
 def _per_class(boxes: Mapping[str, float | None], dataset: str) -> dict[CocoId, ClassAP]:

@@ -24,7 +24,7 @@ from scaleprior.d2.evaluation.checks import check_evaluation, check_test_set
 from scaleprior.d2.evaluation.kinds import imported_late, missing_modules, parts_of
 from scaleprior.detect.check import check_detection
 from scaleprior.errors import UserError
-from tests.d2.conftest import backbone_file, tiny
+from tests.d2.conftest import TINY_FPN, backbone_file, tiny
 from tests.d2.evaluation.conftest import make_voc, register_sem_seg, register_voc
 
 
@@ -138,7 +138,7 @@ def test_a_package_that_is_not_installed_is_named() -> None:
     assert "panopticapi.utils" in imported_late(COCOPanopticEvaluator)
     assert missing_modules(PascalVOCDetectionEvaluator) == []
     if missing_modules(LVISEvaluator):
-        with pytest.raises(UserError, match="needs lvis, and that is not installed; pip install lvis"):
+        with pytest.raises(UserError, match="needs lvis, and that is not installed; pip install git"):
             check_test_set(tiny("FPN").cfg, "lvis_v1_val")
 
 
@@ -153,3 +153,23 @@ def test_the_kinds_are_those_of_detectron2s_own_tool() -> None:
             unknown.add(kind)
     assert unknown - {None} == {"cityscapes_panoptic_seg"}  # sets of other tests may say nothing
     check_evaluation(get_cfg())  # no test sets, nothing to ask
+
+
+@pytest.mark.parametrize("check", [[], ["--no-check"]])
+@pytest.mark.parametrize("name", ["voc_2007_val", "ade20k_sem_seg_val", "cityscapes_fine_instance_seg_val"])
+def test_tool_leaves_nothing_where_a_test_set_is_missing(
+    name: str, check: list[str], tmp_path: Path, coco: list[str]
+) -> None:
+    from scaleprior.commands.tool_flags import tool_parser
+    from scaleprior.d2.tool import run
+
+    backbone_file(tmp_path / "w.safetensors")
+    words = [*TINY_FPN, *coco, "MODEL.WEIGHTS", str(tmp_path / "w.safetensors"), "OUTPUT_DIR", str(tmp_path / "run")]
+    words += ["MODEL.PIXEL_MEAN", "[127.5, 127.5, 127.5]", "MODEL.PIXEL_STD", "[127.5, 127.5, 127.5]"]
+    args = tool_parser("").parse_args(
+        ["--config-file", "COCO-Detection/Base-RCNN-FPN.yaml", *check, *words, "DATASETS.TEST", f"('{name}',)"]
+    )
+    with pytest.raises(UserError, match=f"data set {name}") as e:
+        run(args)
+    assert e.value.exit_code == 2
+    assert not (tmp_path / "run").exists()

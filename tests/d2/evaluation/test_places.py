@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from detectron2.data.datasets import register_coco_instances
 from scaleprior.d2.datasets import register_datasets
 from scaleprior.d2.engine import Detectron2Engine
 from scaleprior.d2.evaluation.builtin_root import _ROOT
-from scaleprior.d2.evaluation.places import annotation_files, check_places
+from scaleprior.d2.evaluation.places import annotation_files, check_lvis, check_places
 from scaleprior.detect.check import check_detection
 from scaleprior.errors import UserError
 from tests.d2.conftest import tiny
@@ -122,3 +123,19 @@ def test_files_that_are_the_truth(tmp_path: Path) -> None:
     files = annotation_files(register_voc("voc", folder))
     assert [Path(file).name for file in files] == ["trainval.txt", *(f"{i:03d}.xml" for i in range(6))]
     assert annotation_files("coco_2017_val") == [f"{_ROOT}/coco/annotations/instances_val2017.json"]
+
+
+def test_the_lvis_of_2020_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last line of work raises an AttributeError with today's NumPy: PyPI's 0.5.3, against what followed it."""
+    (tmp_path / "lvis").mkdir()
+    (tmp_path / "lvis" / "__init__.py").touch()
+    source = tmp_path / "lvis" / "eval.py"
+    source.write_text("tp_sum = np.cumsum(tps, axis=1).astype(dtype=np.float)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "lvis", raising=False)
+    monkeypatch.delitem(sys.modules, "lvis.eval", raising=False)
+    with pytest.raises(UserError, match=r"the installed lvis uses np.float, which NumPy .* does not have; pip install"):
+        check_lvis()
+    source.write_text("tp_sum = np.cumsum(tps, axis=1).astype(dtype=np.float64)")
+    check_lvis()
+    monkeypatch.delitem(sys.modules, "lvis", raising=False)
