@@ -285,8 +285,9 @@ def _pretraining_rates(view: StudyView) -> dict[str, float]:
     seen: dict[str, dict[str, tuple[float, int]]] = {}
     for cell, result in view.finished():
         if result.pretrain is not None and result.pretrain.images_seen and "pretrain" in result.seconds:
-            measured = result.seconds["pretrain"], result.pretrain.images_seen
-            seen.setdefault(cell.arch, {})[cell.backbone_name] = measured  # once, whatever number of arms
+            runs, measured = seen.setdefault(cell.arch, {}), (result.seconds["pretrain"], result.pretrain.images_seen)
+            # of the arms that share it, the first pretrained it; each later one has its look at it on top
+            runs[cell.backbone_name] = min(runs.get(cell.backbone_name, measured), measured)
     return {
         arch: sum(seconds for seconds, _ in runs.values()) / sum(images for _, images in runs.values())
         for arch, runs in seen.items()

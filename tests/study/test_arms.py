@@ -272,6 +272,21 @@ def test_a_grid_with_arms_runs_to_the_end(armed: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_plan_takes_the_time_of_every_arm_for_its_own(armed: Path) -> None:
+    """Pretraining was done by the first arm that came; the other only looked at what was there."""
+    plan = sp.Study({**TINY, **grid()}, folder=armed.parent).plan(armed)
+    assert {cell.state for cell in plan.cells} == {"done"}
+    assert {group: rate.cells for group, rate in plan.rates.items()} == {
+        (arch, arm): count for arch in ("R-50", "R-101") for arm, count in (("plain", 4), ("slow", 6))
+    }
+    assert all(run.done for run in plan.pretrainings)
+    assert len(plan.pretrainings) == 8
+    for arch, seconds in plan.pretraining_rates.items():
+        first = [r for c, r in study_status(armed).finished() if (c.arch, c.arm) == (arch, "plain")]
+        assert seconds == pytest.approx(sum(r.seconds["pretrain"] for r in first) / (4 * 32))
+
+
+@pytest.mark.slow
 def test_the_plain_arm_measures_what_the_study_without_arms_does(armed: Path, tmp_path: Path) -> None:
     """The same bytes but for the new column."""
     study = sp.Study({**TINY, **grid(arms={}, seeds=[1], ladder=[32], scratch=False)})
