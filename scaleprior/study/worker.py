@@ -115,6 +115,8 @@ def _stages(cell: Cell, folder: Path) -> CellResult:
         model = engine.train(detector, weights, folder / "finetune", resume=True, progress=progress)
     with clock.stage("evaluate") as progress:
         (found,) = engine.evaluate(detector, model, folder / "evaluate", progress=progress).values()
+    if not found.has_boxes:
+        raise UserError("the detector has no box AP, which a study measures", hint="take one that detects objects")
     versions = {"scaleprior": __version__, "torch": torch.__version__}
     return CellResult(found, pretrained, seconds=clock.wall, cpu_seconds=clock.cpu, versions=versions)
 

@@ -14,6 +14,7 @@ from detectron2.data.detection_utils import read_image
 
 from scaleprior.corpus.images import decode
 from scaleprior.d2 import register_datasets
+from scaleprior.d2.images import is_wide
 from scaleprior.d2.loader import NamedMapper, ResumableLoader
 from scaleprior.d2.trainer import Trainer
 from scaleprior.errors import UserError
@@ -98,3 +99,15 @@ def test_strictness_holds_with_detectron2_too(tmp_path: Path, coco: list[str]) -
     for batches in (ResumableLoader.from_config(cfg), Trainer.build_test_loader(cfg, cfg.DATASETS.TEST[0])):
         with pytest.raises(UserError, match="PNG with bytes after the end"):
             next(iter(batches))
+
+
+@pytest.mark.parametrize(("orientation", "wide"), [(1, True), (3, True), (6, False), (8, False)])
+def test_an_entry_without_sides_is_as_wide_as_its_upright_image(tmp_path: Path, orientation: int, wide: bool) -> None:
+    """Semantic sets say no sides (ADE20k); Detectron2 knows them once the image is read and turned."""
+    path = tmp_path / "a.jpg"
+    path.write_bytes(save(noise()[:8, :16], "JPEG", exif=exif(orientation)))
+    pixels = read_image(str(path))
+    assert is_wide({"file_name": str(path)}) == wide == (pixels.shape[1] > pixels.shape[0])
+    assert is_wide({"file_name": "nowhere", "width": 2, "height": 1})
+    with pytest.raises(UserError, match="image nowhere cannot be used"):
+        is_wide({"file_name": "nowhere"})

@@ -9,8 +9,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from scaleprior.d2.evaluation.augmented import check_augmentation
 from scaleprior.d2.evaluation.expected import check_expected
-from scaleprior.d2.evaluation.kinds import Part, evaluator_type, missing_modules, parts_of
+from scaleprior.d2.evaluation.kinds import Part, evaluator_type, missing_modules, parts_of, parts_of_kind
 from scaleprior.d2.evaluation.places import check_lvis, check_places, needs_package
+from scaleprior.detect.data.names import own_sets
 from scaleprior.errors import UserError
 
 __all__ = ["check_evaluation", "check_test_set"]
@@ -32,9 +33,12 @@ _REMEDY = {
 
 
 def check_evaluation(cfg: CfgNode, *, own_evaluators: bool = False, looked_at: Collection[str] = ()) -> None:
-    """Refuse a ``DATASETS.TEST`` that the model could not be evaluated on; sets that are not registered yet are left.
+    """Refuse a ``DATASETS.TEST`` that the model could not be evaluated on.
+
+    Of sets that are not registered yet only those of SCALEPRIOR.DATASETS are looked at.
 
     Args:
+        cfg: with our keys (``add_scaleprior_config``).
         own_evaluators: the caller builds them, and nothing is known of what they need.
         looked_at: sets whose files somebody else asks for.
 
@@ -43,6 +47,10 @@ def check_evaluation(cfg: CfgNode, *, own_evaluators: bool = False, looked_at: C
             that does not put out what is evaluated; TEST.AUG and TEST.EXPECTED_RESULTS that cannot be honoured.
     """
     registered = [] if own_evaluators else [name for name in cfg.DATASETS.TEST if name in DatasetCatalog]
+    for name in () if own_evaluators else own_sets(cfg):
+        if name in cfg.DATASETS.TEST:  # COCO's kind, registered or not
+            for part in parts_of_kind("coco"):
+                _check_output(cfg, name, "coco", part)
     for name in registered:
         check_test_set(cfg, name, files=name not in looked_at)
     check_augmentation(cfg, registered)
@@ -51,26 +59,25 @@ def check_evaluation(cfg: CfgNode, *, own_evaluators: bool = False, looked_at: C
 
 def check_test_set(cfg: CfgNode, name: str, *, files: bool = True) -> None:
     """:func:`check_evaluation` of one registered set."""
-    parts = parts_of(name)
+    parts, kind = parts_of(name), str(evaluator_type(name))
     for part in parts:
-        _check_output(cfg, name, part)
+        _check_output(cfg, name, kind, part)
     for part in parts:
         needs_package(f"data set {name} is evaluated by {part.evaluator.__name__}", missing_modules(part.evaluator))
-    if evaluator_type(name) == "lvis":
+    if kind == "lvis":
         check_lvis()
     _check_metadata(name)
     if files:
         check_places(name, evaluated=True)
 
 
-def _check_output(cfg: CfgNode, name: str, part: Part) -> None:
+def _check_output(cfg: CfgNode, name: str, kind: str, part: Part) -> None:
     architecture = cfg.MODEL.META_ARCHITECTURE
     gives = _GIVES.get(architecture)
     if gives is None:
         return
     if architecture == "PanopticFPN" and not cfg.MODEL.PANOPTIC_FPN.COMBINE.ENABLED:
         gives = gives - {"panoptic_seg"}
-    kind = evaluator_type(name)
     if not gives & set(part.reads):
         raise UserError(
             f"data set {name} has the evaluator type {kind!r}, which measures {part.reads[0]!r}; "

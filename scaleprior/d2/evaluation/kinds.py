@@ -29,7 +29,7 @@ from detectron2.evaluation import (
 from scaleprior.d2.evaluation.coco import Evaluator
 from scaleprior.errors import UserError
 
-__all__ = ["Part", "build_evaluator", "evaluator_type", "imported_late", "missing_modules", "parts_of"]
+__all__ = ["Part", "build_evaluator", "evaluator_type", "imported_late", "missing_modules", "parts_of", "parts_of_kind"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,11 @@ def parts_of(name: str) -> tuple[Part, ...]:
             hint=f"set MetadataCatalog.get({name!r}).evaluator_type to one of {known}, override build_evaluator, or "
             "leave the set out of DATASETS.TEST",
         )
+    return _KINDS[kind]
+
+
+def parts_of_kind(kind: str) -> tuple[Part, ...]:
+    """The evaluators of an evaluator type that is known."""
     return _KINDS[kind]
 
 

@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.detectron2
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
-from detectron2.config import get_cfg
+
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.lvis import load_lvis_json
 from detectron2.evaluation import COCOPanopticEvaluator, LVISEvaluator, PascalVOCDetectionEvaluator
@@ -22,6 +22,8 @@ from scaleprior.d2 import Trainer
 from scaleprior.d2.engine import Detectron2Engine
 from scaleprior.d2.evaluation.checks import check_evaluation, check_test_set
 from scaleprior.d2.evaluation.kinds import imported_late, missing_modules, parts_of
+from scaleprior.d2.evaluation.results import to_result
+from scaleprior.d2.plan import default_config
 from scaleprior.detect.check import check_detection
 from scaleprior.errors import UserError
 from tests.d2.conftest import TINY_FPN, backbone_file, tiny
@@ -152,7 +154,7 @@ def test_the_kinds_are_those_of_detectron2s_own_tool() -> None:
         except UserError:
             unknown.add(kind)
     assert unknown - {None} == {"cityscapes_panoptic_seg"}  # sets of other tests may say nothing
-    check_evaluation(get_cfg())  # no test sets, nothing to ask
+    check_evaluation(default_config())  # no test sets, nothing to ask
 
 
 @pytest.mark.parametrize("check", [[], ["--no-check"]])
@@ -173,3 +175,20 @@ def test_tool_leaves_nothing_where_a_test_set_is_missing(
         run(args)
     assert e.value.exit_code == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_sets_of_ones_own_are_looked_at_before_they_are_registered(coco: list[str]) -> None:
+    cfg = tiny("FPN", [*coco, "MODEL.META_ARCHITECTURE", "SemanticSegmentor"]).cfg
+    with pytest.raises(UserError, match=r"data set tiny has the evaluator type 'coco', which measures 'instances'"):
+        check_evaluation(cfg)
+    assert "tiny" not in DatasetCatalog
+
+
+def test_a_number_that_an_evaluator_has_not_is_none() -> None:
+    """nan of COCO's, and -100, which Detectron2 makes of LVIS' -1 where no class has a frequency."""
+    result = to_result({"bbox": {"AP": 5.0, "AP50": 9.0, "AP75": 1.0, "APs": math.nan, "APf": -100.0}}, "lvis_v1_val")
+    assert result.metrics == {"bbox": {"AP": 5.0, "AP50": 9.0, "AP75": 1.0, "APs": None, "APf": None}}
+    assert (result.ap, result.ap_small) == (5.0, None)
+    proposals = to_result({"box_proposals": {"AR@100": 12.0}}, "coco_2017_val")
+    assert not proposals.has_boxes
+    assert proposals.metrics == {"box_proposals": {"AR@100": 12.0}}
