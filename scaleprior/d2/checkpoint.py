@@ -106,7 +106,12 @@ def _fill_trunks(checkpointer: DetectionCheckpointer, checkpoint: dict[str, Any]
     match = match_trunk(model, tensors, card, strict=strict)
     require_contract(model, card, match.places, companions, strict=strict)
     warn_of_assumed(card, logger)
-    incompatible = load_model(checkpointer, {"model": {name: tensors[source] for name, source in match.filled.items()}})
+    state = {name: tensors[source] for name, source in match.filled.items()}
+    # Detectron2 takes this off once, where all begin with it, for files of DDP's; here the model is an average.
+    if all(name.startswith("module.") for name in state):
+        state = {f"module.{name}": tensor for name, tensor in state.items()}
+    incompatible = load_model(checkpointer, {"model": state})
+    assert not set(match.filled) & set(incompatible.missing_keys)
     for said in match.left:
         logger.warning("backbone %s does not fit completely: %s", card.name, said)
     fresh = [name for name in incompatible.missing_keys if not name.endswith(COUNTER)]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torchvision.ops import DeformConv2d
 
 pytestmark = pytest.mark.detectron2
@@ -115,7 +116,15 @@ class Wrapper(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "wrap", [Wrapper, lambda m: Wrapper(nn.DataParallel(m)), torch.compile, copy.deepcopy, lambda m: nn.Sequential(m)]
+    "wrap",
+    [
+        Wrapper,
+        lambda m: Wrapper(nn.DataParallel(m)),
+        torch.compile,
+        copy.deepcopy,
+        lambda m: nn.Sequential(m),
+        AveragedModel,
+    ],
 )
 def test_a_wrapped_detector_is_found(wrap: Callable[[nn.Module], nn.Module], weights: str) -> None:
     wrong = refusal(wrap(model_for(NARROW, "FPN", **BGR)), weights)
