@@ -31,6 +31,7 @@ try:
     from scaleprior.d2.checkpoint import extend_checkpointer
     from scaleprior.d2.contract import apply_card, check_contract, check_model, contract_mode
     from scaleprior.d2.datasets import register_coco, register_datasets
+    from scaleprior.d2.loader import ResumableLoader
     from scaleprior.d2.matching import match_trunk
     from scaleprior.d2.model_zoo import with_backbone
     from scaleprior.d2.trainer import Trainer
@@ -54,6 +55,7 @@ register(PathManager)
 
 __all__ = [
     "Detectron2Error",
+    "ResumableLoader",
     "Trainer",
     "add_scaleprior_config",
     "apply_card",

@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from scaleprior.config import LoadedConfig, load_config
+from scaleprior.config.load import CONFIG_FILE, OWN_FILE
 from scaleprior.config.saved import write_config
 from scaleprior.d2.checkpoint import load_detector
 from scaleprior.d2.checks import detectron2_refuses
@@ -35,8 +36,9 @@ from scaleprior.detect.engines import get_engine
 from scaleprior.detect.metrics import results_to_dict
 from scaleprior.detect.start import model_to_evaluate
 from scaleprior.errors import FailureError, ScalePriorError, UserError
-from scaleprior.files import write_json
+from scaleprior.files import write_bytes, write_json
 from scaleprior.training.launching import check_counts, supervise
+from scaleprior.training.run_folder import RUN_FILE
 from scaleprior.wording import parameter
 
 __all__ = ["run"]
@@ -125,7 +127,7 @@ def _on_main(work: Callable[[], T]) -> T:
     """What ``work()`` returns on the main process, on all of them; nothing is written before all know of it.
 
     Raises:
-        UserError: what the main process was refused.
+        UserError, FailureError: as on the main process.
     """
     result: T | None = None
     refusal: ScalePriorError | None = None
@@ -134,12 +136,13 @@ def _on_main(work: Callable[[], T]) -> T:
             result = work()
         except ScalePriorError as e:
             refusal = e
-    said = comm.all_gather((result, None if refusal is None else refusal.wording.marked))
+    said = comm.all_gather((result, None if refusal is None else (refusal.exit_code, refusal.wording.marked)))
     if refusal is not None:
         raise refusal
-    result, refused = cast("list[tuple[T, str | None]]", said)[0]
+    result, refused = cast("list[tuple[T, tuple[int, str] | None]]", said)[0]
     if refused is not None:
-        raise UserError(refused)
+        code, text = refused
+        raise (UserError if code == UserError.exit_code else FailureError)(text)
     return result
 
 
@@ -151,17 +154,25 @@ def _check(loaded: LoadedConfig, out: Path) -> None:
 def _set_up(plan: Plan, args: argparse.Namespace, loaded: LoadedConfig) -> None:
     """Detectron2's own set-up, which writes ``log.txt`` and ``config.yaml`` and seeds, and our logger beside its own.
 
+    Where a run is evaluated in its folder, ``config.yaml`` stays that of its training.
+
     Raises:
         FailureError: the folder cannot be written to.
     """
     out = plan.cfg.OUTPUT_DIR
+    files = [Path(out) / name for name in (CONFIG_FILE, OWN_FILE)] if args.eval_only else []
+    of_training = {path: path.read_bytes() for path in files if path.is_file() and (Path(out) / RUN_FILE).is_file()}
     try:
         setup_logger(out, distributed_rank=comm.get_rank(), name="scaleprior")
     except OSError as e:
         raise FailureError(f"cannot write OUTPUT_DIR {out}: {e.strerror or e}", hint="choose another folder") from e
     # Detectron2 opens the file to log it, and ours may be given by its name in configs/.
     default_setup(plan.cfg, argparse.Namespace(**{**vars(args), "config_file": loaded.source}))
-    if comm.is_main_process():
+    if not comm.is_main_process():
+        return
+    for path, text in of_training.items():
+        write_bytes(path, text)
+    if not of_training:
         write_config(plan.cfg, out)  # in place of Detectron2's, which holds our keys, too
 
 

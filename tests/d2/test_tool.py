@@ -56,8 +56,11 @@ def test_train_resume_and_evaluate(tmp_path: Path, coco: list[str]) -> None:
     base = REPO / "configs" / "COCO-Detection" / "Base-RCNN-FPN.yaml"
     (tmp_path / "own.yaml").write_text(f"_BASE_: {base}\nMODEL:\n  WEIGHTS: {tmp_path / 'w.safetensors'}\n")
     unnamed = [word for word in words if word not in ("MODEL.WEIGHTS", tmp_path / "w.safetensors")]
-    again = tool("--config-file", tmp_path / "own.yaml", "--eval-only", *unnamed)
+    files = [tmp_path / "run" / name for name in ("config.yaml", "scaleprior.yaml")]
+    saved = [path.read_bytes() for path in files]
+    again = tool("--config-file", tmp_path / "own.yaml", "--eval-only", *unnamed, "SOLVER.MAX_ITER", "90000")
     assert again.returncode == 0, again.stderr[-3000:]
+    assert [path.read_bytes() for path in files] == saved  # what the model was trained with
     assert json.loads(again.stdout.splitlines()[-1])["model"] == str(tmp_path / "run" / "model_final.pth")
     assert json.loads(again.stdout.splitlines()[-1])["AP"] == printed["AP"]
     assert len(list(csv.DictReader((tmp_path / "all.csv").open()))) == 1

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -222,7 +222,7 @@ def test_data_and_sampler_of_ones_own(config: Callable[..., CfgNode]) -> None:
             return iter(records)
 
     with pytest.raises(UserError, match="the data set is a Stream, which has no places to go on from"):
-        ResumableLoader.from_config(cfg, dict, dataset=Stream())
+        ResumableLoader.from_config(cfg, dict, dataset=cast("Any", Stream()))
 
 
 class Order(HookBase):
