@@ -161,12 +161,17 @@ def _definition(where: str, name: str) -> tuple[ast.stmt | None, str | None]:
     """The statement of a module that defines ``name``, and its docstring: for a value, the string that follows it."""
     body = _tree(where).body
     for node, following in zip(body, [*body[1:], None], strict=True):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name and not _overload(node):
             return node, ast.get_docstring(node)
         if name in _assigned(node):
             text = following.value if isinstance(following, ast.Expr) else None
             return node, text.value if isinstance(text, ast.Constant) and isinstance(text.value, str) else None
     return None, None
+
+
+def _overload(node: ast.FunctionDef | ast.ClassDef) -> bool:
+    """Whether a definition is of types alone: the one that follows it says what the function does."""
+    return any(isinstance(each, ast.Name) and each.id == "overload" for each in node.decorator_list)
 
 
 def _method_docstring(where: str, node: ast.ClassDef, method: str) -> str | None:

@@ -124,11 +124,12 @@ def test_every_public_name_has_a_docstring() -> None:
 def test_a_name_without_a_docstring_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "scaleprior"
     package.mkdir()
-    head = '"""P."""\n__all__ = ["A", "B", "C", "f"]\n'
-    (package / "__init__.py").write_text(head + "from scaleprior.m import A, B, C, f\n")
+    head = '"""P."""\n__all__ = ["A", "B", "C", "f", "g"]\n'
+    (package / "__init__.py").write_text(head + "from scaleprior.m import A, B, C, f, g\n")
     methods = '    def told(self):\n        """T."""\n    def silent(self): ...\n    def _own(self): ...\n'
     a_class, heir = f'class A:\n    """A."""\n{methods}', 'class B(A):\n    """B."""\n    def told(self): ...\n'
-    (package / "m.py").write_text(f'{a_class}{heir}C = 1\nD = 2\n"""D."""\ndef f(): ...\n')
+    typed = '@overload\ndef g(x: int): ...\ndef g(x):\n    """G."""\n'
+    (package / "m.py").write_text(f'{a_class}{heir}C = 1\nD = 2\n"""D."""\ndef f(): ...\n{typed}')
     monkeypatch.setattr(HOOKS, "REPOSITORY", tmp_path)
     assert [name for name, _ in HOOKS.undocumented("scaleprior")] == ["A.silent", "C", "f"]
     with pytest.raises(ValueError, match=r"scaleprior\.m: A\.silent\n  scaleprior\.m: C\n  scaleprior\.m: f$"):
