@@ -3,7 +3,8 @@
 After it, in any program that uses Detectron2:
 
 - ``MODEL.WEIGHTS`` may be a backbone file of ScalePrior's or ``scaleprior://NAME``; one that does not fit completely,
-  or that the model contradicts, is an error;
+  or that the model contradicts, is an error (:func:`contract_mode` makes it a warning);
+- ``build_model`` notes on a model the channel order of the config that it was built from;
 - ``MODEL.BACKBONE.NAME`` may be ``build_timm_backbone``, ``build_timm_fpn_backbone`` or
   ``build_retinanet_timm_fpn_backbone`` (with ``add_scaleprior_config(cfg)``).
 
