@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ pytestmark = [pytest.mark.detectron2, pytest.mark.slow]
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from scaleprior.detect import known_engines
+from tests.processes import wait_until
 from tests.study.conftest import TINY, run_study_command, start_study, write_spec
 from tests.study.test_study import _steps, _wait_until_unlocked
 
@@ -29,9 +29,7 @@ def test_a_study_on_detectron2_survives_kills(tmp_path: Path) -> None:
     out = tmp_path / "broken"
     for reached in (3, 7):
         process = start_study(spec, out, "--jobs", "1", "--engine", "detectron2")
-        deadline = time.monotonic() + 120
-        while _finetuned(out) < reached and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: _finetuned(out) >= reached, process)  # noqa: B023
         process.kill()
         process.communicate()
         _wait_until_unlocked(out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-REPO = Path(__file__).resolve().parents[2]
+from tests import processes
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -60,18 +59,14 @@ def write_spec(folder: Path, **changes: Any) -> Path:
 
 def start_study(spec: Path, out: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start ``scaleprior study run`` in a process of its own."""
-    command = [sys.executable, "-m", "scaleprior", "study", "run", str(spec), "--out", str(out), *arguments]
-    path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=spec.parent
-    )
+    command = [sys.executable, "-m", "scaleprior", "study", "run", spec, "--out", out, *arguments]
+    return processes.start(command, cwd=spec.parent)
 
 
 def run_study_command(spec: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run ``scaleprior study run`` to its end."""
     process = start_study(spec, out, *arguments)
-    stdout, stderr = process.communicate(timeout=600)
+    stdout, stderr = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 

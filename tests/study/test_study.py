@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from scaleprior.errors import UserError
 from scaleprior.study import load_spec, run_study, study_status
 from scaleprior.study.report.page import build_report
 from tests.detect.conftest import make_coco
+from tests.processes import wait_until
 from tests.study.conftest import TINY, results_of, run_study_command, start_study, write_spec
 
 
@@ -85,10 +87,8 @@ def test_killed_again_and_again_it_ends_with_the_same_results(finished: Path, tm
     generator = random.Random(0)
     for _ in range(3):
         process = start_study(spec, out, "--jobs", "2")
-        deadline = time.monotonic() + 60
         before = _steps(out)
-        while _steps(out) == before and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: process.poll() is not None or _steps(out) != before)  # noqa: B023
         time.sleep(generator.uniform(0, 1.5))
         process.kill()
         process.communicate()
@@ -107,9 +107,7 @@ def test_kill_loses_at_most_the_current_step(tmp_path: Path) -> None:
                "PRETRAIN.BUDGET.AMOUNT": 100000.0}}  # fmt: skip
     out = tmp_path / "out"
     process = start_study(write_spec(tmp_path, pretrain=endless, ladder=[64], scratch=False), out)
-    deadline = time.monotonic() + 60
-    while max(_steps(out).values(), default=0) < 5 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: max(_steps(out).values(), default=0) >= 5, process)
     (status,) = study_status(out).cells  # asked from another process, which is this one
     assert status.state == "running"
     assert status.progress is not None
@@ -124,21 +122,10 @@ def test_kill_loses_at_most_the_current_step(tmp_path: Path) -> None:
 
 
 def _wait_until_unlocked(out: Path) -> None:
-    """Until the killed runner's cells have gone, too: they follow within moments."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        alive = [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(out).encode() in _read(p)]
-        if not alive:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"processes of the killed study live on: {alive}")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+    """Until the killed runner's cells have gone, too: they follow within moments, and with them their locks."""
+    for lock in (out / "cells").glob("*/.lock"):
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 @pytest.mark.slow
@@ -147,11 +134,9 @@ def test_terminated_it_stops_its_cells_and_goes_on_later(tmp_path: Path) -> None
             "PRETRAIN.BUDGET.AMOUNT": 20.0}}  # fmt: skip
     spec, out = write_spec(tmp_path, ladder=[16], scratch=False, pretrain=long), tmp_path / "out"
     process = start_study(spec, out, "--jobs", "1")
-    deadline = time.monotonic() + 60
-    while not _steps(out) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: _steps(out), process)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate()
     assert process.returncode == 130
     assert "run the same command again to go on" in stderr
     assert {c.state for c in study_status(out).cells} <= {"pending", "done"}
@@ -192,16 +177,14 @@ def test_a_crashed_process_is_a_failed_cell(finished: Path, tmp_path: Path) -> N
     """A cell whose process is killed by the system (out of memory, say) takes no other cell with it."""
     out = tmp_path / "out"
     process = start_study(write_spec(tmp_path, ladder=[16]), out, "--jobs", "1")
-    deadline = time.monotonic() + 60
-    pid = None
-    while pid is None and time.monotonic() < deadline:
-        for log in (out / "cells").glob("*/log.txt"):
-            found = re.search(r"process (\d+) starts", log.read_text())
-            pid = int(found[1]) if found else None
-        time.sleep(0.01)
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    process.communicate(timeout=300)
+
+    def started() -> list[str]:
+        logs = (log.read_text() for log in (out / "cells").glob("*/log.txt"))
+        return [pid for log in logs for pid in re.findall(r"process (\d+) starts", log)]
+
+    (pid,) = wait_until(started, process)
+    os.kill(int(pid), signal.SIGKILL)
+    process.communicate()
     states = sorted((c.state, c.error) for c in study_status(out).cells)
     assert [state for state, _ in states] == ["done", "failed"]
     assert "killed by signal 9" in states[1][1]
