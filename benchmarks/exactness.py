@@ -79,11 +79,11 @@ def _staged(model: nn.Module) -> Forward:
     return forward
 
 
-def _torchvision(depth: int, seed: int) -> nn.Module:
+def _torchvision(depth: int, seed: int, **kwargs: object) -> nn.Module:
     import torchvision
 
     torch.manual_seed(seed)
-    return randomise(getattr(torchvision.models, f"resnet{depth}")(weights=None), seed)
+    return randomise(getattr(torchvision.models, f"resnet{depth}")(weights=None, **kwargs), seed)
 
 
 def _timm(name: str, seed: int, **kwargs: object) -> nn.Module:

@@ -118,7 +118,10 @@ def start(command: Sequence[object], **options: Any) -> Popen:
 def environment(**changes: str) -> dict[str, str]:
     """The environment of the tests' programs: what the tests see (a checkout of Detectron2, say), they see, too."""
     path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **changes}
+    here = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    if "PYTHONHASHSEED" not in _ENVIRONMENT:
+        here.pop("PYTHONHASHSEED", None)  # left by Detectron2's seeding of this process, where it has no effect
+    return {**here, **changes}
 
 
 def wait_until(condition: Callable[[], T], process: subprocess.Popen | None = None) -> T:

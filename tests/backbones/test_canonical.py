@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from scaleprior.backbones import canonical, convert_backbone, read_card
 from scaleprior.backbones.canonical import canonical_file
 from scaleprior.errors import FailureError, UserError
 from scaleprior.wording import in_flags
+from tests import processes
 from tests.backbones.foreign import write_silent, write_telling
 
 Count = Callable[[], int]
@@ -104,9 +104,7 @@ def test_two_processes_convert_once(home: Path, tmp_path: Path) -> None:
         "canonical.convert_backbone = lambda *a: (print('made'), real(*a))[1]; "
         "print(canonical.canonical_file(sys.argv[1]))"
     )
-    started = [
-        subprocess.Popen([sys.executable, "-c", code, str(source)], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    started = [processes.start([sys.executable, "-c", code, source], stderr=None) for _ in range(2)]
     printed = [process.communicate()[0].split() for process in started]
     assert sorted(len(words) for words in printed) == [1, 2]
     assert {words[-1] for words in printed} == {str(canonical_file(source))}

@@ -14,15 +14,14 @@ pytestmark = [pytest.mark.detectron2, pytest.mark.slow]
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from benchmarks.parity import KINDS
+from tests import processes
 
 REPO = Path(__file__).resolve().parents[2]
 
 
 def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **env}
-    command = [sys.executable, str(REPO / "benchmarks" / "engines.py"), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
+    command = [sys.executable, REPO / "benchmarks" / "engines.py", *args]
+    return processes.run(command, env=processes.environment(**env))
 
 
 def test_the_last_line_says_all() -> None:

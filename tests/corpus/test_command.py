@@ -8,12 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from scaleprior.corpus import Corpus, decode, hash64
+from tests import processes
 from tests.corpus.pictures import class_folders, jpeg, write_tar
 
 REPO = Path(__file__).resolve().parents[2]
@@ -102,14 +102,9 @@ def test_killed_build_leaves_nothing_and_the_next_one_works(src, tmp_path):
     large = jpeg(1, size=512)  # slow enough to decode that the kill falls into the build
     for k in range(1500):
         (src / "cat" / f"big{k}.jpg").write_bytes(large)
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
     build = command("corpus", "build", "src", "idx")
-    process = subprocess.Popen(build, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".idx.*.building/unsorted.parquet")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    process = processes.start(build, cwd=tmp_path)
+    processes.wait_until(lambda: list(tmp_path.glob(".idx.*.building/unsorted.parquet")), process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -117,7 +112,7 @@ def test_killed_build_leaves_nothing_and_the_next_one_works(src, tmp_path):
     assert list(tmp_path.glob(".idx.*.building"))
     for k in range(1500):
         (src / "cat" / f"big{k}.jpg").unlink()
-    again = subprocess.run(build, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    again = processes.run(build, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert sorted(os.listdir(tmp_path)) == ["idx", "src"]
 

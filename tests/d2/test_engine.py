@@ -39,6 +39,7 @@ from scaleprior.detect.start import start_from
 from scaleprior.errors import FailureError, UserError
 from scaleprior.laws.table import read_table
 from scaleprior.training.metrics_file import cut_lines
+from tests import processes
 from tests.backbones.foreign import write_config, write_telling
 from tests.d2.conftest import backbone_file, tiny
 from tests.detect.conftest import make_coco
@@ -133,11 +134,8 @@ def start(words: list[str], weights: Path, out: Path) -> subprocess.Popen[str]:
     # standard output is Detectron2's while it trains, so the steps come on standard error's twin
     code = code.replace("print(done, flush=True)", "os.write(3, f'{done}\\n'.encode())")
     read, write = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"import os\nos.dup2({write}, 3)\n{code}"],
-        pass_fds=[write], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    command = [sys.executable, "-c", f"import os\nos.dup2({write}, 3)\n{code}"]
+    process = processes.start(command, pass_fds=[write], stdout=subprocess.DEVNULL)
     os.close(write)
     process.steps = os.fdopen(read)  # type: ignore[attr-defined]
     return process
@@ -164,7 +162,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(tmp_path: Path, coco: list[s
     process = start(words, tmp_path / "w.safetensors", out)
     wait_for_step(process, 6)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    assert process.wait() == 143
     assert "run again with resume=True" in process.stderr.read()
     steps: list[int] = []
     model = Detectron2Engine().train(

@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from scaleprior.config import load_config
 from scaleprior.d2.plan import default_config
 from scaleprior.d2.pretraining import EventRecorder
 from scaleprior.pretrain import pretrain
+from tests import processes
 from tests.conftest import content
 from tests.pretrain.conftest import SMALL, _one_thread, corpus_folder, small_config  # noqa: F401 (fixtures)
 from tests.pretrain.test_run import REPO, load_tool, stop_at, wait_for, weights
@@ -52,10 +52,8 @@ def opts(corpus_folder: Path) -> Callable[..., list[str]]:  # noqa: F811
     return lambda out, *more: [*SMALL, "PRETRAIN.CORPUS", str(corpus_folder), "OUTPUT_DIR", str(out), *more]
 
 
-def start(*words: str) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPO), *sys.path]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(TOOL), *FLAGS, *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+def start(*words: str) -> processes.Popen:
+    return processes.start([sys.executable, TOOL, *FLAGS, *words])
 
 
 def iterations(out: Path) -> list[int]:
@@ -181,14 +179,14 @@ def test_two_processes_stop_together_and_go_on(opts: Callable, tmp_path: Path) -
     process = start("--num-gpus", "2", *opts(out, *own))
     wait_for(process, out / "metrics.json", 1)
     process.terminate()
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate()
     assert process.returncode == 143, errors
     said = [line for line in errors.splitlines() if "error:" in line]
     assert len(said) == 1
     assert re.fullmatch(r"pretrain_net: error: stopped by SIGTERM after step \d+ of 60; add --resume", said[0])
     assert "Traceback" not in errors
     process = start("--num-gpus", "2", "--resume", *opts(out, *own))
-    printed, errors = process.communicate(timeout=120)
+    printed, errors = process.communicate()
     assert process.returncode == 0, errors
     assert printed.count("backbone.safetensors") == 1
     steps = iterations(out)

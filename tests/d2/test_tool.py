@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 pytestmark = pytest.mark.detectron2
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
+from tests import processes
 from tests.conftest import content
 from tests.d2.conftest import FEW_STEPS, TINY_FPN, backbone_file
 
@@ -24,10 +24,7 @@ PIXELS = ["MODEL.PIXEL_MEAN", "[127.5, 127.5, 127.5]", "MODEL.PIXEL_STD", "[127.
 
 
 def tool(*words: object) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, str(REPO / "tools" / "train_net.py"), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=REPO, env=environment, timeout=300, check=False)
+    return processes.run([sys.executable, REPO / "tools" / "train_net.py", *words], cwd=REPO)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from scaleprior.detect import engines
 from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import UserError
+from tests import processes
 from tests.conftest import REPO
 from tests.detect.conftest import TINY_FPN, data_overrides, make_coco
 
@@ -156,9 +157,7 @@ def test_no_torch_before_an_engine_works() -> None:
 )
 def test_the_tool_refuses_what_one_process_cannot_do(flags: list[str], message: str) -> None:
     tool = REPO / "tools" / "train_net.py"
-    environment = {"PYTHONPATH": str(REPO)}
-    words = [sys.executable, str(tool), "--config-file", "x.yaml", "--engine", "torchvision", *flags]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    done = processes.run([sys.executable, tool, "--config-file", "x.yaml", "--engine", "torchvision", *flags])
     assert done.returncode == 2
     assert message in done.stderr
 

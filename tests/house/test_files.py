@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import atomic_path, file_sha256, read_json, remove_leftovers, write_csv, write_json, write_text
+from tests import processes
 
 
 def test_content_and_ordinary_permissions(tmp_path: Path) -> None:
@@ -77,10 +77,8 @@ def test_a_killed_writer_leaves_whole_files(tmp_path: Path) -> None:
     )
     path = tmp_path / "a.json"
     for delay in (0.0, 0.013, 0.029, 0.041):
-        process = subprocess.Popen([sys.executable, "-c", code, str(path)])
-        deadline = time.monotonic() + 20
-        while not path.exists() and time.monotonic() < deadline:
-            time.sleep(0.005)
+        process = processes.start([sys.executable, "-c", code, path], stdout=None, stderr=None)
+        processes.wait_until(path.exists, process)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait()

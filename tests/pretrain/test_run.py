@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,9 +35,11 @@ from scaleprior.pretrain.batches import training_set
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.positions import BatchPlan
 from scaleprior.training.signals import Interrupted
+from tests import processes
 from tests.backbones.foreign import write_telling
 from tests.conftest import content
 from tests.pretrain.conftest import SMALL, index_images, index_verified, write_images
+from tests.processes import wait_until
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -165,20 +166,13 @@ def start(out: Path, corpus: Path, *opts: str) -> subprocess.Popen:
         "except ScalePriorError as e: print(e, file=sys.stderr); sys.exit(e.exit_code)\n"
     )
     command = [sys.executable, "-c", code, str(out), *SMALL, "PRETRAIN.CORPUS", str(corpus), *opts]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(REPO)})
+    return processes.start(command, stdout=None)
 
 
 def wait_for(process: subprocess.Popen, metrics: Path, lines: int) -> None:
-    """Until the run has written so many lines of figures."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            pytest.fail(f"the run ended early: {process.stderr.read()}")
-        if metrics.exists() and metrics.read_text().count("\n") >= lines:
-            return
-        time.sleep(0.005)
-    process.kill()
-    pytest.fail("the run made no steps")
+    """Until the run has written so many lines of figures, and goes on."""
+    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= lines, process)
+    assert process.poll() is None, "it ended early"
 
 
 def test_killed_process_loses_at_most_one_step_and_ends_with_the_same_bits(
@@ -206,7 +200,7 @@ def test_sigterm_saves_and_exits_143(small_config: Callable, tmp_path: Path, cor
     process = start(out, corpus_folder, *opts)
     wait_for(process, out / "metrics.jsonl", 3)
     process.terminate()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate()
     assert process.returncode == 143
     assert "stopped by SIGTERM after step" in said
     steps: list[int] = []
@@ -368,8 +362,7 @@ def test_an_image_that_goes_bad_on_one_of_two_processes_loses_no_step(tmp_path: 
     opts += ["PRETRAIN.LOADER.MAX_UNREADABLE", "0.0", "PRETRAIN.BATCH_SIZE", "8", "OUTPUT_DIR", "run"]
     tool = [sys.executable, str(REPO / "tools" / "pretrain_net.py"), "--config-file", "Pretrain/Base-Pretrain.yaml"]
     command = [*tool, "--runtime", "plain", "--num-gpus", "2", *opts]
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = processes.run(command, cwd=tmp_path)
     assert done.returncode == 1
     assert "1 of 24 images read so far are unreadable" in done.stderr
     assert load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")["counters"]["step"] == 2
@@ -481,8 +474,7 @@ def test_tool_with_two_processes_then_evaluation(
     opts = [*SMALL, "PRETRAIN.CORPUS", str(corpus_folder), "PRETRAIN.HELD_OUT.IMAGES", "12", "OUTPUT_DIR"]
     flags = ["--config-file", "Pretrain/Base-Pretrain.yaml", "--runtime", "plain"]
     command = [sys.executable, str(REPO / "tools" / "pretrain_net.py"), *flags, "--num-gpus", "2", *opts, "run"]
-    env = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    done = processes.run(command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (metrics["steps"], metrics["images_seen"]) == (4, 16)

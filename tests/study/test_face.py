@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
-import os
 import shlex
-import subprocess
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
@@ -23,7 +21,8 @@ from scaleprior.errors import UserError
 from scaleprior.study.report import summary
 from scaleprior.study.runner import _command
 from scaleprior.study.spec import StudySpec, load_spec
-from tests.study.conftest import REPO, TINY, write_spec
+from tests import processes
+from tests.study.conftest import TINY, write_spec
 
 
 def test_a_mapping_a_file_and_keywords_are_one_spec(tmp_path: Path) -> None:
@@ -170,9 +169,7 @@ study.run()
 def test_a_program_without_a_guard_runs_a_study_once(tmp_path: Path) -> None:
     """Processes of cells do not import it; and the results are the command's, byte for byte."""
     (tmp_path / "program.py").write_text(PROGRAM.format(tiny=TINY))
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "program.py", "out"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    run = processes.run([sys.executable, "program.py", "out"], cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines() == ["the program runs", "1 rows"]
     sp.Study.open(tmp_path / "out").report().write(tmp_path / "ours")

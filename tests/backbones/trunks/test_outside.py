@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -20,6 +19,7 @@ from scaleprior.backbones import TimmSpec, read_card, register_family
 from scaleprior.backbones.trunks import family as registry, known_models
 from scaleprior.backbones.trunks.clip import CLIP
 from scaleprior.errors import UserError
+from tests import processes
 from tests.backbones.trunks.plain_family import Plain
 from tests.conftest import REPO
 from tests.detect.conftest import TINY_FPN, data_overrides, make_coco
@@ -78,10 +78,8 @@ def test_it_is_pretrained_converted_and_fine_tuned_by_the_command_line(installed
     ]
     (tmp_path / "commands.json").write_text(json.dumps(commands))
     path = os.pathsep.join([str(installed), str(REPO)])
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, "commands.json"],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, check=False,
-    )  # fmt: skip
+    command = [sys.executable, "-c", SCRIPT, "commands.json"]
+    run = processes.run(command, cwd=tmp_path, env=processes.environment(PYTHONPATH=path))
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "det" / "model.safetensors").is_file()
     # where the package is not installed, its files are refused by name

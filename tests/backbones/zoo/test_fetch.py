@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from scaleprior.backbones.zoo.download import download
 from scaleprior.backbones.zoo.hashes import PrintedHash
 from scaleprior.backbones.zoo.resolve import locate
 from scaleprior.errors import FailureError, UserError
+from tests import processes
 from tests.backbones.zoo.conftest import Server
 from tests.backbones.zoo.test_catalogue import GOOD
 
@@ -75,12 +73,11 @@ def test_after_kill_9_the_next_process_goes_on(entry: str, server: Server, home:
     """Killed in the middle of a body: no lock stays, and what had arrived is not fetched again."""
     server.stall_after = 100_000
     code = f"from scaleprior.backbones.zoo import fetch; fetch({entry!r})"
-    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(REPO)})
-    part, deadline = home / "zoo" / "partial" / entry, time.monotonic() + 30
-    while not (part.is_file() and part.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    process = processes.start([sys.executable, "-c", code])
+    part = home / "zoo" / "partial" / entry
+    processes.wait_until(lambda: part.is_file() and part.stat().st_size, process)
     process.kill()
-    process.wait()
+    process.communicate()
     have = part.stat().st_size
     assert 0 < have <= 100_000
     assert fetch(entry).read_bytes() == DATA
@@ -224,13 +221,9 @@ def test_offline_the_cache_answers_or_the_error_says_what_to_do(
 
 def test_two_processes_download_once(entry: str, server: Server) -> None:
     code = f"from scaleprior.backbones.zoo import fetch; print(fetch({entry!r}))"
-    environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
-        for _ in range(3)
-    ]
-    printed = {p.communicate(timeout=60)[0].strip() for p in processes}
-    assert all(p.returncode == 0 for p in processes)
+    started = [processes.start([sys.executable, "-c", code]) for _ in range(3)]
+    printed = {p.communicate()[0].strip() for p in started}
+    assert all(p.returncode == 0 for p in started)
     assert len(printed) == 1
     assert Path(printed.pop()).read_bytes() == DATA
     assert len(server.requests) == 1

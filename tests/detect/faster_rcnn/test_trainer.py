@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from scaleprior.detect.faster_rcnn.trainer import CHECKPOINT, METRICS
 from scaleprior.errors import FailureError, UserError
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.signals import Interrupted
-from tests.conftest import REPO
+from tests import processes
 from tests.detect.conftest import TINY_FPN, data_overrides, make_coco, tiny_config
 
 _RUN = """
@@ -97,13 +96,12 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path: Path) -> None:
         "30",
     ]
     command = [sys.executable, "-c", _RUN, str(tmp_path / "killed"), *TINY_FPN, *overrides]
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with processes.start(command, stderr=None) as process:
         for line in process.stdout:
             if int(line) == 8:
                 process.send_signal(signal.SIGKILL)
                 break
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=120)
+    done = processes.run(command, check=True)
     first = int(done.stdout.split()[0])
     assert first >= 8  # at most the step in progress was lost
     whole = _train(tmp_path / "whole", overrides)
