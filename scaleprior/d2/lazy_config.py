@@ -10,7 +10,7 @@ import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from detectron2.config import LazyCall as L, LazyConfig
 from detectron2.modeling.backbone import BasicStem, ResNet
@@ -203,8 +203,8 @@ def _find_trunk(cfg: DictConfig) -> tuple[str, DictConfig]:
 
 def _set_resnet(edit: _Edit, path: str, trunk: DictConfig) -> None:
     """Depth, widths, norm and stride of Detectron2's ResNet, and of the res5 that C4 has in its head."""
-    spec, card = edit.card.arch, edit.card
-    assert isinstance(spec, ResNetSpec)
+    card = edit.card
+    spec = cast("ResNetSpec", card.arch)  # MODEL.RESNETS describes it
     stages = trunk.get("stages")
     if not (is_call(trunk.get("stem"), BasicStem) and is_call(stages, ResNet.make_default_stages)):
         raise UserError(

@@ -8,6 +8,7 @@ MODEL.BACKBONE.FREEZE_AT mean what they mean for Detectron2's ResNets.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -16,12 +17,14 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P
 from torch import Tensor, nn
 
 from scaleprior.backbones.trunks.family import TrunkFamily
-from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
 from scaleprior.backbones.trunks.selection import check_only_resnets_keys, config_eps, spec_of_model
 from scaleprior.backbones.trunks.trunk import detection_trunk, feature_maps
 from scaleprior.d2.plain_resnets import Detectron2Named, in_detectron2s_modules
 from scaleprior.d2.scripting import ScriptableTrunk
 from scaleprior.errors import UserError
+
+if TYPE_CHECKING:
+    from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
 
 __all__ = ["TimmBackbone", "build_retinanet_timm_fpn_backbone", "build_timm_backbone", "build_timm_fpn_backbone"]
 
@@ -57,9 +60,9 @@ class TimmBackbone(Backbone):
         super().__init__()
         arch = spec_of_model(model, norm)
         trunk = detection_trunk(arch, norm=norm, freeze_stages=freeze_at, norm_eps=norm_eps).keep(out_features)
-        plain = isinstance(arch, ResNetSpec)
+        plain = arch.to_cfg_keys() is not None  # MODEL.RESNETS describes it: a ResNet of Detectron2's
         self._family: TrunkFamily = Detectron2Named() if plain else arch.family
-        body = in_detectron2s_modules(trunk, arch) if plain else trunk.body
+        body = in_detectron2s_modules(trunk, cast("ResNetSpec", arch)) if plain else trunk.body
         _refuse_renamed(model, {} if plain else trunk.canonical_names())
         # The family's functions find their way by the names of the body's children: here they are this module's.
         for name, child in body.named_children():

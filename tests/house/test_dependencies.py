@@ -9,7 +9,8 @@ from importlib.metadata import packages_distributions
 
 from tests.conftest import REPO
 
-_NOT_REQUIRED = {"detectron2", "typing_extensions"}  # not on PyPI; read by type checkers only, which have it
+# Detectron2 is not on PyPI and brings omegaconf; typing_extensions is read by type checkers only, which have it.
+_NOT_REQUIRED = {"detectron2", "omegaconf", "typing_extensions"}
 
 
 def _declared() -> set[str]:
