@@ -96,13 +96,13 @@ def test_bombs_are_refused_at_once() -> None:
     nested = "1"
     for name in "abcde":
         nested = f"[{nested} for {name} in {hundred}]"
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(UserError, match="more than 10000 steps"):
         evaluate(nested)
     for text in ("-" * 100_000 + "1", "(" * 100_000 + "1" + ")" * 100_000, "[" * 150 + "]" * 150 + "+" * 5000):
         with pytest.raises(UserError, match="cannot compute"):
             evaluate(text)
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_in_a_file(tmp_path: Path) -> None:

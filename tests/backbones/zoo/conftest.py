@@ -103,7 +103,7 @@ def _handler(state: Server) -> type[http.server.BaseHTTPRequestHandler]:
             if state.stall_after:
                 self.wfile.write(data[start : state.stall_after])
                 state.stall_after = 0
-                state.released.wait(60)
+                state.released.wait()
                 return
             end = start + state.drop_after.pop(0) if state.drop_after else len(data)
             self.wfile.write(data[start:end])
