@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 # Variables that are read when they are needed, never at an import: with any others a program starts anew.
 _READ_LATE = {
-    *("COLUMNS", "PYTEST_CURRENT_TEST", "PYTHONPATH", "DETECTRON2_DATASETS", "no_proxy"),
+    *("COLUMNS", "PYTEST_CURRENT_TEST", "PYTHONPATH", "DETECTRON2_DATASETS", "no_proxy", "CUDA_VISIBLE_DEVICES"),
     "OPENCV_OPENCL_RUNTIME",  # which Detectron2 sets where it is imported
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
 }
