@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.ap_names import AP_NAMES
 from scaleprior.errors import UserError
+from scaleprior.wording import Wording, parameter
 
 if TYPE_CHECKING:
     from scaleprior.laws import Estimate, Law
@@ -101,10 +105,19 @@ def _input_arguments(parser: argparse.ArgumentParser) -> None:
 def _read(args: argparse.Namespace) -> Table:
     from scaleprior.laws.table import read_table
 
-    return read_table(
+    table = read_table(
         args.results, x=args.x, y=args.y, group=args.group, seed=args.seed_column, where=_where(args.where),
         across=args.across,
     )  # fmt: skip
+    highest = max((value for series in table.series.values() for value in series.metric), default=0.0)
+    if args.unit is None and _unit(args) == "percent" and 0.0 < highest <= 1.0:
+        words = f"{args.y} is at most {highest:g} and read as percent; of fractions, such as pycocotools prints, say"
+        return replace(table, notes=(*table.notes, Wording(f"{words} {parameter('unit', 'fraction')}")))
+    return table
+
+
+def _unit(args: argparse.Namespace) -> str:
+    return args.unit or ("percent" if args.y.lower().startswith("ap") and args.kind == "score" else "auto")
 
 
 def _where(words: list[str]) -> dict[str, str]:
@@ -122,8 +135,7 @@ def _where(words: list[str]) -> dict[str, str]:
 def _laws(args: argparse.Namespace, table: Table, forms: str = "auto") -> dict[str, Law]:
     from scaleprior.laws import fit_table
 
-    unit = args.unit or ("percent" if args.y.lower().startswith("ap") and args.kind == "score" else "auto")
-    return fit_table(table, kind=args.kind, forms=forms, seed=args.seed, unit=unit, level=args.level)
+    return fit_table(table, kind=args.kind, forms=forms, seed=args.seed, unit=_unit(args), level=args.level)
 
 
 def _identity(table: Table, name: str) -> dict[str, Any]:
@@ -162,7 +174,10 @@ def _finish(args: argparse.Namespace, result: dict[str, Any], lines: list[str]) 
     print(json.dumps(result, indent=2, allow_nan=False) if args.json else "\n".join(lines))
 
 
-def _interval(estimate: Estimate, style: str = ".2f") -> str:
+def _interval(estimate: Estimate, law: Law, sign: str = "") -> str:
+    from scaleprior.laws.words import decimals
+
+    style = f"{sign}.{decimals(law)}f"
     return f"{estimate.value:{style}} [{estimate.low:{style}}, {estimate.high:{style}}]"
 
 
@@ -178,6 +193,7 @@ def _notes(table: Table) -> list[str]:
 
 def _fit(args: argparse.Namespace) -> None:
     from scaleprior.laws import get_form
+    from scaleprior.laws.words import decimals
 
     suffix = _out_suffix(args.out, (".png", ".svg", ".pdf", ".json"))
     if args.form != "auto":
@@ -188,19 +204,18 @@ def _fit(args: argparse.Namespace) -> None:
     percent, wide = f"{args.level:.0%}", _width(table)
     lines = [f"{'law':<{wide}}{'runs':>6}{'rungs':>7}{'gain per decade':>26}  form"]
     for name, law in laws.items():
-        lines.append(
-            f"{name:<{wide}}{law.data.n.size:>6}{law.data.sizes.size:>7}{_interval(law.per_decade):>26}  {law.form}"
-        )
+        gain = _interval(law.per_decade, law)
+        lines.append(f"{name:<{wide}}{law.data.n.size:>6}{law.data.sizes.size:>7}{gain:>26}  {law.form}")
         described = {"identity": _identity(table, name), **law.to_dict()}
         described["predictions"] = _predictions(law, args.predict)
         result["laws"][name] = described
     if args.predict:
         lines += ["", f"{'law':<{wide}}{'images':>16}{args.y:>10}   {percent} interval of a new run"]
-        for name in laws:
+        for name, law in laws.items():
+            style = f".{decimals(law)}f"
             for row in result["laws"][name]["predictions"]:
-                lines.append(
-                    f"{name:<{wide}}{row['images']:>16,.0f}{row['mean']:>10.2f}   {row['low']:.2f} to {row['high']:.2f}"
-                )
+                interval = f"{row['low']:{style}} to {row['high']:{style}}"
+                lines.append(f"{name:<{wide}}{row['images']:>16,.0f}{row['mean']:>10{style}}   {interval}")
     lines += ["", *(f"{name}: {law.why}" for name, law in laws.items()), *_notes(table)]
     if suffix and suffix != ".json":
         _save_picture(args.out, laws, args.y, max(args.predict, default=0.0))
@@ -229,7 +244,13 @@ def _save_picture(path: Path, laws: dict[str, Law], ylabel: str, until: float) -
     from scaleprior.laws.pictures import save_laws
 
     with atomic_path(path) as temporary:
-        save_laws(temporary, laws, ylabel=ylabel, until=until or None, file_format=path.suffix.lower()[1:])
+        save_laws(
+            temporary,
+            laws,
+            ylabel=AP_NAMES.get(ylabel, ylabel),
+            until=until or None,
+            file_format=path.suffix.lower()[1:],
+        )
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -240,9 +261,10 @@ def _compare(args: argparse.Namespace) -> None:
     names = args.names or [name for name in table.series if name not in table.too_few]
     _check_names(args, table, names)
     laws = _laws(args, table)
-    found = compare_laws(laws[names[0]], laws[names[1]], at=tuple(args.at), names=(names[0], names[1]))
-    lines = [f"{names[0]} minus {names[1]}", f"  gain per decade   {_interval(found.per_decade, '+.2f')}"]
-    lines += [f"  {args.y} at {n:,.0f} images   {_interval(e, '+.2f')}" for n, e in found.at.items()]
+    law = laws[names[0]]
+    found = compare_laws(law, laws[names[1]], at=tuple(args.at), names=(names[0], names[1]))
+    lines = [f"{names[0]} minus {names[1]}", f"  gain per decade   {_interval(found.per_decade, law, '+')}"]
+    lines += [f"  {args.y} at {n:,.0f} images   {_interval(e, law, '+')}" for n, e in found.at.items()]
     if found.paired:
         lines.append(f"  paired by {found.paired} seeds (correlation of their noise {found.correlation:+.2f})")
     differ = differences(table.series[names[0]], table.series[names[1]])
@@ -252,7 +274,7 @@ def _compare(args: argparse.Namespace) -> None:
         **found.to_dict(),
         "identities": [_identity(table, name) for name in names],
         "differ": {column: list(values) for column, values in differ.items()},
-        "notes": _about(table)["notes"],
+        **_about(table),
     }
     _finish(args, result, lines)
 
@@ -291,7 +313,7 @@ def _more_than_one(differ: dict[str, tuple[str, str]]) -> list[str]:
 
 
 def _forecast(args: argparse.Namespace) -> None:
-    from scaleprior.laws.words import number
+    from scaleprior.laws.words import decimals
 
     _out_suffix(args.out, (".json",))
     if not args.target and not args.images:
@@ -307,15 +329,21 @@ def _forecast(args: argparse.Namespace) -> None:
             "identity": _identity(table, name), "images_for": rows, "predictions": predictions, "why": law.why,
         }  # fmt: skip
         for target in args.target:
-            found = law.images_for(target)
-            lines.append(
-                f"{name:<{wide}}{args.y} {target:g} needs {number(found.value)} images "
-                f"({number(found.low)} to {number(found.high)})"
-            )
+            lines.append(f"{name:<{wide}}{args.y} {target:g} {_needs(law.images_for(target))}")
+        style = f".{decimals(law)}f"
         for row in predictions:
             lines.append(
-                f"{name:<{wide}}{row['images']:,.0f} images give {args.y} {row['mean']:.2f} "
-                f"({row['low']:.2f} to {row['high']:.2f})"
+                f"{name:<{wide}}{row['images']:,.0f} images give {args.y} {row['mean']:{style}} "
+                f"({row['low']:{style}} to {row['high']:{style}})"
             )
     lines += ["", *(f"{name}: {law.why}" for name, law in laws.items()), *_notes(table)]
     _finish(args, result, lines)
+
+
+def _needs(images: Estimate) -> str:
+    from scaleprior.laws.words import number
+
+    if math.isfinite(images.value):
+        return f"needs {number(images.value)} images ({number(images.low)} to {number(images.high)})"
+    best = f" (at the interval's best {number(images.low)} images)" if math.isfinite(images.low) else ""
+    return f"is out of reach{best}"

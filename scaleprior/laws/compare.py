@@ -11,7 +11,7 @@ from scipy import stats
 
 from scaleprior.errors import UserError
 from scaleprior.laws.law import Estimate, Law
-from scaleprior.laws.words import number
+from scaleprior.laws.words import decimals, number
 
 __all__ = ["Comparison", "compare_laws"]
 
@@ -174,15 +174,23 @@ def compare_laws(
     }
     settled = per_decade.low > 0 or per_decade.high < 0
     seeds, rungs = (0, 0) if settled else _settling(slope, a, b, start, end)
-    verdict = _verdict(per_decade, names, start, end, settled, seeds, rungs)
+    verdict = _verdict(per_decade, names, start, end, settled, seeds, rungs, decimals(a))
     return Comparison(per_decade, levels, paired, correlation, verdict, seeds, rungs)
 
 
 def _verdict(
-    d: Estimate, names: tuple[str, str], start: float, end: float, settled: bool, seeds: int | None, rungs: int | None
+    d: Estimate,
+    names: tuple[str, str],
+    start: float,
+    end: float,
+    settled: bool,
+    seeds: int | None,
+    rungs: int | None,
+    places: int,
 ) -> str:
     span = f"between {number(start)} and {number(end)} images"
-    numbers = f"{abs(d.value):.2f} per factor of ten (interval of the difference {d.low:+.2f} to {d.high:+.2f})"
+    interval = f"{d.low:+.{places}f} to {d.high:+.{places}f}"
+    numbers = f"{abs(d.value):.{places}f} per factor of ten (interval of the difference {interval})"
     if settled:
         winner, loser = names if d.value > 0 else names[::-1]
         return f"{winner} gains more from data than {loser} {span}: by {numbers}."
@@ -197,6 +205,6 @@ def _verdict(
         else ("a difference this small would not be settled by 100 more seeds a fraction or by 6 more rungs")
     )
     return (
-        f"Open {span}: {names[0]} against {names[1]} differ by {d.value:+.2f} per factor of ten, "
-        f"interval {d.low:+.2f} to {d.high:+.2f}; {settle}."
+        f"Open {span}: {names[0]} against {names[1]} differ by {d.value:+.{places}f} per factor of ten, "
+        f"interval {interval}; {settle}."
     )

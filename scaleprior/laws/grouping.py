@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scaleprior.ap_names import AP_NAMES
-from scaleprior.wording import counted
+from scaleprior.wording import either, flag
 
 __all__ = [
     "COMPARABLE",
@@ -24,6 +25,7 @@ __all__ = [
     "grouped",
     "is_comparable",
     "listed",
+    "plain_number",
     "value_of",
 ]
 
@@ -113,11 +115,15 @@ def grouped(rows: Sequence[Row], group: Sequence[str], columns: Sequence[str], a
 def value_of(row: Row, column: str) -> str:
     """What a row says in an identity column; :data:`UNKNOWN` where the cell is empty."""
     value = row.cells.get(column, "") or UNKNOWN
-    if column in _NUMBERS:
-        with contextlib.suppress(ValueError):
-            number = float(value)
-            return str(int(number)) if number.is_integer() else str(number)
-    return value
+    return plain_number(value) if column in _NUMBERS else value
+
+
+def plain_number(text: str) -> str:
+    """A number in one spelling, 0 also for pandas' 0.0; any other text as it is."""
+    with contextlib.suppress(ValueError, OverflowError):
+        number = float(text)
+        return str(int(number)) if number.is_integer() else str(number)
+    return text
 
 
 def is_comparable(row: Row) -> bool:
@@ -160,7 +166,7 @@ def _group(
             for note in (
                 _drawn_across(part, members, across),
                 _ladder(part, members),
-                _repeats(part, members, identity),
+                _repeats(part, members, group, identity),
             )
             if note
         ),
@@ -230,22 +236,32 @@ def _ladder(name: str, rows: Sequence[Row]) -> str:
     return f"Rungs of {name or 'the law'} are not comparable by their images alone{differ}: a picture, not a slope"
 
 
-def _repeats(name: str, rows: Sequence[Row], identity: Sequence[str]) -> str:
-    """What is said of rows with the same images and seed that differ in a column that nobody declared; "" of none."""
+def _repeats(name: str, rows: Sequence[Row], group: Sequence[str], identity: Sequence[str]) -> str:
+    """What is said of rows that differ in a column that nobody declared as an axis of a comparison does; "" of none.
+
+    Rows of the same images and seed differ in it, or every value of it stands at several numbers of images.
+    """
     by_run: dict[tuple[float, str], list[Row]] = {}
     for row in rows:
         if row.seed is not None:
             by_run.setdefault((row.images, row.seed), []).append(row)
     repeated = [twins for twins in by_run.values() if len(twins) > 1]
-    columns = dict.fromkeys(c for twins in repeated for row in twins for c in row.cells)
-    differing = [
-        c
-        for c in columns
-        if c not in _OF_A_RUN
-        and c not in identity
-        and any(len({row.cells.get(c, "") for row in twins}) > 1 for twins in repeated)
-    ]
+    columns = [c for c in dict.fromkeys(c for row in rows for c in row.cells) if c not in (*_OF_A_RUN, *identity)]
+    differing = [c for c in columns if any(len(_values(twins, c)) > 1 for twins in repeated) or _crosses(rows, c)]
     if not differing:
         return ""
-    rows_of = counted(sum(map(len, repeated)), "rows that share images and seed with another")
-    return f"{name or 'The law'} has {rows_of} but differ in {', '.join(differing)}"
+    what = ", ".join(f"{c} ({listed(_values(rows, c))})" for c in differing)
+    words = f"Rows of {name or 'the law'} differ in {what}, which splits no law"
+    columns_in_words = ",".join([*group, *differing])
+    asked = either(f"group={columns_in_words!r}", f"{flag('group')} {shlex.quote(columns_in_words)}")
+    return f"{words}: {asked} makes laws of it"
+
+
+def _crosses(rows: Sequence[Row], column: str) -> bool:
+    """Whether a column has several values, each at two numbers of images or more; seeds are no axis."""
+    if all(plain_number(row.cells.get(column, "")) == (row.seed or "") for row in rows):
+        return False
+    rungs: dict[str, set[float]] = {}
+    for row in rows:
+        rungs.setdefault(value_of(row, column), set()).add(row.images)
+    return 2 <= len(rungs) <= len(rows) / 2 and all(len(images) > 1 for images in rungs.values())

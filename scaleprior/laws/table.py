@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +19,10 @@ from scaleprior.laws.grouping import (
     grouped,
     is_comparable,
     listed,
+    plain_number,
     value_of,
 )
+from scaleprior.laws.results_csv import column_called, number_in, read_cells
 from scaleprior.wording import Wording, counted, parameter
 
 __all__ = ["MIN_RUNGS", "Series", "Table", "differences", "read_table"]
@@ -96,8 +96,10 @@ def read_table(
             number, or images are negative; the message names file, line and column.
     """
     path = Path(path)
-    columns, lines = _read(path)
-    drawn_across = _names(across)
+    columns, lines = read_cells(path)
+    x, y, seed = (column_called(name, columns) for name in (x, y, seed))
+    where = {column_called(name, columns): values for name, values in (where or {}).items()}
+    drawn_across = _names(across, columns)
     named = _group_columns(group, columns, drawn_across)
     for column in (x, y, *named, *drawn_across):
         if column not in columns:
@@ -108,17 +110,19 @@ def read_table(
         raise UserError(f"{path} has a header but no rows", hint="finish some cells of the study first")
     splitting = [c for c in IDENTITY if c in columns and c not in (x, y, seed)]
     _check_across(drawn_across, named, splitting)
-    lines = choose(lines, where or {}, columns, str(path))
+    lines, copies = _once(choose(lines, where, columns, str(path)), seed)
     rows = [_row(cells, x, y, seed, path, line) for line, cells in lines]
-    asked = COMPARABLE not in splitting or COMPARABLE in (*named, *drawn_across, *(where or {}))
+    asked = COMPARABLE not in splitting or COMPARABLE in (*named, *drawn_across, *where)
     rows, notes = _without_incomparable(rows, named, asked=asked)
     groups = grouped(rows, named, splitting, drawn_across)
     if all(row.images == 0 for row in rows):
         if notes:
             raise UserError(
-                f"{path} has only rungs that are not comparable: {notes[0]}", hint=in_words(COMPARABLE, "no")
+                f"{path} has only rungs that are not comparable: {notes[0]}",
+                hint="or add backbones of one corpus and recipe",
             )
         raise UserError(f"{path} has only from-scratch rows (0 images)", hint="a law needs pretrained runs")
+    notes += copies
     for one in groups:
         notes += [*_split(one), *one.notes]
     notes += _study_says(path, {row.cells.get(_DEFAULT_GROUP, "") for row in rows})
@@ -139,52 +143,43 @@ def differences(a: Series, b: Series) -> dict[str, tuple[str, str]]:
     return {c: (listed(a.identity.get(c, ())), listed(b.identity.get(c, ()))) for c in columns}
 
 
-def _names(columns: str | Sequence[str]) -> tuple[str, ...]:
-    parts = columns.split(",") if isinstance(columns, str) else columns
-    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+def _names(names: str | Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
+    parts = names.split(",") if isinstance(names, str) else names
+    return tuple(dict.fromkeys(column_called(part.strip(), columns) for part in parts if part.strip()))
 
 
 def _group_columns(group: str | Sequence[str] | None, columns: Sequence[str], across: Sequence[str]) -> tuple[str, ...]:
     if not group:
         return (_DEFAULT_GROUP,) if _DEFAULT_GROUP in columns and _DEFAULT_GROUP not in across else ()
-    if not (named := _names(group)):
+    if not (named := _names(group, columns)):
         raise UserError(f"{parameter('group')} is {group!r}, which names no column", hint="such as arch,detector")
     return named
 
 
-def _read(path: Path) -> tuple[list[str], list[tuple[int, Cells]]]:
-    """The columns, and (line, cells without blanks around them) of each row."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            columns = list(reader.fieldnames or [])
-            lines: list[tuple[int, Cells]] = [(reader.line_num, {c: row[c].strip() for c in columns}) for row in reader]
-    except FileNotFoundError as e:
-        raise UserError(f"results file not found: {path}", hint="check the path") from e
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise UserError(f"results file {path} cannot be read: {e}", hint="give a CSV file in UTF-8") from e
-    if not columns:
-        raise UserError(f"{path} is empty", hint="its first line must name the columns")
-    return columns, lines
+def _once(lines: list[tuple[int, Cells]], seed: str) -> tuple[list[tuple[int, Cells]], list[str]]:
+    """The rows without copies, and what is said of those: two runs of one seed do not agree in every cell."""
+    seen: set[tuple[str, ...]] = set()
+    kept, copies = [], []
+    for line, cells in lines:
+        content = tuple(cells.values())
+        if cells.get(seed) and content in seen:
+            copies.append(line)
+        else:
+            seen.add(content)
+            kept.append((line, cells))
+    if not copies:
+        return kept, []
+    where = f"line{'s' * (len(copies) > 1)} {listed(map(str, copies))}"
+    return kept, [f"{counted(len(copies), 'rows')} ({where}) left out, the same as an earlier one in every cell"]
 
 
 def _row(cells: Cells, x: str, y: str, seed: str, path: Path, line: int) -> Row:
-    images, metric = _number(cells, x, path, line), _number(cells, y, path, line)
+    images, metric = number_in(cells, x, path, line, decimal_comma=False), number_in(cells, y, path, line)
     if images < 0:
         raise UserError(f"{path}, line {line}, column {x!r}: {images:g} images", hint="images cannot be negative")
-    return Row({c: v for c, v in cells.items() if c not in (x, y)}, images, metric, cells.get(seed) or None)
-
-
-def _number(cells: Cells, column: str, path: Path, line: int) -> float:
-    text = cells[column]
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        shown = f"{text!r} is not a number" if text else "the cell is empty"
-        raise UserError(f"{path}, line {line}, column {column!r}: {shown}", hint="repair the cell or remove the row")
-    return value
+    return Row(
+        {c: v for c, v in cells.items() if c not in (x, y)}, images, metric, plain_number(cells.get(seed, "")) or None
+    )
 
 
 def _check_across(across: Sequence[str], group: Sequence[str], splitting: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from scaleprior.laws.forms.registry import CALIBRATED
 if TYPE_CHECKING:
     from scaleprior.laws.law import Law
 
-__all__ = ["explain", "log_linear_verdict", "number"]
+__all__ = ["decimals", "explain", "log_linear_verdict", "number"]
 
 _CONTRADICTED = 2.0  # log-linear misses by this factor more than the law does, beyond the noise
 
@@ -26,6 +26,11 @@ def number(n: float) -> str:
         if n >= size:
             return f"{n / size:.3g}{letter}"
     return f"{n:,.0f}"
+
+
+def decimals(law: Law) -> int:
+    """Decimals that a metric of this law is shown with: 2 in percent, as AP is, and 4 in fractions."""
+    return 4 if law.data.scale <= 1.0 else 2
 
 
 def log_linear_verdict(law: Law) -> str:

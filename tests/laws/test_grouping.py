@@ -18,6 +18,7 @@ from scaleprior.cli import main
 from scaleprior.errors import UserError
 from scaleprior.laws import differences, draw_law, fit_law, fit_table, read_table
 from scaleprior.laws.grouping import IDENTITY
+from scaleprior.laws.pictures import save_laws
 from scaleprior.wording import in_flags
 
 LADDER = (1000, 4000, 16000, 64000)
@@ -282,7 +283,7 @@ def test_rungs_that_are_not_comparable_are_left_out_or_a_law_of_their_own(cli: C
     table = read_table(path, where={"comparable": "yes,no"})
     assert list(table.series) == ["R-50", "R-50, comparable no"]
     path = written(tmp_path / "only.csv", public)
-    with pytest.raises(UserError, match=r"has only rungs that are not comparable: 3 rows of R-50 left out.*; where="):
+    with pytest.raises(UserError, match=r"has only rungs that are not comparable: 3 rows of R-50 left out.*where=.* draws them; or"):
         read_table(path)
 
 
@@ -322,10 +323,28 @@ def test_from_scratch_runs_are_not_mixed_either_and_split_no_law(tmp_path: Path)
 def test_repeated_runs_that_differ_in_a_foreign_column_are_said(tmp_path: Path) -> None:
     rows = [{**row, "augmentation": a, "run": a} for a in ("plain", "strong") for row in ladder()]
     table = read_table(written(tmp_path / "r.csv", rows))
-    assert table.notes == ("R-50 has 16 rows that share images and seed with another but differ in augmentation",)
+    said = "Rows of R-50 differ in augmentation (plain, strong), which splits no law: "
+    assert [note.flags for note in table.notes] == [f"{said}--group arch,augmentation makes laws of it"]
     assert list(read_table(tmp_path / "r.csv", group="arch,augmentation").series) == [
         "R-50, augmentation plain", "R-50, augmentation strong",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seeds", ["none", "each its own"])
+def test_an_axis_that_nobody_declared_is_said_without_shared_seeds(tmp_path: Path, seeds: str) -> None:
+    """Both values stand at every rung; what has a value at one rung each, or is a seed, is no axis."""
+    rows = [
+        {"arch": "R-50", "images": n, "ap": 20 + i + 3 * (s == "3x"), "schedule": s, "host": f"node{n}"}
+        | ({"seed": seed} if seeds != "none" else {})
+        for seed, s in enumerate(("1x", "3x"))
+        for i, n in enumerate(LADDER)
+    ]
+    (note,) = read_table(written(tmp_path / "r.csv", rows)).notes
+    assert note.flags == (
+        "Rows of R-50 differ in schedule (1x, 3x), which splits no law: --group arch,schedule makes laws of it"
+    )
+    assert len(read_table(tmp_path / "r.csv", group="arch,schedule").series) == 2
+    assert not read_table(written(tmp_path / "plain.csv", ladder())).notes
 
 
 def test_compare_says_what_else_differs(cli: Cli, tmp_path: Path) -> None:
@@ -399,3 +418,26 @@ def test_long_names_break_in_the_legend_and_stay_whole(tmp_path: Path) -> None:
     label = next(t.get_text() for t in ax.get_legend().get_texts() if "R-50" in t.get_text())
     assert label.replace("\n", " ") == f"{name} law"
     assert max(map(len, label.splitlines())) <= 42  # its longest word
+
+
+@pytest.mark.parametrize(("count", "below"), [(2, False), (4, True), (12, True)])
+def test_the_legend_names_each_law_once_and_hides_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, below: bool
+) -> None:
+    from matplotlib.figure import Figure
+
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: figures.append(self))
+    law = fit_law([100, 316, 1000, 3162], [2.1, 5.3, 8.8, 11.0])
+    save_laws(tmp_path / "many.png", {f"R-{i}, max_iter 90000": law for i in range(count)})
+    (figure,) = figures
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    legend = figure.legends[0] if below else ax.get_legend()
+    assert legend is not None
+    names = [f"R-{i}, max_iter 90000 law" for i in range(count)]
+    assert [text.get_text() for text in legend.get_texts()] == [*names, "forecast", "90% interval"]
+    looks = [(line.get_color(), line.get_marker()) for line in legend.get_lines()[:count]]
+    assert len(set(looks)) == count
+    if below:
+        assert legend.get_window_extent().y1 <= ax.get_window_extent().y0

@@ -1,0 +1,101 @@
+"""Reads the cells of a results file as programs and spreadsheets write it: delimiters, empty lines, spellings."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from scaleprior.ap_names import AP_NAMES
+from scaleprior.errors import UserError
+from scaleprior.laws.choosing import Cells
+from scaleprior.laws.grouping import IDENTITY
+
+__all__ = ["column_called", "number_in", "read_cells"]
+
+_DELIMITERS = (",", ";", "\t")
+_KNOWN = ("arch", "images", "seed", *AP_NAMES, *IDENTITY)
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+
+
+def read_cells(path: Path) -> tuple[list[str], list[tuple[int, Cells]]]:
+    """The columns, and (line, cells without blanks around them) of each row that is not empty.
+
+    Columns are split where the header's first line is: at commas, semicolons or tabs. A column that is one of ours but
+    for capitals, blanks and hyphens ("Max Iter") is called as ours is: it must split laws as ours does.
+
+    Raises:
+        UserError: the file is missing, empty or no CSV file in UTF-8; two columns of one name; a row with more cells
+            than columns, which has its values in other columns than it means.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+            file.seek(0)
+            reader = csv.reader(file, delimiter=max(_DELIMITERS, key=first.count))
+            columns = _columns(next(reader, []), path)
+            lines = [
+                (reader.line_num, cells) for row in reader if (cells := [cell.strip() for cell in row]) and any(cells)
+            ]
+    except FileNotFoundError as e:
+        raise UserError(f"results file not found: {path}", hint="check the path") from e
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise UserError(f"results file {path} cannot be read: {e}", hint="give a CSV file in UTF-8") from e
+    if not columns:
+        raise UserError(f"{path} is empty", hint="its first line must name the columns")
+    return columns, [(line, _named(cells, columns, path, line)) for line, cells in lines]
+
+
+def column_called(name: str, columns: Collection[str]) -> str:
+    """The column that a name means: itself, or one of ours in another spelling."""
+    ours = _ours(name)
+    return ours if name not in columns and ours in columns else name
+
+
+def number_in(cells: Cells, column: str, path: Path, line: int, *, decimal_comma: bool = True) -> float:
+    """The number in a cell.
+
+    Args:
+        decimal_comma: take 38,25 for 38.25, as spreadsheets write it in half of the world; of whole numbers a comma
+            may as well part thousands.
+
+    Raises:
+        UserError: it holds none; names file, line and column.
+    """
+    text = cells[column]
+    try:
+        value = float(text.replace(",", ".") if decimal_comma and _DECIMAL_COMMA.fullmatch(text) else text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        shown = f"{text!r} is not a number" if text else "the cell is empty"
+        plain = "write digits and a decimal point only, such as 38.25 or 10000000"
+        hint = plain if any(map(str.isdigit, text)) else "repair the cell or remove the row"
+        raise UserError(f"{path}, line {line}, column {column!r}: {shown}", hint=hint)
+    return value
+
+
+def _ours(name: str) -> str:
+    plain = re.sub(r"[\s-]+", "_", name.strip().casefold())
+    return plain if plain in _KNOWN else name
+
+
+def _columns(header: Sequence[str], path: Path) -> list[str]:
+    names = [name.strip() for name in header]
+    columns = [name if (ours := _ours(name)) in names else ours for name in names]
+    for name in columns:
+        if name and columns.count(name) > 1:
+            raise UserError(f"{path}, line 1: {columns.count(name)} columns are called {name!r}", hint="rename one")
+    return columns if any(columns) else []
+
+
+def _named(cells: list[str], columns: Sequence[str], path: Path, line: int) -> Cells:
+    if any(cells[len(columns) :]):
+        raise UserError(
+            f"{path}, line {line}: {len(cells)} cells for {len(columns)} columns",
+            hint="put a text that holds the delimiter in quotes",
+        )
+    padded = [*cells, *[""] * (len(columns) - len(cells))]
+    return {column: cell for column, cell in zip(columns, padded) if column}

@@ -1,0 +1,119 @@
+"""Results files as spreadsheets and other programs write them: read as they are meant, or refused with the place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scaleprior.cli import main
+from scaleprior.errors import UserError
+from scaleprior.laws import read_table
+
+HEAD = ("arch", "images", "seed", "ap", "max_iter")
+LADDER = (1000, 4000, 16000, 64000)
+ROWS = [
+    ("R-50", str(n), str(seed), f"{20 + i + seed / 4:.4f}", "90000") for i, n in enumerate(LADDER) for seed in (0, 1)
+]
+
+
+def write(path: Path, *lines: str, head: str = ",".join(HEAD)) -> Path:
+    path.write_text("\n".join((head, *lines)) + "\n", encoding="utf-8")
+    return path
+
+
+def lines(delimiter: str = ",") -> list[str]:
+    return [delimiter.join(row) for row in ROWS]
+
+
+def series(path: Path) -> tuple[list[float], list[float], list[str | None]]:
+    (found,) = read_table(path).series.values()
+    return found.images, found.metric, found.seeds
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+@pytest.mark.parametrize("comma", [False, True])
+def test_other_delimiters_and_decimal_commas_are_the_same_rows(tmp_path: Path, delimiter: str, comma: bool) -> None:
+    body = [line.replace(".", ",") if comma else line for line in lines(delimiter)]
+    other = write(tmp_path / "other.csv", *body, head=delimiter.join(HEAD))
+    assert series(other) == series(write(tmp_path / "plain.csv", *lines()))
+
+
+def test_of_whole_numbers_a_comma_is_no_decimal_one(tmp_path: Path) -> None:
+    body = [line.replace("64000", "64,000") for line in lines(";")]
+    path = write(tmp_path / "r.csv", *body, head=";".join(HEAD))
+    with pytest.raises(UserError, match=r"line 8, column 'images': '64,000' is not a number; write digits"):
+        read_table(path)
+
+
+def test_empty_lines_at_the_end_and_pandas_seeds_change_nothing(tmp_path: Path) -> None:
+    plain = write(tmp_path / "plain.csv", *lines())
+    floats = [",".join((row[0], f"{row[1]}.0", f"{row[2]}.0", row[3], f"{row[4]}.0")) for row in ROWS]
+    mixed = write(tmp_path / "r.csv", *lines()[:3], *floats[3:], "", ",,,,", " , ,,,,,")
+    assert series(mixed) == series(plain)
+
+
+def test_our_columns_in_other_capitals_split_laws_as_ours_do(tmp_path: Path) -> None:
+    other = [line.replace("90000", "270000") for line in lines()]
+    path = write(tmp_path / "r.csv", *lines(), *other, head="Arch,Images,Seed,AP,Max Iter")
+    table = read_table(path, x="Images", y="AP", group="Arch")
+    assert list(table.series) == list(read_table(path).series) == ["R-50, max_iter 90000", "R-50, max_iter 270000"]
+    assert list(read_table(path, where={"Max Iter": 90000}).series) == ["R-50"]
+    assert list(read_table(path, across="Max Iter").series) == ["R-50"]
+
+
+@pytest.mark.parametrize(
+    ("head", "line", "message"),
+    [
+        ("arch,images,seed,ap,ap", "R-50,1,0,20,30", "line 1: 2 columns are called 'ap'"),
+        ("arch,images,seed,ap,note", "R-50,1,0,20,first, then more", "line 2: 6 cells for 5 columns"),
+        ("arch,images,seed,ap,note", "R-50,1,0,20%,x", "'20%' is not a number; write digits and a decimal point only"),
+        ("arch,images,seed,ap,note", "R-50,10M,0,20,x", "'10M' is not a number; write digits"),
+    ],
+)
+def test_what_may_mean_another_value_is_refused(tmp_path: Path, head: str, line: str, message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        read_table(write(tmp_path / "r.csv", line, head=head))
+    assert message in str(refused.value)
+
+
+def test_a_row_that_is_there_twice_counts_once_and_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.csv", *lines(), *lines()[:2])
+    assert series(path) == series(write(tmp_path / "plain.csv", *lines()))
+    assert read_table(path).notes == ("2 rows (lines 10, 11) left out, the same as an earlier one in every cell",)
+    # without seeds, equal rows may be two runs
+    body = [f"{row[1]},{row[3]}" for row in ROWS]
+    assert len(series(write(tmp_path / "s.csv", *body, body[0], head="images,ap"))[0]) == len(ROWS) + 1
+
+
+def test_fractions_in_a_column_of_ap_are_said_and_shown_with_their_digits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = [f"{row[0]},{row[1]},{row[2]},{float(row[3]) / 100:.6f},90000" for row in ROWS]
+    path = write(tmp_path / "r.csv", *body)
+    assert main(["laws", "fit", str(path)]) == 0
+    assert (
+        "ap is at most 0.2325 and read as percent; of fractions, such as pycocotools prints, say --unit fraction"
+        in (capsys.readouterr().out)
+    )
+    assert main(["laws", "fit", str(path), "--unit", "fraction", "--predict", "64000"]) == 0
+    said = capsys.readouterr().out
+    assert "read as percent" not in said
+    assert main(["laws", "fit", str(path), "--unit", "fraction", "--predict", "64000", "--json"]) == 0
+    law = json.loads(capsys.readouterr().out)["laws"]["R-50"]
+    assert f"{law['predictions'][0]['mean']:.4f}" in said
+    assert f"{law['per_decade']['value']:.4f} [" in said
+
+
+def test_what_is_left_out_is_in_a_comparison_s_json_and_the_unreachable_is_said_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = [line.replace("R-50", "R-152") for line in lines()]
+    path = write(tmp_path / "r.csv", *lines(), *deep, "R-50,0,0,10,90000", "R-18,1000,0,9,90000")
+    assert main(["laws", "compare", str(path), "R-152", "R-50", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["left_out"] == {"R-50": [10.0]}
+    assert list(found["too_few"]) == ["R-18"]
+    assert main(["laws", "forecast", str(path), "--target", "99"]) == 0
+    assert "ap 99 is out of reach\n" in capsys.readouterr().out
