@@ -23,7 +23,17 @@ from scaleprior.study.sections import BackboneSection
 from scaleprior.study.spec import StudySpec
 from scaleprior.wording import flag, parameter
 
-__all__ = ["AbsentRung", "Rung", "describe_rungs", "find_rungs", "skip_absent", "survey_rungs"]
+__all__ = [
+    "AbsentRung",
+    "Rung",
+    "describe_rungs",
+    "find_rungs",
+    "not_comparable",
+    "skip_absent",
+    "survey_rungs",
+]
+
+_NOT_COMPARABLE = "NOT comparable by images alone"
 
 
 @dataclass(frozen=True)
@@ -206,7 +216,13 @@ def _comparable(ladder: Sequence[Rung]) -> str:
         if UNKNOWN in (low.supervision, high.supervision):
             said.append(f"{pair}: not known, a supervision is unknown")
         elif low.supervision != high.supervision:
-            said.append(f"{pair}: NOT comparable by images alone ({low.supervision} against {high.supervision})")
+            said.append(f"{pair}: {_NOT_COMPARABLE} ({low.supervision} against {high.supervision})")
     if said:
         return "; ".join(said)
     return f"all rungs have one supervision ({ladder[0].supervision})"
+
+
+def not_comparable(facts: Mapping[str, str], arch: str) -> str:
+    """Which neighbours on an architecture's ladder differ in more than images, of the facts of a study; "" of none."""
+    said = facts.get(f"comparable {arch}", "")
+    return "; ".join(part for part in said.split("; ") if _NOT_COMPARABLE in part)

@@ -19,8 +19,10 @@ import scaleprior as sp
 from scaleprior.ap_names import AP_NAMES
 from scaleprior.errors import UserError
 from scaleprior.study.report import summary
+from scaleprior.study.report.page import build_report
 from scaleprior.study.runner import _command
 from scaleprior.study.spec import StudySpec, load_spec
+from scaleprior.study.status import study_status
 from tests import processes
 from tests.study.conftest import TINY, write_spec
 
@@ -176,3 +178,23 @@ def test_a_program_without_a_guard_runs_a_study_once(tmp_path: Path) -> None:
     spec = write_spec(tmp_path, ladder=[16], scratch=False)
     sp.Study(spec).run(tmp_path / "file", jobs=1).report().write(tmp_path / "theirs")
     assert (tmp_path / "ours" / "results.csv").read_bytes() == (tmp_path / "theirs" / "results.csv").read_bytes()
+
+
+def test_rungs_that_differ_in_more_than_images_are_points_and_no_law(finished: Path) -> None:
+    """One supervision is a ladder; of two that differ no slope is said, whichever arm fine-tunes them."""
+    view = study_status(finished)
+    known = "16 and 32 images: not known, a supervision is unknown"
+    apart = "16 and 32 images: NOT comparable by images alone (labels of a against captions)"
+    laws = {}
+    for name, said in {"alike": "all rungs have one supervision (a)", "unknown": known, "apart": apart}.items():
+        report = build_report(replace(view, facts={**view.facts, "comparable R-50": said}))
+        laws[name] = report.summaries[0].law
+        page = report.markdown()
+        assert ("per tenfold pretraining images at the top" in page) == (name != "apart")
+        assert len(report.summaries[0].points) == 3
+    assert [name for name, law in laws.items() if law is None] == ["apart"]
+    assert f"R-50: no law: {apart}: a picture, not a slope." in page
+    assert report.to_dict()["laws"]["R-50"] == {"missing": f"{apart}: a picture, not a slope"}
+    points, gains = report.figure().axes
+    assert points.get_xlim()[1] > 64
+    assert [text.get_text() for text in gains.texts] == ["no law:\nthe report says why"]

@@ -174,6 +174,8 @@ def test_it_runs_to_the_end_with_local_files(ladder: Path, tmp_path: Path, monke
         assert "1,000 and 10,000 images: " not in page
         assert "elsewhere" in page
         assert "Missing cells" not in page
+        assert "a picture, not a slope" in page
+        assert "per tenfold pretraining images" not in page.split("<figcaption>")[0]
 
     (note,) = read_table(out / "results.csv").notes
     assert note.startswith("R-50, as its study says: 10,000 and 100,000 images: NOT comparable by images alone (")

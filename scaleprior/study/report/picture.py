@@ -97,7 +97,7 @@ def _draw_gains(ax: Axes, summaries: Sequence[ArchSummary], arms: Sequence[str],
     laws = [(s, s.law) for arm in arms for s in summaries if s.law is not None and s.arm == arm]
     if not laws:
         ax.set_axis_off()
-        ax.text(0.5, 0.5, "too few fractions\nfor a law", ha="center", va="center", transform=ax.transAxes)
+        ax.text(0.5, 0.5, "no law:\nthe report says why", ha="center", va="center", transform=ax.transAxes)
         return
     # bars of one arm stand together, with the room of half a bar before those of the next
     places = [place + 0.5 * arms.index(summary.arm) for place, (summary, _) in enumerate(laws)]

@@ -16,6 +16,7 @@ from scaleprior.errors import UserError
 from scaleprior.files import write_csv
 from scaleprior.study.cell import Cell
 from scaleprior.study.result import CellResult
+from scaleprior.study.rungs import not_comparable
 from scaleprior.study.status import StudyView
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class ArchSummary:
         arm: "" in a study without arms.
         scratch: the from-scratch point; None if the study has none.
         points: the ladder, rising.
-        law: AP against log images; None where there are too few fractions, and then ``why_no_law`` says so.
+        law: AP against log images; None where there are too few fractions, or where they differ in more
+            than their images, and then ``why_no_law`` says so.
     """
 
     arch: str
@@ -144,7 +146,8 @@ def summarise(view: StudyView) -> list[ArchSummary]:
         finished = [(cell, result.detection.ap) for cell, result in done if (cell.arch, cell.arm) == (arch, arm)]
         points = [_point(finished, n) for n in sorted({cell.images for cell, _ in finished})]
         ladder = tuple(p for p in points if p.images)
-        law, why = _law(ladder)
+        apart = not_comparable(view.facts, arch)
+        law, why = (None, f"{apart}: a picture, not a slope") if apart else _law(ladder)
         scratch = points[0] if points and points[0].images == 0 else None
         summaries.append(ArchSummary(arch, scratch, ladder, law, why, arm))
     return summaries
