@@ -7,6 +7,7 @@ of the spec would win over says something that would not be done, and is refused
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,15 @@ def check_arms(spec: StudySpec) -> None:
     """Refuse pieces with keys that would have no effect.
 
     Raises:
-        UserError: a piece that is not there or sets what a section of the spec says for every cell; a key of a piece
-            that ``finetune.overrides`` or an architecture sets to something else.
+        UserError: weights that no cell would start from; a piece that is not there or sets what a section of the spec
+            says for every cell; a key of a piece that ``finetune.overrides`` or an architecture sets to something else.
     """
     shared = dict(parse_overrides(spec.finetune.overrides))
     for name, arm in spec.arms.items():
         where = f"study spec {spec.source}: arms.{name}"
         said = _said_by_pieces(arm, where)
-        own = set(arm.overrides[::2])
+        own = dict(parse_overrides(arm.overrides))
+        _refuse_weights(where, name, said, own)
         for arch, keys in spec.architectures.items():
             if arm.architectures is not None and arch not in arm.architectures:
                 continue
@@ -68,6 +70,21 @@ def check_arms(spec: StudySpec) -> None:
                         f"{where}: {piece} sets {key} to {value!r}, {place} to {winner!r}, which would win",
                         hint=f"say under arms.{name}.overrides which of them it is",
                     )
+
+
+def _refuse_weights(where: str, name: str, said: Mapping[str, tuple[str, Any]], own: Mapping[str, Any]) -> None:
+    """Raise UserError where an arm names weights, which none of its cells would start from.
+
+    ``finetune.config`` may name some: what is wanted of it is all else.
+    """
+    key = "MODEL.WEIGHTS"
+    piece, value = said.get(key, ("", ""))
+    for place, weights in {piece: value, f"arms.{name}.overrides": own.get(key)}.items():
+        if weights:
+            raise UserError(
+                f"{where}: {place} sets {key} to {weights!r}, and every cell has a backbone of its own",
+                hint="say it under backbones",
+            )
 
 
 def _said_by_pieces(arm: ArmSection, where: str) -> dict[str, tuple[str, Any]]:

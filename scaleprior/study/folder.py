@@ -23,7 +23,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,15 @@ class StudyFolder:
     def cell(self, cell: Cell) -> Path:
         """The folder of one cell; as other processes see it, wherever they work.
 
-        A cell that the study had before it had arms keeps the folder of then: its key says that it is the same.
+        A cell that was done under another name of its arm, or before the study had arms, keeps the folder of then: its
+        key says that it is the same.
         """
         cells = self.path.absolute() / "cells"
-        earlier = cells / replace(cell, arm="").folder_name
-        return earlier if cell.arm and earlier.is_dir() else cells / cell.folder_name
+        own = cells / cell.folder_name
+        if own.is_dir() or not cells.is_dir():
+            return own
+        first, last = f"{cell.arch}-{cell.images or 'scratch'}-", f"-seed{cell.seed}-{cell.key[:8]}"
+        return next((cells / n for n in sorted(os.listdir(cells)) if n.startswith(first) and n.endswith(last)), own)
 
     def read(self) -> StudyRecord:
         """Read ``study.json``.

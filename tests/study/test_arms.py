@@ -128,6 +128,11 @@ def test_from_scratch_may_have_an_arm_of_its_own(tmp_path: Path, made: Path) -> 
             {"a": {"pieces": ["deep.yaml"]}},
             "deep.yaml sets MODEL.RESNETS.DEPTH to 101, architectures.R-50 to 50, which would win",
         ),
+        (
+            {"a": {"overrides": {"MODEL.WEIGHTS": "x.pth"}}},
+            "arms.a.overrides sets MODEL.WEIGHTS to 'x.pth', and every cell",
+        ),
+        ({"a": {"pieces": ["weights.yaml"]}}, r"arms.a: .*weights.yaml sets MODEL.WEIGHTS to 'x.pth', and every cell"),
         ({"a": {}, "b": {}}, "arms 'a' and 'b' of .* come to the same config for architecture R-50"),
         # said by another word, and a key that is set to what it is anyway: the same detector
         ({"a": {}, "b": {"overrides": {"SOLVER.GAMMA": 0.1}}}, "arms 'a' and 'b' of .* come to the same config"),
@@ -138,6 +143,7 @@ def test_from_scratch_may_have_an_arm_of_its_own(tmp_path: Path, made: Path) -> 
 def test_what_an_arm_may_not_say_is_refused_before_anything_trains(
     tmp_path: Path, made: Path, arms: Any, message: str
 ) -> None:
+    (tmp_path / "weights.yaml").write_text("MODEL: {WEIGHTS: x.pth}\n")
     (tmp_path / "seed.yaml").write_text("SEED: 4\n")
     (tmp_path / "deep.yaml").write_text("MODEL: {RESNETS: {DEPTH: 101}}\n")
     with pytest.raises(UserError, match=message) as caught:
@@ -204,6 +210,15 @@ def test_a_finished_study_takes_arms_later(finished: Path, tmp_path: Path) -> No
     }  # fmt: skip
     assert len(started) == 2
     assert all("-slow-seed0-" in folder.name for folder in started)
+
+    # neither is it when the arm has another name, nor when the arms go again
+    renamed = load_spec(write_spec(tmp_path, arms={"usual": {}, "other": {"only": "pretrained", **SLOW}}, ladder=[16]))
+    started.clear()
+    view = run_study(renamed, out, executor=Nothing(started), check=False).view
+    assert {(c.cell.arm, c.cell.images) for c in view.cells if c.state == "done"} == {("usual", 0), ("usual", 16)}
+    assert [folder.name for folder in started] == [f"R-50-16-slow-seed0-{view.cells[-1].cell.key[:8]}"]
+    run_study(load_spec(write_spec(tmp_path, ladder=[16])), out, executor=Nothing(started), check=False)
+    assert len(started) == 1
 
 
 class Nothing:
