@@ -53,7 +53,7 @@ def claim(plan: Plan, out: Path, *, resume: bool, extend: bool = False) -> tuple
         pointer.unlink(missing_ok=True)
         folder.write()
         return plan.trained, False
-    with _other_processes_told(plan, out):
+    with _other_schedule_told(plan, out):
         known = folder.resumed(extend=extend, steps_done=lambda: _steps_done(out))
     if known is None:
         if pointer.is_file():
@@ -74,21 +74,23 @@ def claim(plan: Plan, out: Path, *, resume: bool, extend: bool = False) -> tuple
     if before is not None and before.fingerprint == known.fingerprint:
         return trained, True
     _last_checkpoint(out)
-    known.write()
+    _tell_of_processes(out)
+    # what a comparison reads in the detector stands in the folder, too
+    replace(known, identity={**identity, "tuning": dict(trained.tuning)}).write()
     return trained, False
 
 
 @contextlib.contextmanager
-def _other_processes_told(plan: Plan, out: Path) -> Iterator[None]:
-    """Around looking at the folder: say what another number of processes makes of the run.
+def _other_schedule_told(plan: Plan, out: Path) -> Iterator[None]:
+    """Around looking at the folder.
 
     Raises:
-        UserError: another schedule, by SOLVER.REFERENCE_WORLD_SIZE.
+        UserError: another schedule, by SOLVER.REFERENCE_WORLD_SIZE on another number of processes.
     """
-    now, then = comm.get_world_size(), _processes_of(out)
     try:
         yield
     except UserError as e:
+        now, then = comm.get_world_size(), _processes_of(out)
         if then in (None, now) or not plan.cfg.SOLVER.REFERENCE_WORLD_SIZE:
             raise
         raise UserError(
@@ -96,9 +98,14 @@ def _other_processes_told(plan: Plan, out: Path) -> Iterator[None]:
             "batch, learning rate and number of steps",
             hint=f"resume with {parameter('processes', then, option='num_gpus')}, or choose another output folder",
         ) from e
+
+
+def _tell_of_processes(out: Path) -> None:
+    """Say what another number of processes makes of the steps to come."""
+    now, then = comm.get_world_size(), _processes_of(out)
     if then not in (None, now):
         logger.warning(
-            "%s was begun by %s and goes on with %d: a batch is as large as it was, and holds other images",
+            "%s was trained by %s and goes on with %d: a batch is as large as it was, and holds other images",
             out,
             counted(then, "processes"),
             now,
@@ -106,7 +113,7 @@ def _other_processes_told(plan: Plan, out: Path) -> Iterator[None]:
 
 
 def _processes_of(out: Path) -> int | None:
-    """How many processes began the run in ``out``; None where nobody knows."""
+    """How many processes trained the run in ``out`` last; None where nobody knows."""
     try:
         found = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # the folder's reader says what is wrong with it

@@ -100,8 +100,8 @@ class Detectron2Engine:
             else:
                 record_dropped(out, problems_of(plan.cfg.DATASETS.TRAIN), anew=True)
                 _train(replace(plan, trained=trained), out, resume or extend, progress)
-            for left in out.glob("model_[0-9]*.pth"):
-                left.unlink()
+                for left in out.glob("model_[0-9]*.pth"):
+                    left.unlink()
         return out / MODEL_FILE
 
     def evaluate(

@@ -13,9 +13,9 @@ import math
 import os
 import pickle
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -32,12 +32,14 @@ from scaleprior.config.seed import run_seed
 from scaleprior.d2.checkpoint import EXTRA_KEY
 from scaleprior.d2.checks import check_keys, check_solver
 from scaleprior.d2.datasets import check_annotated
+from scaleprior.d2.evaluation.as_saved import as_saved
 from scaleprior.d2.evaluation.augmented import AUGMENTED_FOLDER, SUFFIX, augmented_model
 from scaleprior.d2.evaluation.checks import check_evaluation
 from scaleprior.d2.evaluation.hooks import evaluation_hooks
 from scaleprior.d2.evaluation.kinds import build_evaluator
 from scaleprior.d2.loader import NamedMapper, ResumableLoader, TestLoader, UnusableImage
 from scaleprior.d2.norm_eps import build_norm_eps
+from scaleprior.d2.normalizers import NORMALIZERS, normalizers, set_normalizers
 from scaleprior.d2.ready import ddp_on_cpu, ready, with_sets
 from scaleprior.d2.start_detector import require_weights, tell_of_fresh
 from scaleprior.detect.plan import starts_from_detector
@@ -78,6 +80,7 @@ class Trainer(DefaultTrainer):
     optimizer: torch.optim.Optimizer
     data_loader: Any
     _stop = StopRequest()
+    _normalizers: Sequence[dict[str, float]] = ()  # of every process
     _done = 0  # steps that are whole, hooks and all
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -194,6 +197,10 @@ class Trainer(DefaultTrainer):
         here has to have seen the whole step, all hooks included.
         """
         self._done = self.iter + 1
+        found = normalizers(self.model)
+        self._normalizers = (
+            cast("Any", comm.all_gather(found)) if found else ()
+        )  # here, as the main process saves alone
         super().after_step()
         if self.progress is not None:
             loss = self.storage.latest().get("total_loss", (math.nan, 0))[0]
@@ -207,6 +214,15 @@ class Trainer(DefaultTrainer):
                 f"stopped by SIGTERM after step {self._done} of {self.max_iter}",
                 hint=f"run again with {parameter('resume', True)} to go on",
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Detectron2's, with what its dense detectors remember of earlier steps and leave out of their own."""
+        return super().state_dict() | ({NORMALIZERS: self._normalizers} if self._normalizers else {})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See :meth:`state_dict`; Detectron2's own checkpoints lack a part of it."""
+        super().load_state_dict(state_dict)
+        set_normalizers(self.model, state_dict.get(NORMALIZERS, []))
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's own, in its order; called once, at the end of ``DefaultTrainer.__init__``."""
@@ -254,6 +270,12 @@ class Trainer(DefaultTrainer):
         """
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return build_evaluator(cfg, dataset_name, folder)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
+        """Detectron2's; of the model that is saved, also where several processes share out a set."""
+        with as_saved(model):
+            return super().test(cfg, model, evaluators)
 
     @classmethod
     def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:

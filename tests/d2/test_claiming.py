@@ -163,6 +163,7 @@ def test_an_extended_run_learns_by_the_new_schedule_on_the_images_that_come_next
     ]
     written = json.loads((run / "run.json").read_text())
     assert (written["fingerprint"], len(written["extended"])) == (trained.fingerprint, 1)
+    assert written["tuning"] == dict(trained.tuning)
     assert "MAX_ITER: 8" in (run / "config.yaml").read_text()
 
     # The run of 8 steps in one go is another run, and its row stands beside.
@@ -178,7 +179,8 @@ def test_an_extended_run_learns_by_the_new_schedule_on_the_images_that_come_next
     assert [row["max_iter"] for row in rows] == ["8", "8"]
     assert len({row["settings"] for row in rows}) == 2  # by which a comparison groups them
 
-    # Finished: either flag finds it so, and changes nothing.
+    # Finished: either flag finds it so, and changes nothing, such as checkpoints that the tool kept.
+    (run / "model_0000003.pth").write_bytes(model.read_bytes())
     before = content(run)
     for flag in ({"resume": True}, {"extend": True}):
         assert engine.train(tiny("FPN", keys), weights, run, **flag, progress=lambda d, t, n: steps.append(d)) == model
@@ -218,7 +220,10 @@ def test_another_number_of_processes_is_told(
     (run / "run.json").write_text(json.dumps({**written, "processes": 2}))
     weights = finished / "w.safetensors"
     Detectron2Engine().train(tiny("FPN", [*words(finished), *FOUR]), weights, run, resume=True)
-    assert "was begun by 2 processes and goes on with 1: a batch is as large as it was" in caplog.text
+    assert "processes" not in caplog.text  # it is finished: nothing goes on
+    Detectron2Engine().train(tiny("FPN", [*words(finished), *FOUR, *EIGHT]), weights, run, extend=True)
+    assert "was trained by 2 processes and goes on with 1: a batch is as large as it was" in caplog.text
+    (run / "run.json").write_text(json.dumps({**written, "processes": 2}))
     scaled = tiny("FPN", [*words(finished), *FOUR, "SOLVER.REFERENCE_WORLD_SIZE", "2"])
     with pytest.raises(UserError, match=r"holds a run of 2 processes; on 1 SOLVER.*; resume with processes=2"):
         Detectron2Engine().train(scaled, weights, run, resume=True)

@@ -137,6 +137,15 @@ def test_two_processes_on_the_cpu_with_a_schedule_for_any_number(tmp_path: Path,
     assert [line["iteration"] for line in lines if "total_loss" in line] == [1]
     assert (run / "log.txt.rank1").is_file()
 
+    # what was evaluated is what was saved, although each process has BN's statistics of its own images
+    alone = tool(
+        *CONFIG, "--eval-only", *words, "OUTPUT_DIR", tmp_path / "alone", "MODEL.WEIGHTS", run / "model_final.pth"
+    )
+    assert alone.returncode == 0, alone.stderr[-3000:]
+    found = "inference/tiny/coco_instances_results.json"
+    by_score = [sorted(json.loads((out / found).read_text()), key=str) for out in (run, tmp_path / "alone")]
+    assert by_score[0] == by_score[1]
+
     before = content(run)
     alone = tool(*CONFIG, "--resume", *words)
     assert alone.returncode == 2

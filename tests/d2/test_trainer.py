@@ -129,6 +129,19 @@ def test_a_mapper_of_ones_own_keeps_the_place_in_the_data(config: Callable[..., 
         assert torch.equal(ours, theirs)
 
 
+def test_a_dense_detector_goes_on_with_the_mean_that_divides_its_losses(config: Callable[..., CfgNode]) -> None:
+    """Detectron2 begins RetinaNet's and FCOS' again at a constant."""
+    words = ["MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone"]
+    words += ["MODEL.RESNETS.OUT_FEATURES", "['res3', 'res4', 'res5']", "MODEL.RETINANET.NUM_CONVS", "1"]
+    words += ["MODEL.FPN.IN_FEATURES", "['res3', 'res4', 'res5']", "MODEL.RETINANET.NUM_CLASSES", "2"]
+    words += ["MODEL.ANCHOR_GENERATOR.SIZES", "[[16], [32], [64], [128], [256]]"]
+    whole = trained(Trainer, config(*words, out="whole"))
+    trained(Trainer, config(*words, out="part"), until=2)
+    rest = trained(Trainer, config(*words, out="part"), resume=True)
+    assert rest.start_iter == 2
+    assert rest.model.loss_normalizer == whole.model.loss_normalizer
+
+
 def test_any_other_loader_trains_and_a_resume_that_starts_its_data_again_is_said(
     config: Callable[..., CfgNode], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

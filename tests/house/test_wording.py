@@ -143,6 +143,7 @@ def test_one_thing_is_singular() -> None:
         "areas outside 0 to 1e10": "area outside 0 to 1e10",
         "entries that are no image id": "entry that is no image id",
         "files that are gone": "file that is gone",
+        "processes": "process",
     }
     for things, one in of_one.items():
         assert counted(1, things) == f"1 {one}"
