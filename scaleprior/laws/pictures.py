@@ -162,7 +162,7 @@ def _one_legend(figure: Figure, ax: Axes, laws: Mapping[str, Law]) -> None:
     if (legend := ax.get_legend()) is not None:
         legend.remove()
     names = [f"{name} law".strip() for name in laws]
-    solid = [line for line in ax.lines if line.get_linestyle() == "-" and len(line.get_xdata()) > 1]
+    solid = [line for line in ax.lines if line.get_linestyle() == "-" and np.size(line.get_xdata()) > 1]
     points = [line for line in ax.lines if line.get_linestyle() == "None"]
     handles: list[Any] = [
         Line2D([], [], color=line.get_color(), linewidth=1.8, marker=dots.get_marker(), markersize=4)

@@ -376,12 +376,13 @@ def test_every_arm_has_its_laws_and_architectures_are_compared_within_one(
     assert len(compared) == 2
     assert "A (raw): AP 15.00 from scratch." in report.sentences
     assert not any("A (raw): no law" in s for s in report.sentences)
-    panels = report.figure().axes
+    figure = report.figure()
+    panels = figure.axes
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["A law", "B law", "A (raw) from scratch"]
     assert [panel.get_title("left") for panel in panels] == ["tiny: one", "tiny: two", "AP per tenfold images"]
     for panel in panels[:2]:
-        legend = panel.get_legend()
-        assert legend is not None
-        assert [text.get_text() for text in legend.get_texts()] == ["A law", "B law", "A (raw) from scratch"]
+        assert panel.get_legend() is None
         low, high = panel.get_ylim()
         assert low < 15 < 40 < high  # the same scale in both, and all of it in sight
     assert len(report._repr_html_()) < 300_000
@@ -390,6 +391,38 @@ def test_every_arm_has_its_laws_and_architectures_are_compared_within_one(
     shown = capsys.readouterr().out
     assert "A (two) 100 images seed 0" in shown
     assert [line.split()[1] for line in shown.splitlines() if "30.00" in line or " 40.0" in line]
+
+
+@pytest.mark.parametrize("arms", [("",), ("one",), ("one", "two", "three", "four")])
+def test_the_picture_shows_points_without_a_law_and_tells_eight_architectures_apart(arms: tuple[str, ...]) -> None:
+    """As ImageNet's beside the paper's ladder: fewer images than any rung, and an AP below them all."""
+    from matplotlib.figure import Figure
+
+    from scaleprior.laws import fit_law
+    from scaleprior.study.report.picture import draw_study
+    from scaleprior.study.report.summary import ArchSummary, Point
+
+    ladder = tuple(Point(n, (0,), (30.0 + i,)) for i, n in enumerate((10**7, 10**8, 10**9)))
+    law = fit_law([p.images for p in ladder], [p.aps[0] for p in ladder], unit="percent")
+    beside = (Point(1_281_167, (0, 1), (20.0, 21.0)),)
+    summaries = [ArchSummary("R-50", Point(0, (0,), (9.0,)), ladder, law, "", arm) for arm in arms]
+    summaries += [ArchSummary(f"I-{i}", None, beside, None, "one rung", arm) for i in range(7) for arm in arms]
+    figure: Figure = draw_study(summaries, title="t")
+    *panels, _ = figure.axes
+    assert len(panels) == len(arms)
+    for panel in panels:
+        (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
+        assert left < 1_281_167 < 10**10 < right
+        assert low < 9.0 < 32.0 < high
+        assert panel.xaxis.get_major_formatter()(10**7, 0) == "10M"
+    (legend,) = figure.legends
+    assert legend.get_texts()[0].get_text() == "R-50 law"
+    assert legend.get_texts()[-1].get_text() == "R-50 from scratch"
+    colours = [line.get_color() for line in legend.get_lines()]
+    assert len(colours) == 9
+    assert len(set(colours)) == 8
+    if len(arms) == 4:
+        assert len({round(panel.get_subplotspec().colspan.start) for panel in panels}) == 2
 
 
 def test_the_settings_name_every_arm(tmp_path: Path, made: Path) -> None:

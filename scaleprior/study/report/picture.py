@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from scaleprior.laws.words import number
 from scaleprior.study.report.summary import ArchSummary
 
 if TYPE_CHECKING:
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_study"]
 
-_COLOURS = ("#1f5fa8", "#c4561b", "#2e7d4f", "#7a3e9d", "#8a6d00")
+_FEW = 5  # names that a legend within a panel has room for
+_FROM_SCRATCH = " from scratch"
+_COLOURS = ("#1f5fa8", "#c4561b", "#2e7d4f", "#7a3e9d", "#8a6d00", "#0f8a94", "#b02a5b", "#5a5a5a")
 
 
 def draw_study(summaries: Sequence[ArchSummary], *, title: str) -> Figure:
@@ -37,16 +40,17 @@ def draw_study(summaries: Sequence[ArchSummary], *, title: str) -> Figure:
         panel.set_title(f"{title}: {arm}" if arm else title, loc="left", fontsize="medium")
         alone = [s for s in summaries if s.arm not in arms]  # arms for from scratch
         _draw_arm(panel, [s for s in summaries if s.arm == arm] + alone, colours)
+    _legend(figure, panels)
     _one_scale(panels, [s.scratch.mean for s in summaries if s.scratch is not None])
     _draw_gains(gains, summaries, arms, colours)
     return figure
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes], Axes]:
-    """Rows of up to three panels, and the gains below them all."""
+    """Rows of up to three panels, as full as they can be, and the gains below them all."""
     from matplotlib.figure import Figure
 
-    columns = min(count, 3)
+    columns = 2 if count == 4 else min(count, 3)
     rows = -(-count // columns)
     figure = Figure(figsize=(5.2 * columns, 4.0 * rows + 3.2), layout="constrained")
     grid = figure.add_gridspec(rows + 1, columns, height_ratios=[4.0] * rows + [3.2])
@@ -67,29 +71,44 @@ def _one_scale(panels: Sequence[Axes], lines: Sequence[float]) -> None:
 
 
 def _draw_arm(ax: Axes, summaries: Sequence[ArchSummary], colours: Mapping[str, str]) -> None:
-    for summary in summaries:
-        _draw_arch(ax, summary, colours[summary.arch])
-    ax.set_ylabel("COCO AP")
-    handles, labels = ax.get_legend_handles_labels()
-    named = {label: handle for handle, label in zip(handles, labels) if "interval" not in label and label != "forecast"}
-    ax.legend(named.values(), named.keys(), frameon=False, fontsize="small", loc="upper left")
-
-
-def _draw_arch(ax: Axes, summary: ArchSummary, colour: str) -> None:
+    """One panel: points without a law first, since a law's limits hold what was drawn before, then laws, then lines."""
     from scaleprior.laws import draw_law
 
-    if summary.law is not None:
-        until = 10.0 * summary.points[-1].images
-        draw_law(ax, summary.law, label=summary.arch, color=colour, until=until, forms=False, ylabel="COCO AP")
-    elif summary.points:
-        images = [p.images for p in summary.points for _ in p.aps]
-        ax.plot(images, [ap for p in summary.points for ap in p.aps], "o", color=colour, label=summary.arch)
-        ax.set_xscale("log")
-        ax.set_xlabel("pretraining images")
-    if summary.scratch is not None:
-        name = summary.arch if summary.points else summary.title  # whose recipe differs from the panel's
-        label = f"{name} from scratch"
-        ax.axhline(summary.scratch.mean, color=colour, linewidth=1.2, linestyle=":", label=label)
+    for summary in summaries:
+        if summary.law is None and summary.points:
+            images = [p.images for p in summary.points for _ in p.aps]
+            aps = [ap for p in summary.points for ap in p.aps]
+            ax.plot(images, aps, "o", color=colours[summary.arch], markersize=4, label=summary.arch)
+            ax.set_xscale("log")
+            ax.set_xlabel("pretraining images")
+            ax.xaxis.set_major_formatter(lambda value, _: number(value))
+    for summary in summaries:
+        if summary.law is not None:
+            until, colour = 10.0 * summary.points[-1].images, colours[summary.arch]
+            draw_law(ax, summary.law, label=summary.arch, color=colour, until=until, forms=False, ylabel="COCO AP")
+    for summary in summaries:
+        if summary.scratch is not None:
+            name = summary.arch if summary.points else summary.title  # whose recipe differs from the panel's
+            style = {"color": colours[summary.arch], "linewidth": 1.2, "linestyle": ":"}
+            ax.axhline(summary.scratch.mean, label=f"{name}{_FROM_SCRATCH}", **style)
+    ax.set_ylabel("COCO AP")
+    if (legend := ax.get_legend()) is not None:
+        legend.remove()
+
+
+def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    """Name every architecture once; in the panel where there is one and its names hide nothing, else below all."""
+    named: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels()):
+            if "interval" not in label and label != "forecast":
+                named.setdefault(label, handle)
+    labels = sorted(named, key=lambda label: (label.endswith(_FROM_SCRATCH), not label.endswith(" law")))
+    handles = [named[label] for label in labels]
+    if len(panels) == 1 and len(named) <= _FEW:
+        panels[0].legend(handles, labels, frameon=False, fontsize="small", loc="upper left")
+    else:
+        figure.legend(handles, labels, frameon=False, fontsize="small", loc="outside lower center", ncols=3)
 
 
 def _draw_gains(ax: Axes, summaries: Sequence[ArchSummary], arms: Sequence[str], colours: Mapping[str, str]) -> None:
