@@ -20,7 +20,7 @@ _BOTH = re.compile("\x02([^\x1f]*)\x1f([^\x03]*)\x03")
 _ABSENT = object()
 
 _NOUN = re.compile(r"^(?:[a-z]+ )*?([a-z]+)(?= (?:that|whose|of|with|without|outside|to|where|from)\b|,|$)")
-_ONE = {"boxes": "box", "categories": "category", "entries": "entry", "processes": "process"}
+_ONE = {"boxes": "box", "categories": "category", "entries": "entry", "processes": "process", "classes": "class"}
 _VERB = re.compile(r"(?<= that )(are|have|occur|lie|reach|repeat|differ)\b")
 _DOES = {"are": "is", "have": "has", "reach": "reaches"}
 

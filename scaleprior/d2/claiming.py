@@ -20,12 +20,12 @@ from scaleprior.errors import UserError
 from scaleprior.training.run_folder import RUN_FILE, RunFolder
 from scaleprior.wording import counted, parameter
 
-__all__ = ["MODEL_FILE", "claim"]
+__all__ = ["MODEL_FILE", "POINTER", "claim"]
 
 logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model_final.pth"
-_POINTER = "last_checkpoint"
+POINTER = "last_checkpoint"
 
 
 def claim(plan: Plan, out: Path, *, resume: bool, extend: bool = False) -> tuple[TrainedDetector, bool]:
@@ -48,7 +48,7 @@ def claim(plan: Plan, out: Path, *, resume: bool, extend: bool = False) -> tuple
     assert plan.trained is not None, "a plan of an evaluation claims nothing"
     identity = {**plan.trained.to_dict(), "processes": comm.get_world_size()}
     folder = RunFolder(out, identity, parts="config, backbone or data", schedule=plan.schedule)
-    pointer, model = out / _POINTER, out / MODEL_FILE
+    pointer, model = out / POINTER, out / MODEL_FILE
     if not (resume or extend):
         pointer.unlink(missing_ok=True)
         folder.write()
@@ -128,7 +128,7 @@ def _last_checkpoint(out: Path) -> Path | None:
     Raises:
         UserError: it is gone, or was not written to its end.
     """
-    pointer = out / _POINTER
+    pointer = out / POINTER
     if not pointer.is_file():
         return None
     checkpoint = out / pointer.read_text(encoding="utf-8").strip()
@@ -146,7 +146,7 @@ def _steps_done(out: Path) -> int:
         return open_container(checkpoint).tree["iteration"] + 1
     if (out / MODEL_FILE).is_file():
         raise UserError(
-            f"{out} has a {MODEL_FILE} but no {_POINTER}, which says where to go on",
-            hint=f"write {MODEL_FILE} into {out / _POINTER}, or start anew in another folder",
+            f"{out} has a {MODEL_FILE} but no {POINTER}, which says where to go on",
+            hint=f"write {MODEL_FILE} into {out / POINTER}, or start anew in another folder",
         )
     return 0

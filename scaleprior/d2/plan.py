@@ -25,6 +25,7 @@ from scaleprior.config.dotted import flat_config, get_key, set_key
 from scaleprior.config.seed import run_seed
 from scaleprior.d2.checkpoint import EXTRA_KEY
 from scaleprior.d2.checks import check_keys, detectron2_refuses
+from scaleprior.d2.classes import CLASS_KEYS, SEMANTIC
 from scaleprior.d2.config_node import ConfigNode
 from scaleprior.d2.datasets import check_annotated, keypoint_count, register_datasets
 from scaleprior.d2.evaluation.checks import check_evaluation
@@ -64,12 +65,6 @@ logger = logging.getLogger(__name__)
 # Detectron2 reads this behind a file's name. It asks for names to be matched by suffix, which is always done here.
 _HEURISTICS = "?matching_heuristics=True"
 _KEYPOINTS = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
-_SEMANTIC = "MODEL.SEM_SEG_HEAD.NUM_CLASSES"  # of pixels; the others count objects
-_CLASS_KEYS = {
-    "MODEL.ROI_HEADS.NUM_CLASSES": ("GeneralizedRCNN", "PanopticFPN"),
-    "MODEL.RETINANET.NUM_CLASSES": ("RetinaNet",),
-    _SEMANTIC: ("SemanticSegmentor", "PanopticFPN"),
-}
 # Keys under MODEL that a trained detector may be evaluated under other values of.
 _FREE = ("MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.LOAD_PROPOSALS")
 
@@ -279,8 +274,8 @@ def _set_classes(cfg: CfgNode, loaded: LoadedConfig, sets: str) -> tuple[str, ..
         if class_names(other) != names:
             raise UserError(f"{first} and {other} in {sets} have different classes", hint="use sets with the same ones")
     stuff = MetadataCatalog.get(first).get("stuff_classes") or ()
-    for key, architectures in _CLASS_KEYS.items():
-        count = len(stuff) if key == _SEMANTIC else len(names)
+    for key, architectures in CLASS_KEYS.items():
+        count = len(stuff) if key == SEMANTIC else len(names)
         if count and cfg.MODEL.META_ARCHITECTURE in architectures:
             check_class_count(loaded, key, count, first)
         if count:

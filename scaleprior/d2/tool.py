@@ -22,7 +22,7 @@ from scaleprior.config.load import CONFIG_FILE, OWN_FILE
 from scaleprior.config.saved import write_config
 from scaleprior.d2.checkpoint import load_detector
 from scaleprior.d2.checks import detectron2_refuses
-from scaleprior.d2.claiming import MODEL_FILE, claim
+from scaleprior.d2.claiming import MODEL_FILE, POINTER, claim
 from scaleprior.d2.datasets import problems_of
 from scaleprior.d2.engine import Detectron2Engine, record
 from scaleprior.d2.evaluation.expected import verify_expected
@@ -161,7 +161,8 @@ def _set_up(plan: Plan, args: argparse.Namespace, loaded: LoadedConfig) -> None:
     """
     out = plan.cfg.OUTPUT_DIR
     files = [Path(out) / name for name in (CONFIG_FILE, OWN_FILE)] if args.eval_only else []
-    of_training = {path: path.read_bytes() for path in files if path.is_file() and (Path(out) / RUN_FILE).is_file()}
+    of_run = any((Path(out) / name).is_file() for name in (RUN_FILE, POINTER))  # Detectron2's own has the latter
+    of_training = {path: path.read_bytes() for path in files if path.is_file() and of_run}
     try:
         setup_logger(out, distributed_rank=comm.get_rank(), name="scaleprior")
     except OSError as e:

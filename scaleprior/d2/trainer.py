@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.solver import LRMultiplier
@@ -31,6 +31,7 @@ from scaleprior.backbones.canonical import is_detector_state
 from scaleprior.config.seed import run_seed
 from scaleprior.d2.checkpoint import EXTRA_KEY
 from scaleprior.d2.checks import check_keys, check_solver
+from scaleprior.d2.classes import check_classes
 from scaleprior.d2.datasets import check_annotated
 from scaleprior.d2.evaluation.as_saved import as_saved
 from scaleprior.d2.evaluation.augmented import AUGMENTED_FOLDER, SUFFIX, augmented_model
@@ -51,12 +52,15 @@ from scaleprior.training.metrics_file import cut_lines
 from scaleprior.training.run_folder import with_way_on
 from scaleprior.training.seeds import step_seed
 from scaleprior.training.signals import Interrupted, StopRequest, catch_sigterm
-from scaleprior.wording import parameter
+from scaleprior.wording import either, flag, parameter
 
 __all__ = ["Trainer"]
 
 # Below Detectron2's own logger, so that a program of the user's, which set up that one, shows it.
 logger = logging.getLogger("detectron2.scaleprior")
+
+_EVALUATION = either("Trainer.test", flag("eval_only"))
+_KEYS_FIRST = either(" (a key that add_scaleprior_config(cfg) knows)", "")
 
 
 class Trainer(DefaultTrainer):
@@ -93,8 +97,10 @@ class Trainer(DefaultTrainer):
         check_solver(cfg)
         check_keys(cfg, training=True)
         check_annotated(cfg, training=True)
-        ours = getattr(type(self).build_evaluator, "__func__", None) is Trainer.build_evaluator.__func__
-        check_evaluation(cfg, own_evaluators=not ours)
+        check_classes(cfg, own_loader=self._overrides("build_train_loader"))
+        check_evaluation(cfg, own_evaluators=self._overrides("build_evaluator"))
+        if not (self._overrides("build_test_loader") or self._overrides("test")):  # else the names may be theirs alone
+            with_sets(cfg, [name for name in cfg.DATASETS.TEST if name not in DatasetCatalog])
         with ddp_on_cpu(cfg.MODEL.DEVICE):
             super().__init__(cfg)
         # Whoever builds models or hooks without asking ours owes the key and the checkpoints nevertheless.
@@ -107,6 +113,10 @@ class Trainer(DefaultTrainer):
                 "again (scaleprior.d2.Trainer.build_train_loader(cfg, mapper=...) goes on in them)",
                 type(self.data_loader).__name__,
             )
+
+    @classmethod
+    def _overrides(cls, name: str) -> bool:
+        return getattr(getattr(cls, name), "__func__", None) is not getattr(Trainer, name).__func__
 
     def _save_by(self, checkpointer: DetectionCheckpointer) -> None:
         for hook in self._hooks:
@@ -324,8 +334,8 @@ class _Checkpointer(DetectionCheckpointer):
             if is_detector:
                 raise UserError(
                     f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is a trained detector, not a backbone",
-                    hint="SCALEPRIOR.START detector goes on from all of it; `scaleprior backbone convert` cuts the "
-                    f"backbone out; {parameter('eval_only', True)} evaluates the detector",
+                    hint=f"SCALEPRIOR.START detector goes on from all of it{_KEYS_FIRST}; `scaleprior backbone "
+                    f"convert` cuts the backbone out; {_EVALUATION} evaluates the detector",
                 )
             return super()._load_model(checkpoint)
         if not is_detector:

@@ -229,6 +229,19 @@ def test_another_number_of_processes_is_told(
         Detectron2Engine().train(scaled, weights, run, resume=True)
 
 
+def test_an_evaluation_leaves_the_config_of_a_run_that_detectron2s_own_tool_began(
+    finished: Path, tmp_path: Path, detectron2_loggers: None
+) -> None:
+    run = shutil.copytree(finished / "run", tmp_path / "run")
+    for name in ("run.json", "scaleprior.yaml"):
+        (run / name).unlink()
+    (run / "config.yaml").write_text("VERSION: 2\n")
+    flags = ["--config-file", "COCO-Detection/Base-RCNN-FPN.yaml", "--engine", "detectron2", "--eval-only"]
+    keys = [*TINY_FPN, *FEW_STEPS, *PIXELS, *words(finished), "OUTPUT_DIR", str(run)]
+    assert load_tool().main([*flags, *keys]) == 0
+    assert (run / "config.yaml").read_text() == "VERSION: 2\n"
+
+
 def test_the_plan_counts_the_steps_that_run(finished: Path) -> None:
     """A config for 2 processes of batch 4, on one: half the batch and the rate, twice the steps, in every word."""
     keys = [*words(finished), *FOUR, "SOLVER.REFERENCE_WORLD_SIZE", "2", "SOLVER.IMS_PER_BATCH", "4"]

@@ -341,7 +341,31 @@ def test_names_that_nobody_knows_are_left_to_the_users_loaders(config: Callable[
         def build_train_loader(cls, cfg: CfgNode, mapper: Any = None) -> Iterable[Any]:
             return [records]
 
+        @classmethod
+        def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+            return [records]
+
     cfg = config("DATASETS.TRAIN", "('elsewhere',)", "DATASETS.TEST", "('elsewhere_too',)")
     assert Own(cfg).data_loader == [records]
     with pytest.raises(UserError, match="elsewhere"):
         Trainer(cfg)
+    with pytest.raises(UserError, match="elsewhere_too"):  # now, not when all is trained
+        Trainer(config("DATASETS.TEST", "('elsewhere_too',)"))
+
+
+def test_fewer_classes_than_the_data_have_are_refused_and_more_are_said(
+    config: Callable[..., CfgNode], said: Callable[[str], list[str]]
+) -> None:
+    """Of one class too few Detectron2 makes background, without a word; the default of 80 is the tutorial's slip."""
+    Trainer(config("MODEL.ROI_HEADS.NUM_CLASSES", "2"))
+    assert not said("NUM_CLASSES")
+    Trainer(config())
+    (line,) = said("NUM_CLASSES")
+    assert (
+        "MODEL.ROI_HEADS.NUM_CLASSES is 80, and data set tiny has 2 classes: use MODEL.ROI_HEADS.NUM_CLASSES 2" in line
+    )
+    few = config("MODEL.ROI_HEADS.NUM_CLASSES", "1")
+    with pytest.raises(UserError, match=r"NUM_CLASSES is 1, and data set tiny has 2 classes; use MODEL.*NUM_CLASSES 2"):
+        Trainer(few)
+    OwnMapper(few)  # whose mapper may have made them one
+    assert said("NUM_CLASSES is 1, and data set tiny has 2 classes")
