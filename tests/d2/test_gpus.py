@@ -27,8 +27,9 @@ def test_the_table_is_what_detectron2_makes_of_the_configs(schedule: str, cells:
         cfg.merge_from_file(str(data_file("configs", f"COCO-Detection/{piece}.yaml")))
     solver = DefaultTrainer.auto_scale_workers(cfg, int(gpus)).SOLVER
     batch = solver.IMS_PER_BATCH
-    values = (batch, batch / int(gpus), solver.BASE_LR, solver.WARMUP_ITERS, solver.STEPS, solver.MAX_ITER)
-    values += (solver.CHECKPOINT_PERIOD, solver.MAX_ITER * batch)
+    values = (batch, solver.BASE_LR, solver.WARMUP_ITERS, solver.STEPS, solver.MAX_ITER, solver.CHECKPOINT_PERIOD)
+    assert batch == 2 * int(gpus)
+    assert re.search(rf"\b{solver.MAX_ITER * batch}( images in all)? at {schedule}\b", PAGE)
     assert shown == [
         ", ".join(f"{v:.12g}" for v in (value if isinstance(value, tuple) else (value,))) for value in values
     ]
