@@ -109,11 +109,26 @@ def _read(args: argparse.Namespace) -> Table:
         args.results, x=args.x, y=args.y, group=args.group, seed=args.seed_column, where=_where(args.where),
         across=args.across,
     )  # fmt: skip
+    if args.unit is None and _unit(args) == "percent":
+        _check_percent(args, table)
     highest = max((value for series in table.series.values() for value in series.metric), default=0.0)
     if args.unit is None and _unit(args) == "percent" and 0.0 < highest <= 1.0:
         words = f"{args.y} is at most {highest:g} and read as percent; of fractions, such as pycocotools prints, say"
         return replace(table, notes=(*table.notes, Wording(f"{words} {parameter('unit', 'fraction')}")))
     return table
+
+
+def _check_percent(args: argparse.Namespace, table: Table) -> None:
+    """Refuse fractions among the percent of a column that is read as percent because of its name."""
+    import numpy as np
+
+    from scaleprior.laws.observations import refuse_mixture
+
+    for name, series in table.series.items():
+        try:
+            refuse_mixture(np.asarray(series.images), np.asarray(series.metric))
+        except UserError as e:
+            raise UserError(f"{args.results}, {name}: {e.wording.marked}") from e
 
 
 def _unit(args: argparse.Namespace) -> str:

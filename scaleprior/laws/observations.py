@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from scaleprior.errors import UserError
 from scaleprior.laws.forms.form import Array
 
-__all__ = ["KINDS", "UNITS", "Observations", "observe"]
+__all__ = ["KINDS", "UNITS", "Observations", "observe", "refuse_mixture"]
 
 KINDS = ("score", "error")
 UNITS = ("auto", "fraction", "percent", "loss")
@@ -77,7 +77,7 @@ def _unit_scale(images: Array, metric: Array, kind: str, unit: str) -> tuple[flo
     top = float(metric.max())
     if unit == "auto":
         if top > 1.0:
-            _refuse_mixture(images, metric)
+            refuse_mixture(images, metric)
         unit = "fraction" if top <= 1.0 else ("percent" if kind == "score" else "loss")
     if unit == "loss":
         if kind == "score":
@@ -94,9 +94,9 @@ def _unit_scale(images: Array, metric: Array, kind: str, unit: str) -> tuple[flo
     return scale, True
 
 
-def _refuse_mixture(images: Array, metric: Array) -> None:
+def refuse_mixture(images: Array, metric: Array) -> None:
     """Raise if values of at most 1 stand at as many or more images as values 20 times larger: fractions and percent."""
-    order = np.argsort(images, kind="stable")
+    order = np.lexsort((-metric, images))  # of as many images the largest value first
     best = np.maximum.accumulate(metric[order])
     low = (metric[order] <= 1.0) & (metric[order] > 0) & (best > 1.0) & (best >= _MIX_UP * metric[order])
     if low.any():

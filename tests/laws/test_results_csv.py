@@ -117,3 +117,14 @@ def test_what_is_left_out_is_in_a_comparison_s_json_and_the_unreachable_is_said_
     assert list(found["too_few"]) == ["R-18"]
     assert main(["laws", "forecast", str(path), "--target", "99"]) == 0
     assert "ap 99 is out of reach\n" in capsys.readouterr().out
+
+
+def test_a_fraction_among_percents_is_refused_unless_percent_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "r.csv", lines()[0].replace("20.0000", "0.2000"), *lines()[1:])
+    assert main(["laws", "fit", str(path)]) == 2
+    said = capsys.readouterr().err
+    assert "R-50: metric 0.2 at 1000 images beside 20.25" in said
+    assert "looks like fractions mixed with percent; give all values in [0, 1] or all in [0, 100]" in said
+    assert main(["laws", "fit", str(path), "--unit", "percent"]) == 0
