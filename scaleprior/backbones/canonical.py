@@ -132,7 +132,8 @@ def is_detector_state(names: Iterable[str]) -> bool:
 def _is_detector(source: str | Path) -> UserError:
     return UserError(
         f"{source} is a trained detector, not a backbone",
-        hint=f"`{convert_command(source)}` cuts the backbone out; or evaluate the detector",
+        hint=f"`{convert_command(source)}` cuts the backbone out; or evaluate the detector; "
+        "or fine-tune all of it with SCALEPRIOR.START detector (detectron2 engine)",
     )
 
 

@@ -176,7 +176,7 @@ def test_a_trained_detector_is_no_backbone(home: Path, tmp_path: Path) -> None:
     assert str(error.value) == (
         f"{tmp_path / 'd.pth'} is a trained detector, not a backbone; "
         f"`scaleprior backbone convert {tmp_path / 'd.pth'} d.safetensors` cuts the backbone out; "
-        "or evaluate the detector"
+        "or evaluate the detector; or fine-tune all of it with SCALEPRIOR.START detector (detectron2 engine)"
     )
 
 
