@@ -9,8 +9,9 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -42,34 +43,40 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 from detectron2.config import get_cfg
 from detectron2.utils.file_io import PathManager
-said = {}
-for path in sys.argv[1:]:
+for path in map(str.strip, sys.stdin):
     cfg = get_cfg()
     try:
         cfg.merge_from_file(path)
-        said[path] = [cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.DEVICE, list(cfg.DATASETS.TRAIN), cfg.dump()]
+        said = [cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.DEVICE, list(cfg.DATASETS.TRAIN), cfg.dump()]
     except Exception as e:
-        said[path] = f"{type(e).__name__}: {e}"
-print(json.dumps(said))
+        said = f"{type(e).__name__}: {e}"
+    print(json.dumps(said), flush=True)
 """
 CONFIG = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
 
 
-def stock_reads(*folders: Path) -> list:
-    """What stock Detectron2 makes of the folders' config.yaml: [depth, device, sets, its dump], or the error's text."""
-    paths = [str(folder / "config.yaml") for folder in folders]
+@pytest.fixture(scope="module")
+def stock_reads() -> Iterator[Callable[[Path], Any]]:
+    """What stock Detectron2 makes of a folder's config.yaml: [depth, device, sets, its dump], or the error's text."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", STOCK, *paths], capture_output=True, text=True, env=environment, check=True
-    )
-    said = json.loads(done.stdout.splitlines()[-1])
-    return [said[path] for path in paths]
+    command, pipe = [sys.executable, "-c", STOCK], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1, env=environment) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        asked, answered = process.stdin, process.stdout
+
+        def reads(folder: Path) -> Any:
+            asked.write(f"{folder / 'config.yaml'}\n")
+            return json.loads(answered.readline())
+
+        yield reads
 
 
 def test_stock_detectron2_reads_what_runs_leave(
     tmp_path: Path,
     coco: Sequence[str],
     small_config: Callable,  # noqa: F811
+    stock_reads: Callable[[Path], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -84,14 +91,15 @@ def test_stock_detectron2_reads_what_runs_leave(
     words = load_config(None, ["PRETRAIN.CORPUS", str(small_config().cfg.PRETRAIN.CORPUS)], defaults=default_config())
     write_config(words.cfg, framed, complete=["PRETRAIN"])
 
-    for folder, said in zip((ours, theirs, pretrained, framed), stock_reads(ours, theirs, pretrained, framed)):
+    for folder in (ours, theirs, pretrained, framed):
+        said = stock_reads(folder)
         assert not isinstance(said, str), said
         again = load_config(folder / "scaleprior.yaml", defaults=default_config()).cfg
         assert said[0] == again.MODEL.RESNETS.DEPTH
         assert list(again.DATASETS.TRAIN) == said[2]
     # and what stock makes of it is the config of the run, but for our keys
     plan = plan_training(loaded, tmp_path / "w.safetensors", theirs)
-    assert yaml.safe_load(stock_reads(theirs)[0][3]) == stock_values(plan.cfg)
+    assert yaml.safe_load(stock_reads(theirs)[3]) == stock_values(plan.cfg)
 
 
 def stock_values(cfg: CfgNode) -> dict:
@@ -104,7 +112,9 @@ def stock_values(cfg: CfgNode) -> dict:
 
 
 @pytest.mark.usefixtures("detectron2_loggers")
-def test_stock_trainers_leave_a_config_that_stock_detectron2_reads(tmp_path: Path) -> None:
+def test_stock_trainers_leave_a_config_that_stock_detectron2_reads(
+    tmp_path: Path, stock_reads: Callable[[Path], Any]
+) -> None:
     """Their default_setup writes ``cfg.dump()``."""
     backbone_file(tmp_path / "w.safetensors")
     backbone_file(tmp_path / "eps.safetensors", norm_eps=1e-3)
@@ -113,10 +123,9 @@ def test_stock_trainers_leave_a_config_that_stock_detectron2_reads(tmp_path: Pat
         cfg = with_backbone(CONFIG, tmp_path / weights)
         cfg.OUTPUT_DIR = str(folder)
         default_setup(cfg, argparse.Namespace())
-    read, refused = stock_reads(plain, other)
-    assert read[0] == 50
+    assert stock_reads(plain)[0] == 50
     # its norms have an eps that stock Detectron2 cannot build: it has to stumble, not to build another function
-    assert refused == "KeyError: 'Non-existent config key: MODEL.NORM_EPS'"
+    assert stock_reads(other) == "KeyError: 'Non-existent config key: MODEL.NORM_EPS'"
     # a program that declares our keys reads either, whole
     again = default_config()
     again.merge_from_file(str(other / "config.yaml"))

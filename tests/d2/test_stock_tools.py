@@ -29,41 +29,46 @@ CHECKOUT = Path(detectron2.__file__).resolve().parents[1]
 if not (CHECKOUT / "tools" / "train_net.py").is_file():
     pytest.skip(f"this Detectron2 came without its tools ({CHECKOUT / 'tools'})", allow_module_level=True)
 
-# Imports once and forks for each tool, which is then a process of its own at a tenth of the time.
+# Imports once and forks for each tool, which is then a process of its own at a tenth of the time. Those without the
+# plugin come first: neither they nor what they are forked from has seen ScalePrior.
 DRIVER = """
 import json, os, random, runpy, sys, traceback
 import numpy, torch
-plugin, jobs = json.loads(sys.argv[1])
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] == "scaleprior":
             raise ModuleNotFoundError(f"blocked: {name}")
-if not plugin:
-    sys.meta_path.insert(0, Blocker())
+blocker = Blocker()
+sys.meta_path.insert(0, blocker)
 import detectron2.engine, detectron2.evaluation, detectron2.modeling, detectron2.utils.visualizer
-if plugin:
-    import scaleprior.d2
-codes = {}
-for name, words in jobs.items():
-    child = os.fork()
-    if child:
-        codes[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        continue
-    said = os.open(f"{name}.txt", os.O_WRONLY | os.O_CREAT)
-    os.dup2(said, 1), os.dup2(said, 2)
-    sys.argv, code = words, 1
-    random.seed(0), numpy.random.seed(0), torch.manual_seed(0)  # the demo's colours, what is seeded with the time
-    sys.path.insert(0, os.path.dirname(words[0]))
-    try:
-        runpy.run_path(words[0], run_name="__main__")
-        code = 0
-    except SystemExit as e:
-        code = int(e.code or 0)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush(), sys.stderr.flush()
-        os._exit(code)
+codes = []
+for plugin, folder, jobs in json.loads(sys.argv[1]):
+    if plugin:
+        sys.meta_path.remove(blocker)
+        import scaleprior.d2
+    else:
+        assert not [name for name in sys.modules if name.split(".")[0] == "scaleprior"]
+    os.chdir(folder)
+    for name, words in jobs.items():
+        child = os.fork()
+        if child:
+            codes.append([plugin, name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])])
+            continue
+        said = os.open(f"{name}.txt", os.O_WRONLY | os.O_CREAT)
+        os.dup2(said, 1), os.dup2(said, 2)
+        sys.argv, code = words, 1
+        random.seed(0), numpy.random.seed(0), torch.manual_seed(0)  # the demo's colours, what is seeded with the time
+        sys.path.insert(0, os.path.dirname(words[0]))
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+            code = 0
+        except SystemExit as e:
+            code = int(e.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
 print(json.dumps(codes))
 """
 # Basic blocks have no 1x1 whose stride there is to be said.
@@ -154,22 +159,17 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
         lines = config_lines(card, exported[name])
         words = [word.strip("'") for line in lines for word in line.split(" ", 1)]
     environment = {**os.environ, "DETECTRON2_DATASETS": str(top), "OMP_NUM_THREADS": "1"}
-    found = {}
+    found = {False: top / "without", True: top / "with"}
+    todo = []
     for plugin, weights in ((False, exported), (True, canonical)):
-        folder = found[plugin] = top / ("with" if plugin else "without")
-        folder.mkdir()
-        todo = json.dumps([plugin, jobs(folder, weights, words, demo)])
-        done = subprocess.run(
-            [sys.executable, "-c", DRIVER, todo],
-            capture_output=True,
-            text=True,
-            cwd=folder,
-            env=environment,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        for name, code in json.loads(done.stdout.splitlines()[-1]).items():
-            assert code == 0, f"{name}, plugin {plugin}: {(folder / f'{name}.txt').read_text()[-4000:]}"
+        found[plugin].mkdir()
+        todo.append([plugin, str(found[plugin]), jobs(found[plugin], weights, words, demo)])
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, json.dumps(todo)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for plugin, name, code in json.loads(done.stdout.splitlines()[-1]):
+        assert code == 0, f"{name}, plugin {plugin}: {(found[plugin] / f'{name}.txt').read_text()[-4000:]}"
     return found
 
 
