@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from scaleprior.backbones import Card, load_backbone, read_card
 from scaleprior.backbones.zoo import Entry, load_catalogue
@@ -20,6 +21,13 @@ LARGE = (  # 0.2 to 0.9 GB, each with a smaller one of the same kind
     "R-152-imagenet-1k",
 )  # fmt: skip
 IMAGES = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def _defaults_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every network here is filled from a file, or by ``shaken``."""
+    for name in ("kaiming_uniform_", "kaiming_normal_", "trunc_normal_", "normal_", "uniform_"):
+        monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor.detach().fill_(0.01))
 
 
 @dataclass

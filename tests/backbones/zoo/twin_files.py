@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tests.backbones.numbers import fill_normal
 from tests.backbones.readers.python2 import python2_pickle
 from tests.backbones.zoo.clip_twins import openai_names, text_tower
 
@@ -61,7 +62,7 @@ def shaken(model: Any) -> Any:
             ):
                 tensor.uniform_(0.5, 1.5)
             else:
-                tensor.normal_(0, 0.1 if tensor.ndim < 2 else (2 / tensor[0].numel()) ** 0.5)
+                fill_normal(tensor, 0.1 if tensor.ndim < 2 else (2 / tensor[0].numel()) ** 0.5)
     return model
 
 
