@@ -27,15 +27,15 @@ try:
 
     from scaleprior.backbones.zoo import register
     from scaleprior.config import add_scaleprior_config
-    from scaleprior.d2 import timm_backbones  # noqa: F401 (registers the backbones)
-    from scaleprior.d2.built import note_configs
-    from scaleprior.d2.checkpoint import extend_checkpointer
-    from scaleprior.d2.contract import apply_card, check_contract, check_model, contract_mode
-    from scaleprior.d2.datasets import register_coco, register_datasets
-    from scaleprior.d2.loader import ResumableLoader
-    from scaleprior.d2.matching import match_trunk
-    from scaleprior.d2.model_zoo import with_backbone
+    from scaleprior.d2.configs.model_zoo import with_backbone
+    from scaleprior.d2.data.datasets import register_coco, register_datasets
+    from scaleprior.d2.data.loader import ResumableLoader
     from scaleprior.d2.trainer import Trainer
+    from scaleprior.d2.trunks import timm_backbones  # noqa: F401 (registers the backbones)
+    from scaleprior.d2.weights.built import note_configs
+    from scaleprior.d2.weights.checkpoint import extend_checkpointer
+    from scaleprior.d2.weights.contract import apply_card, check_contract, check_model, contract_mode
+    from scaleprior.d2.weights.matching import match_trunk
 except ModuleNotFoundError as e:
     if (e.name or "").split(".")[0] == "scaleprior":
         raise

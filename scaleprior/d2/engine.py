@@ -22,10 +22,9 @@ from torch import nn
 from scaleprior.config import LoadedConfig
 from scaleprior.config.saved import write_config
 from scaleprior.d2.backends import torch_settings
-from scaleprior.d2.checkpoint import load_detector
 from scaleprior.d2.checks import check_builders, check_keys, detectron2_refuses
 from scaleprior.d2.claiming import MODEL_FILE, claim
-from scaleprior.d2.datasets import problems_of
+from scaleprior.d2.data.datasets import problems_of
 from scaleprior.d2.evaluation.augmented import AUGMENTED_FOLDER, SUFFIX, augmented_model
 from scaleprior.d2.evaluation.checks import check_evaluation
 from scaleprior.d2.evaluation.expected import verify_expected
@@ -34,6 +33,7 @@ from scaleprior.d2.evaluation.results import results_by_set
 from scaleprior.d2.logs import quiet_stdout, run_log
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training
 from scaleprior.d2.trainer import Trainer
+from scaleprior.d2.weights.checkpoint import load_detector
 from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.data.names import BUILTIN_SETS
 from scaleprior.detect.metrics import DetectionResult, results_to_dict

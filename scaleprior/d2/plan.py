@@ -23,15 +23,15 @@ from scaleprior.backbones.zoo import local_path
 from scaleprior.config import LoadedConfig, add_scaleprior_config
 from scaleprior.config.dotted import flat_config, get_key, set_key
 from scaleprior.config.seed import run_seed
-from scaleprior.d2.checkpoint import EXTRA_KEY
 from scaleprior.d2.checks import check_keys, detectron2_refuses
-from scaleprior.d2.classes import CLASS_KEYS, SEMANTIC
-from scaleprior.d2.config_node import ConfigNode
-from scaleprior.d2.datasets import check_annotated, keypoint_count, register_datasets
+from scaleprior.d2.configs.config_node import ConfigNode
+from scaleprior.d2.data.classes import CLASS_KEYS, SEMANTIC
+from scaleprior.d2.data.datasets import check_annotated, keypoint_count, register_datasets
 from scaleprior.d2.evaluation.checks import check_evaluation
 from scaleprior.d2.evaluation.places import annotation_files
 from scaleprior.d2.ready import scaled
-from scaleprior.d2.start_detector import follow_detector, require_weights, starting_detector
+from scaleprior.d2.weights.checkpoint import EXTRA_KEY
+from scaleprior.d2.weights.start_detector import follow_detector, require_weights, starting_detector
 from scaleprior.detect.fingerprint import run_fingerprint, run_schedule
 from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.plan import (

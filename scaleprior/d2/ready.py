@@ -12,7 +12,7 @@ from detectron2.engine import DefaultTrainer, defaults
 from detectron2.utils import comm
 
 from scaleprior.config import add_scaleprior_config
-from scaleprior.d2.datasets import register_datasets
+from scaleprior.d2.data.datasets import register_datasets
 from scaleprior.detect.data.minival import MINIVAL_SETS
 from scaleprior.detect.data.names import own_sets
 from scaleprior.errors import UserError

@@ -20,16 +20,16 @@ from detectron2.utils.logger import setup_logger
 from scaleprior.config import LoadedConfig, load_config
 from scaleprior.config.load import CONFIG_FILE, OWN_FILE
 from scaleprior.config.saved import write_config
-from scaleprior.d2.checkpoint import load_detector
 from scaleprior.d2.checks import detectron2_refuses
 from scaleprior.d2.claiming import MODEL_FILE, POINTER, claim
-from scaleprior.d2.datasets import problems_of
+from scaleprior.d2.data.datasets import problems_of
 from scaleprior.d2.engine import Detectron2Engine, record
 from scaleprior.d2.evaluation.expected import verify_expected
 from scaleprior.d2.evaluation.results import results_by_set
 from scaleprior.d2.logs import held_messages, without_tracebacks
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training
 from scaleprior.d2.trainer import Trainer
+from scaleprior.d2.weights.checkpoint import load_detector
 from scaleprior.detect.check import check_detection
 from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.engines import get_engine

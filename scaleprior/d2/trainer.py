@@ -29,20 +29,20 @@ from torch import nn
 
 from scaleprior.backbones.canonical import is_detector_state
 from scaleprior.config.seed import run_seed
-from scaleprior.d2.checkpoint import EXTRA_KEY
 from scaleprior.d2.checks import check_keys, check_solver
-from scaleprior.d2.classes import check_classes
-from scaleprior.d2.datasets import check_annotated
+from scaleprior.d2.data.classes import check_classes
+from scaleprior.d2.data.datasets import check_annotated
+from scaleprior.d2.data.loader import NamedMapper, ResumableLoader, TestLoader, UnusableImage
 from scaleprior.d2.evaluation.as_saved import as_saved
 from scaleprior.d2.evaluation.augmented import AUGMENTED_FOLDER, SUFFIX, augmented_model
 from scaleprior.d2.evaluation.checks import check_evaluation
 from scaleprior.d2.evaluation.hooks import evaluation_hooks
 from scaleprior.d2.evaluation.kinds import build_evaluator
-from scaleprior.d2.loader import NamedMapper, ResumableLoader, TestLoader, UnusableImage
-from scaleprior.d2.norm_eps import build_norm_eps
 from scaleprior.d2.normalizers import NORMALIZERS, normalizers, set_normalizers
 from scaleprior.d2.ready import ddp_on_cpu, ready, with_sets
-from scaleprior.d2.start_detector import require_weights, tell_of_fresh
+from scaleprior.d2.weights.checkpoint import EXTRA_KEY
+from scaleprior.d2.weights.norm_eps import build_norm_eps
+from scaleprior.d2.weights.start_detector import require_weights, tell_of_fresh
 from scaleprior.detect.plan import starts_from_detector
 from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import FailureError, ScalePriorError, UserError

@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import create_keypoint_hflip_indices
 
 from scaleprior.d2 import Trainer, register_coco
-from scaleprior.d2.datasets import check_annotated
+from scaleprior.d2.data.datasets import check_annotated
 from scaleprior.d2.engine import Detectron2Engine
 from scaleprior.d2.plan import plan_training
 from scaleprior.errors import UserError

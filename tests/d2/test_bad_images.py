@@ -14,7 +14,7 @@ import torch
 pytestmark = pytest.mark.detectron2
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
-from scaleprior.d2 import loader as d2_loader
+from scaleprior.d2.data import loader as d2_loader
 from scaleprior.d2.engine import Detectron2Engine
 from scaleprior.errors import UserError
 from tests.d2.conftest import FEW_STEPS, TINY_FPN, backbone_file, tiny

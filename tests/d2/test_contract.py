@@ -29,10 +29,10 @@ from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock, ResN
 
 import scaleprior.d2
 from scaleprior.backbones import Card, ResNetSpec, load_backbone
-from scaleprior.d2.built import note_around
-from scaleprior.d2.checkpoint import extend_checkpointer
-from scaleprior.d2.pixels import loader_order
-from scaleprior.d2.timm_backbones import TimmBackbone
+from scaleprior.d2.trunks.timm_backbones import TimmBackbone
+from scaleprior.d2.weights.built import note_around
+from scaleprior.d2.weights.checkpoint import extend_checkpointer
+from scaleprior.d2.weights.pixels import loader_order
 from scaleprior.d2.zoo_files import zoo_file
 from scaleprior.errors import UserError
 from tests.d2.conftest import NARROW, timm_file, tiny

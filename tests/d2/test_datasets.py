@@ -30,8 +30,8 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.file_io import PathManager
 
 from scaleprior.config import add_scaleprior_config
-from scaleprior.d2 import datasets as d2_data
-from scaleprior.d2.datasets import TarHandler, register_coco, register_datasets
+from scaleprior.d2.data import datasets as d2_data
+from scaleprior.d2.data.datasets import TarHandler, register_coco, register_datasets
 from scaleprior.d2.evaluation.coco import Evaluator
 from scaleprior.d2.evaluation.results import to_result
 from scaleprior.d2.zoo_files import zoo_file, zoo_folder

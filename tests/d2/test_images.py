@@ -14,8 +14,8 @@ from detectron2.data.detection_utils import read_image
 
 from scaleprior.corpus.images import decode
 from scaleprior.d2 import register_datasets
-from scaleprior.d2.images import is_wide
-from scaleprior.d2.loader import NamedMapper, ResumableLoader
+from scaleprior.d2.data.images import is_wide
+from scaleprior.d2.data.loader import NamedMapper, ResumableLoader
 from scaleprior.d2.trainer import Trainer
 from scaleprior.errors import UserError
 from tests.corpus.images.files import exif, insert, jpeg_segment, noise, save

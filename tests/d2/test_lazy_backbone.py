@@ -27,7 +27,7 @@ from torch import nn
 from scaleprior.backbones import ResNetSpec
 from scaleprior.config import load_config
 from scaleprior.d2 import register_coco
-from scaleprior.d2.timm_backbones import TimmBackbone
+from scaleprior.d2.trunks.timm_backbones import TimmBackbone
 from scaleprior.d2.zoo_files import zoo_file, zoo_folder
 from scaleprior.errors import UserError
 from scaleprior.model_zoo import with_backbone

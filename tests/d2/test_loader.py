@@ -15,7 +15,7 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 from detectron2.data import build_detection_train_loader
 
 from scaleprior.d2 import register_datasets
-from scaleprior.d2.loader import ResumableLoader
+from scaleprior.d2.data.loader import ResumableLoader
 from scaleprior.errors import UserError
 from tests.d2.conftest import tiny
 from tests.detect.conftest import data_overrides, make_coco

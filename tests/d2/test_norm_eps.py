@@ -23,8 +23,8 @@ from benchmarks.exactness import _staged
 from scaleprior.backbones import Backbone
 from scaleprior.config import LoadedConfig
 from scaleprior.d2.engine import Detectron2Engine
-from scaleprior.d2.norm_eps import trunk_eps
 from scaleprior.d2.plan import plan_evaluation, plan_training, read_trained
+from scaleprior.d2.weights.norm_eps import trunk_eps
 from scaleprior.errors import UserError
 from tests.backbones.test_norm_eps import ROUNDING, converted, difference, quiet
 from tests.d2.conftest import tiny
@@ -120,7 +120,7 @@ def test_a_backbone_that_nobody_knows_is_refused(tmp_path: Path, coco: list[str]
     with pytest.raises(
         UserError, match=r"MODEL.NORM_EPS is 0.001, and nobody here knows where .*build_regnet_backbone"
     ):
-        scaleprior.d2.norm_eps.build_norm_eps(model, cfg)
+        scaleprior.d2.weights.norm_eps.build_norm_eps(model, cfg)
 
 
 @pytest.mark.parametrize("kind", ["FPN", "C4"])

@@ -23,7 +23,7 @@ from detectron2.utils.events import EventStorage
 from scaleprior.backbones import Card, ResNetSpec, TimmSpec, apply_card, build_trunk, save_backbone
 from scaleprior.backbones.trunks.freezing import freeze_norms
 from scaleprior.config import LoadedConfig, add_scaleprior_config
-from scaleprior.d2.timm_backbones import TimmBackbone
+from scaleprior.d2.trunks.timm_backbones import TimmBackbone
 from scaleprior.detect.faster_rcnn.model import build_detector
 from scaleprior.detect.faster_rcnn.model_file import model_names
 from scaleprior.errors import UserError

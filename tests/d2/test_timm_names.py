@@ -23,7 +23,7 @@ from detectron2.structures import Boxes
 from scaleprior.backbones.trunks import family as registry, register_family
 from scaleprior.backbones.trunks.selection import spec_of_model
 from scaleprior.backbones.trunks.trunk import Trunk, detection_trunk
-from scaleprior.d2.timm_backbones import TimmBackbone
+from scaleprior.d2.trunks.timm_backbones import TimmBackbone
 from scaleprior.errors import UserError
 from tests.backbones.trunks.plain_family import Plain
 from tests.d2.test_timm_backbones import BIT, CLIP, CONVNEXT, MAPS, config, randomise

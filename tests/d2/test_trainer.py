@@ -31,8 +31,8 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from scaleprior.d2 import Trainer, register_coco
-from scaleprior.d2.loader import ResumableLoader
-from scaleprior.d2.norm_eps import trunk_eps
+from scaleprior.d2.data.loader import ResumableLoader
+from scaleprior.d2.weights.norm_eps import trunk_eps
 from scaleprior.errors import FailureError, UserError
 from tests.d2.conftest import tiny
 from tests.detect.conftest import data_overrides, make_coco

@@ -69,7 +69,7 @@ def test_the_detectron2_engine_leaves_out_the_same(tmp_path: Path, monkeypatch: 
     pytest.importorskip("detectron2", reason="Detectron2 is not installed")
     from detectron2.data import DatasetCatalog
 
-    from scaleprior.d2.datasets import problems_of, register_coco, register_datasets
+    from scaleprior.d2.data.datasets import problems_of, register_coco, register_datasets
     from tests.d2.conftest import tiny
 
     monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))

@@ -216,7 +216,7 @@ def _image_findings(
 
 
 def _misread_findings(files: SetFiles, headers: Mapping[str, Header]) -> list[Finding]:
-    """Images that ``scaleprior.d2.images`` refuses, because Detectron2 would change their pixels."""
+    """Images that ``scaleprior.d2.data.images`` refuses, because Detectron2 would change their pixels."""
     sound = {name: header for name, header in headers.items() if header.kind}
     deep = [name for name, header in sound.items() if header.deep]
     twice = [name for name, header in sound.items() if header.kind == "TIFF" and header.image.turned]

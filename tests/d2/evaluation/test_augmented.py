@@ -15,11 +15,11 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import GeneralizedRCNNWithTTA
 
 from scaleprior.d2 import Trainer
-from scaleprior.d2.checkpoint import load_detector
 from scaleprior.d2.engine import Detectron2Engine
 from scaleprior.d2.evaluation.augmented import split_augmented
 from scaleprior.d2.evaluation.checks import check_evaluation
 from scaleprior.d2.plan import plan_evaluation, plan_training
+from scaleprior.d2.weights.checkpoint import load_detector
 from scaleprior.errors import UserError
 from tests.d2.conftest import backbone_file, tiny
 

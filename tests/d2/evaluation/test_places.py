@@ -14,7 +14,7 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from scaleprior.d2.datasets import register_datasets
+from scaleprior.d2.data.datasets import register_datasets
 from scaleprior.d2.engine import Detectron2Engine
 from scaleprior.d2.evaluation.builtin_root import _ROOT
 from scaleprior.d2.evaluation.places import annotation_files, check_lvis, check_places

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from scaleprior.config.seed import run_seed
-from scaleprior.d2.images import is_wide, refuse_misread
+from scaleprior.d2.data.images import is_wide, refuse_misread
 from scaleprior.d2.ready import with_own_keys
 from scaleprior.errors import UserError
 from scaleprior.training.seeds import step_seed

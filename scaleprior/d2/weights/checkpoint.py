@@ -27,8 +27,8 @@ from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import NORM_EPS
 from scaleprior.backbones.readers.assemble import CARD_IN_PICKLE
 from scaleprior.backbones.weights import has_card, load_canonical
-from scaleprior.d2.contract import OTHER_EPS, check_norm_eps, is_strict, require_contract
-from scaleprior.d2.matching import COUNTER, fresh_groups, match_trunk
+from scaleprior.d2.weights.contract import OTHER_EPS, check_norm_eps, is_strict, require_contract
+from scaleprior.d2.weights.matching import COUNTER, fresh_groups, match_trunk
 from scaleprior.errors import ScalePriorError, UserError
 
 __all__ = ["EXTRA_KEY", "extend_checkpointer", "load_detector"]

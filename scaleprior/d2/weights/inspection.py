@@ -17,9 +17,9 @@ from torch import nn
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import NORM_EPS, Mismatch
 from scaleprior.backbones.trunks.model import same_eps
-from scaleprior.d2.built import BuiltFrom, from_config, note_around
-from scaleprior.d2.pixels import Statistics, attribute_around, loader_order, statistics_around
-from scaleprior.d2.places import TrunkPlace, dotted
+from scaleprior.d2.weights.built import BuiltFrom, from_config, note_around
+from scaleprior.d2.weights.pixels import Statistics, attribute_around, loader_order, statistics_around
+from scaleprior.d2.weights.places import TrunkPlace, dotted
 
 __all__ = ["Findings", "inspect_model"]
 

@@ -14,7 +14,7 @@ from torch import nn
 from scaleprior.backbones.contract import NORM_EPS
 from scaleprior.backbones.trunks.norms import NORMS, norms_of, set_norm_eps
 from scaleprior.backbones.trunks.selection import config_eps
-from scaleprior.d2.timm_backbones import TimmBackbone
+from scaleprior.d2.trunks.timm_backbones import TimmBackbone
 from scaleprior.errors import UserError
 
 __all__ = ["build_norm_eps", "trunk_eps"]

@@ -23,8 +23,8 @@ from scaleprior.backbones.contract import usual_norm
 from scaleprior.backbones.trunks.model import fitting_norms, same_eps
 from scaleprior.backbones.trunks.resnet.spec import BLOCKS_PER_STAGE, ResNetSpec
 from scaleprior.config.load import parse_overrides
-from scaleprior.d2.lazy_nodes import is_call, name_of, nodes
-from scaleprior.d2.timm_backbones import TimmBackbone
+from scaleprior.d2.configs.lazy_nodes import is_call, name_of, nodes
+from scaleprior.d2.trunks.timm_backbones import TimmBackbone
 from scaleprior.errors import UserError
 
 __all__ = ["around_backbone", "load_lazy", "set_classes", "set_overrides"]

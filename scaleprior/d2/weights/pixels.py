@@ -16,7 +16,7 @@ from detectron2.utils.serialize import PicklableWrapper
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from scaleprior.d2.places import TrunkPlace, paths_above
+from scaleprior.d2.weights.places import TrunkPlace, paths_above
 
 __all__ = ["Statistics", "attribute_around", "loader_order", "statistics_around"]
 

@@ -21,7 +21,7 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathHandler, PathManager
 
 from scaleprior.backbones.zoo.cache import ZooHome
-from scaleprior.d2.annotated import Extras, extras_of
+from scaleprior.d2.data.annotated import Extras, extras_of
 from scaleprior.d2.evaluation.places import check_places
 from scaleprior.detect.data.coco import DetectionSet, load_coco
 from scaleprior.detect.data.image_root import FolderRoot, ImageRoot, open_root

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from scaleprior.backbones.trunks.family import TrunkFamily
 from scaleprior.backbones.trunks.selection import check_only_resnets_keys, config_eps, spec_of_model
 from scaleprior.backbones.trunks.trunk import detection_trunk, feature_maps
-from scaleprior.d2.plain_resnets import Detectron2Named, in_detectron2s_modules
-from scaleprior.d2.scripting import ScriptableTrunk
+from scaleprior.d2.trunks.plain_resnets import Detectron2Named, in_detectron2s_modules
+from scaleprior.d2.trunks.scripting import ScriptableTrunk
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:

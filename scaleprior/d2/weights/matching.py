@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.trunks.trunk import canonical_shapes
-from scaleprior.d2.built import note_around, note_inside
-from scaleprior.d2.places import TrunkPlace, dotted, find_trunks
+from scaleprior.d2.weights.built import note_around, note_inside
+from scaleprior.d2.weights.places import TrunkPlace, dotted, find_trunks
 from scaleprior.errors import UserError
 
 __all__ = ["COUNTER", "TrunkMatch", "fresh_groups", "match_trunk"]

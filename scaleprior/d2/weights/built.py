@@ -14,7 +14,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from scaleprior.backbones.contract import is_strict
-from scaleprior.d2.places import paths_above
+from scaleprior.d2.weights.places import paths_above
 
 __all__ = ["BuiltFrom", "from_config", "note_around", "note_configs", "note_inside"]
 

@@ -21,10 +21,10 @@ from scaleprior.backbones.trunks.model import same_eps
 from scaleprior.backbones.trunks.trunk import canonical_shapes
 from scaleprior.config import LoadedConfig
 from scaleprior.config.dotted import flat_config, set_key
-from scaleprior.d2.built import note_inside
-from scaleprior.d2.inspection import inspect_model
-from scaleprior.d2.norm_eps import trunk_eps
-from scaleprior.d2.places import TrunkPlace, find_trunks
+from scaleprior.d2.weights.built import note_inside
+from scaleprior.d2.weights.inspection import inspect_model
+from scaleprior.d2.weights.norm_eps import trunk_eps
+from scaleprior.d2.weights.places import TrunkPlace, find_trunks
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter
 

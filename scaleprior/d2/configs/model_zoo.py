@@ -17,10 +17,10 @@ from scaleprior.backbones.zoo import is_uri
 from scaleprior.config import LoadedConfig, load_config, parse_overrides
 from scaleprior.config.dotted import flat_config, set_key
 from scaleprior.config.load import UnknownKeyError, is_lazy_config, override_config
-from scaleprior.d2.config_node import ConfigNode, declare_own_keys
-from scaleprior.d2.contract import apply_card
-from scaleprior.d2.lazy_config import around_backbone, load_lazy, set_classes, set_overrides
+from scaleprior.d2.configs.config_node import ConfigNode, declare_own_keys
+from scaleprior.d2.configs.lazy_config import around_backbone, load_lazy, set_classes, set_overrides
 from scaleprior.d2.plan import class_names, default_config, open_copy, start_file
+from scaleprior.d2.weights.contract import apply_card
 from scaleprior.d2.zoo_files import zoo_file
 from scaleprior.errors import UserError
 

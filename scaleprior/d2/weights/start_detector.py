@@ -15,7 +15,7 @@ from torch import nn
 
 from scaleprior.backbones.addresses import address_of, text_of
 from scaleprior.config import LoadedConfig
-from scaleprior.d2.matching import COUNTER
+from scaleprior.d2.weights.matching import COUNTER
 from scaleprior.detect.plan import follow_training
 from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import UserError

@@ -1,0 +1,1 @@
+"""Trunks of timm as Detectron2's backbones."""
