@@ -103,7 +103,8 @@ def _tell(queue: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_multiprocessing_shares_it_too(method: str) -> None:
+def test_multiprocessing_shares_it_too(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)  # Detectron2's seeding leaves it, and with it all start anew
     context = multiprocessing.get_context(method)
     queue = context.SimpleQueue()
     process = context.Process(target=_tell, args=(queue,))
