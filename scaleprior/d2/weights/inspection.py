@@ -95,7 +95,7 @@ def inspect_model(
 def _note_of(companions: Iterable[Any]) -> BuiltFrom | None:
     for each in companions:
         try:
-            cfg = getattr(each, "cfg", None)
+            cfg: Any = getattr(each, "cfg", None)
         except ReferenceError:  # trainers are held weakly
             continue
         if isinstance(cfg, CfgNode) and "INPUT" in cfg:
