@@ -207,17 +207,18 @@ class Trainer(DefaultTrainer):
         here has to have seen the whole step, all hooks included.
         """
         self._done = self.iter + 1
-        found = normalizers(self.model)
-        self._normalizers = (
-            cast("Any", comm.all_gather(found)) if found else ()
-        )  # here, as the main process saves alone
+        # One exchange a step, before the hooks, of which the main process' saves alone. All processes stop after the
+        # same step, or none could finish it.
+        said = cast(
+            "list[tuple[bool, dict[str, float]]]", comm.all_gather((self._stop.requested, normalizers(self.model)))
+        )
+        self._normalizers = [kept for _, kept in said if kept]
         super().after_step()
         if self.progress is not None:
             loss = self.storage.latest().get("total_loss", (math.nan, 0))[0]
             self.progress(self._done, self.max_iter, {"loss": float(loss)})
-        requested = self._stop.requested
-        if comm.get_world_size() > 1:  # all processes stop after the same step, or none could finish it
-            requested = any(comm.all_gather(requested))
+        # alone, this process may also heed what came while the hooks ran
+        requested = any(stop for stop, _ in said) or (len(said) == 1 and self._stop.requested)
         if requested and self._done < self.max_iter:
             self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
             raise Interrupted(
