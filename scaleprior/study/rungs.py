@@ -110,7 +110,7 @@ def skip_absent(spec: StudySpec) -> tuple[StudySpec, dict[str, tuple[AbsentRung,
     """``spec`` without the backbones that are not here and that no download brings, and which those are.
 
     Raises:
-        UserError: it lists no backbones, or none of them is here; see :func:`survey_rungs`.
+        UserError: it lists no backbones, or none is here and nothing runs from scratch; see :func:`survey_rungs`.
     """
     what = parameter("skip_missing")
     if not spec.backbones:
@@ -122,7 +122,7 @@ def skip_absent(spec: StudySpec) -> tuple[StudySpec, dict[str, tuple[AbsentRung,
         arch: tuple(section for section in sections if section.weights not in names[arch])
         for arch, sections in spec.backbones.items()
     }
-    if not any(kept.values()):
+    if not any(kept.values()) and not spec.scratch:
         hint = f"`scaleprior study plan {spec.source}` lists them, with what to do"
         raise UserError(f"{what}: no backbone of {spec.source} is here", hint=hint)
     return replace(spec, backbones=kept), {arch: rungs for arch, rungs in left_out.items() if rungs}
@@ -205,7 +205,8 @@ def describe_rungs(rungs: Mapping[str, Sequence[Rung]]) -> dict[str, str]:
                 + (f"; assumed: {', '.join(card.assumed)}" if card.assumed else "")
                 + (f". {rung.comparable}" if rung.comparable else "")
             )
-        facts[f"comparable {arch}"] = _comparable(ladder)
+        if ladder:  # all of an architecture's may have been left out
+            facts[f"comparable {arch}"] = _comparable(ladder)
     return facts
 
 

@@ -249,7 +249,7 @@ def test_what_is_here_can_run_without_the_rest(tmp_path: Path) -> None:
 def test_leaving_out_needs_something_to_leave_out_and_something_to_keep(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"skip_missing: .* lists no backbones, it pretrains them"):
         run_study(load_spec(write_spec(tmp_path)), tmp_path / "out", skip_missing=True)
-    paper = load_spec("studies/paper_coco.yaml", ["engine", "torchvision"])
+    paper = load_spec("studies/paper_coco.yaml", ["engine", "torchvision", "scratch", "false", "arms", "{}"])
     with pytest.raises(UserError, match=r"no backbone of .*paper_coco.yaml is here; `scaleprior study plan .*yaml`"):
         run_study(paper, tmp_path / "out", skip_missing=True)
     assert not (tmp_path / "out").exists()
@@ -262,3 +262,19 @@ def test_a_plan_from_python(tmp_path: Path) -> None:
     assert {cell.state for cell in plan.cells} == {"pending"}
     assert isinstance(plan.to_dict()["cells"][0]["seed"], int)
     assert Cell.__dataclass_fields__["arm"].default == ""
+
+
+def test_from_scratch_can_run_before_any_backbone_came(tmp_path: Path) -> None:
+    raw = some_here(tmp_path)
+    only_gone = {"architectures": {"A": NARROW}, "backbones": {"A": [{"weights": "gone.safetensors"}]}, "arms": {}}
+    spec = StudySpec.from_dict({**raw, **only_gone, "scratch": True}, folder=tmp_path)
+    outcome = run_study(spec, tmp_path / "out", executor=Nothing([]), check=False, skip_missing=True)
+    assert [c.cell.images for c in outcome.view.cells] == [0]
+
+
+def test_an_architecture_may_be_without_any_of_its_backbones(tmp_path: Path) -> None:
+    raw = some_here(tmp_path)
+    raw["backbones"]["B"] = [{"weights": "gone_too.safetensors"}]
+    spec = StudySpec.from_dict(raw, folder=tmp_path)
+    outcome = run_study(spec, tmp_path / "out", executor=Nothing([]), check=False, skip_missing=True)
+    assert {(c.cell.arch, c.cell.images) for c in outcome.view.cells} == {("A", 1000)}
