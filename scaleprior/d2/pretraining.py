@@ -24,8 +24,8 @@ from scaleprior.config.seed import run_seed
 from scaleprior.d2.plan import default_config
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.pretrain import evaluate_pretrained, pretrain
+from scaleprior.pretrain.figures.recorder import Recorder
 from scaleprior.pretrain.metrics import PretrainMetrics
-from scaleprior.pretrain.recorder import Recorder
 from scaleprior.training.device import resolve_device
 from scaleprior.training.launching import check_counts, supervise
 from scaleprior.training.metrics_file import cut_lines
@@ -33,7 +33,7 @@ from scaleprior.training.processes import join_processes
 from scaleprior.wording import in_flags, parameter
 
 if TYPE_CHECKING:
-    from scaleprior.pretrain.recorder import Counters
+    from scaleprior.pretrain.figures.recorder import Counters
     from scaleprior.training.processes import ProcessGroup
 
 __all__ = ["EventRecorder", "launch_pretraining", "main"]

@@ -9,14 +9,14 @@ from scaleprior._lazy import lazy_exports, make_callable
 
 if TYPE_CHECKING:
     from scaleprior.pretrain.call import pretrain as pretrain
-    from scaleprior.pretrain.evaluation import average_precision as average_precision
-    from scaleprior.pretrain.loss import (
+    from scaleprior.pretrain.evaluation.held_out import average_precision as average_precision
+    from scaleprior.pretrain.losses.logistic import (
         known_logistic_loss as known_logistic_loss,
         sparse_logistic_loss as sparse_logistic_loss,
     )
     from scaleprior.pretrain.metrics import LabelMetrics as LabelMetrics, PretrainMetrics as PretrainMetrics
+    from scaleprior.pretrain.optim.schedule import Schedule as Schedule
     from scaleprior.pretrain.run import PretrainResult as PretrainResult, evaluate_pretrained as evaluate_pretrained
-    from scaleprior.pretrain.schedule import Schedule as Schedule
 
 lazy_exports(__name__)
 make_callable(__name__)

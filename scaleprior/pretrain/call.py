@@ -13,7 +13,7 @@ from scaleprior.progress import ProgressFn, watched
 if TYPE_CHECKING:
     from scaleprior.config import LoadedConfig
     from scaleprior.corpus import Corpus, Fraction
-    from scaleprior.pretrain.recorder import Recorder
+    from scaleprior.pretrain.figures.recorder import Recorder
     from scaleprior.pretrain.run import PretrainResult
 
 __all__ = ["pretrain"]

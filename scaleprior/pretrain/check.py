@@ -11,8 +11,8 @@ from scaleprior.checking import CheckReport
 from scaleprior.config import LoadedConfig
 from scaleprior.corpus import Corpus
 from scaleprior.corpus.check import check_corpus
-from scaleprior.pretrain.batches import held_out_rows
-from scaleprior.pretrain.model import Pretrainer
+from scaleprior.pretrain.data.batches import held_out_rows
+from scaleprior.pretrain.network.pretrainer import Pretrainer
 from scaleprior.pretrain.plan import check_pretraining, planned_card
 from scaleprior.pretrain.recipe import training_images
 from scaleprior.progress import ProgressFn

@@ -14,7 +14,7 @@ from scaleprior.backbones.weights import read_card
 from scaleprior.config.seed import run_seed
 from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
-from scaleprior.pretrain.batches import held_out_rows
+from scaleprior.pretrain.data.batches import held_out_rows
 from scaleprior.pretrain.recipe import check_config, recipe_fingerprint, training_images
 
 if TYPE_CHECKING:

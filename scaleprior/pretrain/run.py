@@ -28,16 +28,17 @@ from scaleprior.config.seed import run_seed
 from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json
-from scaleprior.pretrain.augment import CropAugmentation
-from scaleprior.pretrain.batches import ImageSet, TrainBatches, held_out_set, training_set
-from scaleprior.pretrain.evaluation import evaluate
+from scaleprior.pretrain.data.augment import CropAugmentation
+from scaleprior.pretrain.data.batches import ImageSet, TrainBatches, held_out_set, training_set
+from scaleprior.pretrain.evaluation.held_out import evaluate
+from scaleprior.pretrain.figures.recorder import JsonLines, Recorder
+from scaleprior.pretrain.loop.trainer import CHECKPOINT, PretrainTrainer, read_run_checkpoint
 from scaleprior.pretrain.metrics import LabelMetrics, PretrainMetrics
-from scaleprior.pretrain.model import Pretrainer, build_optimizer, prior_bias
+from scaleprior.pretrain.network.pretrainer import Pretrainer, prior_bias
+from scaleprior.pretrain.optim.optimizers import build_optimizer
+from scaleprior.pretrain.optim.schedule import Schedule, budget_steps
 from scaleprior.pretrain.plan import check_amp, check_pretraining, parent_card, planned_card, run_identity
 from scaleprior.pretrain.recipe import recipe_of
-from scaleprior.pretrain.recorder import JsonLines, Recorder
-from scaleprior.pretrain.schedule import Schedule, budget_steps
-from scaleprior.pretrain.trainer import CHECKPOINT, PretrainTrainer, read_run_checkpoint
 from scaleprior.provenance import created_by
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.device import resolve_device

@@ -19,8 +19,8 @@ from scaleprior.detect.engines import Engine, get_engine
 from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine
 from scaleprior.detect.plan import check_class_count
 from scaleprior.errors import UserError
-from scaleprior.pretrain.batches import held_out_rows
 from scaleprior.pretrain.check import pretraining_needs
+from scaleprior.pretrain.data.batches import held_out_rows
 from scaleprior.progress import ProgressFn
 from scaleprior.study.arms import check_arms
 from scaleprior.study.cells import CellConfigs, check_cells

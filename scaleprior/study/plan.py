@@ -20,8 +20,8 @@ from scaleprior.corpus import Corpus
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
 from scaleprior.files import is_number
+from scaleprior.pretrain.optim.schedule import budget_steps
 from scaleprior.pretrain.recipe import training_images
-from scaleprior.pretrain.schedule import budget_steps
 from scaleprior.study.cell import Cell
 from scaleprior.study.cells import Draft, draft_cells, fine_tuning_work, key_cells
 from scaleprior.study.prepare import StudyData, detection_files, detection_fingerprint

@@ -81,7 +81,7 @@ ORDERS = {
     "sub-package first": "import scaleprior.pretrain, scaleprior.detect; import scaleprior as sp",
     "sub-package later": "import scaleprior as sp; sp.pretrain; import scaleprior.pretrain, scaleprior.detect",
     "a name from it": "from scaleprior.pretrain import Schedule; from scaleprior.detect import Engine",
-    "a deep module": "import scaleprior.pretrain.schedule, scaleprior.detect.engines",
+    "a deep module": "import scaleprior.pretrain.optim.schedule, scaleprior.detect.engines",
     "from import": "from scaleprior import pretrain, detect; import scaleprior as sp; assert sp.pretrain is pretrain",
     "import as": "import scaleprior.detect as d; import scaleprior as sp; assert sp.detect is d",
     "another room first": "import scaleprior.study.spec",
@@ -99,7 +99,7 @@ for room, name in ((sp.pretrain, "pretrain"), (sp.detect, "detect")):
         assert f"{name}() got an unexpected keyword argument 'nonsense'" in str(e), e
     else:
         raise AssertionError(f"{name} was not called")
-assert sp.pretrain.Schedule.__module__ == "scaleprior.pretrain.schedule"
+assert sp.pretrain.Schedule.__module__ == "scaleprior.pretrain.optim.schedule"
 assert not {"torch", "cv2", "pyarrow"} & set(sys.modules), "asking for a signature imports nothing heavy"
 print("done")
 """

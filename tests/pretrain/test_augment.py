@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scaleprior.pretrain.augment import CropAugmentation, uniforms
+from scaleprior.pretrain.data.augment import CropAugmentation, uniforms
 
 
 def ramp(height: int, width: int) -> np.ndarray:

@@ -14,8 +14,8 @@ import torch
 
 from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
-from scaleprior.pretrain.augment import CropAugmentation
-from scaleprior.pretrain.batches import TrainBatches, batches, held_out_set, training_set
+from scaleprior.pretrain.data.augment import CropAugmentation
+from scaleprior.pretrain.data.batches import TrainBatches, batches, held_out_set, training_set
 from scaleprior.training.positions import BatchPlan
 from tests.conftest import REPO
 from tests.corpus.images.files import TURNS, exif, insert, noise, pillow, save
@@ -101,8 +101,8 @@ import os, sys, time
 import cv2, numpy as np
 from scaleprior.config import load_config
 from scaleprior.corpus import Corpus
-from scaleprior.pretrain.augment import CropAugmentation
-from scaleprior.pretrain.batches import TrainBatches, batches, training_set
+from scaleprior.pretrain.data.augment import CropAugmentation
+from scaleprior.pretrain.data.batches import TrainBatches, batches, training_set
 from scaleprior.training.positions import BatchPlan
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scaleprior.pretrain import average_precision
-from scaleprior.pretrain.evaluation import label_metrics
+from scaleprior.pretrain.evaluation.held_out import label_metrics
 from scaleprior.pretrain.metrics import LabelMetrics
 
 

@@ -29,9 +29,9 @@ from scaleprior.pretrain import (
     plan as plan_module,
     pretrain,
     run as run_module,
-    trainer as trainer_module,
 )
-from scaleprior.pretrain.batches import training_set
+from scaleprior.pretrain.data.batches import training_set
+from scaleprior.pretrain.loop import trainer as trainer_module
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.positions import BatchPlan
 from scaleprior.training.signals import Interrupted

@@ -7,7 +7,7 @@ import pytest
 from scaleprior.config import load_config
 from scaleprior.errors import UserError
 from scaleprior.pretrain import Schedule
-from scaleprior.pretrain.schedule import budget_steps, to_steps
+from scaleprior.pretrain.optim.schedule import budget_steps, to_steps
 
 
 def test_cosine_with_warmup() -> None:

@@ -15,7 +15,7 @@ from scaleprior.detect.faster_rcnn.model import build_detector
 from scaleprior.detect.faster_rcnn.model_file import fill_backbone
 from scaleprior.errors import UserError
 from scaleprior.pretrain import evaluate_pretrained, pretrain
-from scaleprior.pretrain.model import Pretrainer
+from scaleprior.pretrain.network.pretrainer import Pretrainer
 from scaleprior.pretrain.plan import planned_card
 from scaleprior.pretrain.recipe import recipe_fingerprint, recipe_of
 

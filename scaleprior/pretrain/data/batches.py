@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from scaleprior.corpus import Corpus, Fraction, corrupt_labels
 from scaleprior.errors import UserError
-from scaleprior.pretrain.augment import CropAugmentation, uniforms
+from scaleprior.pretrain.data.augment import CropAugmentation, uniforms
 from scaleprior.pretrain.recipe import training_images
 from scaleprior.training.positions import BatchPlan
 

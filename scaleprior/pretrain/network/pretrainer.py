@@ -1,4 +1,4 @@
-"""Trunk and multi-label head, and the optimiser over their parameters.
+"""Trunk and multi-label head.
 
 B images, S pixels a side, F features, C labels: uint8 [B, S, S, 3] -> logits [B, C].
 """
@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.trunk import build_trunk
-from scaleprior.errors import UserError
 
-if TYPE_CHECKING:
-    from fvcore.common.config import CfgNode
-
-__all__ = ["Pretrainer", "build_optimizer", "prior_bias"]
+__all__ = ["Pretrainer", "prior_bias"]
 
 
 class Pretrainer(nn.Module):
@@ -70,31 +65,3 @@ def prior_bias(prior: float) -> float:
     (Lin et al. 2017, section 3.3).
     """
     return math.log(prior) - math.log1p(-prior)
-
-
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that ``cfg.PRETRAIN.OPTIMIZER`` describes, from timm's factory.
-
-    "rmsprop" is timm's RMSpropTF: it puts eps inside the square root and starts the mean square at one, as TensorFlow
-    did. Convolution and head weights decay by WEIGHT_DECAY, all one-dimensional parameters by WEIGHT_DECAY_NORM.
-    """
-    from timm.optim import create_optimizer_v2
-
-    node = cfg.PRETRAIN.OPTIMIZER
-    names = {"sgd": "nesterov", "rmsprop": "rmsproptf", "adamw": "adamw", "lamb": "lamb"}
-    if node.NAME not in names:
-        raise UserError(f"PRETRAIN.OPTIMIZER.NAME is {node.NAME!r}", hint=f"take one of {', '.join(names)}")
-    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [
-        {"params": weights, "weight_decay": node.WEIGHT_DECAY},
-        {"params": others, "weight_decay": node.WEIGHT_DECAY_NORM},
-    ]
-    return create_optimizer_v2(
-        groups,
-        opt=names[node.NAME],
-        lr=node.BASE_LR,
-        weight_decay=0.0,
-        momentum=node.MOMENTUM,
-        filter_bias_and_bn=False,
-    )

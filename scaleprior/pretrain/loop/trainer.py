@@ -18,17 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from scaleprior.errors import FailureError
-from scaleprior.pretrain.batches import LabelledBatch, TrainBatches, batches
-from scaleprior.pretrain.loss import known_logistic_loss, sparse_logistic_loss
-from scaleprior.pretrain.recorder import Counters, Recorder
+from scaleprior.pretrain.data.batches import LabelledBatch, TrainBatches, batches
+from scaleprior.pretrain.figures.recorder import Counters, Recorder
+from scaleprior.pretrain.losses.logistic import known_logistic_loss, sparse_logistic_loss
 from scaleprior.training.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
 from scaleprior.training.run_folder import refuse_other_run, restoring, with_way_on
 from scaleprior.training.signals import Interrupted, catch_sigterm
 from scaleprior.wording import parameter
 
 if TYPE_CHECKING:
-    from scaleprior.pretrain.model import Pretrainer
-    from scaleprior.pretrain.schedule import Schedule
+    from scaleprior.pretrain.network.pretrainer import Pretrainer
+    from scaleprior.pretrain.optim.schedule import Schedule
     from scaleprior.progress import ProgressFn
     from scaleprior.training.processes import ProcessGroup
     from scaleprior.training.run_folder import RunFolder

@@ -15,9 +15,9 @@ from scaleprior.errors import FailureError, UserError
 from scaleprior.pretrain.metrics import LabelMetrics
 
 if TYPE_CHECKING:
-    from scaleprior.pretrain.augment import CropAugmentation
-    from scaleprior.pretrain.batches import ImageSet
-    from scaleprior.pretrain.model import Pretrainer
+    from scaleprior.pretrain.data.augment import CropAugmentation
+    from scaleprior.pretrain.data.batches import ImageSet
+    from scaleprior.pretrain.network.pretrainer import Pretrainer
 
 __all__ = ["average_precision", "evaluate", "label_metrics"]
 

@@ -1,0 +1,1 @@
+"""Losses over many labels of which few are listed."""

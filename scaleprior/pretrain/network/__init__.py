@@ -1,0 +1,1 @@
+"""Trunk and head as pretraining learns them."""
