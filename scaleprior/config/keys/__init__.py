@@ -1,7 +1,7 @@
 """Every config key, declared once: from these rows come configs, checks, error texts, fingerprints and docs/config.md.
 
 ``key.py`` says what a row holds, ``legal.py`` which values there are; the rows stand in ``model.py``, ``heads.py``,
-``data.py``, ``solver.py`` and ``pretrain.py``, and ``table.py`` joins them.
+``data.py``, ``solver.py`` and, for ``PRETRAIN.*``, ``pretraining/``, and ``table.py`` joins them.
 """
 
 from scaleprior.config.keys.key import Key

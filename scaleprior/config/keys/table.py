@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from scaleprior.config.dotted import flat_config
-from scaleprior.config.keys import data, heads, model, pretrain, solver
+from scaleprior.config.keys import data, heads, model, pretraining, solver
 from scaleprior.config.keys.key import Key
 from scaleprior.errors import UserError
 
@@ -20,7 +20,7 @@ __all__ = ["DETECTION_KEYS", "OWN_KEYS", "add_keys", "all_keys", "check_values",
 DETECTION_KEYS: tuple[Key, ...] = (*model.KEYS, *heads.KEYS, *data.KEYS, *solver.KEYS)
 """Detectron2's that ScalePrior honours: same names, types and defaults, but for ``MODEL.DEVICE``, "auto" for "cuda"."""
 
-OWN_KEYS: tuple[Key, ...] = (*data.OWN, *pretrain.KEYS)
+OWN_KEYS: tuple[Key, ...] = (*data.OWN, *pretraining.KEYS)
 """ScalePrior's own, on its config and on Detectron2's alike."""
 
 _table = {key.name: key for key in (*DETECTION_KEYS, *OWN_KEYS)}
