@@ -20,8 +20,7 @@ from scaleprior.corpus import Corpus
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
 from scaleprior.files import is_number
-from scaleprior.pretrain.optim.schedule import budget_steps
-from scaleprior.pretrain.recipe import training_images
+from scaleprior.pretrain.costs.work import pretraining_work
 from scaleprior.study.cell import Cell
 from scaleprior.study.cells import Draft, draft_cells, fine_tuning_work, key_cells
 from scaleprior.study.prepare import StudyData, detection_files, detection_fingerprint
@@ -257,12 +256,10 @@ def _pretrainings(
         if learner is None or which in seen:
             continue
         seen.add(which)
-        node = learner.cfg.PRETRAIN
-        images = training_images(learner.cfg, data.corpus_images)
-        steps = budget_steps(node.BUDGET.AMOUNT, node.BUDGET.UNIT, images=images, batch_size=node.BATCH_SIZE)
+        work = pretraining_work(learner.cfg, data.corpus_images)
         own = keyed.get(id(draft))
         done = own is not None and (out / "pretrained" / own.backbone_name / "backbone.safetensors").is_file()
-        yield Pretraining(*which, steps, steps * node.BATCH_SIZE, done)
+        yield Pretraining(*which, work.steps, work.images_seen, done)
 
 
 def _measured(view: StudyView) -> dict[tuple[str, str], Rate]:

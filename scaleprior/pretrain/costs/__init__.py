@@ -1,0 +1,1 @@
+"""What a pretraining run will cost, before it is paid for."""
