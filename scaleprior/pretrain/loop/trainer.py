@@ -21,6 +21,7 @@ from scaleprior.errors import FailureError
 from scaleprior.pretrain.data.batches import LabelledBatch, TrainBatches, batches
 from scaleprior.pretrain.figures.recorder import Counters, Recorder
 from scaleprior.pretrain.losses.logistic import known_logistic_loss, sparse_logistic_loss
+from scaleprior.pretrain.optim.optimizers import load_optimizer
 from scaleprior.training.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
 from scaleprior.training.run_folder import refuse_other_run, restoring, with_way_on
 from scaleprior.training.signals import Interrupted, catch_sigterm
@@ -76,7 +77,7 @@ class PretrainTrainer:
             return False
         with restoring(path):
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_optimizer(self.optimizer, state["optimizer"])
             restore_rng(state["rng"])
             self.counters = Counters(**state["counters"])
         logger.info("resuming %s after step %d", self.folder.out, self.counters.step)

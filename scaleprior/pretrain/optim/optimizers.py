@@ -1,43 +1,124 @@
-"""The optimiser over a model's parameters."""
+"""The optimiser over a model's parameters, and the two things a step sets on it: the rate, and whether to move at all.
+
+On a CPU the optimisers are timm's and torch's own. On a GPU they are those that need no answer from the device: the
+rate is a tensor there, which a captured step reads anew each time, and a step whose ``found_inf`` is 1 changes nothing.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scaleprior.errors import UserError
+from scaleprior.pretrain.optim.rmsprop import DeviceRMSprop
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["build_optimizer"]
+__all__ = ["build_optimizer", "device_optimizer", "guard", "guards_itself", "load_optimizer", "set_rate"]
+
+_TIMM = {"sgd": "nesterov", "rmsprop": "rmsproptf", "adamw": "adamw", "lamb": "lamb"}
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that ``cfg.PRETRAIN.OPTIMIZER`` describes, from timm's factory.
+    """The optimiser that ``cfg.PRETRAIN.OPTIMIZER`` describes, for where ``model`` lies.
 
-    "rmsprop" is timm's RMSpropTF: it puts eps inside the square root and starts the mean square at one, as TensorFlow
-    did. Convolution and head weights decay by WEIGHT_DECAY, all one-dimensional parameters by WEIGHT_DECAY_NORM.
+    "rmsprop" is TensorFlow's: eps inside the square root, mean squares that start at one. Convolution and head weights
+    decay by WEIGHT_DECAY, all one-dimensional parameters by WEIGHT_DECAY_NORM.
     """
-    from timm.optim import create_optimizer_v2
-
     node = cfg.PRETRAIN.OPTIMIZER
-    names = {"sgd": "nesterov", "rmsprop": "rmsproptf", "adamw": "adamw", "lamb": "lamb"}
-    if node.NAME not in names:
-        raise UserError(f"PRETRAIN.OPTIMIZER.NAME is {node.NAME!r}", hint=f"take one of {', '.join(names)}")
+    if node.NAME not in _TIMM:
+        raise UserError(f"PRETRAIN.OPTIMIZER.NAME is {node.NAME!r}", hint=f"take one of {', '.join(_TIMM)}")
     weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [
         {"params": weights, "weight_decay": node.WEIGHT_DECAY},
         {"params": others, "weight_decay": node.WEIGHT_DECAY_NORM},
     ]
+    device = next(model.parameters()).device
+    if device.type == "cuda" and node.NAME != "lamb":  # lamb counts its steps on the host, and looks at no found_inf
+        return device_optimizer(node.NAME, groups, lr=node.BASE_LR, momentum=node.MOMENTUM, device=device)
+    from timm.optim import create_optimizer_v2
+
+    plain = node.NAME == "sgd" and not node.MOMENTUM  # Nesterov's look ahead is along the momentum
     return create_optimizer_v2(
         groups,
-        opt=names[node.NAME],
+        opt="momentum" if plain else _TIMM[node.NAME],
         lr=node.BASE_LR,
         weight_decay=0.0,
         momentum=node.MOMENTUM,
         filter_bias_and_bn=False,
     )
+
+
+def device_optimizer(
+    name: str, groups: list[dict[str, Any]], *, lr: float, momentum: float, device: torch.device
+) -> torch.optim.Optimizer:
+    """An optimiser with its rate on ``device`` that honours ``found_inf``: "sgd", "rmsprop" or "adamw".
+
+    Args:
+        groups: of parameters, each with its ``weight_decay``.
+    """
+    rate = torch.tensor(lr, dtype=torch.float32, device=device)
+    if name == "rmsprop":
+        return DeviceRMSprop(groups, lr=rate, momentum=momentum)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=True)
+    optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True)
+    _begin_at_zero(optimizer)
+    return optimizer
+
+
+def _begin_at_zero(optimizer: torch.optim.Optimizer) -> None:
+    """Give a fused SGD its momenta: its first step makes them without a value, which stays where found_inf is 1."""
+    for group in optimizer.param_groups:
+        for param in group["params"] if group["momentum"] else ():
+            if optimizer.state[param].get("momentum_buffer") is None:
+                optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)
+
+
+def guards_itself(optimizer: torch.optim.Optimizer) -> bool:
+    """Its step leaves weights and state alone where its attribute ``found_inf``, float32 [] on the device, is 1.
+
+    Of others the host has to look at the figures before it calls ``step``.
+    """
+    return getattr(optimizer, "_step_supports_amp_scaling", False)
+
+
+def guard(optimizer: torch.optim.Optimizer, found_inf: Tensor) -> None:
+    """Have every step of an optimiser that :func:`guards_itself` look at ``found_inf``, at whatever it holds then."""
+    optimizer.found_inf = found_inf  # pyright: ignore[reportAttributeAccessIssue] (where torch's own look for it)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give all groups a learning rate; one that lies on the device is filled there, so nobody waits."""
+    filled: set[int] = set()
+    for group in optimizer.param_groups:
+        if not isinstance(group["lr"], Tensor):
+            group["lr"] = rate
+        elif id(group["lr"]) not in filled:
+            filled.add(id(group["lr"]))
+            group["lr"].fill_(rate)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Take on the state that an optimiser of the same name saved, on whatever device.
+
+    Its settings stay its own: rate, decay and what tells a GPU's optimiser from a CPU's follow from the config.
+
+    Raises:
+        ValueError: it was saved over other groups of parameters.
+    """
+    own = [{name: group[name] for name in optimizer.defaults} for group in optimizer.param_groups]
+    if len(own) == len(saved["param_groups"]):
+        # What only the saved group has, such as lamb's count of steps, is state.
+        groups = [{**theirs, **ours} for theirs, ours in zip(saved["param_groups"], own)]
+        saved = {**saved, "param_groups": groups}
+    optimizer.load_state_dict(dict(saved))
+    for group, ours in zip(optimizer.param_groups, own):
+        group.update(ours)  # load_state_dict copied them; a captured step reads the originals
+    if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["fused"]:
+        _begin_at_zero(optimizer)
