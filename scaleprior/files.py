@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import math
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.errors import FailureError, UserError
+from scaleprior.wording import bytes_in_words
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "WriteError",
     "atomic_path",
     "file_sha256",
+    "flush_folder",
     "is_number",
     "read_json",
     "remove_leftovers",
@@ -36,6 +42,7 @@ __all__ = [
 ]
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # a full disk, a quota that is used up
 # What a file that is no UTF-8 begins with -> what to do.
 _NO_TEXT = {
     b"\x1f\x8b": "it is compressed: unpack it with gunzip",
@@ -45,17 +52,53 @@ _NO_TEXT = {
 }
 
 
+class WriteError(FailureError):
+    """A file could not be written; what lay under its name is as it was.
+
+    Attributes:
+        full: the disk is, or a quota is used up: with less on it the file could be written.
+        what: the message without its hint, for who knows a better one.
+    """
+
+    full: bool = False
+    what: str = ""
+
+    @classmethod
+    def of(cls, path: str | Path, error: OSError, *, size: int | None = None) -> WriteError:
+        """Of what the file system said.
+
+        Args:
+            size: bytes of the whole file, where they are known.
+        """
+        full = error.errno in _FULL
+        what = f"cannot write {path}: {error.strerror or error}"
+        if size is not None and (full or error.errno == errno.EFBIG):
+            what += f" ({bytes_in_words(size)} needed{_free_at(Path(path).parent) if full else ''})"
+        hint = "free space and run again" if full else "choose another folder, or see why this one takes no such file"
+        made = cls(what, hint=hint)
+        made.full, made.what = full, what
+        return made
+
+
+def _free_at(folder: Path) -> str:
+    try:
+        return f", {bytes_in_words(shutil.disk_usage(folder).free)} free"
+    except OSError:
+        return ""
+
+
 @contextlib.contextmanager
-def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, durable: bool = True, size: int | None = None) -> Iterator[Path]:
     """Yield a temporary path in ``path``'s folder; on success it is renamed to ``path``, on any error removed.
 
     Args:
         path: the final name; its folder is made if absent.
         durable: flush the data to the disk first. Without it the rename still is atomic for a process that dies
             (``kill -9``), but not for a machine that loses power; for what a run says of itself at every step.
+        size: bytes that will be written, where they are known; for the message.
 
     Raises:
-        FailureError: the disk is full, the folder is read-only, or another error of the file system.
+        WriteError: the disk is full, the folder is read-only, or another error of the file system.
     """
     path = Path(path)
     try:
@@ -63,7 +106,7 @@ def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
     except OSError as e:
-        raise FailureError(f"cannot write {path}: {e.strerror or e}", hint="choose another folder or free space") from e
+        raise WriteError.of(path, e, size=size) from e
     temporary = Path(name)
     try:
         yield temporary
@@ -76,7 +119,7 @@ def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as e:
         temporary.unlink(missing_ok=True)
-        raise FailureError(f"cannot write {path}: {e.strerror or e}", hint="free space and run again") from e
+        raise WriteError.of(path, e, size=size) from e
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -89,6 +132,15 @@ def remove_leftovers(folder: str | Path, *, recursive: bool = True) -> None:
             left.unlink(missing_ok=True)
 
 
+def flush_folder(folder: str | Path) -> None:
+    """Have the disk know which names ``folder`` holds: before an older file goes, its successor's must be there.
+
+    Without it a power cut may leave neither. File systems that cannot do it for a folder are left alone.
+    """
+    with contextlib.suppress(OSError):
+        _flush_to_disk(Path(folder))
+
+
 def _flush_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -99,7 +151,7 @@ def _flush_to_disk(path: Path) -> None:
 
 def write_bytes(path: str | Path, data: bytes, *, durable: bool = True) -> None:
     """Write ``data`` to ``path`` atomically."""
-    with atomic_path(path, durable=durable) as temporary:
+    with atomic_path(path, durable=durable, size=len(data)) as temporary:
         temporary.write_bytes(data)
 
 
@@ -133,11 +185,13 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with atomic_path(path) as temporary:
+    size = sum(t.numel() * t.element_size() for t in tensors.values()) + sum(map(len, metadata.values()))
+    with atomic_path(path, size=size) as temporary:
         try:
             save_file(dict(tensors), temporary, metadata=dict(metadata))
         except SafetensorError as e:  # how it reports what the file system says
-            raise FailureError(f"cannot write {path}: {e}", hint="free space and run again") from e
+            said = re.search(r"\(os error (\d+)\)", str(e))
+            raise OSError(int(said[1]), os.strerror(int(said[1]))) if said else OSError(str(e)) from e
 
 
 def read_json(path: str | Path, *, what: str = "JSON file") -> Any:

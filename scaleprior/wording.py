@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["Wording", "counted", "either", "flag", "in_flags", "parameter", "printable", "shown"]
+__all__ = ["Wording", "bytes_in_words", "counted", "either", "flag", "in_flags", "parameter", "printable", "shown"]
 
 # Both spellings travel inside the text, between control characters that no message holds otherwise, until Wording
 # keeps one and remembers the other: f-strings and joins need to know nothing of it.
@@ -66,6 +66,15 @@ def counted(number: int, things: str) -> str:
         many = noun[1]
         things = f"{things[: noun.start(1)]}{_ONE.get(many, many.removesuffix('s'))}{things[noun.end(1) :]}"
     return f"1 {_VERB.sub(lambda verb: _DOES.get(verb[1], verb[1] + 's'), things, count=1)}"
+
+
+def bytes_in_words(count: float) -> str:
+    """3 significant digits and a unit of 1024."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:,.3g} TiB"
 
 
 def printable(text: str) -> str:

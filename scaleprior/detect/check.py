@@ -27,6 +27,7 @@ from scaleprior.detect.plan import check_class_count, set_names, starts_from_det
 from scaleprior.detect.start import stays_an_address
 from scaleprior.errors import ScalePriorError
 from scaleprior.progress import ProgressFn
+from scaleprior.training.checkpoints import KEPT
 from scaleprior.training.resources import (
     Needs,
     check_disk,
@@ -159,7 +160,7 @@ def detection_needs(cfg: CfgNode, engine: Engine, *, processes: int = 1) -> Need
     batch = images * map_bytes(spec, side * side, cfg.MODEL.RESNETS.OUT_FEATURES, half=cfg.SOLVER.AMP.ENABLED)
     return Needs(
         left=weights,
-        peak=2 * weights * (1 + _MOMENTUM),
+        peak=(KEPT + 1 if whole else 2) * weights * (1 + _MOMENTUM),  # the next checkpoint, beside those that are kept
         memory=training_bytes(model, slots=_MOMENTUM) + batch,
         of=f"parameters, gradients, momentum and the maps of {images} images of {side}x{side} pixels",
     )

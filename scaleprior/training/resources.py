@@ -19,7 +19,7 @@ from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.checking import CheckReport, Finding
 from scaleprior.errors import UserError
 from scaleprior.training.device import resolve_device
-from scaleprior.wording import parameter
+from scaleprior.wording import bytes_in_words, parameter
 
 __all__ = ["Needs", "bytes_in_words", "check_disk", "check_memory", "map_bytes", "parameter_bytes", "training_bytes"]
 
@@ -136,12 +136,3 @@ def _main_memory() -> tuple[int, int] | None:
     except (OSError, ValueError):
         return free, total
     return min(free, max(limit - used, 0)), min(total, limit)
-
-
-def bytes_in_words(count: float) -> str:
-    """3 significant digits and a unit of 1024."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1024
-    return f"{count:,.3g} TiB"

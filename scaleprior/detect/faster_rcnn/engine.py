@@ -1,6 +1,6 @@
 """The embedded engine: Faster R-CNN, C4 or FPN, from a Detectron2-style config, on torchvision's operators.
 
-Writes into its folder: config.yaml with scaleprior.yaml, metrics.jsonl, checkpoint.safetensors (while training),
+Writes into its folder: config.yaml with scaleprior.yaml, metrics.jsonl, checkpoint_STEP.safetensors (while training),
 model.safetensors, on evaluation detections_SET.json (COCO results format) and results.json, and dropped.json where data
 were left out.
 """
@@ -31,7 +31,7 @@ from scaleprior.detect.faster_rcnn import model_file as weights_io
 from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.detect.faster_rcnn.model import Detector, build_detector
 from scaleprior.detect.faster_rcnn.predict import predict
-from scaleprior.detect.faster_rcnn.trainer import CHECKPOINT, DetectorTrainer, checkpoint_steps
+from scaleprior.detect.faster_rcnn.trainer import DetectorTrainer, checkpoint_steps
 from scaleprior.detect.fingerprint import run_fingerprint, run_schedule
 from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
@@ -48,6 +48,7 @@ from scaleprior.errors import UserError
 from scaleprior.files import write_json, write_text
 from scaleprior.progress import ProgressFn
 from scaleprior.provenance import created_by
+from scaleprior.training.checkpoints import Checkpoints
 from scaleprior.training.device import resolve_device
 from scaleprior.training.run_folder import RunFolder
 from scaleprior.training.seeds import seed_everything
@@ -147,8 +148,8 @@ class TorchvisionEngine:
             tuning=tuning_of(cfg, folder.history),
             extended=folder.history,
         )
-        weights_io.save_model(target, model, trained)
-        (out / CHECKPOINT).unlink(missing_ok=True)  # the model says it all; a checkpoint is twice as large
+        trainer.checkpoints.making_room(lambda: weights_io.save_model(target, model, trained))
+        trainer.checkpoints.remove()  # the model says it all; a checkpoint is twice as large
         return target
 
     def evaluate(
@@ -196,8 +197,9 @@ def _steps_done(out: Path) -> int:
     Raises:
         UserError: the run is finished.
     """
-    if (out / CHECKPOINT).is_file():
-        return checkpoint_steps(out / CHECKPOINT)
+    steps = checkpoint_steps(Checkpoints(out))
+    if steps is not None:
+        return steps
     if (out / MODEL_FILE).is_file():
         raise UserError(
             f"{out} holds a finished run, which the torchvision engine cannot extend: its optimiser's state was "

@@ -11,7 +11,6 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +20,7 @@ from scaleprior.detect.faster_rcnn.model import Detector
 from scaleprior.detect.faster_rcnn.solver import build_optimizer, clip_gradients, lr_factor
 from scaleprior.errors import FailureError, UserError
 from scaleprior.progress import ProgressFn
-from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
+from scaleprior.training.checkpoints import Checkpoints
 from scaleprior.training.metrics_file import cut_lines
 from scaleprior.training.run_folder import RunFolder, refuse_other_run, restoring, with_way_on
 from scaleprior.training.seeds import mixed_seed
@@ -31,11 +30,11 @@ from scaleprior.wording import parameter
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["CHECKPOINT", "METRICS", "DetectorTrainer", "checkpoint_steps"]
+__all__ = ["METRICS", "DetectorTrainer", "checkpoint_steps"]
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+METRICS = "metrics.jsonl"
 _METRICS_PERIOD = 20  # steps between lines of metrics.jsonl, Detectron2's own
 
 
@@ -43,7 +42,7 @@ class DetectorTrainer:
     """Trains ``model`` in place.
 
     Args:
-        folder: of the run, for the checkpoint and the metrics; a checkpoint of another run is refused.
+        folder: of the run, for the checkpoints and the metrics; a checkpoint of another run is refused.
     """
 
     def __init__(self, cfg: CfgNode, model: Detector, loader: TrainLoader, folder: RunFolder) -> None:
@@ -51,6 +50,7 @@ class DetectorTrainer:
         self.model = model
         self.loader = loader
         self.folder = folder
+        self.checkpoints = Checkpoints(folder.out)
         self.optimizer = build_optimizer(cfg, model)
         self.factor = lr_factor(cfg)
         self.device = model.pixel_mean.device
@@ -61,15 +61,15 @@ class DetectorTrainer:
         self.step = 0
 
     def resume(self) -> None:
-        """Go on from the checkpoint in the folder, if there is one; nothing is written.
+        """Go on from the newest whole checkpoint in the folder, if there is any; nothing is written.
 
         Raises:
-            UserError: it belongs to another run, or cannot be read.
+            UserError: it belongs to another run, or none can be read.
         """
-        path = self.folder.out / CHECKPOINT
-        if not path.is_file():
+        found = self.checkpoints.load()
+        if found is None:
             return
-        state = load_checkpoint(path)
+        path, state = found
         if not self._is_before_extension(state):
             refuse_other_run(state, self.folder.fingerprint, str(path), self.folder.parts)
         with restoring(path):
@@ -87,7 +87,6 @@ class DetectorTrainer:
             Interrupted: SIGTERM came; the state is saved.
             UserError: an image cannot be used; the state is saved.
         """
-        checkpoint = self.folder.out / CHECKPOINT
         total, period = self.cfg.SOLVER.MAX_ITER, self.cfg.SOLVER.CHECKPOINT_PERIOD
         self.model.train()
         with (
@@ -95,7 +94,7 @@ class DetectorTrainer:
             catch_sigterm() as stop,
             contextlib.closing(self.loader.batches(self.step, total)) as batches,
         ):
-            for batch in self._saved_from(batches, checkpoint):
+            for batch in self._saved_from(batches):
                 numbers = self._step(batch)
                 self.step += 1
                 if self.step % _METRICS_PERIOD == 0 or self.step == total:
@@ -104,15 +103,15 @@ class DetectorTrainer:
                 if progress is not None:
                     progress(self.step, total, {"loss": numbers["loss"]})
                 if stop.requested and self.step < total:
-                    self._save(checkpoint)
+                    self._save()
                     raise Interrupted(
                         f"stopped by SIGTERM after step {self.step} of {total}",
                         hint=f"run again with {parameter('resume', True)} to go on",
                     )
                 if period and self.step % period == 0 and self.step < total:
-                    self._save(checkpoint)
+                    self._save()
 
-    def _saved_from(self, batches: Iterator[DetectionBatch], checkpoint: Path) -> Iterator[DetectionBatch]:
+    def _saved_from(self, batches: Iterator[DetectionBatch]) -> Iterator[DetectionBatch]:
         """The batches; where the data of one cannot be used, the steps before it are saved first.
 
         Raises:
@@ -124,7 +123,7 @@ class DetectorTrainer:
         except UserError as e:
             if self.step == begun:  # what there is to save is on the disk, or nothing was trained yet
                 raise
-            self._save(checkpoint)
+            self._save()
             raise with_way_on(e, self.step) from e
 
     def _step(self, batch: DetectionBatch) -> dict[str, float]:
@@ -153,7 +152,7 @@ class DetectorTrainer:
         self.scaler.update()
         return {"loss": sum(parts.values()), **parts, "lr": self.cfg.SOLVER.BASE_LR * rate}
 
-    def _save(self, path: Path) -> None:
+    def _save(self) -> None:
         state: dict[str, Any] = {
             "fingerprint": self.folder.fingerprint,
             "step": self.step,
@@ -161,7 +160,7 @@ class DetectorTrainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        save_checkpoint(path, state)
+        self.checkpoints.save(self.step, state)
 
     def _is_before_extension(self, state: Mapping[str, Any]) -> bool:
         """Whether a checkpoint is the one that the run was extended from, the last under the former schedule."""
@@ -177,12 +176,14 @@ class DetectorTrainer:
             yield file
 
 
-def checkpoint_steps(path: Path) -> int:
-    """How many steps a checkpoint has behind it.
+def checkpoint_steps(checkpoints: Checkpoints) -> int | None:
+    """How many steps the checkpoint to go on from has behind it; None where there is none.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: none can be read.
     """
-    state = load_checkpoint(path)
-    with restoring(path):
-        return state["step"]
+    found = checkpoints.load(tell=False)
+    if found is None:
+        return None
+    with restoring(found.path):
+        return found.state["step"]

@@ -12,7 +12,7 @@ import pytest
 
 from scaleprior.detect import detect, get_engine
 from scaleprior.detect.faster_rcnn import model_file
-from scaleprior.detect.faster_rcnn.trainer import CHECKPOINT, METRICS
+from scaleprior.detect.faster_rcnn.trainer import METRICS
 from scaleprior.errors import UserError
 from tests.conftest import content
 from tests.detect.conftest import data_overrides, make_coco, tiny_config
@@ -57,8 +57,16 @@ def train(folder: Path, out: Path, words: list[str] | None = None, *, data: str 
         ([], "other", None, "holds a run with another config, backbone or data"),
         ([], "data", lambda run: (run / "run.json").write_text("{"), "is not JSON"),
         # another run's checkpoint, whose run.json is gone
-        (["SEED", "9"], "data", lambda run: (run / "run.json").unlink(), f"{CHECKPOINT} holds a run with another"),
-        ([], "data", lambda run: (run / CHECKPOINT).write_bytes(b"junk"), CHECKPOINT),
+        (
+            ["SEED", "9"],
+            "data",
+            lambda run: (run / "run.json").unlink(),
+            r"checkpoint_0000002.safetensors holds a run with another",
+        ),
+        (
+            *([], "data", lambda run: [path.write_bytes(b"junk") for path in run.glob("checkpoint*")]),
+            r"no checkpoint in .*: checkpoint_0000002\.\w+ is damaged: .*, and checkpoint_0000001\.\w+ is damaged: ",
+        ),
         (["MODEL.WEIGHTS", "gone.safetensors"], "data", None, "weights not found"),
     ],
 )

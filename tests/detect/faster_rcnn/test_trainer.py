@@ -18,9 +18,10 @@ import pytest
 from safetensors.torch import load_file
 
 from scaleprior.detect import get_engine
-from scaleprior.detect.faster_rcnn.trainer import CHECKPOINT, METRICS
+from scaleprior.detect.faster_rcnn.trainer import METRICS
 from scaleprior.errors import FailureError, UserError
-from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
+from scaleprior.training.checkpoint import save_checkpoint
+from scaleprior.training.checkpoints import Checkpoints, SavedState
 from scaleprior.training.signals import Interrupted
 from tests import processes
 from tests.detect.conftest import TINY_FPN, data_overrides, make_coco, tiny_config
@@ -57,6 +58,12 @@ def _same(a: Path, b: Path) -> bool:
     return x.keys() == y.keys() and all((x[k] == y[k]).all() for k in x)
 
 
+def newest(folder: Path) -> SavedState:
+    found = Checkpoints(folder).load()
+    assert found is not None
+    return found
+
+
 def test_same_seed_same_bits_and_same_results(tmp_path: Path, coco_overrides: list[str]) -> None:
     models = [_train(tmp_path / name, coco_overrides) for name in ("a", "b")]
     assert _same(*models)
@@ -72,7 +79,10 @@ def test_interrupted_and_resumed_ends_with_the_same_bits(tmp_path: Path, coco_ov
     whole = _train(tmp_path / "whole", overrides)
     with pytest.raises(_Stop):
         _train(tmp_path / "part", overrides, stop_after=5)
-    assert (tmp_path / "part" / CHECKPOINT).is_file()
+    assert [path.name for path in Checkpoints(tmp_path / "part").paths()] == [
+        "checkpoint_0000004.safetensors",
+        "checkpoint_0000002.safetensors",
+    ]
     with (tmp_path / "part" / METRICS).open("a") as file:  # of steps that the checkpoint does not have, and cut off
         file.write('{"step": 5, "loss": 0.0}\n{"step": 6, "lo')
     seen = []
@@ -81,10 +91,35 @@ def test_interrupted_and_resumed_ends_with_the_same_bits(tmp_path: Path, coco_ov
     )
     assert seen == [5, 6]  # the last checkpoint was after step 4
     assert _same(whole, resumed)
-    assert not (tmp_path / "part" / CHECKPOINT).exists()
+    assert Checkpoints(tmp_path / "part").paths() == []
     rows = [[json.loads(line) for line in (tmp_path / n / METRICS).open()] for n in ("whole", "part")]
     assert rows[0] == rows[1]
     assert rows[0][-1]["step"] == 6
+
+
+@pytest.mark.parametrize("one_file", [False, True])
+def test_a_damaged_checkpoint_and_the_one_file_of_before_end_with_the_same_bits(
+    tmp_path: Path, coco_overrides: list[str], one_file: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    overrides = [*coco_overrides, "SOLVER.CHECKPOINT_PERIOD", "1"]
+    whole, part = _train(tmp_path / "whole", overrides), tmp_path / "part"
+    with pytest.raises(_Stop):
+        _train(part, overrides, stop_after=4)
+    last, before = Checkpoints(part).paths()
+    if one_file:
+        before.rename(part / "checkpoint.safetensors")
+        last.unlink()
+    else:
+        last.write_bytes(last.read_bytes()[:-9])
+    steps: list[int] = []
+    resumed = get_engine("torchvision").train(
+        tiny_config("FPN", overrides), None, part, resume=True, progress=lambda done, total, numbers: steps.append(done)
+    )
+    assert steps == [3, 4, 5, 6]
+    assert _same(whole, resumed)
+    said = [record.getMessage() for record in caplog.records if "checkpoint" in record.getMessage()]
+    assert len(said) == (0 if one_file else 1)
+    assert one_file or said[0].startswith(f"going on from {before}, because {last.name} is damaged: ")
 
 
 def test_a_killed_process_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -158,7 +193,7 @@ def test_an_image_that_goes_bad_loses_no_step(tmp_path: Path, damage: Callable[[
         get_engine("torchvision").train(loaded, None, tmp_path / "part", progress=progress)
     assert f"the {steps[-1]} steps before it are saved" in str(caught.value)
     assert caught.value.exit_code == 2
-    assert load_checkpoint(tmp_path / "part" / CHECKPOINT)["step"] == steps[-1] < 9
+    assert newest(tmp_path / "part").state["step"] == steps[-1] < 9
     for image, data in sound.items():
         image.write_bytes(data)
     resumed = get_engine("torchvision").train(
@@ -174,7 +209,7 @@ def test_an_image_that_is_bad_from_the_first_step_leaves_no_checkpoint(tmp_path:
         _cut(image)
     with pytest.raises(UserError, match=r"image 00\d\.png: .*; replace the file$"):
         _train(tmp_path / "out", data_overrides(path, root))
-    assert not (tmp_path / "out" / CHECKPOINT).exists()
+    assert Checkpoints(tmp_path / "out").paths() == []
 
 
 def test_a_finished_run_is_not_repeated_and_another_is_refused(tmp_path: Path, coco_overrides: list[str]) -> None:
@@ -186,8 +221,7 @@ def test_a_finished_run_is_not_repeated_and_another_is_refused(tmp_path: Path, c
         _train(tmp_path / "x", [*coco_overrides, "SOLVER.CHECKPOINT_PERIOD", "1"], stop_after=2)
     with pytest.raises(UserError, match="holds a run with another config"):
         _train(tmp_path / "x", [*coco_overrides, "SOLVER.BASE_LR", "0.02"], resume=True)
-    checkpoint = tmp_path / "x" / CHECKPOINT
-    state = load_checkpoint(checkpoint)  # as versions wrote it whose trunks had other names
+    checkpoint, state = newest(tmp_path / "x")  # as versions wrote it whose trunks had other names
     state["model"] = {name.replace("trunk.body.", "trunk."): tensor for name, tensor in state["model"].items()}
     save_checkpoint(checkpoint, state)
     with pytest.raises(UserError, match=r"written by another version: RuntimeError: .*remove the file to start"):

@@ -1,0 +1,160 @@
+"""The last checkpoints of a run in its folder: a new one is on the disk before an old one goes.
+
+Each is a file of ``training.checkpoint`` whose name carries the step, ``checkpoint_0000012.safetensors``. A kill or a
+power cut at any instruction leaves at least one whole one; one that is damaged all the same, by a disk or by a copy, is
+passed over for the one before it. Earlier versions kept one file, ``checkpoint.safetensors``, which counts as oldest.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scaleprior.errors import FailureError, UserError
+from scaleprior.files import WriteError, flush_folder
+from scaleprior.training.checkpoint import DamagedCheckpoint, load_checkpoint, save_checkpoint
+from scaleprior.wording import parameter
+
+__all__ = ["KEPT", "Checkpoints", "SavedState"]
+
+logger = logging.getLogger(__name__)
+
+KEPT = 2
+"""How many a run keeps that is not told otherwise."""
+
+_NAME = re.compile(r"checkpoint(?:_(\d{7,}))?\.safetensors")
+
+
+class SavedState(NamedTuple):
+    """What a run goes on from.
+
+    Attributes:
+        path: the checkpoint. state: what is in it.
+    """
+
+    path: Path
+    state: dict[Any, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: of the run; it need not exist before the first is saved.
+        keep: how many, at least 1.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = KEPT) -> None:
+        assert keep >= 1, "a run that keeps no checkpoint cannot be resumed"
+        self.folder = folder
+        self.keep = keep
+        self._damaged: list[Path] = []  # passed over by load; they go when there is a newer one
+
+    def paths(self) -> list[Path]:
+        """Those that are there, the newest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [path for path in self.folder.glob("checkpoint*.safetensors") if _NAME.fullmatch(path.name)]
+        return sorted(found, key=_step, reverse=True)
+
+    def save(self, step: int, state: Mapping[Any, Any]) -> None:
+        """Write the state after ``step`` steps, then remove what is beyond ``keep``, and what is of later steps: they
+        are of a course that was given up.
+
+        Where the disk is too full for one more, older ones give way until one is left.
+
+        Raises:
+            WriteError: there is no room even so, or the folder takes no files; says what is needed, and how to go on.
+        """
+        path = self.folder / f"checkpoint_{step:07d}.safetensors"
+        self.making_room(lambda: save_checkpoint(path, dict(state)))
+        flush_folder(self.folder)
+        known = self.paths()
+        kept = [each for each in known if _step(each) <= step and (each == path or each not in self._damaged)]
+        self._remove(each for each in known if each not in kept[: self.keep])
+        self._damaged = []
+
+    def load(self, *, tell: bool = True) -> SavedState | None:
+        """The newest whole checkpoint; None where there is none at all. Nothing is written or removed.
+
+        Args:
+            tell: of damaged ones that were passed over, in one warning; one process of several does.
+
+        Raises:
+            UserError: all are damaged; names every file and what is wrong with it.
+        """
+        damaged: dict[Path, str] = {}
+        for path in self.paths():
+            try:
+                state = load_checkpoint(path)
+            except DamagedCheckpoint as e:
+                damaged[path] = e.reason
+                continue
+            if damaged and tell:
+                logger.warning("going on from %s, because %s", path, _said(damaged))
+            self._damaged = list(damaged)
+            return SavedState(path, state)
+        if damaged:
+            raise UserError(
+                f"no checkpoint in {self.folder} can be read: {_said(damaged)}",
+                hint="put a whole one back, or start the run anew in another folder",
+            )
+        return None
+
+    def remove(self) -> None:
+        """Remove all: the run is finished, or begins anew."""
+        self._remove(self.paths())
+
+    def making_room(self, write: Callable[[], None]) -> None:
+        """Call ``write``, again each time that an older checkpoint gave way because the disk is full.
+
+        Raises:
+            WriteError: there is no room even so, or the folder takes no files; says how to go on.
+        """
+        while True:
+            try:
+                return write()
+            except WriteError as e:
+                spare = self._spare() if e.full else None
+                if spare is None:
+                    raise self._with_way_on(e) from e
+                logger.warning("%s; removing %s, an older checkpoint", e.what, spare)
+                self._remove([spare])
+
+    def _spare(self) -> Path | None:
+        """A checkpoint that the run can go on without: a damaged one, or the oldest where the newest can be read."""
+        known = self.paths()
+        damaged = [path for path in known if path in self._damaged]
+        if damaged or len(known) < 2:
+            return damaged[0] if damaged and len(known) > len(damaged) else None
+        try:
+            load_checkpoint(known[0])
+        except DamagedCheckpoint:
+            return None
+        return known[-1]
+
+    def _with_way_on(self, error: WriteError) -> WriteError:
+        known = [path for path in self.paths() if path not in self._damaged]
+        start = f"from {known[0].name}, which is whole" if known else "from the start"
+        first = "free space" if error.full else "mend that"
+        return WriteError(error.what, hint=f"{first} and go on with {parameter('resume', True)}, {start}")
+
+    def _remove(self, paths: Iterable[Path]) -> None:
+        for path in paths:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as e:
+                raise FailureError(f"cannot remove {path}: {e.strerror or e}", hint="see whose file it is") from e
+
+
+def _step(path: Path) -> int:
+    """-1 for the one file of earlier versions."""
+    found = _NAME.fullmatch(path.name)
+    return -1 if found is None or found[1] is None else int(found[1])
+
+
+def _said(damaged: Mapping[Path, str]) -> str:
+    return ", and ".join(f"{path.name} is damaged: {reason}" for path, reason in damaged.items())
