@@ -32,6 +32,7 @@ from scaleprior.pretrain.data.augment import CropAugmentation
 from scaleprior.pretrain.data.batches import ImageSet, TrainBatches, held_out_set, training_set
 from scaleprior.pretrain.evaluation.held_out import evaluate
 from scaleprior.pretrain.figures.recorder import JsonLines, Recorder
+from scaleprior.pretrain.loop.calculating import calculating
 from scaleprior.pretrain.loop.trainer import CHECKPOINT, PretrainTrainer, read_run_checkpoint
 from scaleprior.pretrain.metrics import LabelMetrics, PretrainMetrics
 from scaleprior.pretrain.network.pretrainer import Pretrainer, prior_bias
@@ -112,9 +113,7 @@ def run_pretraining(
     spec, parent = check_pretraining(cfg).arch, parent_card(cfg)
     corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
     images, held_out = training_set(cfg, corpus), held_out_set(cfg, corpus)
-    device = resolve_device(cfg.MODEL.DEVICE)
-    check_amp(cfg, device.type)
-    with join_processes(device) as processes:
+    with calculating(cfg), join_processes(_device(cfg)) as processes:
         if cfg.PRETRAIN.BATCH_SIZE % processes.size:
             raise UserError(
                 f"PRETRAIN.BATCH_SIZE {cfg.PRETRAIN.BATCH_SIZE} is no multiple of the {processes.size} processes",
@@ -179,11 +178,19 @@ def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> LabelMetrics:
             f"{out} holds norms with eps {card.norm_eps:g}, the config builds {planned.norm_eps:g}",
             hint=f"use MODEL.NORM_EPS {card.norm_eps}",
         )
+    with calculating(cfg):
+        device = resolve_device(cfg.MODEL.DEVICE)
+        model = _model(cfg, spec, len(corpus.label_space), bias=0.0).to(device)
+        model.trunk.load(state)
+        model.head.load_state_dict(head["head"])
+        return _evaluate(cfg, model, held_out, device)
+
+
+def _device(cfg: CfgNode) -> torch.device:
+    """Where this process trains; a config that cannot be trained there is refused."""
     device = resolve_device(cfg.MODEL.DEVICE)
-    model = _model(cfg, spec, len(corpus.label_space), bias=0.0).to(device)
-    model.trunk.load(state)
-    model.head.load_state_dict(head["head"])
-    return _evaluate(cfg, model, held_out, device)
+    check_amp(cfg, device.type)
+    return device
 
 
 def _finished(folder: RunFolder, *, resume: bool) -> PretrainResult | None:

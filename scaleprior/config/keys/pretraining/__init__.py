@@ -10,8 +10,8 @@ Pretraining also reads ``MODEL.BACKBONE.NAME`` and, as it says, ``MODEL.RESNETS.
 """
 
 from scaleprior.config.keys.key import Key
-from scaleprior.config.keys.pretraining import images, labels, learning, measures, run
+from scaleprior.config.keys.pretraining import images, labels, learning, measures, run, step
 
 __all__ = ["KEYS"]
 
-KEYS: tuple[Key, ...] = (*run.KEYS, *labels.KEYS, *measures.KEYS, *images.KEYS, *learning.KEYS)
+KEYS: tuple[Key, ...] = (*run.KEYS, *step.KEYS, *labels.KEYS, *measures.KEYS, *images.KEYS, *learning.KEYS)

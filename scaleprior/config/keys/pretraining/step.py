@@ -1,0 +1,30 @@
+"""How a step is calculated."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from scaleprior.config.keys.key import PRETRAIN, PRETRAINING, Key
+
+__all__ = ["KEYS"]
+
+_key = partial(Key, engines=(PRETRAINING,), changes=(PRETRAIN,), since=2)
+
+KEYS = (
+    _key(
+        "PRETRAIN.STEP.TF32", False,
+        "On a GPU, products and convolutions of float32 may round their factors to 10 bits of mantissa (TF32). What "
+        "AMP calculates in bfloat16 is not touched.",
+    ),
+    _key(
+        "PRETRAIN.STEP.CUDNN_BENCHMARK", True,
+        "On a GPU, cuDNN tries its algorithms on the first batch and takes the fastest. Which one wins may differ "
+        "between runs, and results in the last bits.",
+    ),
+    _key(
+        "PRETRAIN.STEP.DETERMINISTIC", False,
+        "On a GPU, equal runs give equal bits: torch takes deterministic algorithms only and CUDNN_BENCHMARK is off, "
+        "which costs speed. cuBLAS needs CUBLAS_WORKSPACE_CONFIG=:4096:8, which the command sets; a Python process "
+        "that has used the GPU already must have started with it.",
+    ),
+)  # fmt: skip
