@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["meant_orientation", "read_orientation", "stored", "upright"]
+__all__ = ["meant_orientation", "read_orientation", "stored", "turn", "upright"]
 
 _TAG = 0x0112
 _TURNS: Mapping[int, tuple[bool, int | None]] = {
@@ -50,6 +50,15 @@ def meant_orientation(value: Any) -> int:
         return int(value) if value in _TURNS else 1
     except TypeError:  # not hashable: a damaged directory may hold anything
         return 1
+
+
+def turn(orientation: int) -> tuple[bool, tuple[int, ...]]:
+    """How stored pixels become upright: whether rows and columns change places, and which axes (0: the order of rows,
+    1: of columns) run the other way after that."""
+    if orientation == 1:
+        return False, ()
+    transposed, axes = _TURNS[orientation]
+    return transposed, {None: (), 0: (0,), 1: (1,), -1: (0, 1)}[axes]
 
 
 def upright(image: np.ndarray, orientation: int) -> np.ndarray:

@@ -6,7 +6,7 @@ B images; an image is uint8 [H, W, 3]; the network sees uint8 crops [B, S, S, 3]
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ from scaleprior.corpus.hashing import mix64, unit_interval
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["CropAugmentation", "uniforms"]
+__all__ = ["CropAugmentation", "Cut", "uniforms"]
 
 _DRAWS = 5  # random numbers an image: area, aspect, y, x, mirror
 _STREAM = 0xA06  # keeps these draws apart from other uses of the same seed and key
@@ -26,6 +26,16 @@ def uniforms(seed: int, epochs: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     """Numbers in [0, 1), float64 [B, 5], for images with these epochs (int64 [B]) and key hashes (uint64 [B])."""
     draws = np.arange(_DRAWS, dtype=np.uint64)
     return unit_interval(mix64(_STREAM, seed, epochs[:, None], hashes[:, None], draws[None]))
+
+
+class Cut(NamedTuple):
+    """A rectangle of pixels, and whether left and right change places in it."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    mirrored: bool
 
 
 @dataclass(frozen=True)
@@ -58,13 +68,12 @@ class CropAugmentation:
         """The part of the work that is the same in every epoch; what a cache may keep."""
         return _resized(image, self.resize) if self.crop == "resize_crop" else image
 
-    def train(self, stored: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """Crop [S, S, 3] of what :meth:`stored` returned.
+    def cut(self, height: int, width: int, draws: np.ndarray) -> Cut:
+        """The part of a ``height`` x ``width`` image, as :meth:`stored` returned it, that becomes a crop.
 
         Args:
             draws: one row of :func:`uniforms`.
         """
-        height, width = stored.shape[:2]
         if self.crop == "resize_crop":
             part_h = part_w = self.size
         else:
@@ -75,8 +84,18 @@ class CropAugmentation:
             part_w = min(max(round(np.sqrt(area * aspect)), 1), width)
         top = int(draws[2] * (height - part_h + 1))
         left = int(draws[3] * (width - part_w + 1))
-        crop = _resized(stored[top : top + part_h, left : left + part_w], self.size)
-        return crop[:, ::-1] if draws[4] < self.mirror else crop
+        return Cut(top, left, part_h, part_w, bool(draws[4] < self.mirror))
+
+    def train(self, stored: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        """Crop [S, S, 3] of what :meth:`stored` returned.
+
+        Args:
+            draws: one row of :func:`uniforms`.
+        """
+        cut = self.cut(stored.shape[0], stored.shape[1], draws)
+        part = stored[cut.top : cut.top + cut.height, cut.left : cut.left + cut.width]
+        crop = _resized(part, self.size)
+        return crop[:, ::-1] if cut.mirrored else crop
 
     def evaluate(self, image: np.ndarray) -> np.ndarray:
         """The central crop [S, S, 3] of the image resized to ``resize`` x ``resize``."""
