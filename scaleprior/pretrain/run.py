@@ -33,6 +33,7 @@ from scaleprior.pretrain.data.batches import ImageSet, TrainBatches, held_out_se
 from scaleprior.pretrain.evaluation.held_out import evaluate
 from scaleprior.pretrain.figures.recorder import JsonLines, Recorder
 from scaleprior.pretrain.loop.calculating import calculating
+from scaleprior.pretrain.loop.step import TrainStep
 from scaleprior.pretrain.loop.trainer import CHECKPOINT, PretrainTrainer, read_run_checkpoint
 from scaleprior.pretrain.metrics import LabelMetrics, PretrainMetrics
 from scaleprior.pretrain.network.pretrainer import Pretrainer, prior_bias
@@ -254,9 +255,17 @@ def _trainer(
         cache_bytes=cache,
     )
     logger.info("%s on %d images, %d labels, %d steps of %d", spec.name, len(images), labels, total, node.BATCH_SIZE)
+    step = TrainStep(
+        model,
+        build_optimizer(cfg, model),
+        processes,
+        accumulate=node.ACCUMULATE,
+        clip_norm=node.OPTIMIZER.CLIP_NORM,
+        amp=node.AMP == "bf16",
+    )
     return PretrainTrainer(
         model=model,
-        optimizer=build_optimizer(cfg, model),
+        step=step,
         schedule=Schedule.from_config(cfg, total=total, images=len(images)),
         dataset=dataset,
         processes=processes,
@@ -265,7 +274,6 @@ def _trainer(
         checkpoint_period=node.CHECKPOINT_PERIOD,
         max_unreadable=node.LOADER.MAX_UNREADABLE,
         workers=node.LOADER.NUM_WORKERS,
-        amp=node.AMP == "bf16",
     )
 
 

@@ -90,7 +90,8 @@ def test_workers_cache_and_resume_change_nothing(small_config: Callable, corpus_
     ]
     for variant in variants:
         for a, b in zip(plain[4:], variant):
-            assert all(torch.equal(getattr(a, f), getattr(b, f)) for f in ("images", "labels", "offsets", "rows"))
+            assert all(torch.equal(getattr(a, f), getattr(b, f)) for f in ("images", "rows"))
+            assert all(torch.equal(getattr(a.targets, f), getattr(b.targets, f)) for f in ("rows", "labels"))
     assert plain[0].images.shape == (8, 16, 16, 3)
     assert plain[0].images.dtype == torch.uint8
     assert not torch.equal(plain[0].images, plain[1].images)
@@ -144,7 +145,7 @@ def test_unreadable_images_are_left_out_and_reported(
     assert [row for row, _ in batch.unreadable] == [bad]
     monkeypatch.setattr(type(dataset.images.fraction), "read", lambda f, i: b"junk")
     batch = dataset[0]  # nothing is left: what to do about it is for all processes to decide
-    assert (len(batch.images), batch.rows.tolist(), batch.offsets.tolist()) == (0, [], [0])
+    assert (len(batch.images), batch.rows.tolist(), batch.targets.images) == (0, [], 0)
     assert [row for row, _ in batch.unreadable] == good.rows.tolist()
 
 
@@ -210,8 +211,8 @@ def test_batches_carry_what_is_absent(small_config: Callable, verified: Corpus) 
     dataset = TrainBatches(images, BatchPlan(60, 8, seed=5), CropAugmentation.from_config(cfg), order="RGB")
     batch = dataset[3]
     absent, offsets = images.absent_of(batch.rows.numpy())
-    assert batch.absent[0].tolist() == absent.tolist()
-    assert batch.absent[1].tolist() == offsets.tolist()
+    assert batch.targets.absent[1].tolist() == absent.tolist()
+    assert torch.bincount(batch.targets.absent[0], minlength=8).tolist() == np.diff(offsets).tolist()
 
 
 def test_photographs_are_upright_and_strictness_is_a_key(small_config: Callable, tmp_path: Path) -> None:

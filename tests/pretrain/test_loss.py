@@ -198,7 +198,7 @@ def test_known_refuses_what_does_not_fit() -> None:
     logits = torch.zeros(2, 3)
     with pytest.raises(ValueError, match=r"labels 3..3 are outside \[0, 3\)"):
         known_logistic_loss(logits, *csr([0], []), *csr([3], []))
-    with pytest.raises(ValueError, match="need logits"):
+    with pytest.raises(ValueError, match="need absent offsets"):
         known_logistic_loss(logits, *csr([0], []), *csr([1]))
     with pytest.raises(ValueError, match="reduction is 'avg'"):
         known_logistic_loss(logits, *csr([0], []), *csr([1], []), reduction="avg")  # type: ignore[arg-type]

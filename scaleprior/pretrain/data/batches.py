@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from scaleprior.corpus import Corpus, Fraction, corrupt_labels
 from scaleprior.errors import UserError
 from scaleprior.pretrain.data.augment import CropAugmentation, uniforms
+from scaleprior.pretrain.losses.targets import Targets
 from scaleprior.pretrain.recipe import training_images
 from scaleprior.training.positions import BatchPlan
 
@@ -34,18 +35,29 @@ class LabelledBatch:
 
     Attributes:
         images: uint8 [b, S, S, 3], channels in INPUT.FORMAT.
-        labels, offsets: CSR of the b images, int64 [M] and [b + 1].
+        targets: labels of these b images.
         rows: indices into the fraction, int64 [b].
         unreadable: (row, reason) of images that could not be read and are not among the b.
-        absent: CSR (labels, offsets) of the labels known to be absent; None: all that are not listed.
     """
 
     images: Tensor
-    labels: Tensor
-    offsets: Tensor
+    targets: Targets
     rows: Tensor
     unreadable: tuple[tuple[int, str], ...] = ()
-    absent: tuple[Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def parts(self, count: int) -> Iterator[tuple[Tensor, Targets]]:
+        """Images and targets in ``count`` parts of equal size, the first ones larger by one where that cannot be."""
+        start = 0
+        for images in self.images.tensor_split(count):
+            yield images, self.targets.part(start, start + len(images)) if count > 1 else self.targets
+            start += len(images)
+
+    def pin_memory(self) -> LabelledBatch:
+        """A copy in pinned memory; a loader that is asked for pinned batches calls this."""
+        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
 
 
 class ImageSet:
@@ -234,16 +246,15 @@ class TrainBatches(Dataset):
             crops[len(good)] = self.augmentation.train(stored, draws[place])
             good.append(row)
         rows = np.asarray(good, dtype=np.int64)
-        labels, offsets = self.images.labels_of(rows)
-        absent = self.images.absent_of(rows)
         return LabelledBatch(
-            torch.from_numpy(crops[: len(good)]),
-            torch.from_numpy(labels),
-            torch.from_numpy(offsets),
-            torch.from_numpy(rows),
-            tuple(unreadable),
-            None if absent is None else (torch.from_numpy(absent[0]), torch.from_numpy(absent[1])),
+            torch.from_numpy(crops[: len(good)]), self._targets(rows), torch.from_numpy(rows), tuple(unreadable)
         )
+
+    def _targets(self, rows: np.ndarray) -> Targets:
+        labels, offsets = map(torch.from_numpy, self.images.labels_of(rows))
+        absent = self.images.absent_of(rows)
+        known = None if absent is None else (torch.from_numpy(absent[0]), torch.from_numpy(absent[1]))
+        return Targets.from_csr(labels, offsets, classes=len(self.images.label_space), absent=known)
 
     def _stored(self, row: int) -> np.ndarray:
         stored = self._cache.get(row)

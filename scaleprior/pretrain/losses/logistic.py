@@ -14,9 +14,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["known_logistic_loss", "sparse_logistic_loss"]
+from scaleprior.pretrain.losses.targets import Targets
+
+__all__ = ["known_logistic_loss", "logistic_loss", "sparse_logistic_loss"]
 
 Reduction = Literal["mean", "sum", "none"]
+
+
+def logistic_loss(logits: Tensor, targets: Targets) -> Tensor:
+    """The sum over B images of the loss below that their targets ask for, in float32 or wider; a scalar.
+
+    Args:
+        logits: floating [B, C]. targets: of these images, on the same device.
+    """
+    if targets.absent is None:
+        return _SparseLogistic.apply(_widened(logits), targets.rows, targets.labels).sum()
+    places, signs = _known_places(targets)
+    return _KnownLogistic.apply(logits, places, signs).sum()
 
 
 def sparse_logistic_loss(logits: Tensor, labels: Tensor, offsets: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -33,10 +47,8 @@ def sparse_logistic_loss(logits: Tensor, labels: Tensor, offsets: Tensor, *, red
     Raises:
         ValueError: shapes that do not fit, a label outside [0, C), or an unknown reduction.
     """
-    rows = _rows(logits, labels, offsets)
-    wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    per_image = _SparseLogistic.apply(wide, rows.to(logits.device), labels.to(logits.device, torch.int64))
-    return _reduced(per_image, reduction)
+    targets = _targets(logits, labels, offsets).to(logits.device)
+    return _reduced(_SparseLogistic.apply(_widened(logits), targets.rows, targets.labels), reduction)
 
 
 def known_logistic_loss(
@@ -63,33 +75,36 @@ def known_logistic_loss(
     Raises:
         ValueError: shapes that do not fit, a label outside [0, C), or an unknown reduction.
     """
-    classes = logits.shape[-1]
-    present = torch.unique(_rows(logits, labels, offsets) * classes + labels.to(torch.int64))
-    missing = torch.unique(_rows(logits, absent, absent_offsets) * classes + absent.to(torch.int64))
-    missing = missing[torch.isin(missing, present, invert=True)]
-    signs = torch.cat((-torch.ones(len(present)), torch.ones(len(missing))))
-    places = torch.cat((present, missing))
-    losses = _KnownLogistic.apply(logits, places.to(logits.device), signs.to(logits.device))
+    # Where the labels come from the CPU, all checks stay there: on a GPU each would wait for the device.
+    targets = _targets(logits, labels, offsets, (absent, absent_offsets)).to(logits.device)
+    places, signs = _known_places(targets)
+    losses = _KnownLogistic.apply(logits, places, signs)
     if reduction == "mean":  # without the sums of each image, which a GPU adds in an order of its own
         return losses.sum() / len(logits)
-    per_image = losses.new_zeros(len(logits)).index_add(0, (places // classes).to(losses.device), losses)
-    return _reduced(per_image, reduction)
+    return _reduced(losses.new_zeros(len(logits)).index_add(0, places // logits.shape[1], losses), reduction)
 
 
-def _rows(logits: Tensor, labels: Tensor, offsets: Tensor) -> Tensor:
-    """The image of each label, int64 [M], where the offsets are."""
+def _targets(logits: Tensor, labels: Tensor, offsets: Tensor, absent: tuple[Tensor, Tensor] | None = None) -> Targets:
     if logits.ndim != 2 or offsets.ndim != 1 or len(offsets) != len(logits) + 1 or labels.ndim != 1:
         raise ValueError(
             f"need logits [B, C], labels [M], offsets [B + 1]; got {tuple(logits.shape)}, {tuple(labels.shape)}, "
             f"{tuple(offsets.shape)}"
         )
-    counts = offsets.diff()
-    if int(offsets[0]) != 0 or int(offsets[-1]) != len(labels) or bool((counts < 0).any()):
-        raise ValueError(f"offsets must rise from 0 to the number of labels, {len(labels)}")
-    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]):
-        raise ValueError(f"labels {int(labels.min())}..{int(labels.max())} are outside [0, {logits.shape[1]})")
-    # Where the labels come from the CPU, all of this stays there: on a GPU each check would wait for the device.
-    return torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    return Targets.from_csr(labels, offsets, classes=logits.shape[1], absent=absent)
+
+
+def _widened(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def _known_places(targets: Targets) -> tuple[Tensor, Tensor]:
+    """Places of the known labels in the flattened logits, and -1 for those that are present, 1 for the others."""
+    assert targets.absent is not None
+    rows, labels = targets.absent
+    present, missing = targets.rows * targets.classes + targets.labels, rows * targets.classes + labels
+    signs = torch.ones(len(present) + len(missing), device=present.device)
+    signs[: len(present)] = -1
+    return torch.cat((present, missing)), signs
 
 
 def _reduced(per_image: Tensor, reduction: Reduction) -> Tensor:
@@ -125,7 +140,7 @@ class _KnownLogistic(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, places: Tensor, signs: Tensor) -> Tensor:
         known = logits.flatten()[places]
-        known = known.float() if known.dtype in (torch.float16, torch.bfloat16) else known
+        known = _widened(known)
         signed = known * signs.to(known)
         ctx.save_for_backward(signed, signs, places)
         ctx.like = logits.shape, logits.dtype

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.trunk import build_trunk
+from scaleprior.pretrain.losses.logistic import logistic_loss
+from scaleprior.pretrain.losses.targets import Targets
 
 __all__ = ["Pretrainer", "prior_bias"]
 
@@ -51,11 +53,16 @@ class Pretrainer(nn.Module):
         if channels_last:
             self.trunk.to(memory_format=torch.channels_last)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 [B, S, S, 3] -> logits [B, C]."""
+    def forward(self, images: Tensor, targets: Targets | None = None) -> Tensor:
+        """uint8 [B, S, S, 3] -> logits [B, C]; with their targets, the sum of the images' losses.
+
+        The loss belongs to the forward pass so that a head may work it out without ever holding all logits, and so
+        that what spreads or compiles a forward pass has the whole of it.
+        """
         pixels = ((images - self.pixel_mean) / self.pixel_std).permute(0, 3, 1, 2)
         # The permuted view already lies in memory as channels_last wants it.
-        return self.head(self.trunk.pooled(pixels if self.channels_last else pixels.contiguous()))
+        logits = self.head(self.trunk.pooled(pixels if self.channels_last else pixels.contiguous()))
+        return logits if targets is None else logistic_loss(logits, targets)
 
 
 def prior_bias(prior: float) -> float:

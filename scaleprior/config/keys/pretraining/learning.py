@@ -44,6 +44,10 @@ KEYS = (
         "PRETRAIN.OPTIMIZER.WEIGHT_DECAY_NORM", 0.0, "Decay of norm gains and all biases.", legal=at_least(0)
     ),
     _key(
+        "PRETRAIN.OPTIMIZER.CLIP_NORM", 0.0,
+        "Largest 2-norm of the whole gradient; a larger one is scaled down to it. 0 = any.", legal=at_least(0), since=2,
+    ),
+    _key(
         "PRETRAIN.SCHEDULE.NAME", "cosine",
         "After a linear warmup: cosine (to zero at the end of the budget), exponential (times GAMMA every DECAY_EVERY, "
         "in stairs) or constant.",

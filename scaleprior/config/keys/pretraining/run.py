@@ -15,6 +15,12 @@ _neutral = partial(Key, engines=(PRETRAINING,), changes=())
 KEYS = (
     _key("PRETRAIN.RECIPE", "custom", "Name of the recipe, written into the card; free text."),
     _key("PRETRAIN.BATCH_SIZE", 64, "Images a step, over all processes together.", legal=at_least(1)),
+    _key(
+        "PRETRAIN.ACCUMULATE", 1,
+        "Parts of a process' share of the batch that go through the network one after the other; their gradients are "
+        "added up. Less memory, the same step; but BN's statistics are a part's.",
+        legal=at_least(1), since=2,
+    ),
     _neutral(
         "PRETRAIN.CHECKPOINT_PERIOD", 1000,
         "Between checkpoints, from which an interrupted run goes on; 1 = every step, 0 = only on SIGTERM.",

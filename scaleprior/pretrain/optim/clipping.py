@@ -1,0 +1,21 @@
+"""The size of the whole gradient, and its limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+__all__ = ["clip_gradients", "gradient_norm"]
+
+
+def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """The 2-norm over all elements of all ``gradients``, float32 scalar on their device; not finite if one is not."""
+    norms = torch._foreach_norm(list(gradients))  # pyright: ignore[reportPrivateUsage] (what clip_grad_norm_ calls)
+    return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def clip_gradients(gradients: Iterable[Tensor], norm: Tensor, limit: float) -> None:
+    """Scale in place by ``limit / norm`` where that is below 1, as ``torch.nn.utils.clip_grad_norm_`` does."""
+    torch._foreach_mul_(list(gradients), (limit / (norm + 1e-6)).clamp(max=1.0))  # pyright: ignore[reportPrivateUsage]
