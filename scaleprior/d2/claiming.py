@@ -47,7 +47,8 @@ def claim(plan: Plan, out: Path, *, resume: bool, extend: bool = False) -> tuple
     """
     assert plan.trained is not None, "a plan of an evaluation claims nothing"
     identity = {**plan.trained.to_dict(), "processes": comm.get_world_size()}
-    folder = RunFolder(out, identity, parts="config, backbone or data", schedule=plan.schedule)
+    parts = "config, backbone or data"
+    folder = RunFolder(out, identity, parts=parts, schedule=plan.schedule, made_of=plan.made_of)
     pointer, model = out / POINTER, out / MODEL_FILE
     if not (resume or extend):
         pointer.unlink(missing_ok=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from scaleprior.backbones.weights import has_card, read_card
 from scaleprior.backbones.zoo import local_path
 from scaleprior.config import LoadedConfig, add_scaleprior_config
 from scaleprior.config.dotted import flat_config, get_key, set_key
+from scaleprior.config.keys.key import DETECTRON2
 from scaleprior.config.seed import run_seed
 from scaleprior.d2.checks import check_keys, detectron2_refuses
 from scaleprior.d2.configs.config_node import ConfigNode
@@ -32,7 +34,7 @@ from scaleprior.d2.evaluation.places import annotation_files
 from scaleprior.d2.ready import scaled
 from scaleprior.d2.weights.checkpoint import EXTRA_KEY
 from scaleprior.d2.weights.start_detector import follow_detector, require_weights, starting_detector
-from scaleprior.detect.fingerprint import run_fingerprint, run_schedule
+from scaleprior.detect.fingerprint import run_fingerprint, run_parts, run_schedule
 from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.plan import (
     check_class_count,
@@ -78,11 +80,13 @@ class Plan:
         trained: what the trained detector says of itself, or will: it goes into every checkpoint. None where a model
             is evaluated that ScalePrior did not train.
         schedule: of training: what an extended run may have longer.
+        made_of: of training: see ``RunFolder``.
     """
 
     cfg: CfgNode
     trained: TrainedDetector | None
     schedule: Schedule | None = None
+    made_of: Mapping[str, Any] = field(default_factory=dict)
 
 
 def default_config() -> CfgNode:
@@ -155,7 +159,8 @@ def plan_training(loaded: LoadedConfig, weights: str | Path | None, out: Path) -
         tuning=tuning_of(cfg),
         start=start,
     )
-    return Plan(cfg, trained, run_schedule(cfg, card, annotations, detector=detector))
+    schedule = run_schedule(cfg, card, annotations, detector=detector)
+    return Plan(cfg, trained, schedule, run_parts(cfg, card, annotations, engine=DETECTRON2, detector=detector))
 
 
 def plan_evaluation(loaded: LoadedConfig, model: str | Path, out: Path) -> Plan:

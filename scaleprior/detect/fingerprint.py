@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from scaleprior.backbones.card import Card
 
-__all__ = ["run_fingerprint", "run_schedule"]
+__all__ = ["run_fingerprint", "run_parts", "run_schedule"]
 
 
 def run_fingerprint(
@@ -34,6 +34,23 @@ def run_fingerprint(
     backbone = detector if card is None else card.tensors_sha256
     text = json.dumps([training_settings(cfg), backbone, [file_sha256(path) for path in annotations]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_parts(
+    cfg: CfgNode, card: Card | None, annotations: Iterable[str | Path], *, engine: str, detector: str | None = None
+) -> dict[str, Any]:
+    """What :func:`run_fingerprint` of the same arguments is made of, for ``RunFolder.made_of``.
+
+    Args:
+        engine: its name, which no fingerprint holds.
+    """
+    start = detector if card is None else card.tensors_sha256
+    return {
+        "engine": engine,
+        "config": training_settings(cfg),
+        "backbone" if detector is None else "detector to start from": None if start is None else {"fingerprint": start},
+        "training set": {"fingerprint": [file_sha256(path) for path in annotations]},
+    }
 
 
 def run_schedule(

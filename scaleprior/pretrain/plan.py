@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.backbones.canonical import canonical_file
@@ -11,16 +12,17 @@ from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.published import CARD_FACTS, Origin
 from scaleprior.backbones.trunks.selection import config_eps, spec_from_config
 from scaleprior.backbones.weights import read_card
+from scaleprior.config.keys.key import PRETRAINING
 from scaleprior.config.seed import run_seed
 from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
 from scaleprior.pretrain.data.batches import held_out_rows
-from scaleprior.pretrain.recipe import check_config, recipe_fingerprint, training_images
+from scaleprior.pretrain.recipe import check_config, recipe_fingerprint, recipe_of, training_images
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["check_amp", "check_pretraining", "parent_card", "planned_card", "run_identity"]
+__all__ = ["check_amp", "check_pretraining", "parent_card", "planned_card", "run_identity", "run_parts"]
 
 
 _OF_THE_RUN = Origin("file", "the config of the run that trained it")
@@ -114,6 +116,27 @@ def run_identity(cfg: CfgNode, corpus: Corpus, *, processes: int = 1) -> dict[st
         "parent": None if parent is None else parent.tensors_sha256,
     }
     return {"fingerprint": recipe_fingerprint(cfg, **facts), **facts}
+
+
+def run_parts(cfg: CfgNode, corpus: Corpus, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What the fingerprint of a run is made of, for ``RunFolder.made_of``.
+
+    Args:
+        identity: :func:`run_identity` of the same config and corpus.
+    """
+    space, held_out = corpus.label_space, held_out_rows(cfg, corpus)
+    parent = identity["parent"]
+    return {
+        "engine": PRETRAINING,
+        "label space": {"fingerprint": space.fingerprint, "labels": len(space)},
+        "config": recipe_of(cfg),
+        "corpus": {"fingerprint": identity["corpus"], "images": training_images(cfg, len(corpus))},
+        "held-out set": None
+        if held_out is None
+        else {"fingerprint": identity["held_out"], "images": len(held_out[0]) - held_out[1]},
+        "backbone to start from": None if parent is None else {"fingerprint": parent},
+        "number of processes": identity["processes"],
+    }
 
 
 def check_amp(cfg: CfgNode, device: str) -> None:

@@ -39,7 +39,7 @@ from scaleprior.pretrain.metrics import LabelMetrics, PretrainMetrics
 from scaleprior.pretrain.network.pretrainer import Pretrainer, prior_bias
 from scaleprior.pretrain.optim.optimizers import build_optimizer
 from scaleprior.pretrain.optim.schedule import Schedule, budget_steps
-from scaleprior.pretrain.plan import check_amp, check_pretraining, parent_card, planned_card, run_identity
+from scaleprior.pretrain.plan import check_amp, check_pretraining, parent_card, planned_card, run_identity, run_parts
 from scaleprior.pretrain.recipe import recipe_of
 from scaleprior.provenance import created_by
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
@@ -125,7 +125,8 @@ def run_pretraining(
             **run_identity(cfg, corpus, processes=processes.size),
             "created_by": created_by(),
         }
-        folder = RunFolder(out, identity, parts="config, corpus or number of processes")
+        made_of = run_parts(cfg, corpus, identity)
+        folder = RunFolder(out, identity, parts="config, corpus or number of processes", made_of=made_of)
         finished = _finished(folder, resume=resume)
         if resume and finished is None:
             read_run_checkpoint(folder)  # it is refused before anything is written, not when it is needed

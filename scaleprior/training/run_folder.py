@@ -7,13 +7,15 @@ folder, write ``run.json``, train. What marks a run as finished is the stage's o
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.files import read_json, remove_leftovers, write_json
+from scaleprior.training.differences import differing_parts
 from scaleprior.training.extension import Extension, Schedule, extended_fingerprint, read_history
 from scaleprior.wording import parameter, shown
 
@@ -22,6 +24,7 @@ __all__ = ["RUN_FILE", "RunFolder", "refuse_other_run", "restoring", "with_way_o
 RUN_FILE = "run.json"
 E = TypeVar("E", bound=ScalePriorError)
 
+_MADE_OF = "made_of"
 _OLD_NAMES = ("hash", "run_hash")  # what run.json and checkpoints called the fingerprint at first
 
 
@@ -35,6 +38,8 @@ class RunFolder:
         parts: what a fingerprint covers, for messages, e.g. "config, backbone or data".
         schedule: the keys that may be given anew for a run that is extended; empty where none can be.
         history: of a run that was extended.
+        made_of: the parts themselves, as ``differing_parts`` takes them; ``run.json`` remembers them, to say which of
+            another run's differ.
     """
 
     out: Path
@@ -42,6 +47,7 @@ class RunFolder:
     parts: str
     schedule: Schedule | None = None
     history: tuple[Extension, ...] = ()
+    made_of: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -56,7 +62,7 @@ class RunFolder:
         """
         before = self._read()
         if before is not None:
-            refuse_other_run(before, self.fingerprint, str(self.out), self.parts)
+            self._refuse_other(before, self.fingerprint)
         return before
 
     def resumed(self, *, extend: bool, steps_done: Callable[[], int]) -> RunFolder | None:
@@ -84,7 +90,7 @@ class RunFolder:
             return known
         former = None if self.schedule is None else self.schedule.former(self.out, before, known.history)
         if self.schedule is None or former is None:
-            refuse_other_run(before, known.fingerprint, str(self.out), self.parts)
+            self._refuse_other(before, known.fingerprint)
             return known
         self.schedule.check_longer(former, self.out, extend=extend)
         steps = steps_done()
@@ -96,9 +102,18 @@ class RunFolder:
         """Write ``run.json``, and remove what a killed start of the run was about to write."""
         remove_leftovers(self.out, recursive=False)
         further: dict[str, Any] = {} if self.schedule is None else {"schedule": dict(self.schedule.keys)}
+        if self.made_of:
+            further[_MADE_OF] = dict(self.made_of)
         if self.history:
             further["extended"] = [each.to_dict() for each in self.history]
         write_json(self.out / RUN_FILE, {**self.identity, "fingerprint": self.fingerprint, **further})
+
+    def _refuse_other(self, before: Mapping[str, Any], fingerprint: str) -> None:
+        """Raises UserError unless ``before`` carries the fingerprint; names the parts that differ, if it says them."""
+        then = before.get(_MADE_OF)
+        now = json.loads(json.dumps(dict(self.made_of)))
+        other = differing_parts(now, then) if isinstance(then, dict) else ""
+        refuse_other_run(before, fingerprint, str(self.out), other or self.parts)
 
     def _read(self) -> dict[str, Any] | None:
         path = self.out / RUN_FILE

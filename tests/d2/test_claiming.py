@@ -72,10 +72,10 @@ def cut(run: Path) -> None:
 
 REFUSED: list[tuple[list[str], Callable[[Path], Any], str]] = [
     (["SOLVER.MAX_ITER", "8"], leave, "now it is SOLVER.MAX_ITER 8"),
-    (["SOLVER.BASE_LR", "0.02"], leave, "holds a run with another config, backbone or data"),
-    (["MODEL.WEIGHTS", "other.safetensors"], leave, "holds a run with another config, backbone or data"),
+    (["SOLVER.BASE_LR", "0.02"], leave, "SOLVER.BASE_LR is 0.02 now, 0.01 then"),
+    (["MODEL.WEIGHTS", "other.safetensors"], leave, "holds a run with another backbone; resume"),
     (["MODEL.WEIGHTS", "gone.safetensors"], leave, "weights not found"),
-    (["DATA", "other"], leave, "holds a run with another config, backbone or data"),
+    (["DATA", "other"], leave, "holds a run with another training set; resume"),
     (["MODEL.RESNETS.STRIDE_IN_1X1", "True"], leave, "contradicts"),
     ([], lambda run: (run / "run.json").unlink(), "did not start"),
     ([], lambda run: (run / "run.json").write_text("{"), "run.json is not JSON"),

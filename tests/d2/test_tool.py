@@ -154,7 +154,7 @@ def test_two_processes_on_the_cpu_with_a_schedule_for_any_number(tmp_path: Path,
     assert "resume with --num-gpus 2" in alone.stderr
     other = tool(*CONFIG, "--num-gpus", "2", "--resume", *words, "SOLVER.GAMMA", "0.5")
     assert other.returncode == 2
-    assert other.stderr.count("holds a run with another config, backbone or data") == 1
+    assert other.stderr.count("holds a run with another config (SOLVER.GAMMA is 0.5 now, 0.1 then)") == 1
     assert content(run) == before
     again = tool(*CONFIG, "--num-gpus", "2", "--resume", *words)
     assert again.returncode == 0, again.stderr[-3000:]

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,8 @@ def test_it_learns(small_config: Callable, tmp_path: Path) -> None:
     opts = ("PRETRAIN.BUDGET.AMOUNT", "60", "PRETRAIN.BATCH_SIZE", "8", "PRETRAIN.HELD_OUT.IMAGES", "18")
     result = pretrain(small_config(*opts), tmp_path / "run")
     assert result.metrics.loss < 2.5
+    assert result.metrics.held_out is not None
+    assert result.metrics.held_out.map is not None
     assert result.metrics.held_out.map > 0.8
 
 
@@ -228,10 +231,40 @@ def test_folders_of_other_runs_are_refused(small_config: Callable, tmp_path: Pat
     for change in (("SEED", "1"), ("PRETRAIN.NOISE.RATE", "0.1"), ("PRETRAIN.FRACTION.IMAGES", "30")):
         with pytest.raises(UserError, match=r"holds a run with another config"):
             pretrain(small_config(*change), tmp_path / "run", resume=True)
+    changes = r"\(SEED is 1 now, 0 then; PRETRAIN.NOISE.RATE is 0.1 now, 0.0 then\); resume"
+    with pytest.raises(UserError, match=changes):
+        pretrain(small_config("SEED", "1", "PRETRAIN.NOISE.RATE", "0.1"), tmp_path / "run", resume=True)
     # what changes nothing about the result may change
     pretrain(
         small_config("PRETRAIN.METRICS_PERIOD", "3", "PRETRAIN.LOADER.NUM_WORKERS", "1"), tmp_path / "run", resume=True
     )
+
+
+def test_a_label_space_that_changed_under_a_run_is_named(small_config: Callable, tmp_path: Path) -> None:
+    """Its index was made anew: a label more, and its images."""
+    source = write_images(tmp_path / "images", 10)
+    index_images(source, tmp_path / "index")
+    words = ("PRETRAIN.CORPUS", str(tmp_path / "index"), "PRETRAIN.FRACTION.IMAGES", "40")
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(small_config(*words), tmp_path / "run", progress=stop_at(2))
+    before = content(tmp_path / "run")
+    hierarchy = json.loads((source / "hierarchy.json").read_text())
+    hierarchy["nodes"]["pink"] = {"name": "pink", "parents": ["warm"]}
+    (source / "hierarchy.json").write_text(json.dumps(hierarchy))
+    shutil.copytree(source / "red", source / "pink")
+    shutil.rmtree(tmp_path / "index")
+    index_images(source, tmp_path / "index")
+    said = r"run holds a run with another label space \(9 labels now, 8 then\); resume with what it was started with"
+    with pytest.raises(UserError, match=said) as refused:
+        pretrain(small_config(*words), tmp_path / "run", resume=True)
+    assert (refused.value.exit_code, len(str(refused.value).splitlines())) == (2, 1)
+    assert content(tmp_path / "run") == before
+    # an earlier version's folder, which does not say what the run was made of
+    identity = json.loads((tmp_path / "run" / "run.json").read_text())
+    del identity["made_of"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(identity))
+    with pytest.raises(UserError, match=r"holds a run with another config, corpus or number of processes; resume"):
+        pretrain(small_config(*words), tmp_path / "run", resume=True)
 
 
 def stop_at(step: int) -> Callable[[int, int, object], None]:
@@ -454,6 +487,8 @@ def test_every_shipped_config_loads_and_is_legal(path: Path) -> None:
 
 def load_tool() -> ModuleType:
     spec = importlib.util.spec_from_file_location("pretrain_net", REPO / "tools" / "pretrain_net.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -476,7 +511,7 @@ def test_tool_with_two_processes_then_evaluation(
     assert tool.main([*flags, "--eval-only", *opts, str(tmp_path / "run")]) == 0
     assert f"'map': {metrics['held_out']['map']}" in capsys.readouterr().out
     assert tool.main([*flags, "--resume", *opts, str(tmp_path / "run")]) == 2
-    assert "with another config, corpus or number of processes" in capsys.readouterr().err
+    assert "with another number of processes (1 now, 2 then)" in capsys.readouterr().err
 
 
 def test_tool_refuses_in_one_line(capsys: pytest.CaptureFixture) -> None:

@@ -27,6 +27,26 @@ def test_a_run_finds_itself_and_refuses_another(tmp_path: Path) -> None:
         folder(tmp_path / "new", "b").found()
 
 
+def test_a_refusal_names_the_part_that_differs(tmp_path: Path) -> None:
+    def made_of(labels: tuple[str, ...], fingerprint: str) -> RunFolder:
+        parts = {"label space": {"fingerprint": "".join(labels), "labels": len(labels)}, "config": {"SIZES": (1, 2)}}
+        return RunFolder(tmp_path, {"fingerprint": fingerprint}, parts="config or data", made_of=parts)
+
+    made_of(("cat", "dog"), "a").write()
+    before = (tmp_path / RUN_FILE).read_bytes()
+    made_of(("cat", "dog"), "a").found()
+    said = r"holds a run with another label space \(3 labels now, 2 then\); resume with what it was started with, or"
+    with pytest.raises(UserError, match=said):
+        made_of(("cat", "cow", "dog"), "b").found()
+    with pytest.raises(UserError, match=said):
+        made_of(("cat", "cow", "dog"), "b").resumed(extend=False, steps_done=lambda: 0)
+    with pytest.raises(UserError, match="holds a run with another config or data; "):  # nothing that is known differs
+        made_of(("cat", "dog"), "b").found()
+    with pytest.raises(UserError, match="holds a run with another config or data; "):  # a version that names no parts
+        folder(tmp_path, "b").found()
+    assert (tmp_path / RUN_FILE).read_bytes() == before
+
+
 def test_what_a_killed_start_was_writing_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".checkpoint.safetensors.abc.tmp").write_bytes(b"x")  # ours
     (tmp_path / ".tmpe63XKw").write_bytes(b"x")  # as safetensors names it

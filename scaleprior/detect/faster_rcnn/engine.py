@@ -32,7 +32,7 @@ from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.detect.faster_rcnn.model import Detector, build_detector
 from scaleprior.detect.faster_rcnn.predict import predict
 from scaleprior.detect.faster_rcnn.trainer import DetectorTrainer, checkpoint_steps
-from scaleprior.detect.fingerprint import run_fingerprint, run_schedule
+from scaleprior.detect.fingerprint import run_fingerprint, run_parts, run_schedule
 from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
 from scaleprior.detect.plan import (
@@ -114,7 +114,8 @@ class TorchvisionEngine:
             "created_by": created_by(),
         }
         schedule = run_schedule(cfg, card, sources)
-        folder = RunFolder(out, identity, parts="config, backbone or data", schedule=schedule)
+        made_of = run_parts(cfg, card, sources, engine=self.name)
+        folder = RunFolder(out, identity, parts="config, backbone or data", schedule=schedule, made_of=made_of)
         target = out / MODEL_FILE
         if resume or extend:
             folder = folder.resumed(extend=extend, steps_done=lambda: _steps_done(out)) or folder

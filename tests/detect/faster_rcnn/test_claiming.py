@@ -53,8 +53,13 @@ def train(folder: Path, out: Path, words: list[str] | None = None, *, data: str 
     ("words", "data", "spoil", "said"),
     [
         (EIGHT, "data", None, r"now it is SOLVER\.MAX_ITER 8 .*extend=True goes on under the longer schedule"),
-        (["SOLVER.BASE_LR", "0.02"], "data", None, "holds a run with another config, backbone or data"),
-        ([], "other", None, "holds a run with another config, backbone or data"),
+        (
+            ["SOLVER.BASE_LR", "0.02"],
+            "data",
+            None,
+            r"another config \(SOLVER.BASE_LR is 0.02 now, 0.01 then\)",
+        ),
+        ([], "other", None, "holds a run with another training set; resume"),
         ([], "data", lambda run: (run / "run.json").write_text("{"), "is not JSON"),
         # another run's checkpoint, whose run.json is gone
         (
