@@ -9,7 +9,7 @@ from scaleprior._lazy import lazy_exports, make_callable
 
 if TYPE_CHECKING:
     from scaleprior.pretrain.call import pretrain as pretrain
-    from scaleprior.pretrain.evaluation.held_out import average_precision as average_precision
+    from scaleprior.pretrain.evaluation.average_precision import average_precision as average_precision
     from scaleprior.pretrain.losses.logistic import (
         known_logistic_loss as known_logistic_loss,
         sparse_logistic_loss as sparse_logistic_loss,

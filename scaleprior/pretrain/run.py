@@ -29,8 +29,8 @@ from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json
 from scaleprior.pretrain.data.augment import CropAugmentation
-from scaleprior.pretrain.data.batches import ImageSet, TrainBatches, held_out_set, training_set
-from scaleprior.pretrain.evaluation.held_out import evaluate
+from scaleprior.pretrain.data.batches import ImageSet, TrainBatches, training_set
+from scaleprior.pretrain.evaluation.measures import Measured, Measures
 from scaleprior.pretrain.figures.recorder import JsonLines, Recorder
 from scaleprior.pretrain.loop.calculating import calculating
 from scaleprior.pretrain.loop.step import TrainStep
@@ -113,8 +113,9 @@ def run_pretraining(
     cfg, out = loaded.cfg, Path(out)
     spec, parent = check_pretraining(cfg).arch, parent_card(cfg)
     corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
-    images, held_out = training_set(cfg, corpus), held_out_set(cfg, corpus)
+    images = training_set(cfg, corpus)
     with calculating(cfg), join_processes(_device(cfg)) as processes:
+        measures = Measures.from_config(cfg, corpus, processes)
         if cfg.PRETRAIN.BATCH_SIZE % processes.size:
             raise UserError(
                 f"PRETRAIN.BATCH_SIZE {cfg.PRETRAIN.BATCH_SIZE} is no multiple of the {processes.size} processes",
@@ -149,7 +150,8 @@ def run_pretraining(
                 trainer.resume()
             recorder.open(processes, trainer.counters, trainer.schedule.total)
             trainer.train(recorder, progress)
-            result = _finish(cfg, spec, trainer, held_out, parent, recorder) if processes.main else None
+            measured = measures(trainer.model)
+            result = _finish(cfg, spec, trainer, measured, parent, recorder) if processes.main else None
             processes.wait()
         return result or _finished_result(out, RESULT)
 
@@ -164,8 +166,7 @@ def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> LabelMetrics:
     planned = planned_card(cfg)
     spec = planned.arch
     corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
-    held_out = held_out_set(cfg, corpus)
-    if held_out is None:
+    if not cfg.PRETRAIN.HELD_OUT.IMAGES:
         raise UserError("PRETRAIN.HELD_OUT.IMAGES is 0, nothing to evaluate on", hint="set it above 0")
     state, card = load_canonical(out / BACKBONE)
     head = load_checkpoint(out / HEAD)
@@ -182,10 +183,13 @@ def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> LabelMetrics:
         )
     with calculating(cfg):
         device = resolve_device(cfg.MODEL.DEVICE)
+        measures = Measures.from_config(cfg, corpus, ProcessGroup(0, 1, device))
         model = _model(cfg, spec, len(corpus.label_space), bias=0.0).to(device)
         model.trunk.load(state)
         model.head.load_state_dict(head["head"])
-        return _evaluate(cfg, model, held_out, device)
+        held_out = measures(model).held_out
+    assert held_out is not None, "there are images, as was checked"
+    return held_out
 
 
 def _device(cfg: CfgNode) -> torch.device:
@@ -289,21 +293,15 @@ def _label_density(images: ImageSet, labels: int) -> float:
     return float(np.clip(offsets[-1] / max(known, 1), 1e-6, 0.5))
 
 
-def _evaluate(cfg: CfgNode, model: Pretrainer, held_out: ImageSet, device: torch.device) -> LabelMetrics:
-    batch_size = min(cfg.PRETRAIN.BATCH_SIZE, 256)
-    augmentation = CropAugmentation.from_config(cfg)
-    return evaluate(model, held_out, augmentation, order=cfg.INPUT.FORMAT, batch_size=batch_size, device=device)
-
-
 def _finish(
     cfg: CfgNode,
     spec: TrunkSpec,
     trainer: PretrainTrainer,
-    held_out: ImageSet | None,
+    measured: Measured,
     parent: Card | None,
     recorder: Recorder,
 ) -> PretrainResult:
-    """Evaluate and write the final files, ``result.json`` last; then the checkpoint has served."""
+    """Write the final files, ``result.json`` last; then the checkpoint has served."""
     out, counters, images = trainer.folder.out, trainer.counters, trainer.dataset.images
     metrics = PretrainMetrics(
         loss=counters.loss,
@@ -313,7 +311,7 @@ def _finish(
         unreadable=counters.unreadable,
         seconds=counters.seconds,
         images_per_s=counters.images_seen / max(counters.seconds, 1e-9),
-        held_out=None if held_out is None else _evaluate(cfg, trainer.model, held_out, trainer.processes.device),
+        held_out=measured.held_out,
     )
     labels = images.label_space
     save_checkpoint(out / HEAD, {"label_space": labels.fingerprint, "head": trainer.model.head.state_dict()})

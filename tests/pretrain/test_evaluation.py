@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from scaleprior.pretrain import average_precision
-from scaleprior.pretrain.evaluation.held_out import label_metrics
+from scaleprior.pretrain.evaluation.average_precision import Pairs, average_precisions
+from scaleprior.pretrain.evaluation.held_out import Truth, figures_of, label_metrics
 from scaleprior.pretrain.metrics import LabelMetrics
+from scaleprior.training.processes import ProcessGroup
 
 
 def slow_average_precision(scores: np.ndarray, present: np.ndarray) -> float:
@@ -83,3 +86,63 @@ def test_known_figures_equal_a_loop_over_the_known_pairs() -> None:
     assert figures.map == pytest.approx(np.mean(precisions))
     assert figures.precision_at_1 == pytest.approx(np.mean(first))
     assert figures.known == (state != "unknown").mean()
+
+
+@pytest.mark.parametrize("cells", [1, 60, 10**6])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_all_labels_at_once_equal_one_by_one(cells: int, dtype: type) -> None:
+    """With ties, infinities, labels of all counts, known pairs or all; a line at a time, a few, all together."""
+    rng = np.random.default_rng(3)
+    images, classes = 30, 40
+    scores = rng.integers(-9, 9, (images, classes)).astype(dtype)
+    scores[:, :20] += rng.normal(size=(images, 20)).astype(dtype)
+    scores[rng.random(scores.shape) < 0.05] = np.inf
+    scores[rng.random(scores.shape) < 0.05] = -np.inf
+    present = rng.random((images, classes)) < np.linspace(0, 1, classes)
+    unknown = rng.random((images, classes)) < 0.4
+    for known in (None, present | ~unknown):
+        pairs = Pairs.of(*map(torch.from_numpy, np.nonzero(present)), images=images, classes=classes)
+        asked = None
+        if known is not None:
+            asked = Pairs.of(*map(torch.from_numpy, np.nonzero(known)), images=images, classes=classes)
+        before = scores.copy()
+        found = average_precisions(torch.from_numpy(scores), pairs, known=asked, cells=cells).numpy()
+        assert np.array_equal(scores, before)
+        for c in range(classes):
+            rows = np.arange(images) if known is None else np.flatnonzero(known[:, c])
+            one = present[rows, c]
+            if one.all() or not one.any():
+                assert np.isnan(found[c])
+            else:
+                assert found[c] == pytest.approx(average_precision(scores[rows, c], one), abs=1e-12)
+
+
+def test_a_pair_that_is_listed_twice_counts_once_and_an_odd_score_is_the_lowest() -> None:
+    rows, labels = torch.tensor([2, 0, 2, 2]), torch.tensor([0, 0, 0, 0])
+    pairs = Pairs.of(rows, labels, images=4, classes=1)
+    assert pairs.counts.tolist() == [2]
+    # ranks of the positives: image 2 first of all, image 0, whose score is no number, last: (1 + 2/4) / 2
+    scores = torch.tensor([[torch.nan], [0.0], [3.0], [1.0]])
+    assert average_precisions(scores, pairs).tolist() == [0.75]
+    assert torch.isnan(scores[0, 0])
+
+
+@pytest.mark.parametrize("cells", [1, 17, 10**6])
+def test_figures_do_not_depend_on_how_many_labels_are_looked_at_together(cells: int) -> None:
+    rng = np.random.default_rng(4)
+    scores = rng.integers(0, 4, (20, 12)).astype(np.float32)  # the best leaf is often one of several
+    present, absent = rng.random((20, 12)) < 0.3, rng.random((20, 12)) < 0.5
+    absent &= ~present
+    csr = [(np.nonzero(m)[1], np.concatenate(([0], np.cumsum(m.sum(axis=1))))) for m in (present, absent)]
+    leaves = np.arange(3, 12)
+    alone = ProcessGroup(0, 1, torch.device("cpu"))
+    table = torch.from_numpy(scores)
+    for known in (None, csr[1]):
+        whole = label_metrics(scores, *csr[0], leaves, absent=known)
+        truth = Truth.of_csr(*csr[0], known, classes=12)
+        chunked = figures_of(lambda c: table[:, c], truth, torch.from_numpy(leaves), alone, cells=cells)
+        assert chunked == whole
+        best = np.where(present | absent, scores, -np.inf)[:, 3:] if known else scores[:, 3:]
+        telling = present[:, 3:].any(axis=1) & ((absent[:, 3:].any(axis=1)) if known else True)
+        first = present[np.arange(20), 3 + best.argmax(axis=1)]  # of equals, NumPy takes the first
+        assert whole.precision_at_1 == pytest.approx(first[telling].mean())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 import numpy as np
@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 
     from scaleprior.corpus import LabelSpace
 
-__all__ = ["ImageSet", "LabelledBatch", "TrainBatches", "batches", "held_out_rows", "held_out_set", "training_set"]
+__all__ = [
+    "ImageSet", "LabelledBatch", "TrainBatches", "batches", "held_out_rows", "held_out_set", "loaded", "training_set",
+]  # fmt: skip
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -268,11 +273,26 @@ class TrainBatches(Dataset):
 
 def batches(dataset: TrainBatches, start: int, stop: int, *, workers: int) -> Iterator[LabelledBatch]:
     """Batches of steps ``start`` .. ``stop - 1``, prepared by ``workers`` processes (0: by this one)."""
+    return loaded(dataset, range(start, stop), workers=workers)
+
+
+def loaded(dataset: Dataset[T], numbers: Sequence[int], *, workers: int) -> Iterator[T]:
+    """``dataset[number]`` of each of the ``numbers``, prepared by ``workers`` processes (0: by this one).
+
+    Nothing is drawn from the run's generators.
+    """
     if not workers:
-        yield from map(dataset.__getitem__, range(start, stop))
+        yield from map(dataset.__getitem__, numbers)
         return
-    steps = range(start, stop)
-    loader = DataLoader(dataset, batch_size=None, sampler=steps, num_workers=workers, worker_init_fn=_one_cv2_thread)
+    own = torch.Generator()  # a loader draws its workers' seeds, which nobody here uses, from torch's own otherwise
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        worker_init_fn=_one_cv2_thread,
+        generator=own,
+    )
     with _no_cv2_pool():
         running = iter(loader)  # starts the processes
     yield from running

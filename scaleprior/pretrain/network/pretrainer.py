@@ -59,10 +59,14 @@ class Pretrainer(nn.Module):
         The loss belongs to the forward pass so that a head may work it out without ever holding all logits, and so
         that what spreads or compiles a forward pass has the whole of it.
         """
+        logits = self.head(self.features(images))
+        return logits if targets is None else logistic_loss(logits, targets)
+
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 [B, S, S, 3] -> what the head reads, [B, F]."""
         pixels = ((images - self.pixel_mean) / self.pixel_std).permute(0, 3, 1, 2)
         # The permuted view already lies in memory as channels_last wants it.
-        logits = self.head(self.trunk.pooled(pixels if self.channels_last else pixels.contiguous()))
-        return logits if targets is None else logistic_loss(logits, targets)
+        return self.trunk.pooled(pixels if self.channels_last else pixels.contiguous())
 
 
 def prior_bias(prior: float) -> float:
