@@ -13,11 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from scaleprior.config.batch import settled
 from scaleprior.config.dotted import flat_config
 from scaleprior.config.keys.key import FINETUNE, PRETRAIN, Key
 from scaleprior.config.keys.table import all_keys, find_key
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
 
 __all__ = ["cell_settings", "recipe_settings", "training_settings"]
 
@@ -62,10 +66,13 @@ _LATER_IN_RECIPES = ("MODEL.TIMM.MODEL",)
 _NOT_IN_RECIPES = ("MODEL.BACKBONE.NAME",)
 
 
-def recipe_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a pretrained backbone, as nested JSON-ready mappings: no paths, no bookkeeping."""
+def recipe_settings(cfg: CfgNode) -> dict[str, Any]:
+    """What decides a pretrained backbone, as nested JSON-ready mappings: no paths, no bookkeeping.
+
+    A batch and a rate that wait for the number of processes are those of one.
+    """
     recipe: dict[str, Any] = {}
-    values = dict(flat_config(cfg))
+    values = dict(flat_config(settled(cfg)))
     for key in all_keys():
         of_stage = (PRETRAIN in key.changes or key.name in _OF_DETECTION) and key.name not in _NOT_IN_RECIPES
         if of_stage and key.name in _LATER_IN_RECIPES:
@@ -94,17 +101,18 @@ def training_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def cell_settings(cfg: Mapping[str, Any], explicit: Collection[str], stage: str) -> dict[str, Any]:
+def cell_settings(cfg: CfgNode, explicit: Collection[str], stage: str) -> dict[str, Any]:
     """What decides a stage of a study's cell: ``config`` by dotted names, and which keys were set on purpose.
 
-    The contract between weights and config treats a key that somebody set in another way than one left alone.
+    The contract between weights and config treats a key that somebody set in another way than one left alone. A cell
+    trains in one process: its batch and its rate are settled for that.
 
     Args:
         stage: "pretrain", or "finetune" for training and evaluating a detector.
     """
     frozen = _FROZEN[stage]
     config, dropped = {}, set()
-    for name, value in flat_config(cfg):
+    for name, value in flat_config(settled(cfg) if stage == "pretrain" else cfg):
         key = find_key(name)
         if name in frozen:
             config[name] = frozen[name].value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
+import itertools
 import json
 import logging
 import re
@@ -129,9 +130,9 @@ def load_config(
     cfg = get_cfg() if defaults is None else defaults.clone()
     explicit: set[str] = set()
     files = [_find(file) for file in ([] if path is None else [path]) + list(pieces)]
-    for origin, key, value in (pair for file in files for pair in _flatten_file(file, ())):
-        _set(cfg, key, value, origin)
-        explicit.add(key)
+    lines = (line for file in files for line in _flatten_file(file, ()))
+    for origin, of_file in itertools.groupby(lines, key=lambda line: line[0]):
+        explicit |= _set_all(cfg, [(key, value) for _, key, value in of_file], origin)
     loaded = LoadedConfig(cfg, frozenset(explicit), " with ".join(map(str, files)) or "defaults")
     return override_config(loaded, parse_overrides(overrides), origin="the command line")
 
@@ -144,9 +145,7 @@ def override_config(loaded: LoadedConfig, pairs: Iterable[tuple[str, Any]], *, o
     """
     cfg, explicit = loaded.cfg.clone(), set(loaded.explicit)
     cfg.defrost()
-    for key, value in pairs:
-        _set(cfg, key, value, origin)
-        explicit.add(key)
+    explicit |= _set_all(cfg, list(pairs), origin)
     cfg.SEED = run_seed(cfg)
     cfg.freeze()
     return LoadedConfig(cfg, frozenset(explicit), loaded.source)
@@ -235,6 +234,18 @@ def _whole_of_run(path: Path, children: tuple[Path, ...]) -> Path:
         if own.read_text(encoding="utf-8").startswith(OWN_FILE_BEGINS):
             return own
     return path
+
+
+def _set_all(cfg: CfgNode, pairs: Sequence[tuple[str, Any]], origin: str) -> set[str]:
+    """Set what one file, or the command line, says; returns the names."""
+    names = {name for name, _ in pairs}
+    for name, value in pairs:
+        _set(cfg, name, value, origin)
+        replaced = [] if (key := find_key(name)) is None else [find_key(other) for other in key.replaces]
+        for other in replaced:
+            if other is not None and other.name not in names:
+                _set(cfg, other.name, other.default, origin)
+    return names
 
 
 def _set(cfg: CfgNode, name: str, value: Any, origin: str) -> None:

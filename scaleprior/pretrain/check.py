@@ -9,6 +9,7 @@ import torch
 
 from scaleprior.checking import CheckReport
 from scaleprior.config import LoadedConfig
+from scaleprior.config.batch import settled
 from scaleprior.corpus import Corpus
 from scaleprior.corpus.check import check_corpus
 from scaleprior.pretrain.data.batches import held_out_rows
@@ -82,6 +83,7 @@ def pretraining_needs(cfg: CfgNode, labels: int, *, processes: int = 1) -> Needs
     Raises:
         UserError: see ``plan.planned_card``.
     """
+    cfg = settled(cfg, processes)
     node, spec = cfg.PRETRAIN, planned_card(cfg).arch
     with torch.device("meta"):
         model = Pretrainer(spec, labels, pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3, bias=0.0)

@@ -12,6 +12,7 @@ from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.published import CARD_FACTS, Origin
 from scaleprior.backbones.trunks.selection import config_eps, spec_from_config
 from scaleprior.backbones.weights import read_card
+from scaleprior.config.batch import settled
 from scaleprior.config.keys.key import PRETRAINING
 from scaleprior.config.seed import run_seed
 from scaleprior.corpus import Corpus
@@ -108,6 +109,7 @@ def run_identity(cfg: CfgNode, corpus: Corpus, *, processes: int = 1) -> dict[st
     Raises:
         UserError: as :func:`training_images`, ``batches.held_out_rows`` and :func:`parent_card`.
     """
+    cfg = settled(cfg, processes)
     held_out, parent = held_out_rows(cfg, corpus), parent_card(cfg)
     facts = {
         "corpus": corpus.prefix_fingerprint(training_images(cfg, len(corpus))),

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.config.batch import settled
 from scaleprior.config.fingerprint import recipe_settings
 from scaleprior.config.keys.key import PRETRAINING
 from scaleprior.config.keys.table import check_values
@@ -35,7 +36,7 @@ def check_config(cfg: CfgNode) -> None:
             hint="set MODEL.RESNETS.NORM to BN, GN or LN, whichever the trunk has",
         )
     check_values(cfg, PRETRAINING)
-    node = cfg.PRETRAIN
+    node = settled(cfg).PRETRAIN  # more processes make the batch no smaller
     if node.INPUT.RESIZE < node.INPUT.SIZE:
         raise UserError(
             f"PRETRAIN.INPUT.RESIZE is {node.INPUT.RESIZE}, smaller than the crops of SIZE {node.INPUT.SIZE}",

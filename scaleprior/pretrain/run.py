@@ -23,6 +23,7 @@ from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.model import same_eps
 from scaleprior.backbones.trunks.selection import config_eps
 from scaleprior.backbones.weights import load_canonical, save_backbone
+from scaleprior.config.batch import log_settled, settled
 from scaleprior.config.saved import write_config
 from scaleprior.config.seed import run_seed
 from scaleprior.corpus import Corpus
@@ -45,7 +46,7 @@ from scaleprior.provenance import created_by
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.device import resolve_device
 from scaleprior.training.positions import BatchPlan
-from scaleprior.training.processes import ProcessGroup, join_processes
+from scaleprior.training.processes import ProcessGroup, join_processes, place_in_group
 from scaleprior.training.run_folder import RUN_FILE, RunFolder
 from scaleprior.training.seeds import seed_everything
 from scaleprior.wording import parameter
@@ -110,8 +111,9 @@ def run_pretraining(
         UserError: an illegal value (names the key), a fraction that does not fit, another run's folder.
         Interrupted: SIGTERM; the state is saved. FailureError: a loss that is not finite, too many unreadable images.
     """
-    cfg, out = loaded.cfg, Path(out)
-    spec, parent = check_pretraining(cfg).arch, parent_card(cfg)
+    out, count = Path(out), place_in_group()[1]
+    spec, parent = check_pretraining(loaded.cfg).arch, parent_card(loaded.cfg)
+    cfg = settled(loaded.cfg, count)
     corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
     images = training_set(cfg, corpus)
     with calculating(cfg), join_processes(_device(cfg)) as processes:
@@ -141,6 +143,7 @@ def run_pretraining(
         with contextlib.closing(recorder):
             recorder.prepare(processes)
             if processes.main:
+                log_settled(loaded.cfg, cfg, count)
                 folder.write()
                 write_config(cfg, out, complete=["PRETRAIN"])  # over what Detectron2's set-up may have put there
                 if parent is not None:

@@ -14,6 +14,7 @@ from torch import nn
 from scaleprior.backbones import Card, ResNetSpec, check_contract
 from scaleprior.backbones.zoo import load_catalogue
 from scaleprior.config import add_scaleprior_config, data_file, load_config
+from scaleprior.config.batch import settled
 from scaleprior.config.dotted import flat_config
 from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.detect.faster_rcnn.model import build_detector
@@ -149,7 +150,7 @@ def test_the_public_imagenet_rung_differs_from_the_papers_in_pixels_too() -> Non
 
 def test_the_ladders_pretraining_differs_in_depth_and_on_imagenet_in_the_papers_schedule() -> None:
     def read(depth: int, corpus: str) -> dict[str, Any]:
-        return dict(flat_config(load_config(f"Pretrain/R_{depth}_{corpus}.yaml").cfg))
+        return dict(flat_config(settled(load_config(f"Pretrain/R_{depth}_{corpus}.yaml").cfg)))  # on one GPU
 
     schedule = {"OPTIMIZER.BASE_LR", "BUDGET.UNIT", "BUDGET.AMOUNT", "SCHEDULE.UNIT", "SCHEDULE.DECAY_EVERY"}
     for depth in DEPTHS:

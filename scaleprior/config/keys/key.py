@@ -45,6 +45,8 @@ class Key:
         elsewhere: Detectron2 takes other values of it, too, so what is not ``legal`` needs its engine.
         fixed: a trained detector's weights depend on it: evaluating them under another value would be wrong in silence.
         by_content: the value says where something lies; what lies there counts in its place, by its fingerprint.
+        replaces: keys that say the same in another way. Whoever sets this one over a file that set them means this one:
+            they go back to their defaults.
         since: version of the fingerprints (``config/fingerprint.py``) that always hold it; a key that came later
             enters a fingerprint only where it is not at its default, so that a new key re-runs nothing.
     """
@@ -59,6 +61,7 @@ class Key:
     elsewhere: bool = False
     fixed: bool = False
     by_content: bool = False
+    replaces: tuple[str, ...] = ()
     since: int = 1
 
     @property

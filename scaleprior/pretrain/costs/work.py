@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from scaleprior.config.batch import settled
 from scaleprior.pretrain.optim.schedule import budget_steps
 from scaleprior.pretrain.recipe import training_images
 
@@ -34,7 +35,7 @@ class Work:
 
 
 def pretraining_work(cfg: CfgNode, corpus_images: int) -> Work:
-    """The run that ``cfg`` describes.
+    """The run that ``cfg`` describes, of one process unless its batch is settled.
 
     Args:
         corpus_images: of the corpus, held-out ones among them.
@@ -42,7 +43,7 @@ def pretraining_work(cfg: CfgNode, corpus_images: int) -> Work:
     Raises:
         UserError: see ``recipe.training_images``.
     """
-    node, images = cfg.PRETRAIN, training_images(cfg, corpus_images)
+    node, images = settled(cfg).PRETRAIN, training_images(cfg, corpus_images)
     size = node.BATCH_SIZE
     steps = budget_steps(node.BUDGET.AMOUNT, node.BUDGET.UNIT, images=images, batch_size=size)
     return Work(images, steps, steps * size)

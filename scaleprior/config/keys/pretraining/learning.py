@@ -33,7 +33,8 @@ KEYS = (
     ),
     _key(
         "PRETRAIN.OPTIMIZER.BASE_LR", 0.1,
-        "Learning rate after warmup for BATCH_SIZE as it is: it is not scaled with the batch.", legal=POSITIVE,
+        "Learning rate after warmup, for BATCH_SIZE as it is, or for REFERENCE_BATCH, from which it is then scaled.",
+        legal=POSITIVE,
     ),
     _key(
         "PRETRAIN.OPTIMIZER.MOMENTUM", 0.9, "Of sgd and rmsprop; adamw and lamb use betas (0.9, 0.999).",

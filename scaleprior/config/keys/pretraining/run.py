@@ -14,7 +14,24 @@ _neutral = partial(Key, engines=(PRETRAINING,), changes=())
 
 KEYS = (
     _key("PRETRAIN.RECIPE", "custom", "Name of the recipe, written into the card; free text."),
-    _key("PRETRAIN.BATCH_SIZE", 64, "Images a step, over all processes together.", legal=at_least(1)),
+    _key(
+        "PRETRAIN.BATCH_SIZE", 64,
+        "Images a step, over all processes together. Set over a file with BATCH_PER_PROCESS, it takes its place.",
+        legal=at_least(1), replaces=("PRETRAIN.BATCH_PER_PROCESS",),
+    ),
+    _key(
+        "PRETRAIN.BATCH_PER_PROCESS", 0,
+        "Images a step on each process: BATCH_SIZE becomes this times the number of processes. 0 = BATCH_SIZE is the "
+        "whole batch. It is settled before a run begins, as REFERENCE_BATCH is: files and card say what ran.",
+        legal=at_least(0), unit="images", since=2,
+    ),
+    _key(
+        "PRETRAIN.REFERENCE_BATCH", 0,
+        "OPTIMIZER.BASE_LR holds for so many images a step. For another BATCH_SIZE it is multiplied by BATCH_SIZE / "
+        "REFERENCE_BATCH (sgd, rmsprop; Goyal et al. 2017) or by the square root of that (adamw, lamb; Malladi et al. "
+        "2022, You et al. 2020). 0 = it is not scaled.",
+        legal=at_least(0), unit="images", since=2,
+    ),
     _key(
         "PRETRAIN.ACCUMULATE", 1,
         "Parts of a process' share of the batch that go through the network one after the other; their gradients are "
