@@ -234,6 +234,7 @@ def _model(cfg: CfgNode, spec: TrunkSpec, labels: int, *, bias: float) -> Pretra
         bias=bias,
         norm_eps=config_eps(cfg),
         channels_last=cfg.PRETRAIN.CHANNELS_LAST,
+        chunk=cfg.PRETRAIN.HEAD.CHUNK,
     )
 
 

@@ -89,7 +89,7 @@ def test_refuses_shapes_and_labels_that_do_not_fit() -> None:
         sparse_logistic_loss(logits, *csr([0], []), reduction="avg")  # type: ignore[arg-type]
 
 
-class _DenseAllocations(TorchDispatchMode):
+class DenseAllocations(TorchDispatchMode):
     """Names of the operations whose result is new memory of at least ``size`` bytes."""
 
     def __init__(self, size: int) -> None:
@@ -112,14 +112,14 @@ def test_makes_one_dense_tensor_forward_and_one_backward() -> None:
     images, classes = 8, 5000
     labels, offsets = csr(*([i] for i in range(images)))
     logits = torch.zeros(images, classes, requires_grad=True)
-    with _DenseAllocations(images * classes * 4) as forward:
+    with DenseAllocations(images * classes * 4) as forward:
         loss = sparse_logistic_loss(logits, labels, offsets)
-    with _DenseAllocations(images * classes * 4) as backward:
+    with DenseAllocations(images * classes * 4) as backward:
         loss.backward()
-    assert forward.operations == ["aten.softplus.default"]
-    assert backward.operations == ["aten.sigmoid.default"]
+    assert forward.operations == ["aten.new_empty.default"]  # of larger batches a block of rows, see test_terms.py
+    assert backward.operations == ["aten.empty_like.default"]
     # the same watch sees the dense target and more in the usual formulation
-    with _DenseAllocations(images * classes * 4) as usual:
+    with DenseAllocations(images * classes * 4) as usual:
         target = torch.zeros(images, classes)
         F.binary_cross_entropy_with_logits(logits, target, reduction="sum").backward()
     assert len(usual.operations) >= 4
@@ -186,9 +186,9 @@ def test_known_makes_no_dense_tensor_forward_and_one_backward() -> None:
     images, classes = 8, 5000
     logits = torch.zeros(images, classes, requires_grad=True)
     sides = csr(*([i] for i in range(images))), csr(*([i + 1, i + 2] for i in range(images)))
-    with _DenseAllocations(images * classes * 4) as forward:
+    with DenseAllocations(images * classes * 4) as forward:
         loss = known_logistic_loss(logits, *sides[0], *sides[1])
-    with _DenseAllocations(images * classes * 4) as backward:
+    with DenseAllocations(images * classes * 4) as backward:
         loss.backward()
     assert forward.operations == []
     assert backward.operations == ["aten.zeros.default"]

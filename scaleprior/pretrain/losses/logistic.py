@@ -2,8 +2,8 @@
 
 B images, C labels, M positives in the batch. Labels are CSR: image i has ``labels[offsets[i]:offsets[i + 1]]``.
 Sun et al. 2017 train JFT-300M with this loss; their 18,291 labels make the dense B x C target mostly zeros, so it is
-never built here. Beyond the logits, the forward pass and the backward pass hold one B x C tensor each; where unlisted
-labels are left out, the backward pass alone.
+never built here. Beyond the logits, the backward pass holds one B x C tensor, of their type: the gradient. On a GPU the
+forward pass holds one in float32, on a CPU blocks of rows; where unlisted labels are left out, neither.
 """
 
 from __future__ import annotations
@@ -12,28 +12,37 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from scaleprior.pretrain.losses.targets import Targets
+from scaleprior.pretrain.losses.terms import (
+    fill_losses,
+    fill_slopes,
+    listed_losses,
+    listed_pairs,
+    listed_slopes,
+    row_blocks,
+    wide_dtype,
+    widened,
+)
 
 __all__ = ["known_logistic_loss", "logistic_loss", "sparse_logistic_loss"]
 
 Reduction = Literal["mean", "sum", "none"]
 
 
-def logistic_loss(logits: Tensor, targets: Targets) -> Tensor:
+def logistic_loss(logits: Tensor, targets: Targets, *, smoothing: float = 0.0) -> Tensor:
     """The sum over B images of the loss below that their targets ask for, in float32 or wider; a scalar.
 
     Args:
         logits: floating [B, C]. targets: of these images, on the same device.
+        smoothing: in [0, 1); a present label's target is ``1 - smoothing / 2``, an absent one's ``smoothing / 2``.
     """
-    if targets.absent is None:
-        return _SparseLogistic.apply(_widened(logits), targets.rows, targets.labels).sum()
-    places, signs = _known_places(targets)
-    return _KnownLogistic.apply(logits, places, signs).sum()
+    return _losses(logits, targets, smoothing).sum()
 
 
-def sparse_logistic_loss(logits: Tensor, labels: Tensor, offsets: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+def sparse_logistic_loss(
+    logits: Tensor, labels: Tensor, offsets: Tensor, *, smoothing: float = 0.0, reduction: Reduction = "mean"
+) -> Tensor:
     """Logistic loss summed over labels, ``sum_c softplus(x_c) - sum_(c positive) x_c``, in float32 or wider.
 
     The positives' ``softplus(x) - x`` is evaluated as ``softplus(-x)``, so that confident positives do not cancel.
@@ -42,13 +51,15 @@ def sparse_logistic_loss(logits: Tensor, labels: Tensor, offsets: Tensor, *, red
         logits: floating [B, C].
         labels: integers [M] in [0, C). A label listed twice for an image counts once.
         offsets: integers [B + 1], from 0 to M, not decreasing.
+        smoothing: see :func:`logistic_loss`.
         reduction: "mean" over the B images, their "sum", or "none" for [B].
 
     Raises:
         ValueError: shapes that do not fit, a label outside [0, C), or an unknown reduction.
     """
+    # Where the labels come from the CPU, all checks stay there: on a GPU each would wait for the device.
     targets = _targets(logits, labels, offsets).to(logits.device)
-    return _reduced(_SparseLogistic.apply(_widened(logits), targets.rows, targets.labels), reduction)
+    return _reduced(_losses(logits, targets, smoothing), reduction)
 
 
 def known_logistic_loss(
@@ -58,6 +69,7 @@ def known_logistic_loss(
     absent: Tensor,
     absent_offsets: Tensor,
     *,
+    smoothing: float = 0.0,
     reduction: Reduction = "mean",
 ) -> Tensor:
     """Logistic loss over the labels that are known of an image; the others have neither loss nor gradient.
@@ -70,18 +82,18 @@ def known_logistic_loss(
         labels, offsets: the present labels, as in :func:`sparse_logistic_loss`.
         absent, absent_offsets: the absent ones, in the same form. A label listed twice counts once, and one that is
             listed as both counts as present.
+        smoothing: see :func:`logistic_loss`.
         reduction: "mean" over the B images, their "sum", or "none" for [B].
 
     Raises:
         ValueError: shapes that do not fit, a label outside [0, C), or an unknown reduction.
     """
-    # Where the labels come from the CPU, all checks stay there: on a GPU each would wait for the device.
     targets = _targets(logits, labels, offsets, (absent, absent_offsets)).to(logits.device)
-    places, signs = _known_places(targets)
-    losses = _KnownLogistic.apply(logits, places, signs)
+    losses = _losses(logits, targets, smoothing)
     if reduction == "mean":  # without the sums of each image, which a GPU adds in an order of its own
         return losses.sum() / len(logits)
-    return _reduced(losses.new_zeros(len(logits)).index_add(0, places // logits.shape[1], losses), reduction)
+    rows = listed_pairs(targets)[0]
+    return _reduced(losses.new_zeros(len(logits)).index_add(0, rows, losses), reduction)
 
 
 def _targets(logits: Tensor, labels: Tensor, offsets: Tensor, absent: tuple[Tensor, Tensor] | None = None) -> Targets:
@@ -93,18 +105,13 @@ def _targets(logits: Tensor, labels: Tensor, offsets: Tensor, absent: tuple[Tens
     return Targets.from_csr(labels, offsets, classes=logits.shape[1], absent=absent)
 
 
-def _widened(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
-def _known_places(targets: Targets) -> tuple[Tensor, Tensor]:
-    """Places of the known labels in the flattened logits, and -1 for those that are present, 1 for the others."""
-    assert targets.absent is not None
-    rows, labels = targets.absent
-    present, missing = targets.rows * targets.classes + targets.labels, rows * targets.classes + labels
-    signs = torch.ones(len(present) + len(missing), device=present.device)
-    signs[: len(present)] = -1
-    return torch.cat((present, missing)), signs
+def _losses(logits: Tensor, targets: Targets, smoothing: float) -> Tensor:
+    """Of each image, [B]; where only some labels are known, of each of these, [m]."""
+    rows, labels, signs = listed_pairs(targets)
+    places = rows * targets.classes + labels
+    if signs is None:
+        return _SparseLogistic.apply(logits.contiguous(), rows, places, smoothing)
+    return _KnownLogistic.apply(logits, places, signs, smoothing)
 
 
 def _reduced(per_image: Tensor, reduction: Reduction) -> Tensor:
@@ -119,43 +126,50 @@ class _SparseLogistic(torch.autograd.Function):
     """Written by hand because autograd would scatter the positives' gradient into a second dense B x C tensor."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
-        ctx.save_for_backward(logits, rows, labels)
-        losses = _softplus(logits)
-        losses[rows, labels] = _softplus(-logits[rows, labels])
-        return losses.sum(dim=1)
+    def forward(ctx: Any, logits: Tensor, rows: Tensor, places: Tensor, smoothing: float) -> Tensor:
+        negated = -widened(logits.view(-1).index_select(0, places))
+        ctx.save_for_backward(logits, rows, places, negated)
+        ctx.smoothing = smoothing
+        positives = listed_losses(negated, smoothing)
+        per_image = logits.new_empty(len(logits), dtype=wide_dtype(logits.dtype))
+        for images, listed in row_blocks(logits, rows):
+            losses = per_image.new_empty(logits[images].shape)
+            fill_losses(losses, logits[images], smoothing)
+            before = images.start * logits.shape[1]
+            losses.view(-1).scatter_(0, places[listed] - before if before else places[listed], positives[listed])
+            per_image[images] = losses.sum(dim=1)
+        return per_image
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        logits, rows, labels = ctx.saved_tensors
-        slopes = torch.sigmoid(logits)
-        slopes[rows, labels] = -torch.sigmoid(-logits[rows, labels])
-        return slopes.mul_(grad[:, None]), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        logits, rows, places, negated = ctx.saved_tensors
+        slopes = torch.empty_like(logits)
+        for images, _ in row_blocks(logits, rows):
+            fill_slopes(slopes[images], logits[images], grad[images, None], ctx.smoothing)
+        positives = listed_slopes(negated, None, grad.index_select(0, rows), ctx.smoothing)
+        slopes.view(-1).scatter_(0, places, positives.to(slopes.dtype))
+        return slopes, None, None, None
 
 
 class _KnownLogistic(torch.autograd.Function):
     """``softplus(sign * x)`` at unique places of the flattened logits; by hand for the reason above."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, places: Tensor, signs: Tensor) -> Tensor:
-        known = logits.flatten()[places]
-        known = _widened(known)
-        signed = known * signs.to(known)
+    def forward(ctx: Any, logits: Tensor, places: Tensor, signs: Tensor, smoothing: float) -> Tensor:
+        known = widened(logits.flatten().index_select(0, places))
+        signs = signs.to(known.dtype)
+        signed = known.mul_(signs)
         ctx.save_for_backward(signed, signs, places)
         ctx.like = logits.shape, logits.dtype
-        return _softplus(signed)
+        ctx.smoothing = smoothing
+        return listed_losses(signed, smoothing)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         signed, signs, places = ctx.saved_tensors
         shape, dtype = ctx.like
         slopes = torch.zeros(shape, dtype=dtype, device=grad.device)
-        slopes.view(-1)[places] = (signs.to(signed) * torch.sigmoid(signed) * grad).to(dtype)
-        return slopes, None, None
-
-
-def _softplus(x: Tensor) -> Tensor:
-    # Above its threshold torch takes softplus(x) = x; at the default of 20 that shows in float64.
-    return F.softplus(x, threshold=40.0)
+        slopes.view(-1).scatter_(0, places, listed_slopes(signed, signs, grad, ctx.smoothing).to(dtype))
+        return slopes, None, None, None

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.trunk import build_trunk
-from scaleprior.pretrain.losses.logistic import logistic_loss
 from scaleprior.pretrain.losses.targets import Targets
+from scaleprior.pretrain.network.head import LinearHead
 
 __all__ = ["Pretrainer", "prior_bias"]
 
@@ -26,6 +26,7 @@ class Pretrainer(nn.Module):
         pixel_mean, pixel_std: three floats on the 0-255 scale in the images' channel order.
         bias: where the head's biases start; see :func:`prior_bias`.
         norm_eps: see ``build_trunk``.
+        chunk: labels whose logits the loss holds at a time; 0 = all.
     """
 
     pixel_mean: Tensor
@@ -41,12 +42,11 @@ class Pretrainer(nn.Module):
         bias: float,
         norm_eps: float | None = None,
         channels_last: bool = False,
+        chunk: int = 0,
     ) -> None:
         super().__init__()
         self.trunk = build_trunk(spec, norm_eps=norm_eps)
-        self.head = nn.Linear(spec.out_channels["res5"], labels)
-        nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.constant_(self.head.bias, bias)
+        self.head = LinearHead(spec.out_channels["res5"], labels, bias=bias, chunk=chunk)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std), persistent=False)
         self.channels_last = channels_last
@@ -59,8 +59,8 @@ class Pretrainer(nn.Module):
         The loss belongs to the forward pass so that a head may work it out without ever holding all logits, and so
         that what spreads or compiles a forward pass has the whole of it.
         """
-        logits = self.head(self.features(images))
-        return logits if targets is None else logistic_loss(logits, targets)
+        features = self.features(images)
+        return self.head.logits(features) if targets is None else self.head.loss(features, targets)
 
     def features(self, images: Tensor) -> Tensor:
         """uint8 [B, S, S, 3] -> what the head reads, [B, F]."""

@@ -27,6 +27,12 @@ KEYS = (
         legal=Number(0, 1, below=True),
     ),
     _key(
+        "PRETRAIN.HEAD.CHUNK", 0,
+        "Labels whose logits the loss holds at a time, for label spaces above about 100,000; 0 = all of them. The loss "
+        "is the same up to rounding.",
+        legal=at_least(0), since=2,
+    ),
+    _key(
         "PRETRAIN.OPTIMIZER.NAME", "sgd",
         "sgd (Nesterov momentum), rmsprop (TensorFlow's variant), adamw or lamb; all from timm or torch.",
         legal=one_of("sgd", "rmsprop", "adamw", "lamb"),
