@@ -53,6 +53,12 @@ def check_config(cfg: CfgNode) -> None:
             "PRETRAIN.BATCH_SIZE 1 with PRETRAIN.INPUT.SIZE up to 32 leaves BN one value per channel",
             hint="enlarge either",
         )
+    if node.NORM_STATISTICS == "all" and cfg.MODEL.RESNETS.NORM != "BN":
+        raise UserError(
+            f"PRETRAIN.NORM_STATISTICS is 'all' with MODEL.RESNETS.NORM {cfg.MODEL.RESNETS.NORM}, whose statistics are "
+            "each image's own",
+            hint="set PRETRAIN.NORM_STATISTICS to process",
+        )
     if not node.CORPUS:
         index = either("corpus=FOLDER", "PRETRAIN.CORPUS FOLDER")
         raise UserError("PRETRAIN.CORPUS is not set", hint=f"give the index folder: {index}")

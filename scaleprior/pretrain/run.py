@@ -38,6 +38,7 @@ from scaleprior.pretrain.loop.step import TrainStep
 from scaleprior.pretrain.loop.trainer import CHECKPOINT, PretrainTrainer, read_run_checkpoint
 from scaleprior.pretrain.metrics import LabelMetrics, PretrainMetrics
 from scaleprior.pretrain.network.pretrainer import Pretrainer, prior_bias
+from scaleprior.pretrain.network.sync_norms import share_statistics
 from scaleprior.pretrain.optim.optimizers import build_optimizer
 from scaleprior.pretrain.optim.schedule import Schedule, budget_steps
 from scaleprior.pretrain.plan import check_amp, check_pretraining, parent_card, planned_card, run_identity, run_parts
@@ -254,6 +255,8 @@ def _trainer(
     if parent is not None:
         model.trunk.load(load_canonical(canonical_file(cfg.MODEL.WEIGHTS))[0])
     model.to(processes.device)
+    if node.NORM_STATISTICS == "all" and processes.size > 1:
+        share_statistics(model.trunk, processes.device)
     total = budget_steps(node.BUDGET.AMOUNT, node.BUDGET.UNIT, images=len(images), batch_size=node.BATCH_SIZE)
     cache = node.LOADER.CACHE_MB * 2**20 if not node.LOADER.NUM_WORKERS else 0
     dataset = TrainBatches(

@@ -38,6 +38,13 @@ KEYS = (
         "added up. Less memory, the same step; but BN's statistics are a part's.",
         legal=at_least(1), since=2,
     ),
+    _key(
+        "PRETRAIN.NORM_STATISTICS", "process",
+        "Whose images BN's mean and variance are of: process = each process' share of the batch, and what is saved is "
+        "process 0's; all = the whole batch (SyncBN), so that the number of processes changes nothing but rounding. "
+        "One process is both.",
+        legal=one_of("process", "all"), since=2,
+    ),
     _neutral(
         "PRETRAIN.CHECKPOINT_PERIOD", 1000,
         "Between checkpoints, from which an interrupted run goes on; 1 = every step, 0 = only on SIGTERM.",
