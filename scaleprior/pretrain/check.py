@@ -52,7 +52,7 @@ def check_pretraining_run(
     report = CheckReport()
     cfg = loaded.cfg
     with report.collecting("config"):
-        check_pretraining(cfg)
+        check_pretraining(cfg, processes=processes)
     if not cfg.PRETRAIN.CORPUS:
         return report
     with report.collecting("corpus"):

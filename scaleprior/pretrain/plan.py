@@ -18,7 +18,7 @@ from scaleprior.config.seed import run_seed
 from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
 from scaleprior.pretrain.data.batches import held_out_rows
-from scaleprior.pretrain.recipe import check_config, recipe_fingerprint, recipe_of, training_images
+from scaleprior.pretrain.recipe import check_config, check_shares, recipe_fingerprint, recipe_of, training_images
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -30,13 +30,17 @@ _OF_THE_RUN = Origin("file", "the config of the run that trained it")
 """Of all facts, also where a parent's were assumed: these weights did see such pixels, through such norms."""
 
 
-def check_pretraining(cfg: CfgNode) -> Card:
+def check_pretraining(cfg: CfgNode, *, processes: int = 1) -> Card:
     """Refuse what a run would refuse, as far as the config alone tells it; returns :func:`planned_card`.
+
+    Args:
+        processes: that share out a batch.
 
     Raises:
         UserError: names the key and its value.
     """
     card = planned_card(cfg)
+    check_shares(cfg, processes)
     parent_card(cfg)
     check_amp(cfg, cfg.MODEL.DEVICE)  # "auto" is settled where the run is: it may have a GPU that is not here
     return card

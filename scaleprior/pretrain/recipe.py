@@ -17,7 +17,7 @@ from scaleprior.wording import either
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["check_config", "recipe_fingerprint", "recipe_of", "training_images"]
+__all__ = ["check_config", "check_shares", "recipe_fingerprint", "recipe_of", "training_images"]
 
 # Detectron2's keys of MODEL.RESNETS for trunks that we do not train, at the defaults that mean a plain ResNet.
 _NOT_PLAIN = {
@@ -62,6 +62,20 @@ def check_config(cfg: CfgNode) -> None:
     if not node.CORPUS:
         index = either("corpus=FOLDER", "PRETRAIN.CORPUS FOLDER")
         raise UserError("PRETRAIN.CORPUS is not set", hint=f"give the index folder: {index}")
+
+
+def check_shares(cfg: CfgNode, processes: int) -> None:
+    """Raises UserError where a batch of ``cfg`` is too small to be shared out to so many processes."""
+    node = settled(cfg, processes).PRETRAIN
+    share, said = node.BATCH_SIZE // processes, f"PRETRAIN.BATCH_SIZE is {node.BATCH_SIZE} with {processes} processes"
+    if not share:
+        raise UserError(f"{said}, of which some would have no image", hint="enlarge it, or take fewer processes")
+    alone = cfg.MODEL.RESNETS.NORM == "BN" and node.NORM_STATISTICS == "process" and node.INPUT.SIZE <= 32
+    if processes > 1 and share == 1 and alone:
+        raise UserError(
+            f"{said} and PRETRAIN.INPUT.SIZE up to 32, which leaves BN one value per channel",
+            hint="enlarge either, take fewer processes, or set PRETRAIN.NORM_STATISTICS to all",
+        )
 
 
 def training_images(cfg: CfgNode, corpus_images: int) -> int:

@@ -113,17 +113,12 @@ def run_pretraining(
         Interrupted: SIGTERM; the state is saved. FailureError: a loss that is not finite, too many unreadable images.
     """
     out, count = Path(out), place_in_group()[1]
-    spec, parent = check_pretraining(loaded.cfg).arch, parent_card(loaded.cfg)
+    spec, parent = check_pretraining(loaded.cfg, processes=count).arch, parent_card(loaded.cfg)
     cfg = settled(loaded.cfg, count)
     corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
     images = training_set(cfg, corpus)
     with calculating(cfg), join_processes(_device(cfg)) as processes:
         measures = Measures.from_config(cfg, corpus, processes)
-        if cfg.PRETRAIN.BATCH_SIZE % processes.size:
-            raise UserError(
-                f"PRETRAIN.BATCH_SIZE {cfg.PRETRAIN.BATCH_SIZE} is no multiple of the {processes.size} processes",
-                hint="change either",
-            )
         identity = {
             "schema": _SCHEMA,
             **run_identity(cfg, corpus, processes=processes.size),

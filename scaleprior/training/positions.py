@@ -4,7 +4,8 @@ Batch t of a run with N images and B images a step holds positions tB .. tB + B 
 belongs to epoch p // N and is element p % N of that epoch's permutation, itself a hash of (seed, epoch). So the state
 of a loader is the step: a resumed run, and a run with other worker counts, sees the same images. (torchdata's
 StatefulDataLoader solves the harder problem of loaders that cannot jump; here it would only add worker snapshots.)
-With W processes, process r takes positions r, r + W, ... of each batch.
+With W processes, process r takes positions r, r + W, ... of each batch: whatever N, B and W are, all are taken and
+none of them twice, and shares differ by one image at most.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class BatchPlan:
 
     Attributes:
         images: N. batch_size: B, over all processes. seed: of the order.
-        rank, processes: this process and how many there are, which divides B.
+        rank, processes: this process and how many there are.
     """
 
     images: int
@@ -37,7 +38,7 @@ class BatchPlan:
     processes: int = 1
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(rows, epochs) of this process in ``step``: int64 [B / processes] each."""
+        """(rows, epochs) of this process in ``step``: int64 [b] each; b is B / processes, rounded up or down."""
         positions = np.arange(step * self.batch_size + self.rank, (step + 1) * self.batch_size, self.processes)
         epochs = positions // self.images
         rows = np.empty_like(positions)

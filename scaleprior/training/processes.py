@@ -49,6 +49,14 @@ class ProcessGroup:
         distributed.all_reduce(total, group=self.host)
         return total.tolist()
 
+    def least(self, number: int) -> int:
+        """The smallest of all processes' numbers; every process has to call it. No GPU is waited for."""
+        if self.size == 1:
+            return number
+        found = torch.tensor(number)
+        distributed.all_reduce(found, distributed.ReduceOp.MIN, group=self.host)
+        return int(found)
+
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Make ``tensor``, on :attr:`device`, the sum over all processes, in place; every process has to call it.
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import Dataset
 
 from scaleprior.errors import UserError
 from scaleprior.pretrain import pretrain
+from scaleprior.pretrain.check import check_pretraining_run
+from scaleprior.pretrain.data.batches import loaded
+from scaleprior.pretrain.plan import check_pretraining
+from scaleprior.training.positions import BatchPlan
 from tests import processes
 from tests.pretrain.conftest import SMALL
 from tests.training.test_lost import free_port
@@ -27,11 +34,12 @@ for run in " ".join(sys.argv[1:]).split(" / "):
     out, *words = run.split()
     pretrain(load_config("Pretrain/Base-Pretrain.yaml", words), out)
 """
-OWN = ("PRETRAIN.INPUT.SIZE", "32", "PRETRAIN.INPUT.RESIZE", "32", "PRETRAIN.BATCH_SIZE", "16")
+OWN = ("PRETRAIN.INPUT.SIZE", "32", "PRETRAIN.INPUT.RESIZE", "32", "PRETRAIN.BATCH_SIZE", "15")
 CASES = {
     "GN": ("MODEL.RESNETS.NORM", "GN", "MODEL.RESNETS.WIDTH_PER_GROUP", "32"),
     "BN of all": ("PRETRAIN.NORM_STATISTICS", "all"),
     "BN of each": ("PRETRAIN.NORM_STATISTICS", "process"),
+    "parts": ("MODEL.RESNETS.NORM", "GN", "MODEL.RESNETS.WIDTH_PER_GROUP", "32", "PRETRAIN.ACCUMULATE", "3"),
 }
 
 
@@ -86,6 +94,39 @@ def test_two_processes_learn_what_one_does(name: str, in_two: Path, small_config
     assert apart > 0.1 if name == "BN of each" else apart < 1e-12
 
 
+@pytest.mark.parametrize(
+    ("words", "processes", "said"),
+    [
+        (["3"], 4, "PRETRAIN.BATCH_SIZE is 3 with 4 processes, of which some would have no image"),
+        (["3"], 2, "is 3 with 2 processes and PRETRAIN.INPUT.SIZE up to 32, which leaves BN one value"),
+    ],
+)
+def test_batches_that_cannot_be_shared_out(words: list[str], processes: int, said: str, small_config: Callable) -> None:
+    report = check_pretraining_run(small_config("PRETRAIN.BATCH_SIZE", *words), "out", processes=processes)
+    with pytest.raises(UserError, match=said):
+        report.refuse()
+    check_pretraining(small_config("PRETRAIN.BATCH_SIZE", "3", *CASES["BN of all"]).cfg, processes=2)
+
+
 def test_statistics_of_the_whole_batch_are_for_norms_that_have_some(small_config: Callable, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"NORM_STATISTICS is 'all' with MODEL.RESNETS.NORM GN, .* to process"):
         pretrain(small_config(*CASES["GN"], *CASES["BN of all"]), tmp_path)
+
+
+class Rows(Dataset):
+    """The rows of a step of a plan."""
+
+    def __init__(self, plan: BatchPlan) -> None:
+        self.plan = plan
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        return self.plan(step)[0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_real_loader_workers_leave_out_no_image(workers: int) -> None:
+    plans = [BatchPlan(7, 3, 5, rank, 2) for rank in range(2)]
+    found = [list(loaded(Rows(plan), range(14), workers=workers)) for plan in plans]
+    rows = [row for step in zip(*found) for share in step for row in share.tolist()]
+    assert len(rows) == 42
+    assert Counter(rows) == dict.fromkeys(range(7), 6)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
 
 from scaleprior.training.positions import BatchPlan
 
@@ -24,3 +27,30 @@ def test_processes_share_each_batch_and_seeds_differ() -> None:
     assert np.array_equal(np.stack([rows for rows, _ in parts], axis=1).ravel(), whole)
     assert np.array_equal(np.stack([e for _, e in parts], axis=1).ravel(), epochs)
     assert not np.array_equal(BatchPlan(10, 6, seed=2)(2)[0], whole)
+
+
+@given(
+    images=st.integers(1, 40), batch=st.integers(1, 17), processes=st.integers(1, 6), workers=st.integers(1, 4),
+    start=st.integers(0, 9), seed=st.integers(0, 3),
+)  # fmt: skip
+def test_every_image_once_an_epoch_over_all_processes_and_workers(
+    images: int, batch: int, processes: int, workers: int, start: int, seed: int
+) -> None:
+    """Of any counts: whether the batch fits the processes or the epoch the batch, and wherever a run goes on."""
+    steps = range(start, start + 2 + 3 * images // batch)
+    seen: list[tuple[int, int]] = []
+    for rank in range(processes):
+        plan = BatchPlan(images, batch, seed, rank, processes)
+        for worker in range(workers):  # as a loader deals its sampler's steps out
+            for step in steps[worker::workers]:
+                rows, epochs = plan(step)
+                assert len(rows) in (batch // processes, -(-batch // processes))
+                seen += zip(epochs.tolist(), rows.tolist())
+    first, last = steps[0] * batch, (steps[-1] + 1) * batch - 1
+    whole = range(-(-first // images), (last + 1) // images)  # epochs that begin and end within these steps
+    counts = Counter(seen)
+    assert set(counts.values()) == {1}
+    assert len(seen) == len(steps) * batch
+    assert whole
+    for epoch in whole:
+        assert all(counts[epoch, row] == 1 for row in range(images))

@@ -98,6 +98,8 @@ class TrainStep:
         share = images / self._processes.size  # gradients are averaged over the processes
         # BN has no variance of one, so a batch from which images are missing may have fewer parts.
         parts = max(min(self._accumulate, len(batch) // 2), 1)
+        if self._accumulate > 1:  # what processes exchange in a forward pass, as norms do, has to meet
+            parts = self._processes.least(parts)
         for part, (pixels, targets) in enumerate(batch.parts(parts)):
             with contextlib.nullcontext() if part + 1 == parts else self._without_exchange():
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._amp):
@@ -116,4 +118,7 @@ def _parallel(model: Pretrainer, processes: ProcessGroup) -> nn.Module:
     if not processes.joined:
         return model
     ids = [processes.device] if processes.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+    # The only buffers that change are BN's: each process has its own, and main's are saved. So none are sent about.
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
