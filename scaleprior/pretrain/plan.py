@@ -23,7 +23,7 @@ from scaleprior.pretrain.recipe import check_config, check_shares, recipe_finger
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["check_amp", "check_pretraining", "parent_card", "planned_card", "run_identity", "run_parts"]
+__all__ = ["check_device", "check_pretraining", "parent_card", "planned_card", "run_identity", "run_parts"]
 
 
 _OF_THE_RUN = Origin("file", "the config of the run that trained it")
@@ -42,7 +42,7 @@ def check_pretraining(cfg: CfgNode, *, processes: int = 1) -> Card:
     card = planned_card(cfg)
     check_shares(cfg, processes)
     parent_card(cfg)
-    check_amp(cfg, cfg.MODEL.DEVICE)  # "auto" is settled where the run is: it may have a GPU that is not here
+    check_device(cfg, cfg.MODEL.DEVICE)  # "auto" is settled where the run is: it may have a GPU that is not here
     return card
 
 
@@ -145,11 +145,13 @@ def run_parts(cfg: CfgNode, corpus: Corpus, identity: Mapping[str, Any]) -> dict
     }
 
 
-def check_amp(cfg: CfgNode, device: str) -> None:
-    """Raises UserError for mixed precision on a ``device`` "cpu"."""
+def check_device(cfg: CfgNode, device: str) -> None:
+    """Raises UserError for mixed precision, or the GPU's decoder, on a ``device`` "cpu"."""
     # Measured with torch 2.15 on one CPU thread: two equal runs in bfloat16 differed, so no resume could be exact.
     if cfg.PRETRAIN.AMP == "bf16" and device == "cpu":
         raise UserError(
             'PRETRAIN.AMP is "bf16" on a CPU, where bfloat16 runs do not repeat to the bit',
             hint="use PRETRAIN.AMP off, or a GPU",
         )
+    if cfg.PRETRAIN.LOADER.DECODE == "gpu" and device == "cpu":
+        raise UserError("PRETRAIN.LOADER.DECODE is 'gpu' on a CPU", hint="use PRETRAIN.LOADER.DECODE cpu, or a GPU")

@@ -41,7 +41,7 @@ from scaleprior.pretrain.network.pretrainer import Pretrainer, prior_bias
 from scaleprior.pretrain.network.sync_norms import share_statistics
 from scaleprior.pretrain.optim.optimizers import build_optimizer
 from scaleprior.pretrain.optim.schedule import Schedule, budget_steps
-from scaleprior.pretrain.plan import check_amp, check_pretraining, parent_card, planned_card, run_identity, run_parts
+from scaleprior.pretrain.plan import check_device, check_pretraining, parent_card, planned_card, run_identity, run_parts
 from scaleprior.pretrain.recipe import recipe_of
 from scaleprior.provenance import created_by
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
@@ -194,7 +194,7 @@ def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> LabelMetrics:
 def _device(cfg: CfgNode) -> torch.device:
     """Where this process trains; a config that cannot be trained there is refused."""
     device = resolve_device(cfg.MODEL.DEVICE)
-    check_amp(cfg, device.type)
+    check_device(cfg, device.type)
     return device
 
 
@@ -281,6 +281,7 @@ def _trainer(
         checkpoint_period=node.CHECKPOINT_PERIOD,
         max_unreadable=node.LOADER.MAX_UNREADABLE,
         workers=node.LOADER.NUM_WORKERS,
+        decode_on_device=node.LOADER.DECODE == "gpu",
     )
 
 

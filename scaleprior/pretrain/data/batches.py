@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from scaleprior.corpus import Corpus, Fraction, corrupt_labels
+from scaleprior.corpus.images import decode
 from scaleprior.errors import UserError
 from scaleprior.pretrain.data.augment import CropAugmentation, uniforms
 from scaleprior.pretrain.losses.targets import Targets
@@ -32,6 +33,8 @@ __all__ = [
 
 
 T = TypeVar("T")
+
+B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class LabelledBatch:
 
     def pin_memory(self) -> LabelledBatch:
         """A copy in pinned memory; a loader that is asked for pinned batches calls this."""
-        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
+        images = self.images if self.images.is_cuda else self.images.pin_memory()  # decoded on a GPU, they are there
+        return replace(self, images=images, targets=self.targets.pin_memory())
 
 
 class ImageSet:
@@ -114,6 +118,19 @@ class ImageSet:
     def decode(self, row: int, order: str) -> np.ndarray:
         """uint8 [H, W, 3]. Raises UserError (also ImageError) for an image that cannot be read."""
         return self.fraction.decode(self.start + row, order=order, strict=self.strict)
+
+    def read(self, row: int) -> bytes:
+        """An image as it is encoded. Raises UserError for one whose file is gone or too short."""
+        return self.fraction.read(self.start + row)
+
+    def decode_bytes(self, data: bytes, order: str) -> np.ndarray:
+        """What :meth:`decode` makes of what :meth:`read` returned. Raises ImageError if it cannot be decoded."""
+        return decode(data, order=order, upright=self.upright, strict=self.strict)
+
+    @property
+    def upright(self) -> bool:
+        """Whether images are turned as their EXIF orientation says."""
+        return self.fraction.corpus.upright
 
     def labels_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """CSR of some rows, with ancestors if ``expand``: int64 labels and offsets [len(rows) + 1]."""
@@ -219,7 +236,7 @@ def held_out_rows(cfg: CfgNode, corpus: Corpus) -> tuple[Fraction, int] | None:
     return other.fraction(images=node.IMAGES), 0
 
 
-class TrainBatches(Dataset):
+class TrainBatches(Dataset[LabelledBatch]):
     """Map from step to :class:`LabelledBatch`; picklable, for worker processes.
 
     Args:
@@ -252,10 +269,11 @@ class TrainBatches(Dataset):
             good.append(row)
         rows = np.asarray(good, dtype=np.int64)
         return LabelledBatch(
-            torch.from_numpy(crops[: len(good)]), self._targets(rows), torch.from_numpy(rows), tuple(unreadable)
+            torch.from_numpy(crops[: len(good)]), self.targets(rows), torch.from_numpy(rows), tuple(unreadable)
         )
 
-    def _targets(self, rows: np.ndarray) -> Targets:
+    def targets(self, rows: np.ndarray) -> Targets:
+        """Labels of images, int64 [b] indices into the fraction."""
         labels, offsets = map(torch.from_numpy, self.images.labels_of(rows))
         absent = self.images.absent_of(rows)
         known = None if absent is None else (torch.from_numpy(absent[0]), torch.from_numpy(absent[1]))
@@ -271,7 +289,7 @@ class TrainBatches(Dataset):
         return stored
 
 
-def batches(dataset: TrainBatches, start: int, stop: int, *, workers: int) -> Iterator[LabelledBatch]:
+def batches(dataset: Dataset[B], start: int, stop: int, *, workers: int) -> Iterator[B]:
     """Batches of steps ``start`` .. ``stop - 1``, prepared by ``workers`` processes (0: by this one)."""
     return loaded(dataset, range(start, stop), workers=workers)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from scaleprior.errors import FailureError
 from scaleprior.pretrain.data.batches import LabelledBatch, TrainBatches, batches
+from scaleprior.pretrain.data.decoding import decoded_batches
 from scaleprior.pretrain.figures.recorder import Counters, Recorder
 from scaleprior.pretrain.loop.admission import Admission, Refusal, admit
 from scaleprior.pretrain.loop.pending import PendingSteps, StepRecord
@@ -50,7 +52,7 @@ class PretrainTrainer:
         model: on its device. step: what is done with a batch. schedule: factor on ``base_lr``.
         dataset: batch of any step. folder: of the run; another's checkpoint is refused.
         checkpoint_period: in steps; 0 = no periodic checkpoints.
-        max_unreadable: share in [0, 1]. workers: loader processes.
+        max_unreadable: share in [0, 1]. workers: loader processes. decode_on_device: JPEGs of a batch.
     """
 
     model: Pretrainer
@@ -63,6 +65,7 @@ class PretrainTrainer:
     checkpoint_period: int
     max_unreadable: float
     workers: int = 0
+    decode_on_device: bool = False
     counters: Counters = field(default_factory=Counters)
 
     def resume(self) -> bool:
@@ -112,7 +115,7 @@ class PretrainTrainer:
         """
         total, first = self.schedule.total, self.counters.step
         self.model.train()
-        source = batches(self.dataset, first, total, workers=self.workers)
+        source = self._batches(first, total)
         pending = PendingSteps(self.processes.device)
         watch = _Watch(self.counters, recorder if self.processes.main else None, progress, total)
         with catch_sigterm() as stop:
@@ -143,6 +146,11 @@ class PretrainTrainer:
                     raise Interrupted(
                         f"stopped by SIGTERM after step {step + 1} of {total}", hint=f"add {parameter('resume', True)}"
                     )
+
+    def _batches(self, start: int, stop: int) -> Iterator[LabelledBatch]:
+        if self.decode_on_device:
+            return decoded_batches(self.dataset, start, stop, workers=self.workers, device=self.processes.device)
+        return batches(self.dataset, start, stop, workers=self.workers)
 
     def _admission(
         self, step: int, batch: LabelledBatch, pending: PendingSteps, watch: _Watch, *, first: int, stop: bool

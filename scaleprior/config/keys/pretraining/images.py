@@ -46,9 +46,16 @@ KEYS = (
         "Processes that prepare batches; 0 = the training process itself, best for small images. No effect on results.",
         legal=Number(0, 256),
     ),
+    _key(
+        "PRETRAIN.LOADER.DECODE", "cpu",
+        "Who decodes training images. gpu: JPEGs by torchvision's decoder of the GPU, which crops and resizes them, "
+        "too; other formats, and JPEGs out of the ordinary, still on the CPU. The crops are the same but for rounding. "
+        "Needs a GPU.",
+        legal=one_of("cpu", "gpu"), since=2,
+    ),
     _neutral(
         "PRETRAIN.LOADER.CACHE_MB", 1024,
-        "Decoded images kept in memory, with NUM_WORKERS 0 only. No effect on results.",
+        "Decoded images kept in memory, with NUM_WORKERS 0 and DECODE cpu only. No effect on results.",
         legal=at_least(0), unit="megabytes of 2**20 bytes",
     ),
     _neutral(
