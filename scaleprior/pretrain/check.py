@@ -92,7 +92,8 @@ def pretraining_needs(cfg: CfgNode, labels: int, *, processes: int = 1) -> Needs
     batch = images * map_bytes(spec, side * side, _MAPS, half=node.AMP == "bf16")
     return Needs(
         left=weights,
-        peak=2 * weights * (1 + slots) + weights,  # the head and the backbone are written beside the last checkpoint
+        # the next checkpoint beside those that are kept, and at the end head and backbone
+        peak=(node.CHECKPOINTS + 1) * weights * (1 + slots) + weights,
         memory=training_bytes(model, slots=slots) + batch,
         of=f"parameters, gradients, the optimiser and the maps of {images} images of {side}x{side} pixels",
     )

@@ -1,13 +1,12 @@
 """A whole pretraining run: corpus in, backbone with its card out.
 
-The output folder holds ``config.yaml`` with ``scaleprior.yaml``, ``run.json`` (identity), ``checkpoint.safetensors``
-while running, and what the recorder writes (``metrics.jsonl``); at the end ``backbone.safetensors``,
-``head.safetensors`` and, last, ``result.json``, which marks it finished.
+The output folder holds ``config.yaml`` with ``scaleprior.yaml``, ``run.json`` (identity), the last checkpoints while
+running, and what the recorder writes (``metrics.jsonl``); at the end ``backbone.safetensors``, ``head.safetensors``
+and, last, ``result.json``, which marks it finished.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,10 +31,11 @@ from scaleprior.files import read_json, write_json
 from scaleprior.pretrain.data.augment import CropAugmentation
 from scaleprior.pretrain.data.batches import ImageSet, TrainBatches, training_set
 from scaleprior.pretrain.evaluation.measures import Measured, Measures
-from scaleprior.pretrain.figures.recorder import JsonLines, Recorder
+from scaleprior.pretrain.figures.recorder import JsonLines, Recorder, closed_after
 from scaleprior.pretrain.loop.calculating import calculating
+from scaleprior.pretrain.loop.saved import saved_state
 from scaleprior.pretrain.loop.step import TrainStep
-from scaleprior.pretrain.loop.trainer import CHECKPOINT, PretrainTrainer, read_run_checkpoint
+from scaleprior.pretrain.loop.trainer import PretrainTrainer
 from scaleprior.pretrain.metrics import LabelMetrics, PretrainMetrics
 from scaleprior.pretrain.network.pretrainer import Pretrainer, prior_bias
 from scaleprior.pretrain.network.sync_norms import share_statistics
@@ -45,7 +45,9 @@ from scaleprior.pretrain.plan import check_device, check_pretraining, parent_car
 from scaleprior.pretrain.recipe import recipe_of
 from scaleprior.provenance import created_by
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
+from scaleprior.training.checkpoints import Checkpoints
 from scaleprior.training.device import resolve_device
+from scaleprior.training.metrics_file import write_errors
 from scaleprior.training.positions import BatchPlan
 from scaleprior.training.processes import ProcessGroup, join_processes, place_in_group
 from scaleprior.training.run_folder import RUN_FILE, RunFolder
@@ -110,7 +112,8 @@ def run_pretraining(
 
     Raises:
         UserError: an illegal value (names the key), a fraction that does not fit, another run's folder.
-        Interrupted: SIGTERM; the state is saved. FailureError: a loss that is not finite, too many unreadable images.
+        Interrupted: SIGTERM; the state is saved. FailureError: a loss that is not finite, too many unreadable images,
+            a full disk.
     """
     out, count = Path(out), place_in_group()[1]
     spec, parent = check_pretraining(loaded.cfg, processes=count).arch, parent_card(loaded.cfg)
@@ -127,16 +130,17 @@ def run_pretraining(
         made_of = run_parts(cfg, corpus, identity)
         folder = RunFolder(out, identity, parts="config, corpus or number of processes", made_of=made_of)
         finished = _finished(folder, resume=resume)
+        node, saved = cfg.PRETRAIN, None
+        checkpoints = Checkpoints(out, keep=node.CHECKPOINTS)
         if resume and finished is None:
-            read_run_checkpoint(folder)  # it is refused before anything is written, not when it is needed
+            saved = saved_state(folder, checkpoints, processes)  # refused before anything is written
         processes.wait()  # nobody writes before everybody has looked
         if finished is not None:
             if processes.main:
-                (out / CHECKPOINT).unlink(missing_ok=True)  # left by a run killed between its last two lines
+                checkpoints.remove()  # left by a run killed between its last two lines
             return finished
-        node = cfg.PRETRAIN
         recorder = recorder or JsonLines(out, period=node.METRICS_PERIOD, tensorboard=node.TENSORBOARD)
-        with contextlib.closing(recorder):
+        with closed_after(recorder, out):
             recorder.prepare(processes)
             if processes.main:
                 log_settled(loaded.cfg, cfg, count)
@@ -144,10 +148,12 @@ def run_pretraining(
                 write_config(cfg, out, complete=["PRETRAIN"])  # over what Detectron2's set-up may have put there
                 if parent is not None:
                     warn_of_assumed(parent, logger)
-            trainer = _trainer(cfg, spec, images, processes, folder, parent)
-            if resume:
-                trainer.resume()
-            recorder.open(processes, trainer.counters, trainer.schedule.total)
+            trainer = _trainer(cfg, spec, images, processes, folder, checkpoints, parent)
+            if saved is not None:
+                trainer.resume(saved)
+                del saved  # as large as the model and the optimiser together
+            with write_errors(out):
+                recorder.open(processes, trainer.counters, trainer.schedule.total)
             trainer.train(recorder, progress)
             measured = measures(trainer.model)
             result = _finish(cfg, spec, trainer, measured, parent, recorder) if processes.main else None
@@ -240,6 +246,7 @@ def _trainer(
     images: ImageSet,
     processes: ProcessGroup,
     folder: RunFolder,
+    checkpoints: Checkpoints,
     parent: Card | None,
 ) -> PretrainTrainer:
     node = cfg.PRETRAIN
@@ -277,6 +284,7 @@ def _trainer(
         dataset=dataset,
         processes=processes,
         folder=folder,
+        checkpoints=checkpoints,
         base_lr=node.OPTIMIZER.BASE_LR,
         checkpoint_period=node.CHECKPOINT_PERIOD,
         max_unreadable=node.LOADER.MAX_UNREADABLE,
@@ -304,7 +312,7 @@ def _finish(
     parent: Card | None,
     recorder: Recorder,
 ) -> PretrainResult:
-    """Write the final files, ``result.json`` last; then the checkpoint has served."""
+    """Write the final files, ``result.json`` last; then the checkpoints have served."""
     out, counters, images = trainer.folder.out, trainer.counters, trainer.dataset.images
     metrics = PretrainMetrics(
         loss=counters.loss,
@@ -317,11 +325,15 @@ def _finish(
         held_out=measured.held_out,
     )
     labels = images.label_space
-    save_checkpoint(out / HEAD, {"label_space": labels.fingerprint, "head": trainer.model.head.state_dict()})
-    save_backbone(out / BACKBONE, trainer.model.trunk.canonical_state(), _card(cfg, spec, trainer, parent))
-    recorder.finish(metrics)
-    write_json(out / RESULT, metrics.to_dict())
-    (out / CHECKPOINT).unlink(missing_ok=True)
+    head = {"label_space": labels.fingerprint, "head": trainer.model.head.state_dict()}
+    trunk, card = trainer.model.trunk.canonical_state(), _card(cfg, spec, trainer, parent)
+    room = trainer.checkpoints.making_room
+    room(lambda: save_checkpoint(out / HEAD, head))
+    room(lambda: save_backbone(out / BACKBONE, trunk, card))
+    with write_errors(out):
+        recorder.finish(metrics)
+    room(lambda: write_json(out / RESULT, metrics.to_dict()))
+    trainer.checkpoints.remove()
     return PretrainResult(out / BACKBONE, metrics)
 
 

@@ -108,7 +108,7 @@ class Checkpoints:
         """Remove all: the run is finished, or begins anew."""
         self._remove(self.paths())
 
-    def making_room(self, write: Callable[[], None]) -> None:
+    def making_room(self, write: Callable[[], object]) -> None:
         """Call ``write``, again each time that an older checkpoint gave way because the disk is full.
 
         Raises:
@@ -116,7 +116,8 @@ class Checkpoints:
         """
         while True:
             try:
-                return write()
+                write()
+                return
             except WriteError as e:
                 spare = self._spare() if e.full else None
                 if spare is None:

@@ -1,14 +1,59 @@
-"""JSON-lines files of a run's figures: what a resumed run records again must not stand there twice."""
+"""JSON-lines files of a run's figures: whole lines, and what a resumed run records again stands there once."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
-from scaleprior.files import write_text
+from scaleprior.files import WriteError, write_text
 
-__all__ = ["cut_lines"]
+__all__ = ["MetricsFile", "cut_lines", "write_errors"]
+
+
+class MetricsFile:
+    """A file of figures that grows by a line at a time; a line that does not fit leaves no part of itself.
+
+    Raises:
+        WriteError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with write_errors(path):
+            self._file = path.open("ab", buffering=0)
+
+    def write(self, line: str) -> None:
+        """Append ``line`` and its end.
+
+        Raises:
+            WriteError: it does not fit, or cannot be written; the file is as it was.
+        """
+        data = line.encode() + b"\n"
+        left = memoryview(data)
+        end = self._file.tell()
+        try:
+            while left:  # what is left after a part that just fits is refused
+                left = left[self._file.write(left) :]
+        except OSError as e:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+            raise WriteError.of(self._path, e, size=len(data)) from e
+
+    def close(self) -> None:
+        """Nothing waits to be written."""
+        self._file.close()
+
+
+@contextlib.contextmanager
+def write_errors(place: str | Path) -> Iterator[None]:
+    """Around what writes figures: what the file system says is a WriteError, of the file that it names or ``place``."""
+    try:
+        yield
+    except OSError as e:
+        raise WriteError.of(e.filename or place, e) from e
 
 
 def cut_lines(path: Path, key: str, last: float, *, in_place: bool = False) -> None:

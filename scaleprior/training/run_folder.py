@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scaleprior.errors import ScalePriorError, UserError
-from scaleprior.files import read_json, remove_leftovers, write_json
+from scaleprior.files import WriteError, read_json, remove_leftovers, write_json
 from scaleprior.training.differences import differing_parts
 from scaleprior.training.extension import Extension, Schedule, extended_fingerprint, read_history
 from scaleprior.wording import parameter, shown
 
-__all__ = ["RUN_FILE", "RunFolder", "refuse_other_run", "restoring", "with_way_on"]
+__all__ = ["RUN_FILE", "RunFolder", "refuse_other_run", "restoring", "with_room", "with_way_on"]
 
 RUN_FILE = "run.json"
 E = TypeVar("E", bound=ScalePriorError)
@@ -167,3 +167,10 @@ def with_way_on(error: E, steps: int) -> E:
     return type(error)(
         error.wording.marked, hint=f"{saved}: repair that file and go on with {parameter('resume', True)}"
     )
+
+
+def with_room(error: WriteError, steps: int) -> WriteError:
+    """An error of writing what is not the state, that also says how to go on: ``steps`` steps are saved."""
+    saved = "the first step is saved" if steps == 1 else f"the first {steps} steps are saved"
+    first = "free space" if error.full else "mend that"
+    return WriteError(error.what, hint=f"{saved}: {first} and go on with {parameter('resume', True)}")

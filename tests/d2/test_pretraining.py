@@ -200,7 +200,7 @@ def test_two_processes_stop_together_and_go_on(opts: Callable, tmp_path: Path) -
     ("words", "gone", "said"),
     [
         (["SEED", "1"], None, "holds a run with another config"),
-        (["SEED", "1"], "run.json", "checkpoint.safetensors holds a run with another config"),
+        (["SEED", "1"], "run.json", ".safetensors holds a run with another config"),
     ],
 )
 def test_a_refused_resume_leaves_the_folder_as_it_was(

@@ -32,7 +32,8 @@ from scaleprior.pretrain import (
 )
 from scaleprior.pretrain.data.batches import training_set
 from scaleprior.pretrain.loop import trainer as trainer_module
-from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
+from scaleprior.training.checkpoint import save_checkpoint
+from scaleprior.training.checkpoints import Checkpoints, SavedState
 from scaleprior.training.positions import BatchPlan
 from scaleprior.training.signals import Interrupted
 from tests import processes
@@ -46,6 +47,12 @@ REPO = Path(__file__).resolve().parents[2]
 
 def weights(folder: Path) -> tuple[bytes, bytes]:
     return (folder / "backbone.safetensors").read_bytes(), (folder / "head.safetensors").read_bytes()
+
+
+def newest(folder: Path) -> SavedState:
+    found = Checkpoints(folder).load()
+    assert found is not None
+    return found
 
 
 def test_a_run_leaves_backbone_card_and_metrics(small_config: Callable, tmp_path: Path, corpus_folder: Path) -> None:
@@ -215,8 +222,7 @@ def test_sigterm_inside_the_process_raises_interrupted(small_config: Callable, t
     with pytest.raises(Interrupted, match=r"after step 2 of 4; add resume=True") as error:
         pretrain(small_config(), tmp_path / "run", progress=terminate)
     assert error.value.exit_code == 143
-    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
-    state = load_checkpoint(checkpoint)  # as versions wrote it whose trunks had other names
+    checkpoint, state = newest(tmp_path / "run")  # as versions wrote it whose trunks had other names
     state["model"] = {name.replace("trunk.body.", "trunk."): tensor for name, tensor in state["model"].items()}
     save_checkpoint(checkpoint, state)
     with pytest.raises(UserError, match=r"written by another version: RuntimeError: .*remove the file to start"):
@@ -280,8 +286,8 @@ def stop_at(step: int) -> Callable[[int, int, object], None]:
     [
         (("SEED", "1"), None, "holds a run with another config"),
         ((), lambda run: (run / "run.json").write_text("{"), "is not JSON"),
-        (("SEED", "1"), lambda run: (run / "run.json").unlink(), "checkpoint.safetensors holds a run with another"),
-        ((), lambda run: spoil_last_byte(run / "checkpoint.safetensors"), "checkpoint.safetensors"),
+        (("SEED", "1"), lambda run: (run / "run.json").unlink(), "0001.safetensors holds a run with another"),
+        ((), lambda run: [*map(spoil_last_byte, run.glob("checkpoint*"))], "checkpoint_0000001.safetensors is damaged"),
     ],
 )
 def test_a_refused_resume_leaves_the_folder_as_it_was(
@@ -373,7 +379,7 @@ def test_an_image_that_is_bad_at_the_first_step_leaves_no_checkpoint(tmp_path: P
         FailureError, match=r"step 0: 4 of 4 images cannot be read, .*; check the corpus' files; [^;]*$"
     ):
         pretrain(loaded, tmp_path / "run")
-    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+    assert Checkpoints(tmp_path / "run").paths() == []
 
 
 @pytest.mark.slow
@@ -390,7 +396,7 @@ def test_an_image_that_goes_bad_on_one_of_two_processes_loses_no_step(tmp_path: 
     done = processes.run(command, cwd=tmp_path)
     assert done.returncode == 1
     assert "1 of 24 images read so far are unreadable" in done.stderr
-    assert load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")["counters"]["step"] == 2
+    assert newest(tmp_path / "run").state["counters"]["step"] == 2
 
 
 def test_training_goes_on_from_other_weights(

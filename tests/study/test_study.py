@@ -101,7 +101,7 @@ def test_killed_again_and_again_it_ends_with_the_same_results(finished: Path, tm
 
 def test_kill_loses_at_most_the_current_step(tmp_path: Path) -> None:
     """kill -9 in the middle of a stage: its checkpoint holds every step that was reported, or all but the last."""
-    from scaleprior.training.checkpoint import load_checkpoint
+    from scaleprior.training.checkpoints import Checkpoints
 
     endless = {"config": TINY["pretrain"]["config"], "overrides": {**TINY["pretrain"]["overrides"],
                "PRETRAIN.BUDGET.AMOUNT": 100000.0}}  # fmt: skip
@@ -117,8 +117,10 @@ def test_kill_loses_at_most_the_current_step(tmp_path: Path) -> None:
     _wait_until_unlocked(out)
     assert [c.state for c in study_status(out).cells] == ["pending"]
     (reported,) = _steps(out).values()
-    (checkpoint,) = out.glob("cells/*/pretrain/checkpoint.safetensors")
-    assert load_checkpoint(checkpoint)["counters"]["step"] >= reported - 1 >= 4
+    (folder,) = out.glob("cells/*/pretrain")
+    saved = Checkpoints(folder).load()
+    assert saved is not None
+    assert saved.state["counters"]["step"] >= reported - 1 >= 4
 
 
 def _wait_until_unlocked(out: Path) -> None:

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,10 +19,11 @@ from scaleprior.detect.data.loader import DetectionBatch, TrainLoader
 from scaleprior.detect.faster_rcnn.model import Detector
 from scaleprior.detect.faster_rcnn.solver import build_optimizer, clip_gradients, lr_factor
 from scaleprior.errors import FailureError, UserError
+from scaleprior.files import WriteError
 from scaleprior.progress import ProgressFn
 from scaleprior.training.checkpoints import Checkpoints
-from scaleprior.training.metrics_file import cut_lines
-from scaleprior.training.run_folder import RunFolder, refuse_other_run, restoring, with_way_on
+from scaleprior.training.metrics_file import MetricsFile, cut_lines
+from scaleprior.training.run_folder import RunFolder, refuse_other_run, restoring, with_room, with_way_on
 from scaleprior.training.seeds import mixed_seed
 from scaleprior.training.signals import Interrupted, catch_sigterm
 from scaleprior.wording import parameter
@@ -59,6 +60,7 @@ class DetectorTrainer:
             self.device.type, enabled=cfg.SOLVER.AMP.ENABLED and self.device.type == "cuda"
         )
         self.step = 0
+        self._unwritten = ""  # the line of figures that the disk had no room for
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint in the folder, if there is any; nothing is written.
@@ -77,13 +79,15 @@ class DetectorTrainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             self.step = state["step"]
+            self._unwritten = state.get("unwritten", "")
         logger.info("resumed at step %d from %s", self.step, path)
 
     def train(self, *, progress: ProgressFn | None = None) -> None:
         """Run the steps that are left.
 
         Raises:
-            FailureError: the loss is not finite; names the step and the images.
+            FailureError: the loss is not finite; names the step and the images. WriteError: the disk is full, perhaps;
+                of a line of figures that does not fit the state is saved, and the line with it.
             Interrupted: SIGTERM came; the state is saved.
             UserError: an image cannot be used; the state is saved.
         """
@@ -98,8 +102,7 @@ class DetectorTrainer:
                 numbers = self._step(batch)
                 self.step += 1
                 if self.step % _METRICS_PERIOD == 0 or self.step == total:
-                    metrics.write(json.dumps({"step": self.step, **numbers}) + "\n")
-                    metrics.flush()
+                    self._write(metrics, json.dumps({"step": self.step, **numbers}))
                 if progress is not None:
                     progress(self.step, total, {"loss": numbers["loss"]})
                 if stop.requested and self.step < total:
@@ -152,6 +155,14 @@ class DetectorTrainer:
         self.scaler.update()
         return {"loss": sum(parts.values()), **parts, "lr": self.cfg.SOLVER.BASE_LR * rate}
 
+    def _write(self, metrics: MetricsFile, line: str) -> None:
+        try:
+            metrics.write(line)
+        except WriteError as e:
+            self._unwritten = line
+            self._save()
+            raise with_room(e, self.step) from e
+
     def _save(self) -> None:
         state: dict[str, Any] = {
             "fingerprint": self.folder.fingerprint,
@@ -159,6 +170,7 @@ class DetectorTrainer:
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "unwritten": self._unwritten,
         }
         self.checkpoints.save(self.step, state)
 
@@ -167,13 +179,15 @@ class DetectorTrainer:
         last = self.folder.history[-1] if self.folder.history else None
         return last is not None and (state.get("fingerprint"), state.get("step")) == (last.fingerprint, last.steps)
 
-    @contextlib.contextmanager
-    def _metrics(self) -> Iterator[IO[str]]:
+    def _metrics(self) -> contextlib.closing[MetricsFile]:
         """metrics.jsonl, open for appending; lines past the step we start from are those of the lost steps."""
         path = self.folder.out / METRICS
         cut_lines(path, "step", self.step)
-        with path.open("a", encoding="utf-8") as file:
-            yield file
+        metrics = MetricsFile(path)
+        if self._unwritten:
+            metrics.write(self._unwritten)
+            self._unwritten = ""
+        return contextlib.closing(metrics)
 
 
 def checkpoint_steps(checkpoints: Checkpoints) -> int | None:

@@ -5,22 +5,24 @@ The trainer knows no files of figures; it calls a :class:`Recorder`. Under Detec
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from scaleprior.errors import UserError
-from scaleprior.training.metrics_file import cut_lines
+from scaleprior.files import WriteError
+from scaleprior.training.metrics_file import MetricsFile, cut_lines, write_errors
 
 if TYPE_CHECKING:
     from scaleprior.pretrain.metrics import PretrainMetrics
     from scaleprior.training.processes import ProcessGroup
 
-__all__ = ["METRICS", "Counters", "JsonLines", "Recorder"]
+__all__ = ["METRICS", "Counters", "JsonLines", "Recorder", "closed_after"]
 
 METRICS = "metrics.jsonl"
 
@@ -32,6 +34,7 @@ class Counters:
     Attributes:
         step: finished steps. images_seen: images trained on. loss: of the last step.
         unreadable: images that could not be read, once for every time. seconds: of training.
+        unwritten: lines of figures that the disk had no room for when the run stopped; the next start writes them.
     """
 
     step: int = 0
@@ -39,13 +42,20 @@ class Counters:
     unreadable: int = 0
     seconds: float = 0.0
     loss: float = math.nan
+    unwritten: tuple[str, ...] = ()
 
 
 class Recorder:
     """What a run tells, in this order; a subclass takes what it needs. The same object serves one run, once.
 
-    Every process calls ``prepare``, ``open`` and ``close``; only the main one calls ``step`` and ``finish``.
+    Every process calls ``prepare``, ``open`` and ``close``; only the main one calls ``step`` and ``finish``. An OSError
+    of any of them, or a WriteError, ends the run; where that was a step, with the state saved.
+
+    Attributes:
+        unwritten: lines that could not be written; the checkpoint keeps them.
     """
+
+    unwritten: tuple[str, ...] = ()
 
     def prepare(self, processes: ProcessGroup) -> None:
         """The folder is ours and the config is legal; nothing is written, seeded or built yet."""
@@ -76,7 +86,7 @@ class JsonLines(Recorder):
         self._out = out
         self._period = period
         self._tensorboard = tensorboard
-        self._file: TextIO | None = None
+        self._file: MetricsFile | None = None
         self._board: Any = None
         self._since = (0.0, 0.0)
 
@@ -85,7 +95,10 @@ class JsonLines(Recorder):
         if processes.main:
             path = self._out / METRICS
             cut_lines(path, "step", counters.step)
-            self._file = path.open("a", encoding="utf-8")
+            self._file = MetricsFile(path)
+            self.unwritten = counters.unwritten
+            self._write()
+            counters.unwritten = ()
             if self._tensorboard:
                 self._board = _summary_writer(self._out / "tensorboard", counters.step)
 
@@ -104,17 +117,39 @@ class JsonLines(Recorder):
             "images_per_s": round(rate, 1),
             "unreadable": numbers["unreadable"],
         }
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self.unwritten += (json.dumps(line),)
+        self._write()
         if self._board is not None:
             for name in ("loss", "lr", "images_per_s"):
                 self._board.add_scalar(f"pretrain/{name}", line[name], done)
+
+    def _write(self) -> None:
+        while self._file is not None and self.unwritten:
+            self._file.write(self.unwritten[0])
+            self.unwritten = self.unwritten[1:]
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+@contextlib.contextmanager
+def closed_after(recorder: Recorder, out: Path) -> Iterator[None]:
+    """Close ``recorder`` at the end; what that meets of a full disk does not hide the error that ended the block.
+
+    Raises:
+        WriteError: the block was fine, and the last figures cannot be written.
+    """
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError, WriteError):
+            recorder.close()
+        raise
+    with write_errors(out):
+        recorder.close()
 
 
 def _summary_writer(folder: Path, step: int) -> Any:

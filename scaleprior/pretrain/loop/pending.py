@@ -46,6 +46,9 @@ class PendingSteps:
         self._cuda = device.type == "cuda"
         self._waiting: deque[_Waiting] = deque()
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def add(self, record: StepRecord, figures: StepFigures) -> None:
         """A step was handed to the device; its figures are on their way to the host."""
         values = torch.stack((figures.loss, figures.own, figures.gradient_norm, figures.finite.float()))

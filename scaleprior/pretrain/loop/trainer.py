@@ -6,26 +6,28 @@ optimiser, generators, counters). So "resume" is: load, and continue with the ne
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from scaleprior.errors import FailureError
+from scaleprior.files import WriteError
 from scaleprior.pretrain.data.batches import LabelledBatch, TrainBatches, batches
 from scaleprior.pretrain.data.decoding import decoded_batches
 from scaleprior.pretrain.figures.recorder import Counters, Recorder
 from scaleprior.pretrain.loop.admission import Admission, Refusal, admit
 from scaleprior.pretrain.loop.pending import PendingSteps, StepRecord
 from scaleprior.pretrain.optim.optimizers import load_optimizer
-from scaleprior.training.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
-from scaleprior.training.run_folder import refuse_other_run, restoring, with_way_on
+from scaleprior.training.checkpoint import restore_rng, rng_state
+from scaleprior.training.metrics_file import write_errors
+from scaleprior.training.run_folder import restoring, with_room, with_way_on
 from scaleprior.training.signals import Interrupted, catch_sigterm
 from scaleprior.wording import parameter
 
@@ -34,14 +36,13 @@ if TYPE_CHECKING:
     from scaleprior.pretrain.network.pretrainer import Pretrainer
     from scaleprior.pretrain.optim.schedule import Schedule
     from scaleprior.progress import ProgressFn
+    from scaleprior.training.checkpoints import Checkpoints, SavedState
     from scaleprior.training.processes import ProcessGroup
     from scaleprior.training.run_folder import RunFolder
 
-__all__ = ["CHECKPOINT", "PretrainTrainer", "read_run_checkpoint"]
+__all__ = ["PretrainTrainer"]
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass
@@ -50,7 +51,7 @@ class PretrainTrainer:
 
     Attributes:
         model: on its device. step: what is done with a batch. schedule: factor on ``base_lr``.
-        dataset: batch of any step. folder: of the run; another's checkpoint is refused.
+        dataset: batch of any step. folder: of the run. checkpoints: in it.
         checkpoint_period: in steps; 0 = no periodic checkpoints.
         max_unreadable: share in [0, 1]. workers: loader processes. decode_on_device: JPEGs of a batch.
     """
@@ -61,6 +62,7 @@ class PretrainTrainer:
     dataset: TrainBatches
     processes: ProcessGroup
     folder: RunFolder
+    checkpoints: Checkpoints
     base_lr: float
     checkpoint_period: int
     max_unreadable: float
@@ -68,25 +70,26 @@ class PretrainTrainer:
     decode_on_device: bool = False
     counters: Counters = field(default_factory=Counters)
 
-    def resume(self) -> bool:
-        """Load the checkpoint in ``out``; False if there is none.
+    def resume(self, saved: SavedState) -> None:
+        """Go on from a checkpoint of this run.
 
         Raises:
-            UserError: the checkpoint is another run's.
+            UserError: it holds other names or shapes.
         """
-        state, path = read_run_checkpoint(self.folder), self._checkpoint
-        if state is None:
-            return False
-        with restoring(path):
+        state = saved.state
+        with restoring(saved.path):
             self.model.load_state_dict(state["model"])
             load_optimizer(self.step.optimizer, state["optimizer"])
             restore_rng(state["rng"])
             self.counters = Counters(**state["counters"])
         logger.info("resuming %s after step %d", self.folder.out, self.counters.step)
-        return True
 
     def save(self) -> None:
-        """Write the checkpoint (the main process; others do nothing)."""
+        """Write a checkpoint (the main process; others do nothing).
+
+        Raises:
+            WriteError: there is no room for it; says how to go on.
+        """
         if self.processes.main:
             state = {
                 "fingerprint": self.folder.fingerprint,
@@ -95,11 +98,7 @@ class PretrainTrainer:
                 "rng": rng_state(),
                 "counters": asdict(self.counters),
             }
-            save_checkpoint(self._checkpoint, state)
-
-    @property
-    def _checkpoint(self) -> Path:
-        return self.folder.out / CHECKPOINT
+            self.checkpoints.save(self.counters.step, state)
 
     @cached_property
     def _model_state(self) -> dict[str, Tensor]:
@@ -111,7 +110,8 @@ class PretrainTrainer:
 
         Raises:
             Interrupted: SIGTERM came; the state is saved.
-            FailureError: a loss or gradient that is not finite; or too many unreadable images, and the state is saved.
+            FailureError: a loss or gradient that is not finite; or too many unreadable images, or no room for figures,
+                and the state is saved; or no room for that.
         """
         total, first = self.schedule.total, self.counters.step
         self.model.train()
@@ -138,7 +138,7 @@ class PretrainTrainer:
                 due = self.checkpoint_period and (step + 1) % self.checkpoint_period == 0
                 last = step + 1 == total
                 save = due or admission.stop or last
-                self._settle(pending, watch, everything=save)
+                self._settle_or_save(pending, watch, everything=save)
                 if save:
                     self.save()
                 if admission.stop and not last:
@@ -161,16 +161,32 @@ class PretrainTrainer:
         except Refusal as e:
             if step == first:  # the state of now is on the disk already, or there is none
                 raise
-            self._settle(pending, watch, everything=True)
+            self._settle_or_save(pending, watch, everything=True)
             self.save()
             self.processes.wait()  # else the first to leave would have the others ended while they save
             raise with_way_on(e, step) from None
+
+    def _settle_or_save(self, pending: PendingSteps, watch: _Watch, *, everything: bool) -> None:
+        """As :meth:`_settle`; where figures cannot be written, the state is saved, and they with it.
+
+        Raises:
+            WriteError: that is so; says how to go on.
+        """
+        try:
+            self._settle(pending, watch, everything=everything)
+        except WriteError as e:
+            for _ in range(len(pending)):
+                with contextlib.suppress(WriteError):
+                    self._settle(pending, watch, everything=True)
+            self.counters.unwritten = watch.unwritten
+            self.save()
+            raise with_room(e, self.counters.step) from e
 
     def _settle(self, pending: PendingSteps, watch: _Watch, *, everything: bool) -> None:
         """Read the figures that are there, or all of them, and tell them.
 
         Raises:
-            FailureError: those of a step are not finite; names it.
+            FailureError: those of a step are not finite; names it. WriteError: nobody can write them down.
         """
         for record, loss, own, norm, finite in pending.settled(all_of_them=everything):
             if not finite:
@@ -215,25 +231,16 @@ class _Watch:
     def __post_init__(self) -> None:
         self._since = time.perf_counter(), self.counters.images_seen
 
+    @property
+    def unwritten(self) -> tuple[str, ...]:
+        return () if self.recorder is None else self.recorder.unwritten
+
     def tell(self, record: StepRecord, loss: float) -> None:
         done = record.step + 1
         if self.recorder is not None:
-            self.recorder.step(done, self.total, {"loss": loss, **record.numbers})
+            with write_errors(f"the figures of step {done}"):
+                self.recorder.step(done, self.total, {"loss": loss, **record.numbers})
         if self.progress is not None:
             then, images = self._since
             rate = (record.numbers["images"] - images) / max(time.perf_counter() - then, 1e-9)
             self.progress(done, self.total, {"loss": loss, "images/s": rate})
-
-
-def read_run_checkpoint(folder: RunFolder) -> dict[str, Any] | None:
-    """The state that a run goes on from; None where it has no checkpoint yet.
-
-    Raises:
-        UserError: the checkpoint is damaged, or another run's.
-    """
-    path = folder.out / CHECKPOINT
-    if not path.exists():
-        return None
-    state = load_checkpoint(path)
-    refuse_other_run(state, folder.fingerprint, str(path), folder.parts)
-    return state

@@ -50,6 +50,12 @@ KEYS = (
         "Between checkpoints, from which an interrupted run goes on; 1 = every step, 0 = only on SIGTERM.",
         legal=at_least(0), unit="steps",
     ),
+    _neutral(
+        "PRETRAIN.CHECKPOINTS", 2,
+        "How many are kept, the last ones: from a damaged one a run falls back to the one before. On a full disk older "
+        "ones give way.",
+        legal=at_least(1), since=2,
+    ),
     _neutral("PRETRAIN.METRICS_PERIOD", 20, "Between lines of metrics.jsonl.", legal=at_least(1), unit="steps"),
     _neutral(
         "PRETRAIN.TENSORBOARD", False,
