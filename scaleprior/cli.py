@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from scaleprior._version import __version__
 from scaleprior.errors import ScalePriorError
+from scaleprior.progress import StandardError
 from scaleprior.wording import in_flags
 
 __all__ = ["build_parser", "main"]
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
+        handlers=[StandardError()],
     )
     args = _parse(build_parser(), arguments)
     try:

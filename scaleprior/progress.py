@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["ProgressFn", "progress_bar", "watched"]
+__all__ = ["ProgressFn", "StandardError", "progress_bar", "watched"]
 
 ProgressFn = Callable[[int, int, Mapping[str, float]], None]
 """``(done, total, numbers)``: steps done, steps in all, and figures worth showing such as ``{"loss": 0.7}``."""
+
+
+class StandardError(logging.Handler):
+    """Log lines on what is standard error when they come: while a bar is shown, above it, so that they do not tear it.
+
+    ``logging.StreamHandler`` keeps the stream that it met first.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        try:
+            sys.stderr.write(f"{self.format(record)}\n")
+        except Exception:
+            self.handleError(record)
 
 
 @contextlib.contextmanager

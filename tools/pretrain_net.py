@@ -23,7 +23,7 @@ from scaleprior.commands.tool_flags import exit_code, tool_parser
 from scaleprior.config import load_config
 from scaleprior.errors import UserError
 from scaleprior.pretrain import evaluate_pretrained, pretrain
-from scaleprior.progress import progress_bar
+from scaleprior.progress import StandardError, progress_bar
 from scaleprior.training.launching import launch
 
 
@@ -65,7 +65,7 @@ def detectron2_runtime(asked: str) -> ModuleType | None:
 
 def work(args: argparse.Namespace) -> None:
     """One process' share without Detectron2."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", handlers=[StandardError()])
     loaded = load_config(args.config_file, args.opts)
     out = loaded.cfg.OUTPUT_DIR
     main_process = os.environ.get("RANK", "0") == "0"

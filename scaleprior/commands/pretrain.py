@@ -32,7 +32,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _pretrain(args: argparse.Namespace) -> None:
     import json
+    import logging
     import os
+    import sys
 
     from scaleprior.config import load_config
     from scaleprior.pretrain import pretrain
@@ -40,6 +42,8 @@ def _pretrain(args: argparse.Namespace) -> None:
 
     loaded = load_config(args.config_file, args.opts)
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
+    if not sys.stderr.isatty():  # where there is no bar, lines say how far it is
+        logging.getLogger("scaleprior.pretrain.figures").setLevel(logging.INFO)
     with progress_bar("pretraining") as progress:
         result = pretrain(loaded, out, resume=args.resume, check=args.check, progress=progress)
     if os.environ.get("RANK", "0") != "0":
@@ -49,6 +53,5 @@ def _pretrain(args: argparse.Namespace) -> None:
         return
     print(f"backbone: {result.backbone}")
     print(f"{result.images_seen} images in {result.seconds:.1f} s, loss {result.metrics.loss:.4g}")
-    figures = {} if result.metrics.held_out is None else result.metrics.held_out.to_dict()
-    for name, value in figures.items():
-        print(f"held out, {name}: {value:.4g}")
+    for name, value in result.metrics.measured.to_dict().items():
+        print(f"{name.replace('held_out/', 'held out, ').replace('probe/', 'probe, ')}: {value:.4g}")

@@ -9,14 +9,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import torch
 from detectron2.engine import default_setup, launch as detectron2_launch
-from detectron2.utils.events import CommonMetricPrinter, EventStorage, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventStorage,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+    get_event_storage,
+)
 from detectron2.utils.logger import setup_logger
 
 from scaleprior.config import LoadedConfig, load_config
@@ -24,6 +31,7 @@ from scaleprior.config.seed import run_seed
 from scaleprior.d2.plan import default_config
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.pretrain import evaluate_pretrained, pretrain
+from scaleprior.pretrain.figures.boards import Board, weights_and_biases
 from scaleprior.pretrain.figures.recorder import Recorder
 from scaleprior.pretrain.metrics import PretrainMetrics
 from scaleprior.training.device import resolve_device
@@ -108,13 +116,35 @@ def _evaluate(loaded: LoadedConfig, out: str) -> dict[str, float | int]:
     return figures
 
 
+class _BoardWriter(EventWriter):
+    """Detectron2's events on a board of ours."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._last = -1
+
+    def write(self) -> None:
+        """Show what is new; an iteration i is step i + 1."""
+        found: dict[int, dict[str, float]] = {}
+        for name, (value, iteration) in get_event_storage().latest_with_smoothing_hint(20).items():
+            if iteration > self._last:
+                found.setdefault(iteration, {})[name] = value
+        for iteration in sorted(found):
+            self._board.show(iteration + 1, found[iteration])
+        self._last = max(found, default=self._last)
+
+    def close(self) -> None:
+        self._board.close()
+
+
 class EventRecorder(Recorder):
     """A run's numbers as Detectron2's events: its ``EventStorage`` is the current one while training goes on.
 
     Written every PRETRAIN.METRICS_PERIOD iterations, at the end and at an interruption: the terminal and ``log.txt``,
     ``metrics.json`` (JSON lines: iteration, total_loss, lr, time, data_time, eta_seconds, epoch, images_per_s,
-    unreadable), and TensorBoard where it is installed. Figures of the evaluation are ``held_out/NAME`` at the
-    iteration after the last, as Detectron2 does it.
+    unreadable), TensorBoard where it is installed, and Weights & Biases where PRETRAIN.WANDB asks for it. Figures of a
+    measurement are ``held_out/NAME`` and ``probe/NAME``, on the line of the iteration that it came after; those of the
+    end at the iteration after the last, as Detectron2 does it.
 
     Args:
         args: as the command line gave them; for the log.
@@ -127,12 +157,17 @@ class EventRecorder(Recorder):
         self._args = args
         self._out = Path(loaded.cfg.OUTPUT_DIR)
         self._period = loaded.cfg.PRETRAIN.METRICS_PERIOD
+        self._measured_every = loaded.cfg.PRETRAIN.EVAL.PERIOD
+        self._board: Callable[[int], Board] | None = None
         self._writers: list[EventWriter] = []
         self._open = contextlib.ExitStack()
         self._dirty = False
+        self._shown: Board | None = None
 
     def prepare(self, processes: ProcessGroup) -> None:
         """Detectron2's ``default_setup``, then our logger beside its own."""
+        if self._loaded.cfg.PRETRAIN.WANDB:
+            self._board = weights_and_biases(self._loaded.cfg, self._out)
         cfg = self._loaded.cfg.clone()
         cfg.defrost()
         cfg.SEED = run_seed(cfg)  # what pretraining takes; below 0 Detectron2 would note a random seed
@@ -148,6 +183,9 @@ class EventRecorder(Recorder):
         self._storage = self._open.enter_context(EventStorage(done))
         # The printer comes first: the time left that it works out is an event, too.
         self._writers = [CommonMetricPrinter(total), JSONWriter(str(self._out / _EVENTS)), *self._tensorboard(done)]
+        if self._board is not None:
+            self._shown = self._board(done)
+            self._writers.append(_BoardWriter(self._shown))
         for writer in self._writers:
             self._open.callback(writer.close)
 
@@ -165,16 +203,27 @@ class EventRecorder(Recorder):
         for name in ("lr", "time", "data_time", "epoch", "images_per_s", "unreadable"):
             self._storage.put_scalar(name, numbers[name], smoothing_hint=name not in _NOT_NOISY)
         self._dirty = True
-        if done % self._period == 0 or done == total:
+        # A writer passes over an iteration that it wrote once; where a measurement is due, it brings the line.
+        waits = self._measured_every and done % self._measured_every == 0 and done != total
+        if (done % self._period == 0 or done == total) and not waits:
             self._write()
+
+    def measured(self, done: int, figures: Mapping[str, float]) -> None:
+        self._storage.iter = done - 1
+        self._put(figures)
+        self._write()
 
     def finish(self, metrics: PretrainMetrics) -> None:
         self._storage.iter = metrics.steps
-        figures = {} if metrics.held_out is None else metrics.held_out.to_dict()
-        for name, value in figures.items():
-            self._storage.put_scalar(f"held_out/{name}", value, smoothing_hint=False)
-            logger.info("held out, %s: %.4g", name, value)
+        self._put(metrics.measured.to_dict())
         self._write()
+        if self._shown is not None:
+            self._shown.finish(metrics.to_dict())
+
+    def _put(self, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            self._storage.put_scalar(name, value, smoothing_hint=False)
+            logger.info("%s: %.4g", name.replace("held_out/", "held out, "), value)
 
     def _write(self) -> None:
         for writer in self._writers:

@@ -30,13 +30,14 @@ from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json
 from scaleprior.pretrain.data.augment import CropAugmentation
 from scaleprior.pretrain.data.batches import ImageSet, TrainBatches, training_set
-from scaleprior.pretrain.evaluation.measures import Measured, Measures
-from scaleprior.pretrain.figures.recorder import JsonLines, Recorder, closed_after
+from scaleprior.pretrain.evaluation.measures import Measures
+from scaleprior.pretrain.figures.json_lines import JsonLines
+from scaleprior.pretrain.figures.recorder import Recorder, closed_after
 from scaleprior.pretrain.loop.calculating import calculating
 from scaleprior.pretrain.loop.saved import saved_state
 from scaleprior.pretrain.loop.step import TrainStep
 from scaleprior.pretrain.loop.trainer import PretrainTrainer
-from scaleprior.pretrain.metrics import LabelMetrics, PretrainMetrics
+from scaleprior.pretrain.metrics import LabelMetrics, Measured, PretrainMetrics
 from scaleprior.pretrain.network.pretrainer import Pretrainer, prior_bias
 from scaleprior.pretrain.network.sync_norms import share_statistics
 from scaleprior.pretrain.optim.optimizers import build_optimizer
@@ -139,7 +140,7 @@ def run_pretraining(
             if processes.main:
                 checkpoints.remove()  # left by a run killed between its last two lines
             return finished
-        recorder = recorder or JsonLines(out, period=node.METRICS_PERIOD, tensorboard=node.TENSORBOARD)
+        recorder = recorder or JsonLines.from_config(cfg, out)
         with closed_after(recorder, out):
             recorder.prepare(processes)
             if processes.main:
@@ -149,6 +150,7 @@ def run_pretraining(
                 if parent is not None:
                     warn_of_assumed(parent, logger)
             trainer = _trainer(cfg, spec, images, processes, folder, checkpoints, parent)
+            trainer.measures, trainer.measure_period = measures, cfg.PRETRAIN.EVAL.PERIOD
             if saved is not None:
                 trainer.resume(saved)
                 del saved  # as large as the model and the optimiser together
@@ -323,6 +325,8 @@ def _finish(
         seconds=counters.seconds,
         images_per_s=counters.images_seen / max(counters.seconds, 1e-9),
         held_out=measured.held_out,
+        probe=measured.probe,
+        waited=min(counters.waited / max(counters.seconds, 1e-9), 1.0),
     )
     labels = images.label_space
     head = {"label_space": labels.fingerprint, "head": trainer.model.head.state_dict()}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from scaleprior.files import WriteError, write_text
 
@@ -56,7 +57,14 @@ def write_errors(place: str | Path) -> Iterator[None]:
         raise WriteError.of(e.filename or place, e) from e
 
 
-def cut_lines(path: Path, key: str, last: float, *, in_place: bool = False) -> None:
+def cut_lines(
+    path: Path,
+    key: str,
+    last: float,
+    *,
+    in_place: bool = False,
+    also: Callable[[Mapping[str, Any]], bool] = lambda line: False,
+) -> None:
     """Drop the lines whose number ``key`` is above ``last``: a resumed run comes to those steps again.
 
     A missing file is fine. A line without the number, as a kill leaves it, is dropped, too.
@@ -64,11 +72,13 @@ def cut_lines(path: Path, key: str, last: float, *, in_place: bool = False) -> N
     Args:
         in_place: shorten the very file, for a writer that has it open; otherwise it is replaced, which no kill can
             catch halfway.
+        also: drop the lines of which this is true, too.
     """
     if not path.is_file():
         return
     before = path.read_bytes()
-    kept = b"".join(line + b"\n" for line in before.splitlines() if _number(line, key) <= last)
+    lines = before.splitlines()
+    kept = b"".join(line + b"\n" for line in lines if _number(line, key) <= last and not also(json.loads(line)))
     if kept == before:
         return
     if in_place:

@@ -82,6 +82,7 @@ def test_a_run_leaves_what_detectron2_leaves_and_the_weights_of_the_plain_runtim
         assert {"total_loss", "lr", "time", "data_time", "eta_seconds", "epoch", "images_per_s"} < set(row)
         assert 0 <= row["data_time"] <= row["time"]
     lines = [json.loads(line) for line in (tmp_path / "plain" / "metrics.jsonl").read_text().splitlines()]
+    assert lines.pop() == {"step": 5, **plain.metrics.measured.to_dict()}
     assert [row["lr"] for row in rows[:3]] == [line["lr"] for line in lines]
     assert [row["epoch"] for row in rows[:3]] == pytest.approx([8 / 48, 16 / 48, 20 / 48])
     assert rows[3]["held_out/map"] == result["held_out"]["map"] == plain.metrics.held_out.map
@@ -100,6 +101,29 @@ def test_a_run_leaves_what_detectron2_leaves_and_the_weights_of_the_plain_runtim
     for defaults in (None, default_config()):
         again = load_config(out / "config.yaml", defaults=defaults)
         assert pretrain(again, out, resume=True).metrics.to_dict() == result
+
+
+def test_measurements_are_on_the_line_of_their_iteration_with_its_loss(
+    tool: Callable,
+    opts: Callable,
+    small_config: Callable,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Every 2 of 5 steps, with a line every step and every third; the figures of the plain runtime, to the bit."""
+    own = ("PRETRAIN.BUDGET.AMOUNT", "5", "PRETRAIN.HELD_OUT.IMAGES", "12", "PRETRAIN.EVAL.PERIOD", "2")
+    pretrain(small_config(*own), tmp_path / "plain")
+    plain = [json.loads(line) for line in (tmp_path / "plain" / "metrics.jsonl").read_text().splitlines()]
+    maps = {line["step"]: line["held_out/map"] for line in plain if "held_out/map" in line}
+    for period, written in (("1", [0, 1, 2, 3, 4, 5]), ("3", [1, 2, 3, 4, 5])):
+        out = tmp_path / period
+        assert tool(*opts(out, *own, "PRETRAIN.METRICS_PERIOD", period)) == 0
+        rows = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+        assert [row["iteration"] for row in rows] == written
+        assert {row["iteration"]: row["held_out/map"] for row in rows if "held_out/map" in row} == {
+            1: maps[2], 3: maps[4], 5: maps[5]
+        }  # fmt: skip
+        assert all("total_loss" in row for row in rows if row["iteration"] != 5)
+        assert weights(out) == weights(tmp_path / "plain")
 
 
 def test_folders_and_keys_are_refused_in_one_line_and_evaluation_changes_nothing_but_the_log(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scaleprior.pretrain.data.augment import CropAugmentation
 from scaleprior.pretrain.data.batches import ImageSet, held_out_set
 from scaleprior.pretrain.evaluation.crops import CentralCrops, CropShare, Room
 from scaleprior.pretrain.evaluation.held_out import evaluate
-from scaleprior.pretrain.metrics import LabelMetrics
+from scaleprior.pretrain.metrics import Measured
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -18,22 +17,7 @@ if TYPE_CHECKING:
     from scaleprior.pretrain.network.pretrainer import Pretrainer
     from scaleprior.training.processes import ProcessGroup
 
-__all__ = ["Measured", "Measures"]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Figures of a model.
-
-    Attributes:
-        held_out: on the held-out images; None where there are none.
-    """
-
-    held_out: LabelMetrics | None = None
-
-    def to_dict(self) -> dict[str, float]:
-        """By names like "held_out/map"."""
-        return {f"held_out/{name}": value for name, value in (self.held_out.to_dict() if self.held_out else {}).items()}
+__all__ = ["Measures"]
 
 
 class Measures:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ from scaleprior.training.signals import Interrupted, catch_sigterm
 from scaleprior.wording import parameter
 
 if TYPE_CHECKING:
+    from scaleprior.pretrain.evaluation.measures import Measures
     from scaleprior.pretrain.loop.step import TrainStep
     from scaleprior.pretrain.network.pretrainer import Pretrainer
     from scaleprior.pretrain.optim.schedule import Schedule
@@ -54,6 +55,7 @@ class PretrainTrainer:
         dataset: batch of any step. folder: of the run. checkpoints: in it.
         checkpoint_period: in steps; 0 = no periodic checkpoints.
         max_unreadable: share in [0, 1]. workers: loader processes. decode_on_device: JPEGs of a batch.
+        measures: what the model is measured on. measure_period: in steps; 0 = never within the loop.
     """
 
     model: Pretrainer
@@ -68,6 +70,8 @@ class PretrainTrainer:
     max_unreadable: float
     workers: int = 0
     decode_on_device: bool = False
+    measures: Measures | None = None
+    measure_period: int = 0
     counters: Counters = field(default_factory=Counters)
 
     def resume(self, saved: SavedState) -> None:
@@ -132,13 +136,18 @@ class PretrainTrainer:
                 self.counters.images_seen, self.counters.unreadable = admission.seen, admission.unreadable
                 now = time.perf_counter()
                 self.counters.seconds += now - mark
+                self.counters.waited += waited
+                numbers = self._numbers(rate, now - mark, waited, admission.images)
                 mark = now
-                numbers = self._numbers(rate, now - begun, waited, admission.images)
                 pending.add(StepRecord(step, batch.rows, numbers), figures)
                 due = self.checkpoint_period and (step + 1) % self.checkpoint_period == 0
                 last = step + 1 == total
                 save = due or admission.stop or last
-                self._settle_or_save(pending, watch, everything=save)
+                measure = not last and not admission.stop and self._to_measure(step + 1)
+                self._settle_or_save(pending, watch, everything=save or measure)
+                if measure:  # before the checkpoint, so that no run that goes on from it measures this step again
+                    self._measure(watch)
+                    mark = time.perf_counter()  # that was no time of training
                 if save:
                     self.save()
                 if admission.stop and not last:
@@ -151,6 +160,24 @@ class PretrainTrainer:
         if self.decode_on_device:
             return decoded_batches(self.dataset, start, stop, workers=self.workers, device=self.processes.device)
         return batches(self.dataset, start, stop, workers=self.workers)
+
+    def _to_measure(self, done: int) -> bool:
+        return self.measures is not None and self.measure_period > 0 and done % self.measure_period == 0
+
+    def _measure(self, watch: _Watch) -> None:
+        """Measure the model as it is, and tell it; every process does.
+
+        Raises:
+            WriteError: the figures cannot be written; they and the state are saved.
+        """
+        assert self.measures is not None
+        found = self.measures(self.model)
+        try:
+            watch.measured(self.counters.step, found.to_dict())
+        except WriteError as e:
+            self.counters.unwritten = watch.unwritten
+            self.save()
+            raise with_room(e, self.counters.step) from e
 
     def _admission(
         self, step: int, batch: LabelledBatch, pending: PendingSteps, watch: _Watch, *, first: int, stop: bool
@@ -234,6 +261,11 @@ class _Watch:
     @property
     def unwritten(self) -> tuple[str, ...]:
         return () if self.recorder is None else self.recorder.unwritten
+
+    def measured(self, done: int, figures: Mapping[str, float]) -> None:
+        if self.recorder is not None:
+            with write_errors(f"the measurement after step {done}"):
+                self.recorder.measured(done, figures)
 
     def tell(self, record: StepRecord, loss: float) -> None:
         done = record.step + 1

@@ -10,6 +10,7 @@ from scaleprior.config.keys.legal import at_least
 __all__ = ["KEYS"]
 
 _key = partial(Key, engines=(PRETRAINING,), changes=(PRETRAIN,))
+_neutral = partial(Key, engines=(PRETRAINING,), changes=(), since=2)
 
 KEYS = (
     _key(
@@ -20,5 +21,11 @@ KEYS = (
         "Images to evaluate on after training: the first ones of HELD_OUT.CORPUS, or the last ones of the corpus, "
         "which no fraction may then reach; 0 = do not evaluate.",
         legal=at_least(0), unit="images",
+    ),
+    _neutral(
+        "PRETRAIN.EVAL.PERIOD", 0,
+        "Between measurements on the held-out images and by the probes, while the run trains; 0 = only at its end. No "
+        "effect on what it learns, and its time does not count as training's.",
+        legal=at_least(0), unit="steps",
     ),
 )  # fmt: skip

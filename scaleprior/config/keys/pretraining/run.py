@@ -62,6 +62,13 @@ KEYS = (
         "Write the same numbers for TensorBoard, under OUT/tensorboard; needs the tensorboard package. Under "
         "Detectron2's tools its own events are written wherever tensorboard is installed, and this key has no effect.",
     ),
+    _neutral(
+        "PRETRAIN.WANDB", False,
+        "Show the same numbers at Weights & Biases; needs the wandb package. Its own settings (WANDB_MODE, "
+        "WANDB_PROJECT, ...) come first; without them the project is named after RECIPE, the run after its folder. "
+        "Nothing is sent where no account is set up: the files then stay in OUT/wandb.",
+        since=2,
+    ),
     _key(
         "PRETRAIN.AMP", "off",
         "off = float32; bf16 = bfloat16 autocast of the trunk and head (the loss stays in float32; GPUs only).",
