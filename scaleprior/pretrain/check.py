@@ -17,6 +17,7 @@ from scaleprior.pretrain.network.pretrainer import Pretrainer
 from scaleprior.pretrain.plan import check_pretraining, planned_card
 from scaleprior.pretrain.recipe import training_images
 from scaleprior.progress import ProgressFn
+from scaleprior.training.processes import ProcessGroup
 from scaleprior.training.resources import (
     Needs,
     check_disk,
@@ -86,7 +87,9 @@ def pretraining_needs(cfg: CfgNode, labels: int, *, processes: int = 1) -> Needs
     cfg = settled(cfg, processes)
     node, spec = cfg.PRETRAIN, planned_card(cfg).arch
     with torch.device("meta"):
+        last = ProcessGroup(processes - 1, processes, torch.device("meta"))  # no process has a larger share of a head
         model = Pretrainer(spec, labels, pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3, bias=0.0)
+        one = Pretrainer(spec, labels, pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3, bias=0.0, shards=last)
     weights, slots = parameter_bytes(model), _SLOTS.get(node.OPTIMIZER.NAME, 1)
     images, side = max(node.BATCH_SIZE // processes, 1), node.INPUT.SIZE
     batch = images * map_bytes(spec, side * side, _MAPS, half=node.AMP == "bf16")
@@ -94,6 +97,6 @@ def pretraining_needs(cfg: CfgNode, labels: int, *, processes: int = 1) -> Needs
         left=weights,
         # the next checkpoint beside those that are kept, and at the end head and backbone
         peak=(node.CHECKPOINTS + 1) * weights * (1 + slots) + weights,
-        memory=training_bytes(model, slots=slots) + batch,
+        memory=training_bytes(one if node.HEAD.SHARDED else model, slots=slots) + batch,
         of=f"parameters, gradients, the optimiser and the maps of {images} images of {side}x{side} pixels",
     )

@@ -59,6 +59,12 @@ def check_config(cfg: CfgNode) -> None:
             "each image's own",
             hint="set PRETRAIN.NORM_STATISTICS to process",
         )
+    if node.HEAD.SHARDED and node.OPTIMIZER.NAME == "lamb":
+        raise UserError(
+            "PRETRAIN.HEAD.SHARDED with PRETRAIN.OPTIMIZER.NAME lamb, whose rate of a layer follows the norm of all of "
+            "it",
+            hint="take sgd, rmsprop or adamw",
+        )
     if not node.CORPUS:
         index = either("corpus=FOLDER", "PRETRAIN.CORPUS FOLDER")
         raise UserError("PRETRAIN.CORPUS is not set", hint=f"give the index folder: {index}")

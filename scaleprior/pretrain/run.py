@@ -38,6 +38,7 @@ from scaleprior.pretrain.loop.saved import saved_state
 from scaleprior.pretrain.loop.step import TrainStep
 from scaleprior.pretrain.loop.trainer import PretrainTrainer
 from scaleprior.pretrain.metrics import LabelMetrics, Measured, PretrainMetrics
+from scaleprior.pretrain.network.head import LinearHead
 from scaleprior.pretrain.network.pretrainer import Pretrainer, prior_bias
 from scaleprior.pretrain.network.sync_norms import share_statistics
 from scaleprior.pretrain.optim.optimizers import build_optimizer
@@ -158,7 +159,9 @@ def run_pretraining(
                 recorder.open(processes, trainer.counters, trainer.schedule.total)
             trainer.train(recorder, progress)
             measured = measures(trainer.model)
-            result = _finish(cfg, spec, trainer, measured, parent, recorder) if processes.main else None
+            head, result = trainer.model.head.whole(), None  # every process gives its share
+            if processes.main and head is not None:
+                result = _finish(cfg, spec, trainer, head, measured, parent, recorder)
             processes.wait()
         return result or _finished_result(out, RESULT)
 
@@ -229,7 +232,9 @@ def _finished_result(out: Path, name: str) -> PretrainResult:
     return PretrainResult(out / BACKBONE, PretrainMetrics.from_dict(metrics, where=str(out / name)))
 
 
-def _model(cfg: CfgNode, spec: TrunkSpec, labels: int, *, bias: float) -> Pretrainer:
+def _model(
+    cfg: CfgNode, spec: TrunkSpec, labels: int, *, bias: float, processes: ProcessGroup | None = None
+) -> Pretrainer:
     return Pretrainer(
         spec,
         labels,
@@ -239,6 +244,7 @@ def _model(cfg: CfgNode, spec: TrunkSpec, labels: int, *, bias: float) -> Pretra
         norm_eps=config_eps(cfg),
         channels_last=cfg.PRETRAIN.CHANNELS_LAST,
         chunk=cfg.PRETRAIN.HEAD.CHUNK,
+        shards=processes if cfg.PRETRAIN.HEAD.SHARDED and processes is not None and processes.joined else None,
     )
 
 
@@ -255,7 +261,8 @@ def _trainer(
     seed = run_seed(cfg)
     seed_everything(seed)
     labels = len(images.label_space)
-    model = _model(cfg, spec, labels, bias=prior_bias(node.HEAD.PRIOR or _label_density(images, labels)))
+    bias = prior_bias(node.HEAD.PRIOR or _label_density(images, labels))
+    model = _model(cfg, spec, labels, bias=bias, processes=processes)
     if parent is not None:
         model.trunk.load(load_canonical(canonical_file(cfg.MODEL.WEIGHTS))[0])
     model.to(processes.device)
@@ -310,6 +317,7 @@ def _finish(
     cfg: CfgNode,
     spec: TrunkSpec,
     trainer: PretrainTrainer,
+    head: LinearHead,
     measured: Measured,
     parent: Card | None,
     recorder: Recorder,
@@ -329,10 +337,10 @@ def _finish(
         waited=min(counters.waited / max(counters.seconds, 1e-9), 1.0),
     )
     labels = images.label_space
-    head = {"label_space": labels.fingerprint, "head": trainer.model.head.state_dict()}
+    of_labels = {"label_space": labels.fingerprint, "head": head.state_dict()}
     trunk, card = trainer.model.trunk.canonical_state(), _card(cfg, spec, trainer, parent)
     room = trainer.checkpoints.making_room
-    room(lambda: save_checkpoint(out / HEAD, head))
+    room(lambda: save_checkpoint(out / HEAD, of_labels))
     room(lambda: save_backbone(out / BACKBONE, trunk, card))
     with write_errors(out):
         recorder.finish(metrics)

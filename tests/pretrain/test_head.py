@@ -1,15 +1,20 @@
-"""A run with the head by chunks of labels ends where a run with the whole of it does."""
+"""The head in a run: by chunks of labels, and in shards; see also test_processes.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 from scaleprior.backbones.weights import load_canonical, read_card
+from scaleprior.errors import UserError
 from scaleprior.pretrain import pretrain
+from scaleprior.pretrain.check import pretraining_needs
+from scaleprior.pretrain.recipe import check_config
 from scaleprior.training.checkpoint import load_checkpoint
+from scaleprior.training.resources import Needs
 
 
 def test_a_run_by_chunks_is_the_run_up_to_rounding(small_config: Callable, tmp_path: Path) -> None:
@@ -24,3 +29,20 @@ def test_a_run_by_chunks_is_the_run_up_to_rounding(small_config: Callable, tmp_p
     for name, whole in runs["0"].items():
         # float32 after four steps; small convolutions' gradients lose some digits in batch norms of four images
         torch.testing.assert_close(runs["3"][name], whole, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_shards_are_refused_where_a_rate_follows_the_norm_of_a_whole_layer(small_config: Callable) -> None:
+    with pytest.raises(UserError, match=r"HEAD.SHARDED with .*NAME lamb.*; take sgd, rmsprop or adamw"):
+        check_config(small_config("PRETRAIN.HEAD.SHARDED", "True", "PRETRAIN.OPTIMIZER.NAME", "lamb").cfg)
+
+
+def test_shards_need_less_memory_and_the_same_disk(small_config: Callable) -> None:
+    def needs(sharded: bool) -> Needs:
+        cfg = small_config("PRETRAIN.HEAD.SHARDED", str(sharded), "PRETRAIN.OPTIMIZER.NAME", "sgd").cfg
+        return pretraining_needs(cfg, 100_001, processes=2)
+
+    whole, shard = needs(False), needs(True)
+    head = 100_001 * (256 + 1) * 4  # float32, of 256 features
+    # weights, gradients and momentum of half the labels
+    assert whole.memory - shard.memory == pytest.approx(3 * head / 2, rel=1e-4)
+    assert (whole.left, whole.peak) == (shard.left, shard.peak)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
 from scaleprior.errors import UserError
+from scaleprior.files import read_json
 from scaleprior.pretrain import pretrain
 from scaleprior.pretrain.check import check_pretraining_run
 from scaleprior.pretrain.data.batches import loaded
@@ -38,6 +39,10 @@ OWN = ("PRETRAIN.INPUT.SIZE", "32", "PRETRAIN.INPUT.RESIZE", "32", "PRETRAIN.BAT
 CASES = {
     "GN": ("MODEL.RESNETS.NORM", "GN", "MODEL.RESNETS.WIDTH_PER_GROUP", "32"),
     "BN of all": ("PRETRAIN.NORM_STATISTICS", "all"),
+    "a head in shards": (
+        *("PRETRAIN.HEAD.SHARDED", "True", "PRETRAIN.HEAD.CHUNK", "3", "PRETRAIN.NORM_STATISTICS", "all"),
+        *("PRETRAIN.HELD_OUT.IMAGES", "10", "PRETRAIN.OPTIMIZER.CLIP_NORM", "0.5"),
+    ),
     "BN of each": ("PRETRAIN.NORM_STATISTICS", "process"),
     "parts": ("MODEL.RESNETS.NORM", "GN", "MODEL.RESNETS.WIDTH_PER_GROUP", "32", "PRETRAIN.ACCUMULATE", "3"),
 }
@@ -90,7 +95,10 @@ def furthest(one: Path, other: Path) -> float:
 def test_two_processes_learn_what_one_does(name: str, in_two: Path, small_config: Callable, tmp_path: Path) -> None:
     """But for BN with each process' own statistics, which is another network."""
     pretrain(small_config(*OWN, *CASES[name]), tmp_path)
-    apart = furthest(tmp_path, in_two / name.replace(" ", "_"))
+    other = in_two / name.replace(" ", "_")
+    held_out = [read_json(folder / "result.json").get("held_out") for folder in (tmp_path, other)]
+    assert held_out[0] == held_out[1]
+    apart = furthest(tmp_path, other)
     assert apart > 0.1 if name == "BN of each" else apart < 1e-12
 
 

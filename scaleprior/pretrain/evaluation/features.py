@@ -61,7 +61,7 @@ def pooled_features(model: Pretrainer, share: CropShare, processes: ProcessGroup
         said = f"none of the {len(share.images)} {share.name} images can be read"
         raise FailureError(said, hint=f"check {share.key}")
     width = model.trunk.arch.out_channels["res5"]
-    found = torch.cat(values) if values else torch.empty(0, width, device=processes.device)
+    found = torch.cat(values) if values else torch.empty(0, width, dtype=torch.float32, device=processes.device)
     of_rows = torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64)
     of_rows = gathered(of_rows.to(processes.device), counts)
     order = torch.argsort(of_rows)

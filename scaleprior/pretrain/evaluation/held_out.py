@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from scaleprior.pretrain.evaluation.average_precision import Pairs, judged_labels, label_chunks, precisions_of
 from scaleprior.pretrain.evaluation.features import gathered, pooled_features
@@ -71,9 +70,10 @@ def evaluate(model: Pretrainer, share: CropShare, processes: ProcessGroup) -> La
 
     def scores(labels: Tensor) -> Tensor:
         with torch.inference_mode():
-            return F.linear(found.values, head.weight[labels], head.bias[labels])
+            return head.scores(found.values, labels)
 
-    figures = figures_of(scores, truth, torch.from_numpy(space.leaves).to(processes.device), processes)
+    leaves = torch.from_numpy(space.leaves).to(processes.device)
+    figures = figures_of(scores, truth, leaves, processes, own=head.own)
     return replace(figures, unreadable=found.unreadable)
 
 
@@ -104,12 +104,19 @@ def label_metrics(
 
 
 def figures_of(
-    scores: Callable[[Tensor], Tensor], truth: Truth, leaves: Tensor, processes: ProcessGroup, **chunks: int
+    scores: Callable[[Tensor], Tensor],
+    truth: Truth,
+    leaves: Tensor,
+    processes: ProcessGroup,
+    *,
+    own: slice | None = None,
+    **chunks: int,
 ) -> LabelMetrics:
     """What :func:`label_metrics` says, of scores that are made when they are asked for; every process calls this.
 
     Args:
         scores: those of some labels, int64 [k]: [N, k].
+        own: labels that this process alone can score; None: any process can score any.
         chunks: ``cells``, see ``label_chunks``.
     """
     images, present, known = truth.images, truth.present, truth.known
@@ -117,9 +124,12 @@ def figures_of(
     is_leaf = torch.zeros_like(judged).index_fill_(0, leaves.long(), True)
     precisions = torch.zeros(len(judged), dtype=torch.float64, device=judged.device)
     best = _BestLeaf(truth, is_leaf)
-    work = [(chosen, True) for chosen in label_chunks(judged, present, images, **chunks)]
-    work += [(chosen, False) for chosen in label_chunks(is_leaf & ~judged, present, images, **chunks)]
-    for chosen, to_judge in work[processes.rank :: processes.size]:
+    mine = torch.ones_like(judged)
+    if own is not None:
+        mine[: own.start], mine[own.stop :] = False, False
+    work = [(chosen, True) for chosen in label_chunks(judged & mine, present, images, **chunks)]
+    work += [(chosen, False) for chosen in label_chunks(is_leaf & ~judged & mine, present, images, **chunks)]
+    for chosen, to_judge in work if own is not None else work[processes.rank :: processes.size]:
         found = scores(chosen)
         best.look(found, chosen)
         if to_judge:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from scaleprior.pretrain.network.sharded import ShardedHead
 from scaleprior.pretrain.optim.clipping import clip_gradients, gradient_norm
 from scaleprior.pretrain.optim.optimizers import guard, guards_itself, set_rate
 
@@ -67,7 +68,10 @@ class TrainStep:
         if processes.device.type == "cuda" and guards_itself(optimizer):
             self._found_inf = torch.zeros((), device=processes.device)
             guard(optimizer, self._found_inf)
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        shards = set(model.head.parameters()) if isinstance(model.head, ShardedHead) else set()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._parameters = [p for p in parameters if p not in shards]
+        self._shards = [p for p in parameters if p in shards]
 
     def __call__(self, batch: LabelledBatch, *, images: int, rate: float) -> StepFigures:
         """Learn from ``batch``.
@@ -80,11 +84,13 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         total = self._gradients(batch, images)
         loss = self._processes.all_reduce(total.clone()) / images
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        norm = gradient_norm(gradients)
+        gradients, shards = (
+            [p.grad for p in parameters if p.grad is not None] for parameters in (self._parameters, self._shards)
+        )
+        norm = gradient_norm(gradients, shards=shards, processes=self._processes)
         finite = torch.isfinite(loss) & torch.isfinite(norm)
         if self._clip_norm:
-            clip_gradients(gradients, norm, self._clip_norm)
+            clip_gradients(gradients + shards, norm, self._clip_norm)
         if self._found_inf is not None:
             self._found_inf.copy_(~finite)
             self.optimizer.step()
@@ -117,6 +123,10 @@ class TrainStep:
 def _parallel(model: Pretrainer, processes: ProcessGroup) -> nn.Module:
     if not processes.joined:
         return model
+    if isinstance(model.head, ShardedHead):
+        model.head.keep_from_exchange(model, "head")
+        if not any(p.requires_grad for p in model.trunk.parameters()):
+            return model  # nothing is left to exchange
     ids = [processes.device] if processes.device.type == "cuda" else None
     # The only buffers that change are BN's: each process has its own, and main's are saved. So none are sent about.
     return nn.parallel.DistributedDataParallel(

@@ -24,6 +24,7 @@ from scaleprior.pretrain.data.decoding import decoded_batches
 from scaleprior.pretrain.figures.recorder import Counters, Recorder
 from scaleprior.pretrain.loop.admission import Admission, Refusal, admit
 from scaleprior.pretrain.loop.pending import PendingSteps, StepRecord
+from scaleprior.pretrain.network.sharded import own_state, whole_state
 from scaleprior.pretrain.optim.optimizers import load_optimizer
 from scaleprior.training.checkpoint import restore_rng, rng_state
 from scaleprior.training.metrics_file import write_errors
@@ -56,6 +57,7 @@ class PretrainTrainer:
         checkpoint_period: in steps; 0 = no periodic checkpoints.
         max_unreadable: share in [0, 1]. workers: loader processes. decode_on_device: JPEGs of a batch.
         measures: what the model is measured on. measure_period: in steps; 0 = never within the loop.
+        saved: steps in the last checkpoint.
     """
 
     model: Pretrainer
@@ -73,6 +75,7 @@ class PretrainTrainer:
     measures: Measures | None = None
     measure_period: int = 0
     counters: Counters = field(default_factory=Counters)
+    saved: int = 0
 
     def resume(self, saved: SavedState) -> None:
         """Go on from a checkpoint of this run.
@@ -80,29 +83,32 @@ class PretrainTrainer:
         Raises:
             UserError: it holds other names or shapes.
         """
-        state = saved.state
         with restoring(saved.path):
+            state = own_state(saved.state, self.model.head, self.step.optimizer)
             self.model.load_state_dict(state["model"])
             load_optimizer(self.step.optimizer, state["optimizer"])
             restore_rng(state["rng"])
             self.counters = Counters(**state["counters"])
+            self.saved = self.counters.step
         logger.info("resuming %s after step %d", self.folder.out, self.counters.step)
 
     def save(self) -> None:
-        """Write a checkpoint (the main process; others do nothing).
+        """Write a checkpoint (the main process; others give what they alone have).
 
         Raises:
             WriteError: there is no room for it; says how to go on.
         """
+        state = {
+            "fingerprint": self.folder.fingerprint,
+            "model": self._model_state,
+            "optimizer": self.step.optimizer.state_dict(),
+            "rng": rng_state(),
+            "counters": asdict(self.counters),
+        }
+        state = whole_state(state, self.model.head, self.step.optimizer)
         if self.processes.main:
-            state = {
-                "fingerprint": self.folder.fingerprint,
-                "model": self._model_state,
-                "optimizer": self.step.optimizer.state_dict(),
-                "rng": rng_state(),
-                "counters": asdict(self.counters),
-            }
             self.checkpoints.save(self.counters.step, state)
+        self.saved = self.counters.step
 
     @cached_property
     def _model_state(self) -> dict[str, Tensor]:
@@ -196,12 +202,16 @@ class PretrainTrainer:
     def _settle_or_save(self, pending: PendingSteps, watch: _Watch, *, everything: bool) -> None:
         """As :meth:`_settle`; where figures cannot be written, the state is saved, and they with it.
 
+        Not where others have a part of the state: they are in their next step, and the last checkpoint has to do.
+
         Raises:
             WriteError: that is so; says how to go on.
         """
         try:
             self._settle(pending, watch, everything=everything)
         except WriteError as e:
+            if self.model.head.own is not None:
+                raise with_room(e, self.saved) from e
             for _ in range(len(pending)):
                 with contextlib.suppress(WriteError):
                     self._settle(pending, watch, everything=True)

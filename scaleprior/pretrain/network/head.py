@@ -6,6 +6,7 @@ B images, F features, C labels.
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from scaleprior.pretrain.losses.chunked import chunked_logistic_loss
 from scaleprior.pretrain.losses.logistic import logistic_loss
@@ -30,6 +31,17 @@ class LinearHead(nn.Linear):
         nn.init.constant_(self.bias, bias)
         self.chunk = chunk
         self.smoothing = smoothing
+
+    own: slice | None = None
+    """The labels that this process alone has; None: it has all, as the others have."""
+
+    def scores(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Logits of some labels, int64 [k]: [B, F] -> [B, k]."""
+        return F.linear(features.to(self.weight.dtype), self.weight[labels], self.bias[labels])
+
+    def whole(self) -> LinearHead:
+        """Itself; see :meth:`ShardedHead.whole`."""
+        return self
 
     def logits(self, features: Tensor) -> Tensor:
         """[B, F] -> [B, C]."""

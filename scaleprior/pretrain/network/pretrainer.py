@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,10 @@ from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.trunk import build_trunk
 from scaleprior.pretrain.losses.targets import Targets
 from scaleprior.pretrain.network.head import LinearHead
+from scaleprior.pretrain.network.sharded import ShardedHead
+
+if TYPE_CHECKING:
+    from scaleprior.training.processes import ProcessGroup
 
 __all__ = ["Pretrainer", "prior_bias"]
 
@@ -27,6 +32,7 @@ class Pretrainer(nn.Module):
         bias: where the head's biases start; see :func:`prior_bias`.
         norm_eps: see ``build_trunk``.
         chunk: labels whose logits the loss holds at a time; 0 = all.
+        shards: processes over which the head's labels are spread; None: each has all of them.
     """
 
     pixel_mean: Tensor
@@ -43,10 +49,16 @@ class Pretrainer(nn.Module):
         norm_eps: float | None = None,
         channels_last: bool = False,
         chunk: int = 0,
+        shards: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         self.trunk = build_trunk(spec, norm_eps=norm_eps)
-        self.head = LinearHead(spec.out_channels["res5"], labels, bias=bias, chunk=chunk)
+        features = spec.out_channels["res5"]
+        self.head: LinearHead | ShardedHead = (
+            LinearHead(features, labels, bias=bias, chunk=chunk)
+            if shards is None
+            else ShardedHead(features, labels, shards, bias=bias, chunk=chunk)
+        )
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std), persistent=False)
         self.channels_last = channels_last

@@ -33,6 +33,12 @@ KEYS = (
         legal=at_least(0), since=2,
     ),
     _key(
+        "PRETRAIN.HEAD.SHARDED", False,
+        "Each of several processes has a share of the labels in its head, in memory and in work, and learns them from "
+        "the features of all images. The run is the same up to rounding, files hold the whole head.",
+        since=2,
+    ),
+    _key(
         "PRETRAIN.OPTIMIZER.NAME", "sgd",
         "sgd (Nesterov momentum), rmsprop (TensorFlow's variant), adamw or lamb; all from timm or torch.",
         legal=one_of("sgd", "rmsprop", "adamw", "lamb"),
