@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +21,9 @@ SMALL = (
     *("PRETRAIN.BUDGET.UNIT", "steps", "PRETRAIN.BUDGET.AMOUNT", "4"),
     *("PRETRAIN.OPTIMIZER.BASE_LR", "0.02", "PRETRAIN.METRICS_PERIOD", "1", "PRETRAIN.CHECKPOINT_PERIOD", "1"),
 )
+
+TINY = ("MODEL.RESNETS.RES2_OUT_CHANNELS", "16", "MODEL.RESNETS.WIDTH_PER_GROUP", "4", "PRETRAIN.HELD_OUT.IMAGES", "6")
+"""Over ``SMALL``: a run of a third of a second, with an evaluation."""
 
 
 def write_images(folder: Path, per_class: int, seed: int = 0) -> Path:
@@ -58,6 +62,20 @@ def index_verified(folder: Path) -> Path:
     return folder / "index"
 
 
+def outcome(folder: Path) -> dict[str, Any]:
+    """All that a run leaves but for what a clock says."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    result = json.loads((folder / "result.json").read_text())
+    clocks = ("seconds", "images_per_s", "data_wait", "eta_seconds")
+    return {
+        "files": sorted(path.name for path in folder.iterdir()),
+        "backbone": (folder / "backbone.safetensors").read_bytes(),
+        "head": (folder / "head.safetensors").read_bytes(),
+        "result": {name: value for name, value in result.items() if name not in clocks},
+        "figures": [{name: value for name, value in line.items() if name not in clocks} for line in lines],
+    }
+
+
 @pytest.fixture(scope="session")
 def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Index folder of 60 images."""
@@ -75,6 +93,22 @@ def small_config(corpus_folder: Path) -> Callable:
         return load_config("Pretrain/Base-Pretrain.yaml", [*SMALL, "PRETRAIN.CORPUS", str(corpus_folder), *overrides])
 
     return load
+
+
+@pytest.fixture(scope="session")
+def undisturbed(corpus_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The outcome of ``TINY``'s four steps."""
+    import torch
+
+    from scaleprior.config import load_config
+    from scaleprior.pretrain import pretrain
+
+    folder, threads = tmp_path_factory.mktemp("undisturbed"), torch.get_num_threads()
+    torch.set_num_threads(1)
+    words = [*SMALL, *TINY, "PRETRAIN.CORPUS", str(corpus_folder)]
+    pretrain(load_config("Pretrain/Base-Pretrain.yaml", words), folder, check=False)
+    torch.set_num_threads(threads)
+    return outcome(folder)
 
 
 @pytest.fixture(autouse=True)

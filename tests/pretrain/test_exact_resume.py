@@ -1,0 +1,161 @@
+"""A run that is killed anywhere and resumed ends with the bits of one that was left alone, whatever is switched on.
+
+What has state of its own, or changes what a step does, has a line in ``SETTINGS``: a run of it is killed in every step
+before that is saved (in the first one, that is to start), and once behind the last. Figures count as much as weights.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from scaleprior.pretrain import pretrain
+from scaleprior.pretrain.figures.recorder import JsonLines
+from scaleprior.training.checkpoints import Checkpoints
+from tests.pretrain.conftest import TINY, index_verified, outcome
+
+STEPS = 3
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "defaults": (),
+    "sgd": ("PRETRAIN.OPTIMIZER.NAME", "sgd"),
+    "sgd without momentum": ("PRETRAIN.OPTIMIZER.NAME", "sgd", "PRETRAIN.OPTIMIZER.MOMENTUM", "0.0"),
+    "adamw": ("PRETRAIN.OPTIMIZER.NAME", "adamw"),
+    "lamb": ("PRETRAIN.OPTIMIZER.NAME", "lamb"),
+    "channels_last": ("PRETRAIN.CHANNELS_LAST", "True"),
+    "accumulation": ("PRETRAIN.ACCUMULATE", "2"),
+    "clipping": ("PRETRAIN.OPTIMIZER.CLIP_NORM", "0.05"),
+    "BN of the whole batch": ("PRETRAIN.NORM_STATISTICS", "all"),
+    "head by chunks": ("PRETRAIN.HEAD.CHUNK", "3"),
+    "unknown labels": ("PRETRAIN.LOSS.UNLABELLED", "ignore", "PRETRAIN.NOISE.RATE", "0.3"),
+    "scaled rate": ("PRETRAIN.REFERENCE_BATCH", "32"),
+    "stairs": ("PRETRAIN.SCHEDULE.NAME", "exponential", "PRETRAIN.SCHEDULE.DECAY_EVERY", "0.25"),
+    "worker processes": ("PRETRAIN.LOADER.NUM_WORKERS", "2"),
+    "one checkpoint": ("PRETRAIN.CHECKPOINTS", "1"),
+    "checkpoints now and then": ("PRETRAIN.CHECKPOINT_PERIOD", "2"),
+}
+
+
+class Death(BaseException):
+    """kill -9, as far as a process can imitate it on itself."""
+
+
+def die_at(step: int) -> Callable[[int, int, Mapping[str, float]], None]:
+    """Behind the update of ``step`` (from 1) and before it is saved."""
+
+    def progress(done: int, total: int, numbers: Mapping[str, float]) -> None:
+        if done == step:
+            raise Death
+
+    return progress
+
+
+class Dying(JsonLines):
+    """Dies with the run's last words: head and backbone are written, the result is not."""
+
+    def finish(self, metrics: object) -> None:
+        raise Death
+
+
+@pytest.fixture
+def config(small_config: Callable, tmp_path: Path) -> Callable[[str], Any]:
+    def load(setting: str) -> Any:
+        words = SETTINGS[setting]
+        if "ignore" in words:
+            words += ("PRETRAIN.CORPUS", str(index_verified(tmp_path)))
+        return small_config(*TINY, "PRETRAIN.BUDGET.AMOUNT", str(STEPS), *words)
+
+    return load
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_killed_in_every_step_and_resumed(setting: str, config: Callable, tmp_path: Path) -> None:
+    loaded, part = config(setting), tmp_path / "part"
+    pretrain(loaded, tmp_path / "whole", check=False)
+    for step in range(2, STEPS + 1):
+        with pytest.raises(Death):
+            pretrain(loaded, part, resume=True, check=False, progress=die_at(step))
+    with pytest.raises(Death):
+        pretrain(loaded, part, resume=True, check=False, recorder=Dying(part, period=1))
+    steps: list[int] = []
+    pretrain(loaded, part, resume=True, check=False, progress=lambda done, total, numbers: steps.append(done))
+    assert steps == []  # the last step was saved: what was missing were files
+    assert outcome(part) == outcome(tmp_path / "whole")
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("harm", [flip, cut, empty])
+@pytest.mark.parametrize("keep", ["2", "3"])
+def test_a_damaged_checkpoint_costs_steps_and_no_bit(
+    harm: Callable[[Path], object],
+    keep: str,
+    small_config: Callable,
+    undisturbed: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """All but the oldest of those that are kept."""
+    loaded, part = small_config(*TINY, "PRETRAIN.CHECKPOINTS", keep), tmp_path / "part"
+    with pytest.raises(Death):
+        pretrain(loaded, part, progress=die_at(4))
+    *newer, oldest = Checkpoints(part).paths()
+    for path in newer:
+        harm(path)
+    caplog.clear()
+    steps: list[int] = []
+    pretrain(loaded, part, resume=True, progress=lambda done, total, numbers: steps.append(done))
+    assert steps == [*range(5 - int(keep), 5)]  # 3 were saved
+    assert outcome(part) == undisturbed
+    (said,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said.startswith(f"going on from {oldest}, because {newer[0].name} is damaged: ")
+
+
+def test_the_one_checkpoint_of_earlier_versions_is_gone_on_with(
+    small_config: Callable, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    loaded, part = small_config(*TINY), tmp_path / "part"
+    with pytest.raises(Death):
+        pretrain(loaded, part, progress=die_at(3))
+    newest, older = Checkpoints(part).paths()
+    newest.rename(part / "checkpoint.safetensors")
+    older.unlink()
+    steps: list[int] = []
+    pretrain(loaded, part, resume=True, progress=lambda done, total, numbers: steps.append(done))
+    assert steps == [3, 4]
+    assert outcome(part) == undisturbed
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_a_deterministic_run_on_a_gpu_repeats_and_resumes_to_the_bit(
+    amp: str, small_config: Callable, tmp_path: Path
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    words = ("MODEL.DEVICE", "cuda", "PRETRAIN.STEP.DETERMINISTIC", "True", "PRETRAIN.AMP", amp)
+    loaded, part = small_config(*TINY, *words, "PRETRAIN.CHANNELS_LAST", str(amp == "bf16")), tmp_path / "part"
+    for name in ("whole", "again"):
+        pretrain(loaded, tmp_path / name)
+    assert outcome(tmp_path / "again") == outcome(tmp_path / "whole")
+    for step in range(1, STEPS + 1):
+        with pytest.raises(Death):
+            pretrain(loaded, part, resume=True, progress=die_at(step))
+    pretrain(loaded, part, resume=True)
+    assert outcome(part) == outcome(tmp_path / "whole")
