@@ -19,7 +19,7 @@ import warnings
 from importlib.util import find_spec
 from types import ModuleType
 
-from scaleprior.commands.tool_flags import exit_code, tool_parser
+from scaleprior.commands.tool_flags import exit_code, settle_processes, tool_parser
 from scaleprior.config import load_config
 from scaleprior.errors import UserError
 from scaleprior.pretrain import evaluate_pretrained, pretrain
@@ -37,10 +37,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="detectron2: its launch, logs and events; plain: without Detectron2, writes metrics.jsonl; "
         "auto (default): detectron2 where it can be imported, else plain",
     )
-    args = parser.parse_args(argv)
-    if args.num_gpus == 0:
-        args.num_gpus, args.opts = 1, [*args.opts, "MODEL.DEVICE", "cpu"]
-    return args
+    return settle_processes(parser.parse_args(argv))
 
 
 def detectron2_runtime(asked: str) -> ModuleType | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from scaleprior.commands.tool_flags import add_process_flags, settle_processes
+
 __all__ = ["register"]
 
 
@@ -26,28 +28,47 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: OUTPUT_DIR of the config)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+    add_process_flags(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override, e.g. SEED 1")
     parser.set_defaults(handler=_pretrain)
 
 
 def _pretrain(args: argparse.Namespace) -> None:
+    from scaleprior.config import load_config
+    from scaleprior.training.launching import launch
+
+    settle_processes(args)
+    load_config(args.config_file, args.opts)  # wrong keys are said once, not by every process
+    launch(
+        _work,
+        (args,),
+        processes=args.num_gpus,
+        machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+    )
+
+
+def _work(args: argparse.Namespace) -> None:
+    """One process' share; of several the first speaks for all."""
     import json
     import logging
-    import os
     import sys
 
     from scaleprior.config import load_config
     from scaleprior.pretrain import pretrain
     from scaleprior.progress import progress_bar
+    from scaleprior.training.processes import place_in_group
 
-    loaded = load_config(args.config_file, args.opts)
+    loaded, main = load_config(args.config_file, args.opts), place_in_group()[0] == 0
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")  # as ``main`` does, for processes that we started
     if not sys.stderr.isatty():  # where there is no bar, lines say how far it is
         logging.getLogger("scaleprior.pretrain.figures").setLevel(logging.INFO)
     with progress_bar("pretraining") as progress:
-        result = pretrain(loaded, out, resume=args.resume, check=args.check, progress=progress)
-    if os.environ.get("RANK", "0") != "0":
-        return  # under torchrun one process speaks for all
+        result = pretrain(loaded, out, resume=args.resume, check=args.check, progress=progress if main else False)
+    if not main:
+        return
     if args.json:
         print(json.dumps({"backbone": str(result.backbone), **result.metrics.to_dict()}))
         return

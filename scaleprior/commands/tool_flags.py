@@ -9,7 +9,7 @@ from collections.abc import Callable
 from scaleprior.errors import ScalePriorError
 from scaleprior.wording import in_flags
 
-__all__ = ["exit_code", "tool_parser"]
+__all__ = ["add_process_flags", "exit_code", "settle_processes", "tool_parser"]
 
 
 def tool_parser(description: str | None) -> argparse.ArgumentParser:
@@ -19,12 +19,29 @@ def tool_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on with the run in OUTPUT_DIR, if there is one")
     parser.add_argument("--no-check", action="store_true", help="do not look at data, disk and memory before training")
     parser.add_argument("--eval-only", action="store_true", help="evaluate, do not train")
-    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine, one a GPU")
-    parser.add_argument("--num-machines", type=int, default=1, help="machines")
-    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine, from 0")
-    parser.add_argument("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto: a free local port")
+    add_process_flags(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys to override")
     return parser
+
+
+def add_process_flags(parser: argparse.ArgumentParser) -> None:
+    """Detectron2's four flags of where processes run."""
+    parser.add_argument(
+        "--num-gpus", type=int, default=1, metavar="N",
+        help="processes on this machine, one a GPU (default 1; 0: one on the CPU; under torchrun leave it)",
+    )  # fmt: skip
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="machines (default 1)")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="number of this machine, from 0")
+    parser.add_argument(
+        "--dist-url", default="auto", metavar="URL", help="tcp://HOST:PORT of machine 0; auto: a free local port"
+    )
+
+
+def settle_processes(args: argparse.Namespace) -> argparse.Namespace:
+    """``args`` with no GPUs said as one process on the CPU; in place."""
+    if args.num_gpus == 0:
+        args.num_gpus, args.opts = 1, [*args.opts, "MODEL.DEVICE", "cpu"]
+    return args
 
 
 def exit_code(tool: str, work: Callable[[], int | None]) -> int:

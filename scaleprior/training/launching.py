@@ -14,21 +14,26 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, spawn
 
 from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.files import write_text
+from scaleprior.training.lost import LostProcess, lost_process
 from scaleprior.training.signals import Interrupted
 from scaleprior.wording import parameter
 
 __all__ = ["check_counts", "launch", "supervise"]
 
+_HEAD_START = 1.0
+"""Seconds between the loss of a process and the end of those that noticed, so that who waits for the first to end sees
+what became of that one. If it does not, its line is theirs, which is less telling."""
 _BY_CODE = {kind.exit_code: kind for kind in (FailureError, UserError, Interrupted)}
 
 
@@ -117,15 +122,35 @@ class _Guarded:
     def __call__(self, *args: Any) -> None:
         try:
             self.work(*args)
+        except LostProcess as e:
+            self._leave_after_the_lost(e)
         except ScalePriorError as e:
-            write_text(Path(self.folder) / str(os.getpid()), f"{e.exit_code} {e.wording.marked}", durable=False)
-            sys.exit(e.exit_code)
+            self._leave(e, "said")
+        except RuntimeError as e:  # of work that joins no processes itself, as Detectron2's training
+            lost = lost_process(e)
+            if lost is None:
+                raise
+            self._leave_after_the_lost(lost)
+
+    def _leave_after_the_lost(self, error: LostProcess) -> NoReturn:
+        time.sleep(_HEAD_START)
+        self._leave(error, "lost")
+
+    def _leave(self, error: ScalePriorError, kind: str) -> NoReturn:
+        write_text(
+            Path(self.folder) / f"{kind}-{os.getpid()}", f"{error.exit_code} {error.wording.marked}", durable=False
+        )
+        sys.exit(error.exit_code)
 
 
 def _first_words(folder: Path, pid: int) -> str | None:
-    """What the process said; else what another one did: a crash here may follow from an error there."""
-    words = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("[0-9]*"))}
-    return words.get(str(pid)) or next(iter(words.values()), None)
+    """What the process said; else what another one did: a crash here may follow from an error there.
+
+    That another one has lost this process says nothing of it.
+    """
+    words = {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*-*"))}
+    others = (text for name, text in words.items() if name.startswith("said-"))
+    return words.get(f"said-{pid}") or next(others, None) or words.get(f"lost-{pid}")
 
 
 @contextlib.contextmanager

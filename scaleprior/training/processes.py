@@ -13,6 +13,7 @@ from torch import Tensor, distributed
 
 from scaleprior.errors import UserError
 from scaleprior.training.lost import lost_process
+from scaleprior.training.meeting import meeting
 from scaleprior.wording import parameter
 
 __all__ = ["ProcessGroup", "join_processes", "place_in_group"]
@@ -137,7 +138,7 @@ def _existing(device: torch.device, timeout: timedelta | None) -> Iterator[Proce
 @contextlib.contextmanager
 def _new(device: torch.device, timeout: timedelta | None) -> Iterator[ProcessGroup]:
     nccl = device.type == "cuda"
-    distributed.init_process_group("nccl" if nccl else "gloo", timeout=timeout)
+    distributed.init_process_group("nccl" if nccl else "gloo", timeout=timeout, **meeting(timeout))
     try:
         yield _members(device, beside=nccl, timeout=timeout)
     except BaseException:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +130,8 @@ def _parallel(model: Pretrainer, processes: ProcessGroup) -> nn.Module:
             return model  # nothing is left to exchange
     ids = [processes.device] if processes.device.type == "cuda" else None
     # The only buffers that change are BN's: each process has its own, and main's are saved. So none are sent about.
-    return nn.parallel.DistributedDataParallel(
-        model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+    new_name = "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    buffers: dict[str, Any] = {
+        "forward_sync_buffers" if new_name else "broadcast_buffers": False
+    }  # renamed after torch 2.4
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, **buffers)
