@@ -297,6 +297,8 @@ def _print_card(card: dict[str, Any]) -> None:
             value = json.dumps(value) if value else "unknown"
         said = f"  ({facts[name]['from']}: {facts[name]['where']})" if name in facts else ""
         print(f"{name:{width}}  {'unknown' if value is None else value}{said}")
+    if weights := (card.get("recipe") or {}).get("weights"):
+        print(f"{'weights':{width}}  {weights}")
 
 
 def _print_origins(left: Any, right: Any) -> None:

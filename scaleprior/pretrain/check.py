@@ -90,7 +90,7 @@ def pretraining_needs(cfg: CfgNode, labels: int, *, processes: int = 1) -> Needs
         last = ProcessGroup(processes - 1, processes, torch.device("meta"))  # no process has a larger share of a head
         model = Pretrainer(spec, labels, pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3, bias=0.0)
         one = Pretrainer(spec, labels, pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3, bias=0.0, shards=last)
-    weights, slots = parameter_bytes(model), _SLOTS.get(node.OPTIMIZER.NAME, 1)
+    weights, slots = parameter_bytes(model), _SLOTS.get(node.OPTIMIZER.NAME, 1) + bool(node.EMA.DECAY)
     images, side = max(node.BATCH_SIZE // processes, 1), node.INPUT.SIZE
     batch = images * map_bytes(spec, side * side, _MAPS, half=node.AMP == "bf16")
     return Needs(

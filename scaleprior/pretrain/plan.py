@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from scaleprior.backbones.canonical import canonical_file
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.contract import check_contract
 from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.published import CARD_FACTS, Origin
 from scaleprior.backbones.trunks.selection import config_eps, spec_from_config
+from scaleprior.backbones.trunks.trunk import build_trunk
 from scaleprior.backbones.weights import read_card
 from scaleprior.config.batch import settled
 from scaleprior.config.keys.key import PRETRAINING
@@ -18,6 +21,7 @@ from scaleprior.config.seed import run_seed
 from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
 from scaleprior.pretrain.data.batches import held_out_rows
+from scaleprior.pretrain.data.sizes import size_pairs
 from scaleprior.pretrain.recipe import check_config, check_shares, recipe_fingerprint, recipe_of, training_images
 
 if TYPE_CHECKING:
@@ -76,6 +80,15 @@ def _spec(cfg: CfgNode) -> TrunkSpec:
         UserError: no such trunk, or one that crops of this size leave no place of.
     """
     spec, size = spec_from_config(cfg), cfg.PRETRAIN.INPUT.SIZE
+    if cfg.PRETRAIN.DROP_PATH:
+        with torch.device("meta"):
+            build_trunk(spec).set_drop_path(cfg.PRETRAIN.DROP_PATH)  # refused where it has no such blocks
+    smallest = min((side for _, side in size_pairs(cfg)), default=size)
+    if smallest < min(size, spec.family.least_side):
+        raise UserError(
+            f"PRETRAIN.INPUT.PROGRESSIVE has the size {smallest}; {spec.name} leaves nothing of so few pixels",
+            hint=f"take sizes of {spec.family.least_side} or more",
+        )
     if size < spec.family.least_side:
         raise UserError(
             f"PRETRAIN.INPUT.SIZE is {size}; {spec.name} leaves nothing of so few pixels",

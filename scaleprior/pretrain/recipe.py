@@ -12,6 +12,7 @@ from scaleprior.config.keys.key import PRETRAINING
 from scaleprior.config.keys.table import check_values
 from scaleprior.config.seed import run_seed
 from scaleprior.errors import UserError
+from scaleprior.pretrain.data.sizes import size_pairs
 from scaleprior.wording import either
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def check_config(cfg: CfgNode) -> None:
             raise UserError(
                 f"MODEL.RESNETS.{name} is {value!r}: plain ResNets are pretrained", hint=f"set it to {plain}"
             )
-    if node.BATCH_SIZE == 1 and node.INPUT.SIZE <= 32 and cfg.MODEL.RESNETS.NORM == "BN":
+    if node.BATCH_SIZE == 1 and _smallest(cfg) <= 32 and cfg.MODEL.RESNETS.NORM == "BN":
         raise UserError(
             "PRETRAIN.BATCH_SIZE 1 with PRETRAIN.INPUT.SIZE up to 32 leaves BN one value per channel",
             hint="enlarge either",
@@ -65,6 +66,7 @@ def check_config(cfg: CfgNode) -> None:
             "it",
             hint="take sgd, rmsprop or adamw",
         )
+    _check_freezing(cfg)
     if not node.CORPUS:
         index = either("corpus=FOLDER", "PRETRAIN.CORPUS FOLDER")
         raise UserError("PRETRAIN.CORPUS is not set", hint=f"give the index folder: {index}")
@@ -76,12 +78,35 @@ def check_shares(cfg: CfgNode, processes: int) -> None:
     share, said = node.BATCH_SIZE // processes, f"PRETRAIN.BATCH_SIZE is {node.BATCH_SIZE} with {processes} processes"
     if not share:
         raise UserError(f"{said}, of which some would have no image", hint="enlarge it, or take fewer processes")
-    alone = cfg.MODEL.RESNETS.NORM == "BN" and node.NORM_STATISTICS == "process" and node.INPUT.SIZE <= 32
+    alone = cfg.MODEL.RESNETS.NORM == "BN" and node.NORM_STATISTICS == "process" and _smallest(cfg) <= 32
     if processes > 1 and share == 1 and alone:
         raise UserError(
             f"{said} and PRETRAIN.INPUT.SIZE up to 32, which leaves BN one value per channel",
             hint="enlarge either, take fewer processes, or set PRETRAIN.NORM_STATISTICS to all",
         )
+
+
+def _smallest(cfg: CfgNode) -> int:
+    """Side of the smallest images of a run, in pixels."""
+    return min([side for _, side in size_pairs(cfg)], default=cfg.PRETRAIN.INPUT.SIZE)
+
+
+def _check_freezing(cfg: CfgNode) -> None:
+    node = cfg.PRETRAIN
+    if node.FREEZE == "none":
+        return
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError(
+            f"PRETRAIN.FREEZE is {node.FREEZE!r} without MODEL.WEIGHTS: a fresh trunk would stay as it is",
+            hint="set MODEL.WEIGHTS to a backbone, or PRETRAIN.FREEZE none",
+        )
+    for name, off in (("DROP_PATH", 0.0), ("NORM_STATISTICS", "process")):
+        if node[name] != off:
+            raise UserError(
+                f"PRETRAIN.{name} is {node[name]!r} with PRETRAIN.FREEZE {node.FREEZE}: it has no effect on a trunk "
+                "that does not learn",
+                hint=f"set PRETRAIN.{name} {off}, or PRETRAIN.FREEZE none",
+            )
 
 
 def training_images(cfg: CfgNode, corpus_images: int) -> int:

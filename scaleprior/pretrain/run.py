@@ -8,7 +8,7 @@ and, last, ``result.json``, which marks it finished.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +28,10 @@ from scaleprior.config.seed import run_seed
 from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
 from scaleprior.files import read_json, write_json
+from scaleprior.pretrain.card import made_card
 from scaleprior.pretrain.data.augment import CropAugmentation
 from scaleprior.pretrain.data.batches import ImageSet, TrainBatches, training_set
+from scaleprior.pretrain.data.sizes import ImageSizes
 from scaleprior.pretrain.evaluation.measures import Measures
 from scaleprior.pretrain.figures.json_lines import JsonLines
 from scaleprior.pretrain.figures.recorder import Recorder, closed_after
@@ -41,10 +43,10 @@ from scaleprior.pretrain.metrics import LabelMetrics, Measured, PretrainMetrics
 from scaleprior.pretrain.network.head import LinearHead
 from scaleprior.pretrain.network.pretrainer import Pretrainer, prior_bias
 from scaleprior.pretrain.network.sync_norms import share_statistics
+from scaleprior.pretrain.optim.average import WeightAverage
 from scaleprior.pretrain.optim.optimizers import build_optimizer
 from scaleprior.pretrain.optim.schedule import Schedule, budget_steps
 from scaleprior.pretrain.plan import check_device, check_pretraining, parent_card, planned_card, run_identity, run_parts
-from scaleprior.pretrain.recipe import recipe_of
 from scaleprior.provenance import created_by
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.checkpoints import Checkpoints
@@ -158,10 +160,11 @@ def run_pretraining(
             with write_errors(out):
                 recorder.open(processes, trainer.counters, trainer.schedule.total)
             trainer.train(recorder, progress)
-            measured = measures(trainer.model)
-            head, result = trainer.model.head.whole(), None  # every process gives its share
-            if processes.main and head is not None:
-                result = _finish(cfg, spec, trainer, head, measured, parent, recorder)
+            with trainer.averaged():
+                measured = measures(trainer.model)
+                head, result = trainer.model.head.whole(), None  # every process gives its share
+                if processes.main and head is not None:
+                    result = _finish(cfg, trainer, head, measured, parent, recorder)
             processes.wait()
         return result or _finished_result(out, RESULT)
 
@@ -245,6 +248,8 @@ def _model(
         channels_last=cfg.PRETRAIN.CHANNELS_LAST,
         chunk=cfg.PRETRAIN.HEAD.CHUNK,
         shards=processes if cfg.PRETRAIN.HEAD.SHARDED and processes is not None and processes.joined else None,
+        smoothing=cfg.PRETRAIN.LOSS.SMOOTHING,
+        drop_path=cfg.PRETRAIN.DROP_PATH,
     )
 
 
@@ -265,16 +270,22 @@ def _trainer(
     model = _model(cfg, spec, labels, bias=bias, processes=processes)
     if parent is not None:
         model.trunk.load(load_canonical(canonical_file(cfg.MODEL.WEIGHTS))[0])
+    if node.FREEZE == "trunk":
+        model.freeze_trunk()
     model.to(processes.device)
     if node.NORM_STATISTICS == "all" and processes.size > 1:
         share_statistics(model.trunk, processes.device)
     total = budget_steps(node.BUDGET.AMOUNT, node.BUDGET.UNIT, images=len(images), batch_size=node.BATCH_SIZE)
+    sizes = ImageSizes.from_config(cfg, total=total) if node.INPUT.PROGRESSIVE else None
+    if sizes is not None:
+        logger.info("images of %s pixels: %.3g of the pixels of a run at %d", sizes, sizes.cost, sizes.size)
     cache = node.LOADER.CACHE_MB * 2**20 if not node.LOADER.NUM_WORKERS else 0
     dataset = TrainBatches(
         images,
         BatchPlan(len(images), node.BATCH_SIZE, seed, processes.rank, processes.size),
         CropAugmentation.from_config(cfg),
         order=cfg.INPUT.FORMAT,
+        sizes=sizes,
         cache_bytes=cache,
     )
     logger.info("%s on %d images, %d labels, %d steps of %d", spec.name, len(images), labels, total, node.BATCH_SIZE)
@@ -285,6 +296,7 @@ def _trainer(
         accumulate=node.ACCUMULATE,
         clip_norm=node.OPTIMIZER.CLIP_NORM,
         amp=node.AMP == "bf16",
+        average=WeightAverage(model.learning_state(), node.EMA.DECAY) if node.EMA.DECAY else None,
     )
     return PretrainTrainer(
         model=model,
@@ -299,6 +311,7 @@ def _trainer(
         max_unreadable=node.LOADER.MAX_UNREADABLE,
         workers=node.LOADER.NUM_WORKERS,
         decode_on_device=node.LOADER.DECODE == "gpu",
+        draw_seed=seed if node.DROP_PATH else None,
     )
 
 
@@ -315,7 +328,6 @@ def _label_density(images: ImageSet, labels: int) -> float:
 
 def _finish(
     cfg: CfgNode,
-    spec: TrunkSpec,
     trainer: PretrainTrainer,
     head: LinearHead,
     measured: Measured,
@@ -338,7 +350,7 @@ def _finish(
     )
     labels = images.label_space
     of_labels = {"label_space": labels.fingerprint, "head": head.state_dict()}
-    trunk, card = trainer.model.trunk.canonical_state(), _card(cfg, spec, trainer, parent)
+    trunk, card = trainer.model.trunk.canonical_state(), made_card(cfg, trainer.dataset, counters, parent)
     room = trainer.checkpoints.making_room
     room(lambda: save_checkpoint(out / HEAD, of_labels))
     room(lambda: save_backbone(out / BACKBONE, trunk, card))
@@ -347,21 +359,3 @@ def _finish(
     room(lambda: write_json(out / RESULT, metrics.to_dict()))
     trainer.checkpoints.remove()
     return PretrainResult(out / BACKBONE, metrics)
-
-
-def _card(cfg: CfgNode, spec: TrunkSpec, trainer: PretrainTrainer, parent: Card | None) -> Card:
-    images, counters = trainer.dataset.images, trainer.counters
-    corpus, node, seed = images.fraction.corpus, cfg.PRETRAIN, run_seed(cfg)
-    noise = {"rate": node.NOISE.RATE, "kind": node.NOISE.KIND, "drop": node.NOISE.DROP, "seed": node.NOISE.SEED}
-    return replace(
-        planned_card(cfg, f"{spec.name}_{corpus.name}-{len(images)}_seed{seed}"),
-        corpus={"name": corpus.name, "fingerprint": images.fraction.fingerprint},
-        images=len(images),
-        labels=len(images.label_space),
-        noise=noise if node.NOISE.RATE or node.NOISE.DROP else {},
-        epochs=counters.images_seen / len(images),
-        steps=counters.step,
-        recipe=recipe_of(cfg),
-        parent=None if parent is None else {"name": parent.name, "tensors_sha256": parent.tensors_sha256},
-        created_by=created_by(),
-    )

@@ -20,6 +20,7 @@ from scaleprior.pretrain.data.augment import CropAugmentation
 from scaleprior.pretrain.data.batches import LabelledBatch, TrainBatches, training_set
 from scaleprior.pretrain.data.decoding import DeviceDecoder, decoded_batches
 from scaleprior.pretrain.data.encoded import EncodedBatches
+from scaleprior.pretrain.data.sizes import ImageSizes
 from scaleprior.training.positions import BatchPlan
 from tests.corpus.images.files import exif, insert, save
 from tests.pretrain.conftest import CLASSES, index_images, write_images
@@ -101,6 +102,17 @@ def test_every_kind_of_image_becomes_the_same_crop(crop: str, order: str, small_
         assert len(encoded.encoded) == 61  # the one with spare bytes among them, which hide before its end
         assert len(encoded.places) == 3  # PNGs and inks
         check_same(next(decoded_batches(dataset, step, step + 1, workers=0, device=CPU)), expected)
+
+
+def test_crops_grow_on_the_device_as_on_the_host(small_config: Callable, index: Path) -> None:
+    """Progressive resizing: 2 steps of 12 pixels, then 16."""
+    cfg = small_config("PRETRAIN.INPUT.PROGRESSIVE", "((0.5, 12),)").cfg
+    dataset = train_batches(cfg, index)
+    dataset.sizes = ImageSizes.from_config(cfg, total=4)
+    found = list(decoded_batches(dataset, 0, 4, workers=0, device=CPU))
+    assert [batch.images.shape[1] for batch in found] == [12, 12, 16, 16]
+    for step, batch in enumerate(found):
+        check_same(batch, dataset[step])
 
 
 def test_strict_means_strict(small_config: Callable, index: Path) -> None:

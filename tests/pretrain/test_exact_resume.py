@@ -33,6 +33,10 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "head by chunks": ("PRETRAIN.HEAD.CHUNK", "3"),
     "unknown labels": ("PRETRAIN.LOSS.UNLABELLED", "ignore", "PRETRAIN.NOISE.RATE", "0.3"),
     "scaled rate": ("PRETRAIN.REFERENCE_BATCH", "32"),
+    "averaged weights": ("PRETRAIN.EMA.DECAY", "0.9", "PRETRAIN.HELD_OUT.IMAGES", "8"),
+    "stochastic depth": ("PRETRAIN.DROP_PATH", "0.4", "PRETRAIN.ACCUMULATE", "2"),
+    "smoothed labels": ("PRETRAIN.LOSS.SMOOTHING", "0.1"),
+    "progressive resizing": ("PRETRAIN.INPUT.PROGRESSIVE", "((0.4, 9), (0.7, 12))"),  # killed at both changes
     "stairs": ("PRETRAIN.SCHEDULE.NAME", "exponential", "PRETRAIN.SCHEDULE.DECAY_EVERY", "0.25"),
     "worker processes": ("PRETRAIN.LOADER.NUM_WORKERS", "2"),
     "one checkpoint": ("PRETRAIN.CHECKPOINTS", "1"),

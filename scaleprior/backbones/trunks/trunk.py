@@ -13,6 +13,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from scaleprior.backbones.trunks.drop_path import set_drop_path
 from scaleprior.backbones.trunks.family import TrunkFamily, TrunkSpec
 from scaleprior.backbones.trunks.freezing import check_stages, freeze_norms, freeze_parts
 from scaleprior.backbones.trunks.model import MAPS, STRIDES, same_eps
@@ -106,6 +107,15 @@ class Trunk(nn.Module):
                 f"{self.arch.name} has no norm whose eps can be set to {eps:g}",
                 hint="its family's norms must derive from torch's, or its weights have the family's eps",
             )
+        return self
+
+    def set_drop_path(self, rate: float) -> Trunk:
+        """Stochastic depth in training, up to ``rate`` in the last block, in place; returns self.
+
+        Raises:
+            UserError: the family has none.
+        """
+        set_drop_path(self.arch, self.body, rate)
         return self
 
     def load(self, state: Mapping[str, Tensor]) -> Trunk:

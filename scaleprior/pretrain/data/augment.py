@@ -5,7 +5,7 @@ B images; an image is uint8 [H, W, 3]; the network sees uint8 crops [B, S, S, 3]
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -63,6 +63,10 @@ class CropAugmentation:
         """The augmentation that ``cfg.PRETRAIN.INPUT`` describes."""
         node = cfg.PRETRAIN.INPUT
         return cls(node.CROP, node.SIZE, node.RESIZE, tuple(node.SCALE), tuple(node.RATIO), node.MIRROR)
+
+    def scaled(self, size: int) -> CropAugmentation:
+        """The same for crops of another ``size``, and ``resize`` in proportion."""
+        return self if size == self.size else replace(self, size=size, resize=round(self.resize * size / self.size))
 
     def stored(self, image: np.ndarray) -> np.ndarray:
         """The part of the work that is the same in every epoch; what a cache may keep."""

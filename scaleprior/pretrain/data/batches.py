@@ -18,6 +18,7 @@ from scaleprior.corpus import Corpus, Fraction, corrupt_labels
 from scaleprior.corpus.images import decode
 from scaleprior.errors import UserError
 from scaleprior.pretrain.data.augment import CropAugmentation, uniforms
+from scaleprior.pretrain.data.sizes import ImageSizes
 from scaleprior.pretrain.losses.targets import Targets
 from scaleprior.pretrain.recipe import training_images
 from scaleprior.training.positions import BatchPlan
@@ -240,32 +241,46 @@ class TrainBatches(Dataset[LabelledBatch]):
     """Map from step to :class:`LabelledBatch`; picklable, for worker processes.
 
     Args:
+        sizes: side of the crops of every step; None = the augmentation's.
         cache_bytes: decoded images are kept up to this size; only useful in one process.
     """
 
     def __init__(
-        self, images: ImageSet, plan: BatchPlan, augmentation: CropAugmentation, *, order: str, cache_bytes: int = 0
+        self,
+        images: ImageSet,
+        plan: BatchPlan,
+        augmentation: CropAugmentation,
+        *,
+        order: str,
+        sizes: ImageSizes | None = None,
+        cache_bytes: int = 0,
     ) -> None:
         self.images = images
         self.plan = plan
         self.augmentation = augmentation
+        self.sizes = sizes
         self.order = order
-        self._room = cache_bytes
+        self._cache_bytes = self._room = cache_bytes
+        self._cached_for = 0  # the side that the cached images have for resize_crop
         self._cache: dict[int, np.ndarray] = {}
+
+    def augmentation_of(self, step: int) -> CropAugmentation:
+        """How the images of ``step`` become crops."""
+        return self.augmentation if self.sizes is None else self.augmentation.scaled(self.sizes(step))
 
     def __getitem__(self, step: int) -> LabelledBatch:
         rows, epochs = self.plan(step)
         draws = uniforms(self.plan.seed, epochs, self.images.hashes[rows])
-        size = self.augmentation.size
-        crops = np.empty((len(rows), size, size, 3), dtype=np.uint8)
+        augmentation = self.augmentation_of(step)
+        crops = np.empty((len(rows), augmentation.size, augmentation.size, 3), dtype=np.uint8)
         good, unreadable = [], []
         for place, row in enumerate(rows.tolist()):
             try:
-                stored = self._stored(row)
+                stored = self._stored(row, augmentation)
             except UserError as e:
                 unreadable.append((row, str(e)))
                 continue
-            crops[len(good)] = self.augmentation.train(stored, draws[place])
+            crops[len(good)] = augmentation.train(stored, draws[place])
             good.append(row)
         rows = np.asarray(good, dtype=np.int64)
         return LabelledBatch(
@@ -279,10 +294,13 @@ class TrainBatches(Dataset[LabelledBatch]):
         known = None if absent is None else (torch.from_numpy(absent[0]), torch.from_numpy(absent[1]))
         return Targets.from_csr(labels, offsets, classes=len(self.images.label_space), absent=known)
 
-    def _stored(self, row: int) -> np.ndarray:
+    def _stored(self, row: int, augmentation: CropAugmentation) -> np.ndarray:
+        if augmentation.crop == "resize_crop" and augmentation.resize != self._cached_for:
+            self._cache.clear()
+            self._room, self._cached_for = self._cache_bytes, augmentation.resize
         stored = self._cache.get(row)
         if stored is None:
-            stored = self.augmentation.stored(self.images.decode(row, self.order))
+            stored = augmentation.stored(self.images.decode(row, self.order))
             if stored.nbytes <= self._room:
                 self._room -= stored.nbytes
                 self._cache[row] = stored

@@ -74,7 +74,7 @@ class DeviceDecoder:
         return made
 
     def _labelled(self, batch: EncodedBatch) -> LabelledBatch:
-        size = self._whole.augmentation.size
+        size = batch.augmentation.size
         images = torch.empty(len(batch.rows), size, size, 3, dtype=torch.uint8, device=self._device)
         images[batch.places.to(self._device)] = batch.crops.to(self._device)
         codes = [batch.code[image.start : image.stop] for image in batch.encoded]
@@ -101,7 +101,7 @@ class DeviceDecoder:
         for image in left:
             data = batch.code[image.start : image.stop].numpy().tobytes()
             try:
-                crop = self._dataset.crop(data, np.array(image.draws))
+                crop = self._dataset.crop(data, batch.augmentation, np.array(image.draws))
             except UserError as e:
                 yield image.place, str(e)
             else:

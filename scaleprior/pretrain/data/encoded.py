@@ -52,6 +52,7 @@ class EncodedBatch:
         rows: indices into the fraction, int64 [b]. targets: their labels.
         encoded: n of the images. code: uint8, their bytes one after the other.
         places: int64 [b - n], of the others. crops: uint8 [b - n, S, S, 3].
+        augmentation: how images become crops of this step.
         unreadable: (row, reason) of images that could not be read and are not among the b.
     """
 
@@ -61,6 +62,7 @@ class EncodedBatch:
     code: Tensor
     places: Tensor
     crops: Tensor
+    augmentation: CropAugmentation
     unreadable: tuple[tuple[int, str], ...] = ()
 
 
@@ -73,6 +75,7 @@ class EncodedBatches(Dataset[EncodedBatch]):
     def __getitem__(self, step: int) -> EncodedBatch:
         images, plan = self.whole.images, self.whole.plan
         rows, epochs = plan(step)
+        augmentation = self.whole.augmentation_of(step)
         draws = uniforms(plan.seed, epochs, images.hashes[rows])
         good, unreadable = list[int](), list[tuple[int, str]]()
         encoded, codes = list[EncodedImage](), list[bytes]()
@@ -81,9 +84,9 @@ class EncodedBatches(Dataset[EncodedBatch]):
             try:
                 data = images.read(row)
                 start = encoded[-1].stop if encoded else 0
-                image = self._encoded(data, len(good), start, numbers)
+                image = self._encoded(data, augmentation, len(good), start, numbers)
                 if image is None:
-                    crops.append(self.crop(data, numbers))
+                    crops.append(self.crop(data, augmentation, numbers))
                     places.append(len(good))
                 else:
                     encoded.append(image)
@@ -92,7 +95,7 @@ class EncodedBatches(Dataset[EncodedBatch]):
                 unreadable.append((row, str(e)))
             else:
                 good.append(row)
-        rows, size = np.asarray(good, dtype=np.int64), self.whole.augmentation.size
+        rows, size = np.asarray(good, dtype=np.int64), augmentation.size
         return EncodedBatch(
             torch.from_numpy(rows),
             self.whole.targets(rows),
@@ -100,20 +103,22 @@ class EncodedBatches(Dataset[EncodedBatch]):
             torch.from_numpy(np.frombuffer(bytearray().join(codes), dtype=np.uint8)),
             torch.tensor(places, dtype=torch.int64),
             torch.from_numpy(np.stack(crops)) if crops else torch.empty(0, size, size, 3, dtype=torch.uint8),
+            augmentation,
             tuple(unreadable),
         )
 
-    def crop(self, data: bytes, draws: np.ndarray) -> np.ndarray:
+    def crop(self, data: bytes, augmentation: CropAugmentation, draws: np.ndarray) -> np.ndarray:
         """The crop [S, S, 3] of an image that is decoded here.
 
         Raises:
             ImageError: it cannot be decoded.
         """
-        augmentation = self.whole.augmentation
         stored = augmentation.stored(self.whole.images.decode_bytes(data, self.whole.order))
         return augmentation.train(stored, draws)
 
-    def _encoded(self, data: bytes, place: int, start: int, draws: np.ndarray) -> EncodedImage | None:
+    def _encoded(
+        self, data: bytes, augmentation: CropAugmentation, place: int, start: int, draws: np.ndarray
+    ) -> EncodedImage | None:
         """What a device needs to know of ``data``; None for what it is not given."""
         header = plain_jpeg(data)
         if header is None:
@@ -123,7 +128,7 @@ class EncodedBatches(Dataset[EncodedBatch]):
         orientation = header.orientation() if self.whole.images.upright else 1
         height, width = header.height, header.width
         turned = (width, height) if orientation >= 5 else (height, width)
-        part = crop_part(self.whole.augmentation, *turned, draws)
+        part = crop_part(augmentation, *turned, draws)
         return EncodedImage(place, start, start + len(data), height, width, orientation, part, tuple(draws.tolist()))
 
 

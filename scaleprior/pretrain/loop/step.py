@@ -17,6 +17,7 @@ from scaleprior.pretrain.optim.optimizers import guard, guards_itself, set_rate
 if TYPE_CHECKING:
     from scaleprior.pretrain.data.batches import LabelledBatch
     from scaleprior.pretrain.network.pretrainer import Pretrainer
+    from scaleprior.pretrain.optim.average import WeightAverage
     from scaleprior.training.processes import ProcessGroup
 
 __all__ = ["StepFigures", "TrainStep"]
@@ -47,6 +48,7 @@ class TrainStep:
             Norms over a batch (BN) see a part.
         clip_norm: largest norm of the gradient; 0 = any.
         amp: bfloat16 autocast of trunk and head.
+        average: of the weights, which follows them.
     """
 
     def __init__(
@@ -58,12 +60,14 @@ class TrainStep:
         accumulate: int = 1,
         clip_norm: float = 0.0,
         amp: bool = False,
+        average: WeightAverage | None = None,
     ) -> None:
         self.optimizer = optimizer
         self._processes = processes
         self._accumulate = accumulate
         self._clip_norm = clip_norm
         self._amp = amp
+        self.average = average
         self._net = _parallel(model, processes)
         self._found_inf: Tensor | None = None
         if processes.device.type == "cuda" and guards_itself(optimizer):
@@ -97,6 +101,8 @@ class TrainStep:
             self.optimizer.step()
         elif bool(finite):
             self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
         return StepFigures(loss, total / max(len(batch), 1), norm, finite)
 
     def _gradients(self, batch: LabelledBatch, images: int) -> Tensor:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from scaleprior.errors import FailureError
@@ -29,6 +30,7 @@ from scaleprior.pretrain.optim.optimizers import load_optimizer
 from scaleprior.training.checkpoint import restore_rng, rng_state
 from scaleprior.training.metrics_file import write_errors
 from scaleprior.training.run_folder import restoring, with_room, with_way_on
+from scaleprior.training.seeds import step_seed
 from scaleprior.training.signals import Interrupted, catch_sigterm
 from scaleprior.wording import parameter
 
@@ -58,6 +60,8 @@ class PretrainTrainer:
         max_unreadable: share in [0, 1]. workers: loader processes. decode_on_device: JPEGs of a batch.
         measures: what the model is measured on. measure_period: in steps; 0 = never within the loop.
         saved: steps in the last checkpoint.
+        draw_seed: what the network draws in a step (stochastic depth) follows from this, the step and the rank; None:
+            it draws nothing.
     """
 
     model: Pretrainer
@@ -74,6 +78,7 @@ class PretrainTrainer:
     decode_on_device: bool = False
     measures: Measures | None = None
     measure_period: int = 0
+    draw_seed: int | None = None
     counters: Counters = field(default_factory=Counters)
     saved: int = 0
 
@@ -87,6 +92,8 @@ class PretrainTrainer:
             state = own_state(saved.state, self.model.head, self.step.optimizer)
             self.model.load_state_dict(state["model"])
             load_optimizer(self.step.optimizer, state["optimizer"])
+            if self.step.average is not None:
+                self.step.average.load_state_dict(state["average"])
             restore_rng(state["rng"])
             self.counters = Counters(**state["counters"])
             self.saved = self.counters.step
@@ -105,10 +112,17 @@ class PretrainTrainer:
             "rng": rng_state(),
             "counters": asdict(self.counters),
         }
+        if self.step.average is not None:
+            state["average"] = self.step.average.state_dict()
         state = whole_state(state, self.model.head, self.step.optimizer)
         if self.processes.main:
             self.checkpoints.save(self.counters.step, state)
         self.saved = self.counters.step
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """A block in which the model has the weights that are evaluated and saved: their average, if there is one."""
+        average = self.step.average
+        return contextlib.nullcontext() if average is None else average.in_place()
 
     @cached_property
     def _model_state(self) -> dict[str, Tensor]:
@@ -136,6 +150,8 @@ class PretrainTrainer:
                 waited = time.perf_counter() - begun
                 # Before the forward pass, which changes what BN remembers: the state to go on from is that of now.
                 admission = self._admission(step, batch, pending, watch, first=first, stop=stop.requested)
+                if self.draw_seed is not None:
+                    torch.manual_seed(step_seed(self.draw_seed, self.processes.rank, step))
                 rate = self.base_lr * self.schedule(step)
                 figures = self.step(batch, images=admission.images, rate=rate)
                 self.counters.step = step + 1
@@ -177,7 +193,8 @@ class PretrainTrainer:
             WriteError: the figures cannot be written; they and the state are saved.
         """
         assert self.measures is not None
-        found = self.measures(self.model)
+        with self.averaged():
+            found = self.measures(self.model)
         try:
             watch.measured(self.counters.step, found.to_dict())
         except WriteError as e:

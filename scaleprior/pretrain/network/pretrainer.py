@@ -33,6 +33,11 @@ class Pretrainer(nn.Module):
         norm_eps: see ``build_trunk``.
         chunk: labels whose logits the loss holds at a time; 0 = all.
         shards: processes over which the head's labels are spread; None: each has all of them.
+        smoothing: of the labels.
+        drop_path: stochastic depth, see ``Trunk.set_drop_path``; 0 = none.
+
+    Attributes:
+        frozen: the trunk does not learn.
     """
 
     pixel_mean: Tensor
@@ -50,20 +55,43 @@ class Pretrainer(nn.Module):
         channels_last: bool = False,
         chunk: int = 0,
         shards: ProcessGroup | None = None,
+        smoothing: float = 0.0,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        self.frozen = False
         self.trunk = build_trunk(spec, norm_eps=norm_eps)
+        if drop_path:
+            self.trunk.set_drop_path(drop_path)
         features = spec.out_channels["res5"]
         self.head: LinearHead | ShardedHead = (
-            LinearHead(features, labels, bias=bias, chunk=chunk)
+            LinearHead(features, labels, bias=bias, chunk=chunk, smoothing=smoothing)
             if shards is None
-            else ShardedHead(features, labels, shards, bias=bias, chunk=chunk)
+            else ShardedHead(features, labels, shards, bias=bias, chunk=chunk, smoothing=smoothing)
         )
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std), persistent=False)
         self.channels_last = channels_last
         if channels_last:
             self.trunk.to(memory_format=torch.channels_last)
+
+    def freeze_trunk(self) -> Pretrainer:
+        """Let the head alone learn, in place; returns self. The trunk's BN keeps its statistics."""
+        self.frozen = True
+        self.trunk.requires_grad_(False)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> Pretrainer:
+        """As torch's; a frozen trunk stays in the mode of evaluation."""
+        super().train(mode)
+        if self.frozen:
+            self.trunk.eval()
+        return self
+
+    def learning_state(self) -> dict[str, Tensor]:
+        """What training changes, parameters and buffers by name: the very tensors."""
+        state = self.state_dict(keep_vars=True)
+        return {name: tensor for name, tensor in state.items() if not (self.frozen and name.startswith("trunk."))}
 
     def forward(self, images: Tensor, targets: Targets | None = None) -> Tensor:
         """uint8 [B, S, S, 3] -> logits [B, C]; with their targets, the sum of the images' losses.

@@ -207,7 +207,7 @@ class _ShardedLogistic(torch.autograd.Function):
 
 
 def whole_state(state: Mapping[str, Any], head: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """A run's "model" and "optimizer", and whatever else ``state`` has, as they are with a whole head.
+    """A run's "model", "optimizer" and "average", and whatever else ``state`` has, as they are with a whole head.
 
     Every process has to call it where the head is spread, and the main process has the result. With any other head it
     is ``state``.
@@ -219,7 +219,10 @@ def whole_state(state: Mapping[str, Any], head: nn.Module, optimizer: torch.opti
         whole = {n: head.gather(v) for n, v in kept.get(place, {}).items() if _is_like(v, parameter.shape)}
         kept[place] = {**kept.get(place, {}), **whole}
     optimizer_state = {**state["optimizer"], "state": {place: found for place, found in kept.items() if found}}
-    return {**state, "model": head.gather_named(state["model"]), "optimizer": optimizer_state}
+    whole = {**state, "model": head.gather_named(state["model"]), "optimizer": optimizer_state}
+    if "average" in state:
+        whole["average"] = {**state["average"], "average": head.gather_named(state["average"]["average"])}
+    return whole
 
 
 def own_state(state: Mapping[str, Any], head: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -231,7 +234,10 @@ def own_state(state: Mapping[str, Any], head: nn.Module, optimizer: torch.optim.
         whole = (head.labels, *parameter.shape[1:])
         if place in kept:
             kept[place] = {n: v[head.own] if _is_like(v, whole) else v for n, v in kept[place].items()}
-    return {**state, "model": head.own_named(state["model"]), "optimizer": {**state["optimizer"], "state": kept}}
+    own = {**state, "model": head.own_named(state["model"]), "optimizer": {**state["optimizer"], "state": kept}}
+    if "average" in state:
+        own["average"] = {**state["average"], "average": head.own_named(state["average"]["average"])}
+    return own
 
 
 def _places(optimizer: torch.optim.Optimizer, head: ShardedHead) -> list[tuple[int, Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from scaleprior.config.keys.key import PRETRAIN, PRETRAINING, Key
-from scaleprior.config.keys.legal import POSITIVE, SHARE, Each, Number, at_least, one_of
+from scaleprior.config.keys.legal import POSITIVE, SHARE, Anything, Each, Number, at_least, one_of
 
 __all__ = ["KEYS"]
 
@@ -29,6 +29,13 @@ KEYS = (
         "Side to which images are resized before the (random or central) crop, at least SIZE. Evaluation uses it with "
         "either CROP.",
         legal=_SIDE, unit="pixels",
+    ),
+    _key(
+        "PRETRAIN.INPUT.PROGRESSIVE", (),
+        "Progressive resizing: pairs of a share of the run and the SIZE until then, both rising, such as ((0.5, 128), "
+        "(0.8, 176)); then SIZE. resize_crop's RESIZE is scaled in proportion. The run's pixels, as a share of those "
+        "without it, are in the log and in the card. () = SIZE throughout.",
+        legal=Each(Anything("pairs (share, size)")), since=2,
     ),
     _key(
         "PRETRAIN.INPUT.SCALE", (0.08, 1.0),

@@ -50,4 +50,10 @@ KEYS = (
         "verified absent, and their descendants with EXPAND_LABELS.",
         legal=one_of("negative", "ignore"), since=2,
     ),
+    _key(
+        "PRETRAIN.LOSS.SMOOTHING", 0.0,
+        "Label smoothing s: a present label's target is 1 - s / 2, an absent one's s / 2 (Szegedy et al. 2016 for two "
+        "classes, as in Keras' BinaryCrossentropy). Each of thousands of labels is then believed present with s / 2.",
+        legal=Number(0, 1, below=True), since=2,
+    ),
 )  # fmt: skip

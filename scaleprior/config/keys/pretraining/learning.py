@@ -80,5 +80,24 @@ KEYS = (
         "PRETRAIN.SCHEDULE.DECAY_EVERY", 0.1,
         "exponential: the rate is multiplied by GAMMA after every DECAY_EVERY, in UNIT.", legal=POSITIVE,
     ),
+    _key(
+        "PRETRAIN.EMA.DECAY", 0.0,
+        "Evaluate and save, in place of the last weights, their average over the steps: after step t (from 0) it keeps "
+        "the smaller of DECAY and (1 + t) / (10 + t) of itself. BN's statistics are averaged, too. The card says so. "
+        "0 = off.",
+        legal=Number(0, 1, below=True), since=2,
+    ),
+    _key(
+        "PRETRAIN.DROP_PATH", 0.0,
+        "Stochastic depth: chance that an image skips a residual branch in training, growing linearly from 0 in the "
+        "first block to this in the last (timm's). For trunks that have such blocks; 0 = off.",
+        legal=Number(0, 1, below=True), since=2,
+    ),
+    _key(
+        "PRETRAIN.FREEZE", "none",
+        "trunk: only the head learns, on a backbone that MODEL.WEIGHTS names and that is saved as it was (a linear "
+        "probe); its BN keeps its statistics. none: all learns.",
+        legal=one_of("none", "trunk"), since=2,
+    ),
     _key("PRETRAIN.SCHEDULE.GAMMA", 0.9, "See DECAY_EVERY.", legal=Number(0, 1, above=True)),
 )  # fmt: skip
