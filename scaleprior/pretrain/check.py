@@ -13,6 +13,7 @@ from scaleprior.config.batch import settled
 from scaleprior.corpus import Corpus
 from scaleprior.corpus.check import check_corpus
 from scaleprior.pretrain.data.batches import held_out_rows
+from scaleprior.pretrain.evaluation.measures import probe_rows
 from scaleprior.pretrain.network.pretrainer import Pretrainer
 from scaleprior.pretrain.plan import check_pretraining, planned_card
 from scaleprior.pretrain.recipe import training_images
@@ -42,8 +43,8 @@ def check_pretraining_run(
 ) -> CheckReport:
     """Look at all that ``pretrain`` would meet; nothing is written.
 
-    Looked at are the config with the backbone to go on from, the corpus and the held-out one with their files, the
-    space on the disk and the memory.
+    Looked at are the config with the backbone to go on from, the corpus, the held-out one and that of the probes with
+    their files, the space on the disk and the memory.
 
     Args:
         out: folder of the run.
@@ -67,6 +68,10 @@ def check_pretraining_run(
             if held_out is not None:
                 rows, start = held_out
                 report.take(check_corpus(rows, start=start, name="held out", progress=progress))
+        with report.collecting("corpus"):
+            probe = probe_rows(cfg)
+            if probe is not None:
+                report.take(check_corpus(probe, name="probe", progress=progress))
         if not report.of("config"):
             needs = pretraining_needs(cfg, len(corpus.label_space), processes=processes)
             check_disk(report, out, least=needs.left, most=needs.peak)

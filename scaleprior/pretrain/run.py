@@ -196,7 +196,7 @@ def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> LabelMetrics:
         )
     with calculating(cfg):
         device = resolve_device(cfg.MODEL.DEVICE)
-        measures = Measures.from_config(cfg, corpus, ProcessGroup(0, 1, device))
+        measures = Measures.from_config(cfg, corpus, ProcessGroup(0, 1, device), probes=False)
         model = _model(cfg, spec, len(corpus.label_space), bias=0.0).to(device)
         model.trunk.load(state)
         model.head.load_state_dict(head["head"])

@@ -18,6 +18,7 @@ from scaleprior.pretrain.data.batches import ImageSet
 from scaleprior.pretrain.evaluation.crops import CentralCrops, CropShare, Room
 from scaleprior.pretrain.evaluation.features import pooled_features
 from scaleprior.pretrain.evaluation.held_out import evaluate
+from scaleprior.pretrain.evaluation.measures import Measures
 from scaleprior.pretrain.network.pretrainer import Pretrainer
 from scaleprior.training.checkpoint import rng_state
 from scaleprior.training.processes import ProcessGroup, join_processes
@@ -60,6 +61,8 @@ def _evaluate_apart(rank: int, index: str, counts: list[int], out: str) -> None:
             figures = evaluate(model, share(images, rank=rank, size=2), processes)
             features = pooled_features(model, share(images, rank=rank, size=2), processes)
             found.append((asdict(figures), features.values, features.rows))
+        probes = Measures(processes, probe=share(images, rank=rank, size=2), kinds=("linear", "knn"))
+        found.append(probes(model).to_dict())
         same = all(torch.equal(before[name], value) for name, value in model.state_dict().items())
         torch.save((found, same), f"{out}/{rank}")
 
@@ -82,6 +85,9 @@ def test_two_processes_find_what_one_finds_to_the_bit(tmp_path: Path) -> None:
             assert torch.equal(rows, features.rows)
             assert same
     assert whole.unreadable
+    probes = Measures(alone, probe=share(images), kinds=("linear", "knn"))(network(8)).to_dict()
+    assert [found[-1] for found, _ in apart] == [probes, probes]
+    assert "probe/linear_map" in probes
 
 
 @pytest.mark.parametrize(("room", "times"), [(0, 36), (2000, 34), (8000, 26), (10**6, 18)])

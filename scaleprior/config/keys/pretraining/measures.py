@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from scaleprior.config.keys.key import PRETRAIN, PRETRAINING, Key
-from scaleprior.config.keys.legal import at_least
+from scaleprior.config.keys.legal import Each, at_least, one_of
 
 __all__ = ["KEYS"]
 
@@ -27,5 +27,21 @@ KEYS = (
         "Between measurements on the held-out images and by the probes, while the run trains; 0 = only at its end. No "
         "effect on what it learns, and its time does not count as training's.",
         legal=at_least(0), unit="steps",
+    ),
+    _neutral(
+        "PRETRAIN.PROBE.CORPUS", "",
+        "Index folder of a labelled set, of any label space, for probes of the trunk's features: classifiers that "
+        'leave the trunk as it is. Measured at the end and with EVAL.PERIOD. "" = none.',
+    ),
+    _neutral(
+        "PRETRAIN.PROBE.KINDS", ("linear", "knn"),
+        "linear: logistic regression with an L2 penalty; knn: votes of the 20 nearest.",
+        legal=Each(one_of("linear", "knn")),
+    ),
+    _neutral(
+        "PRETRAIN.PROBE.IMAGES", 10000,
+        "Of PROBE.CORPUS, the first in hash order, at most; the probes learn from the first four fifths of them and "
+        "are judged on the rest. 0 = all.",
+        legal=at_least(0), unit="images",
     ),
 )  # fmt: skip
