@@ -27,7 +27,15 @@ from scaleprior.pretrain.recipe import check_config, check_shares, recipe_finger
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["check_device", "check_pretraining", "parent_card", "planned_card", "run_identity", "run_parts"]
+__all__ = [
+    "check_device",
+    "check_mode",
+    "check_pretraining",
+    "parent_card",
+    "planned_card",
+    "run_identity",
+    "run_parts",
+]
 
 
 _OF_THE_RUN = Origin("file", "the config of the run that trained it")
@@ -168,3 +176,33 @@ def check_device(cfg: CfgNode, device: str) -> None:
         )
     if cfg.PRETRAIN.LOADER.DECODE == "gpu" and device == "cpu":
         raise UserError("PRETRAIN.LOADER.DECODE is 'gpu' on a CPU", hint="use PRETRAIN.LOADER.DECODE cpu, or a GPU")
+    check_mode(cfg, device)
+
+
+def check_mode(cfg: CfgNode, device: str, *, joined: bool = False) -> None:
+    """Refuse a ``PRETRAIN.STEP.MODE`` that the rest of the config, or the place of the run, has no use for.
+
+    Args:
+        device: "cpu", or something else.
+        joined: this process is one of a group, be it the only one.
+
+    Raises:
+        UserError: names the key, and what to take.
+    """
+    mode = cfg.PRETRAIN.STEP.MODE
+    if not mode.endswith("graph"):
+        return
+    plain = "compile" if mode.startswith("compile") else "eager"
+    if device == "cpu":
+        raise UserError(f"PRETRAIN.STEP.MODE is {mode!r} on a CPU, which has no CUDA graphs", hint=f"take {plain}")
+    if cfg.PRETRAIN.OPTIMIZER.NAME == "lamb":
+        raise UserError(
+            f"PRETRAIN.STEP.MODE is {mode!r} with PRETRAIN.OPTIMIZER.NAME lamb, which counts its steps on the host",
+            hint=f"take MODE {plain}, or another optimiser",
+        )
+    if joined:
+        # torch's notes on CUDA graphs ask of DDP, among others, that NCCL's watch over errors is off: a lost process
+        # would be waited for for ever.
+        raise UserError(
+            f"PRETRAIN.STEP.MODE is {mode!r} in a process of a group", hint="take compile, or one process by itself"
+        )

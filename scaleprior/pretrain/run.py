@@ -46,7 +46,15 @@ from scaleprior.pretrain.network.sync_norms import share_statistics
 from scaleprior.pretrain.optim.average import WeightAverage
 from scaleprior.pretrain.optim.optimizers import build_optimizer
 from scaleprior.pretrain.optim.schedule import Schedule, budget_steps
-from scaleprior.pretrain.plan import check_device, check_pretraining, parent_card, planned_card, run_identity, run_parts
+from scaleprior.pretrain.plan import (
+    check_device,
+    check_mode,
+    check_pretraining,
+    parent_card,
+    planned_card,
+    run_identity,
+    run_parts,
+)
 from scaleprior.provenance import created_by
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.checkpoints import Checkpoints
@@ -125,6 +133,7 @@ def run_pretraining(
     corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
     images = training_set(cfg, corpus)
     with calculating(cfg), join_processes(_device(cfg)) as processes:
+        check_mode(cfg, processes.device.type, joined=processes.joined)
         measures = Measures.from_config(cfg, corpus, processes)
         identity = {
             "schema": _SCHEMA,
@@ -297,6 +306,7 @@ def _trainer(
         clip_norm=node.OPTIMIZER.CLIP_NORM,
         amp=node.AMP == "bf16",
         average=WeightAverage(model.learning_state(), node.EMA.DECAY) if node.EMA.DECAY else None,
+        mode=node.STEP.MODE,
     )
     return PretrainTrainer(
         model=model,

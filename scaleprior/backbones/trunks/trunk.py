@@ -39,6 +39,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.arch: TrunkSpec = arch
         self.body: nn.Module = body
+        self._family: TrunkFamily = arch.family  # looked up once: a compiler cannot follow the search for it
         self.channels: dict[str, int] = {name: arch.out_channels[name] for name in MAPS}
         self.strides: dict[str, int] = dict(STRIDES)
 
@@ -52,13 +53,13 @@ class Trunk(nn.Module):
             normalised: give each map as the network itself sees it next, where the family's ``next_norms`` say so
                 (BiT, ConvNeXt). Detectors take these. Other trunks' maps are the same.
         """
-        return feature_maps(self.arch.family, self.body, x, normalised=normalised)
+        return feature_maps(self._family, self.body, x, normalised=normalised)
 
     forward = features
 
     def pooled(self, x: Tensor) -> Tensor:
         """The vectors [B, C5] that a linear head reads, from normalised pixels [B, 3, H, W]."""
-        return self.arch.family.pool(self.body, self.features(x)[MAPS[-1]])
+        return self._family.pool(self.body, self.features(x)[MAPS[-1]])
 
     def stage(self, name: str) -> nn.Module:
         """The module that makes the map ``name`` from the one before it."""

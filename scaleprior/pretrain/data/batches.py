@@ -307,15 +307,22 @@ class TrainBatches(Dataset[LabelledBatch]):
         return stored
 
 
-def batches(dataset: Dataset[B], start: int, stop: int, *, workers: int) -> Iterator[B]:
-    """Batches of steps ``start`` .. ``stop - 1``, prepared by ``workers`` processes (0: by this one)."""
-    return loaded(dataset, range(start, stop), workers=workers)
+def batches(dataset: Dataset[B], start: int, stop: int, *, workers: int, pinned: bool = False) -> Iterator[B]:
+    """Batches of steps ``start`` .. ``stop - 1``, prepared by ``workers`` processes (0: by this one).
+
+    Args:
+        pinned: see :func:`loaded`.
+    """
+    return loaded(dataset, range(start, stop), workers=workers, pinned=pinned)
 
 
-def loaded(dataset: Dataset[T], numbers: Sequence[int], *, workers: int) -> Iterator[T]:
+def loaded(dataset: Dataset[T], numbers: Sequence[int], *, workers: int, pinned: bool = False) -> Iterator[T]:
     """``dataset[number]`` of each of the ``numbers``, prepared by ``workers`` processes (0: by this one).
 
     Nothing is drawn from the run's generators.
+
+    Args:
+        pinned: what workers prepared is put into pinned memory, by a thread, for a GPU to fetch.
     """
     if not workers:
         yield from map(dataset.__getitem__, numbers)
@@ -328,6 +335,7 @@ def loaded(dataset: Dataset[T], numbers: Sequence[int], *, workers: int) -> Iter
         num_workers=workers,
         worker_init_fn=_one_cv2_thread,
         generator=own,
+        pin_memory=pinned,
     )
     with _no_cv2_pool():
         running = iter(loader)  # starts the processes

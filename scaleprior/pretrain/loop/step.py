@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from scaleprior.pretrain.data.feed import Feed, Part
+from scaleprior.pretrain.loop.compiled import compiled
+from scaleprior.pretrain.loop.graphs import GraphedUpdate, Lengths
 from scaleprior.pretrain.network.sharded import ShardedHead
 from scaleprior.pretrain.optim.clipping import clip_gradients, gradient_norm
 from scaleprior.pretrain.optim.optimizers import guard, guards_itself, set_rate
@@ -21,6 +26,8 @@ if TYPE_CHECKING:
     from scaleprior.training.processes import ProcessGroup
 
 __all__ = ["StepFigures", "TrainStep"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,12 @@ class TrainStep:
         clip_norm: largest norm of the gradient; 0 = any.
         amp: bfloat16 autocast of trunk and head.
         average: of the weights, which follows them.
+        mode: as PRETRAIN.STEP.MODE: "eager", "compile", "graph" (one process on a GPU, with an optimiser that
+            ``guards_itself``) or "compile_graph".
+
+    Attributes:
+        apart: steps whose batch had another shape than those that were compiled or recorded, and was learnt from as
+            if ``mode`` were "eager".
     """
 
     def __init__(
@@ -61,14 +74,22 @@ class TrainStep:
         clip_norm: float = 0.0,
         amp: bool = False,
         average: WeightAverage | None = None,
+        mode: str = "eager",
     ) -> None:
         self.optimizer = optimizer
+        self.apart = 0
         self._processes = processes
         self._accumulate = accumulate
         self._clip_norm = clip_norm
         self._amp = amp
         self.average = average
-        self._net = _parallel(model, processes)
+        self._plain = _parallel(model, processes)
+        self._net = compiled(self._plain, model) if mode.startswith("compile") else self._plain
+        self._graphed: GraphedUpdate[StepFigures] | None = None
+        if mode.endswith("graph"):
+            self._graphed = GraphedUpdate(self._update, optimizer.zero_grad, processes.device)
+        change = Lengths() if self._graphed is not None else None
+        self._feed = Feed(processes.device, change=change)
         self._found_inf: Tensor | None = None
         if processes.device.type == "cuda" and guards_itself(optimizer):
             self._found_inf = torch.zeros((), device=processes.device)
@@ -86,8 +107,34 @@ class TrainStep:
             rate: learning rate.
         """
         set_rate(self.optimizer, rate)
+        parts = self._feed(batch, self._parts(batch))
+        if self._usual(batch, parts):
+            figures = (self._graphed or self._update)(parts, images)
+        else:
+            self.apart += 1
+            bad = len(batch.unreadable)
+            logger.info("a batch of %d images, %d of them unreadable, goes by itself", len(batch) + bad, bad)
+            figures = self._update(parts, images, net=self._plain)
+        if self.average is not None:  # by itself, for its decay is another one in every step
+            self.average.update()
+        return figures
+
+    def _parts(self, batch: LabelledBatch) -> int:
+        # BN has no variance of one, so a batch from which images are missing may have fewer parts.
+        parts = max(min(self._accumulate, len(batch) // 2), 1)
+        # What processes exchange in a forward pass, as norms do, has to meet.
+        return self._processes.least(parts) if self._accumulate > 1 else parts
+
+    def _usual(self, batch: LabelledBatch, parts: Sequence[Part]) -> bool:
+        """Its shapes are those of other batches; where nothing depends on that, any are."""
+        if self._graphed is not None:
+            return not batch.unreadable and all(targets.repeats is not None for _, targets in parts)
+        return self._net is self._plain or not batch.unreadable
+
+    def _update(self, parts: Sequence[Part], images: int, *, net: nn.Module | None = None) -> StepFigures:
+        """The step's work on the device, of tensors that are there; no answer of it is waited for."""
         self.optimizer.zero_grad(set_to_none=True)
-        total = self._gradients(batch, images)
+        total = self._gradients(self._net if net is None else net, parts, images)
         loss = self._processes.all_reduce(total.clone()) / images
         gradients, shards = (
             [p.grad for p in parameters if p.grad is not None] for parameters in (self._parameters, self._shards)
@@ -101,29 +148,24 @@ class TrainStep:
             self.optimizer.step()
         elif bool(finite):
             self.optimizer.step()
-        if self.average is not None:
-            self.average.update()
-        return StepFigures(loss, total / max(len(batch), 1), norm, finite)
+        own = sum(len(pixels) for pixels, _ in parts)
+        return StepFigures(loss, total / max(own, 1), norm, finite)
 
-    def _gradients(self, batch: LabelledBatch, images: int) -> Tensor:
+    def _gradients(self, net: nn.Module, parts: Sequence[Part], images: int) -> Tensor:
         """Backward passes over the parts of the batch; returns the sum of its images' losses."""
         device, total = self._processes.device, None
         share = images / self._processes.size  # gradients are averaged over the processes
-        # BN has no variance of one, so a batch from which images are missing may have fewer parts.
-        parts = max(min(self._accumulate, len(batch) // 2), 1)
-        if self._accumulate > 1:  # what processes exchange in a forward pass, as norms do, has to meet
-            parts = self._processes.least(parts)
-        for part, (pixels, targets) in enumerate(batch.parts(parts)):
-            with contextlib.nullcontext() if part + 1 == parts else self._without_exchange():
+        for part, (pixels, targets) in enumerate(parts, 1):
+            with contextlib.nullcontext() if part == len(parts) else self._without_exchange():
                 with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._amp):
-                    loss = self._net(pixels.to(device, non_blocking=True), targets.to(device, non_blocking=True))
+                    loss = net(pixels, targets)
                 (loss / share).backward()
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         return total
 
     def _without_exchange(self) -> contextlib.AbstractContextManager[None]:
-        net = self._net
+        net = self._plain
         return net.no_sync() if isinstance(net, nn.parallel.DistributedDataParallel) else contextlib.nullcontext()
 
 

@@ -181,7 +181,8 @@ class PretrainTrainer:
     def _batches(self, start: int, stop: int) -> Iterator[LabelledBatch]:
         if self.decode_on_device:
             return decoded_batches(self.dataset, start, stop, workers=self.workers, device=self.processes.device)
-        return batches(self.dataset, start, stop, workers=self.workers)
+        pinned = self.processes.device.type == "cuda"
+        return batches(self.dataset, start, stop, workers=self.workers, pinned=pinned)
 
     def _to_measure(self, done: int) -> bool:
         return self.measures is not None and self.measure_period > 0 and done % self.measure_period == 0

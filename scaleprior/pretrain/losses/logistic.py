@@ -37,7 +37,13 @@ def logistic_loss(logits: Tensor, targets: Targets, *, smoothing: float = 0.0) -
         logits: floating [B, C]. targets: of these images, on the same device.
         smoothing: in [0, 1); a present label's target is ``1 - smoothing / 2``, an absent one's ``smoothing / 2``.
     """
-    return _losses(logits, targets, smoothing).sum()
+    losses = _losses(logits, targets, smoothing)
+    total = losses.sum()
+    if targets.absent is None or targets.repeats is None:
+        return total
+    last = torch.stack((losses[len(targets.rows) - 1], losses[-1])).detach()
+    # Of the value only: each repetition writes the gradient of the first once more.
+    return total - (last * targets.repeats).sum()
 
 
 def sparse_logistic_loss(

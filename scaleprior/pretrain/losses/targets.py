@@ -20,6 +20,8 @@ class Targets:
         rows, labels: int64 [M], in [0, B) and [0, C).
         absent: (rows, labels) of the labels known to be absent, in the same form; the rest is left out of the loss.
             None: all that are not present are absent.
+        repeats: how often the last pair of ``rows`` and that of ``absent`` stand there beyond the first time, float32
+            [2]; see :meth:`padded`. None: once.
     """
 
     images: int
@@ -27,6 +29,12 @@ class Targets:
     rows: Tensor
     labels: Tensor
     absent: tuple[Tensor, Tensor] | None = None
+    repeats: Tensor | None = None
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Pairs of present and of absent labels."""
+        return len(self.rows), 0 if self.absent is None else len(self.absent[0])
 
     @classmethod
     def from_csr(
@@ -60,6 +68,28 @@ class Targets:
         absent = None if self.absent is None else _slice(*self.absent, start, stop)
         return Targets(stop - start, self.classes, *_slice(self.rows, self.labels, start, stop), absent)
 
+    def padded(self, present: int, absent: int) -> Targets:
+        """The same labels in tensors of these lengths, for code that wants equal shapes in every step.
+
+        The last pair is repeated. A loss writes the terms of listed pairs over those of the others, so repeating one
+        changes neither loss nor gradient; a loss that adds them up takes ``repeats`` of it away again.
+
+        Raises:
+            ValueError: there is no pair to repeat, or there are too many.
+        """
+        lengths = self.lengths
+        wanted = present, absent if self.absent is not None else 0
+        if any(not 0 < had <= room for had, room in zip(lengths, wanted) if room or had):
+            raise ValueError(f"cannot pad {lengths} pairs to {wanted}")
+        missing = None if self.absent is None else _stretched(*self.absent, wanted[1])
+        repeats = torch.tensor([room - had for had, room in zip(lengths, wanted)], dtype=torch.float32)
+        return Targets(self.images, self.classes, *_stretched(self.rows, self.labels, present), missing, repeats)
+
+    def tensors(self) -> list[Tensor]:
+        """All that hold its numbers, in one order."""
+        found = [self.rows, self.labels, *(self.absent or ())]
+        return found if self.repeats is None else [*found, self.repeats]
+
     def to(self, device: torch.device, *, non_blocking: bool = False) -> Targets:
         """A copy on ``device``; itself if it is there."""
         if self.rows.device == device:
@@ -72,7 +102,8 @@ class Targets:
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Targets:
         absent = None if self.absent is None else (change(self.absent[0]), change(self.absent[1]))
-        return Targets(self.images, self.classes, change(self.rows), change(self.labels), absent)
+        repeats = None if self.repeats is None else change(self.repeats)
+        return Targets(self.images, self.classes, change(self.rows), change(self.labels), absent, repeats)
 
 
 def _places(labels: Tensor, offsets: Tensor, classes: int) -> Tensor:
@@ -98,3 +129,8 @@ def _pairs(places: Tensor, classes: int) -> tuple[Tensor, Tensor]:
 def _slice(rows: Tensor, labels: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
     first, last = torch.searchsorted(rows, torch.tensor([start, stop])).tolist()
     return rows[first:last] - start, labels[first:last]
+
+
+def _stretched(rows: Tensor, labels: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    more = length - len(rows)
+    return torch.cat((rows, rows[-1:].expand(more))), torch.cat((labels, labels[-1:].expand(more)))
