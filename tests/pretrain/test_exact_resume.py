@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from scaleprior.pretrain import pretrain
-from scaleprior.pretrain.figures.recorder import JsonLines
+from scaleprior.pretrain.figures.json_lines import JsonLines
 from scaleprior.training.checkpoints import Checkpoints
 from tests.pretrain.conftest import TINY, index_verified, outcome
 
