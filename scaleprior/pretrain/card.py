@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from scaleprior.config.seed import run_seed
 from scaleprior.pretrain.plan import planned_card
 from scaleprior.pretrain.recipe import recipe_of
 from scaleprior.provenance import created_by
+from scaleprior.training.crews import TRAINED_BY
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -20,11 +22,19 @@ if TYPE_CHECKING:
 __all__ = ["made_card"]
 
 
-def made_card(cfg: CfgNode, dataset: TrainBatches, counters: Counters, parent: Card | None) -> Card:
+def made_card(
+    cfg: CfgNode,
+    dataset: TrainBatches,
+    counters: Counters,
+    parent: Card | None,
+    *,
+    trained_by: Sequence[Mapping[str, int]] | None = None,
+) -> Card:
     """Of a run of ``cfg`` on ``dataset``; of a trunk that did not learn, that of its parent, whose weights it has.
 
     Args:
         parent: of MODEL.WEIGHTS; None = fresh weights.
+        trained_by: see ``training.crews``; None where the number of processes cannot have changed.
     """
     if cfg.PRETRAIN.FREEZE == "trunk":
         assert parent is not None, "check_config asks for one"
@@ -41,7 +51,7 @@ def made_card(cfg: CfgNode, dataset: TrainBatches, counters: Counters, parent: C
         noise=noise if node.NOISE.RATE or node.NOISE.DROP else {},
         epochs=counters.images_seen / len(images),
         steps=counters.step,
-        recipe={**recipe_of(cfg), **_words(cfg, dataset)},
+        recipe={**recipe_of(cfg), **_words(cfg, dataset), **({} if trained_by is None else {TRAINED_BY: trained_by})},
         parent=None if parent is None else {"name": parent.name, "tensors_sha256": parent.tensors_sha256},
         created_by=created_by(),
     )

@@ -139,7 +139,7 @@ def run_identity(cfg: CfgNode, corpus: Corpus, *, processes: int = 1) -> dict[st
     facts = {
         "corpus": corpus.prefix_fingerprint(training_images(cfg, len(corpus))),
         "held_out": None if held_out is None else held_out[0].fingerprint,
-        "processes": processes,
+        "processes": processes if cfg.PRETRAIN.PROCESSES == "fixed" else "any",
         "parent": None if parent is None else parent.tensors_sha256,
     }
     return {"fingerprint": recipe_fingerprint(cfg, **facts), **facts}

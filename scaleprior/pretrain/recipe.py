@@ -74,6 +74,12 @@ def check_config(cfg: CfgNode) -> None:
 
 def check_shares(cfg: CfgNode, processes: int) -> None:
     """Raises UserError where a batch of ``cfg`` is too small to be shared out to so many processes."""
+    if cfg.PRETRAIN.PROCESSES == "any" and cfg.PRETRAIN.BATCH_PER_PROCESS:
+        raise UserError(
+            f"PRETRAIN.PROCESSES is 'any' with PRETRAIN.BATCH_PER_PROCESS {cfg.PRETRAIN.BATCH_PER_PROCESS}: with other "
+            "processes it would be another batch",
+            hint="set PRETRAIN.BATCH_SIZE instead",
+        )
     node = settled(cfg, processes).PRETRAIN
     share, said = node.BATCH_SIZE // processes, f"PRETRAIN.BATCH_SIZE is {node.BATCH_SIZE} with {processes} processes"
     if not share:

@@ -58,6 +58,7 @@ from scaleprior.pretrain.plan import (
 from scaleprior.provenance import created_by
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
 from scaleprior.training.checkpoints import Checkpoints
+from scaleprior.training.crews import TRAINED_BY, with_crew
 from scaleprior.training.device import resolve_device
 from scaleprior.training.metrics_file import write_errors
 from scaleprior.training.positions import BatchPlan
@@ -147,6 +148,9 @@ def run_pretraining(
         checkpoints = Checkpoints(out, keep=node.CHECKPOINTS)
         if resume and finished is None:
             saved = saved_state(folder, checkpoints, processes)  # refused before anything is written
+        if node.PROCESSES == "any":
+            done = 0 if saved is None else saved.state["counters"]["step"]
+            folder = with_crew(folder, steps=done, processes=processes.size)
         processes.wait()  # nobody writes before everybody has looked
         if finished is not None:
             if processes.main:
@@ -360,7 +364,9 @@ def _finish(
     )
     labels = images.label_space
     of_labels = {"label_space": labels.fingerprint, "head": head.state_dict()}
-    trunk, card = trainer.model.trunk.canonical_state(), made_card(cfg, trainer.dataset, counters, parent)
+    crews = trainer.folder.identity.get(TRAINED_BY)
+    card = made_card(cfg, trainer.dataset, counters, parent, trained_by=crews)
+    trunk = trainer.model.trunk.canonical_state()
     room = trainer.checkpoints.making_room
     room(lambda: save_checkpoint(out / HEAD, of_labels))
     room(lambda: save_backbone(out / BACKBONE, trunk, card))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
+from scaleprior.backbones import read_card
 from scaleprior.errors import UserError
 from scaleprior.files import read_json
 from scaleprior.pretrain import pretrain
@@ -22,6 +24,7 @@ from scaleprior.pretrain.plan import check_pretraining
 from scaleprior.training.positions import BatchPlan
 from tests import processes
 from tests.pretrain.conftest import SMALL
+from tests.pretrain.test_run import stop_at
 from tests.training.test_lost import free_port
 
 # In float64 rounding is too small to hide a wrong sum, or to grow into something that looks like one.
@@ -33,7 +36,7 @@ torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 for run in " ".join(sys.argv[1:]).split(" / "):
     out, *words = run.split()
-    pretrain(load_config("Pretrain/Base-Pretrain.yaml", words), out)
+    pretrain(load_config("Pretrain/Base-Pretrain.yaml", words), out, resume=True)
 """
 OWN = ("PRETRAIN.INPUT.SIZE", "32", "PRETRAIN.INPUT.RESIZE", "32", "PRETRAIN.BATCH_SIZE", "15")
 CASES = {
@@ -100,6 +103,33 @@ def test_two_processes_learn_what_one_does(name: str, in_two: Path, small_config
     assert held_out[0] == held_out[1]
     apart = furthest(tmp_path, other)
     assert apart > 0.1 if name == "BN of each" else apart < 1e-12
+
+
+@pytest.mark.usefixtures("_in_float64")
+def test_a_run_may_go_on_with_other_processes_where_that_is_asked_for(
+    small_config: Callable, tmp_path: Path, corpus_folder: Path
+) -> None:
+    own = (*OWN, *CASES["GN"], "PRETRAIN.PROCESSES", "any")
+    pretrain(small_config(*own), tmp_path / "one")
+    other = tmp_path / "other"
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(small_config(*own), other, progress=stop_at(3))  # two steps are saved
+    pretrain_in_two([["other", *SMALL, "PRETRAIN.CORPUS", str(corpus_folder), *own]], tmp_path)
+    assert furthest(tmp_path / "one", other) < 1e-12
+    crews = [{"from_step": 0, "processes": 1}, {"from_step": 2, "processes": 2}]
+    run = json.loads((other / "run.json").read_text())
+    assert (run["trained_by"], run["processes"]) == (crews, "any")
+    assert read_card(other / "backbone.safetensors").recipe["trained_by"] == crews
+    assert read_card(tmp_path / "one" / "backbone.safetensors").recipe["trained_by"] == crews[:1]
+    assert "trained_by" not in read_card(pretrain(small_config(), tmp_path / "fixed").backbone).recipe
+
+
+def test_a_batch_that_follows_the_processes_goes_on_with_no_others(small_config: Callable) -> None:
+    cfg = small_config("PRETRAIN.PROCESSES", "any", "PRETRAIN.BATCH_PER_PROCESS", "4").cfg
+    with pytest.raises(
+        UserError, match=r"PROCESSES is 'any' with PRETRAIN.BATCH_PER_PROCESS 4: .* set PRETRAIN.BATCH_SIZE"
+    ):
+        check_pretraining(cfg)
 
 
 @pytest.mark.parametrize(

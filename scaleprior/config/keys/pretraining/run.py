@@ -39,6 +39,13 @@ KEYS = (
         legal=at_least(1), since=2,
     ),
     _key(
+        "PRETRAIN.PROCESSES", "fixed",
+        "With how many processes a run goes on: fixed = with as many as it began with; any = with any number, as under "
+        "torchrun with NNODES 1:4. The images of each step stay the same; what changes is rounding, BN's statistics "
+        "where NORM_STATISTICS is process. run.json and the card say who trained which steps.",
+        legal=one_of("fixed", "any"), since=2,
+    ),
+    _key(
         "PRETRAIN.NORM_STATISTICS", "process",
         "Whose images BN's mean and variance are of: process = each process' share of the batch, and what is saved is "
         "process 0's; all = the whole batch (SyncBN), so that the number of processes changes nothing but rounding. "
