@@ -6,7 +6,7 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from scaleprior.pretrain.data.feed import Feed, Part
 from scaleprior.pretrain.loop.compiled import compiled
 from scaleprior.pretrain.loop.graphs import GraphedUpdate, Lengths
+from scaleprior.pretrain.loop.memory import Memory
 from scaleprior.pretrain.network.sharded import ShardedHead
 from scaleprior.pretrain.optim.clipping import clip_gradients, gradient_norm
 from scaleprior.pretrain.optim.optimizers import guard, guards_itself, set_rate
@@ -60,6 +61,7 @@ class TrainStep:
             ``guards_itself``) or "compile_graph".
 
     Attributes:
+        accumulate: see above.
         apart: steps whose batch had another shape than those that were compiled or recorded, and was learnt from as
             if ``mode`` were "eager".
     """
@@ -79,7 +81,7 @@ class TrainStep:
         self.optimizer = optimizer
         self.apart = 0
         self._processes = processes
-        self._accumulate = accumulate
+        self.accumulate = accumulate
         self._clip_norm = clip_norm
         self._amp = amp
         self.average = average
@@ -121,9 +123,30 @@ class TrainStep:
 
     def _parts(self, batch: LabelledBatch) -> int:
         # BN has no variance of one, so a batch from which images are missing may have fewer parts.
-        parts = max(min(self._accumulate, len(batch) // 2), 1)
+        parts = max(min(self.accumulate, len(batch) // 2), 1)
         # What processes exchange in a forward pass, as norms do, has to meet.
-        return self._processes.least(parts) if self._accumulate > 1 else parts
+        return self._processes.least(parts) if self.accumulate > 1 else parts
+
+    def memory(self, batch: LabelledBatch) -> Memory | None:
+        """Of the GPU, for passes of the first images of ``batch``; the step is of no use afterwards. None on a CPU."""
+        device = self._processes.device
+        if device.type != "cuda":
+            return None
+        self._graphed = None
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+
+        def taken(images: int) -> int:
+            torch.cuda.reset_peak_memory_stats(device)
+            part = replace(batch, images=batch.images[:images], targets=batch.targets.part(0, images))
+            try:
+                with self._without_exchange():
+                    self._gradients(self._plain, self._feed(part), images)
+                return torch.cuda.max_memory_allocated(device)
+            finally:
+                self.optimizer.zero_grad(set_to_none=True)
+
+        return Memory(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device), taken)
 
     def _usual(self, batch: LabelledBatch, parts: Sequence[Part]) -> bool:
         """Its shapes are those of other batches; where nothing depends on that, any are."""

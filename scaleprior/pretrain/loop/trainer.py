@@ -24,6 +24,7 @@ from scaleprior.pretrain.data.batches import LabelledBatch, TrainBatches, batche
 from scaleprior.pretrain.data.decoding import decoded_batches
 from scaleprior.pretrain.figures.recorder import Counters, Recorder
 from scaleprior.pretrain.loop.admission import Admission, Refusal, admit
+from scaleprior.pretrain.loop.memory import memory_errors
 from scaleprior.pretrain.loop.pending import PendingSteps, StepRecord
 from scaleprior.pretrain.network.sharded import own_state, whole_state
 from scaleprior.pretrain.optim.optimizers import load_optimizer
@@ -153,7 +154,8 @@ class PretrainTrainer:
                 if self.draw_seed is not None:
                     torch.manual_seed(step_seed(self.draw_seed, self.processes.rank, step))
                 rate = self.base_lr * self.schedule(step)
-                figures = self.step(batch, images=admission.images, rate=rate)
+                with memory_errors(step, batch, parts=self.step.accumulate, memory=self.step.memory):
+                    figures = self.step(batch, images=admission.images, rate=rate)
                 self.counters.step = step + 1
                 self.counters.images_seen, self.counters.unreadable = admission.seen, admission.unreadable
                 now = time.perf_counter()

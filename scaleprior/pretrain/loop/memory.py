@@ -1,0 +1,114 @@
+"""Out of memory in a step: one line that says which batch was too large, and how many images would fit."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from scaleprior.errors import FailureError
+from scaleprior.training.resources import bytes_in_words
+from scaleprior.wording import counted, parameter
+
+if TYPE_CHECKING:
+    from scaleprior.pretrain.data.batches import LabelledBatch
+
+__all__ = ["Memory", "fitting_images", "memory_errors"]
+
+_SPARE = 0.1  # of a GPU: memory comes in pieces, and the first update may add the optimiser's state
+_ON_THE_HOST = "DefaultCPUAllocator"  # a plain RuntimeError with this in its text
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of the GPU that trains.
+
+    Attributes:
+        room: bytes that this process may take in all.
+        taken: gives the most bytes in a pass forward and backward of so many images; raises torch's error where they
+            do not fit either.
+    """
+
+    room: int
+    taken: Callable[[int], int]
+
+
+@contextlib.contextmanager
+def memory_errors(
+    step: int, batch: LabelledBatch, *, parts: int, memory: Callable[[LabelledBatch], Memory | None]
+) -> Iterator[None]:
+    """Around a step, which leaves what was saved before alone.
+
+    Args:
+        step: from 0. parts: in which the batch goes through the network.
+        memory: asked for it once it has run out; None where nobody can tell, as on a CPU.
+
+    Raises:
+        FailureError: memory ran out; with the batch and, where it can be found out, what would fit.
+    """
+    try:
+        yield
+        return
+    except (RuntimeError, MemoryError) as e:
+        if not _is_out_of_memory(e):
+            raise
+        said = " ".join(str(e).split())
+    # Not within the block above: the error's traceback holds on to what the step had allocated.
+    said = said[said.find("Tried to allocate") :].split(". ")[0] if "Tried to allocate" in said else said[:160]
+    height, width = batch.images.shape[1:3]
+    what = f"memory ran out at step {step}, {counted(len(batch), 'images')} of {height}x{width} pixels"
+    what += f" in {parts} parts" if parts > 1 else ""
+    raise FailureError(f"{what}: {said}", hint=_way_on(len(batch), parts, memory(batch)))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or _ON_THE_HOST in str(error)
+
+
+def _way_on(images: int, parts: int, memory: Memory | None) -> str:
+    """What to do about it. Other settings are another run: its folder keeps what it has."""
+    kept = f"the run's last checkpoint is whole, and {parameter('resume', True)} goes on from it where memory is free"
+    probes = [] if memory is None else _probes(math.ceil(images / parts), memory.taken)
+    fit = None if memory is None else fitting_images(probes, memory.room)
+    if memory is None or fit is None:
+        return f"take a larger PRETRAIN.ACCUMULATE, or a smaller PRETRAIN.BATCH_SIZE or PRETRAIN.INPUT.SIZE; {kept}"
+    tried = " and ".join(str(count) for count, _ in probes)
+    said = f"by estimate, from what {tried} images take, {counted(fit, 'images')} of this size at a time fit into "
+    said += bytes_in_words(memory.room)
+    if fit < 2:
+        return f"{said}: take a smaller PRETRAIN.INPUT.SIZE; {kept}"
+    return (
+        f"{said}: take PRETRAIN.ACCUMULATE {math.ceil(images / fit)}, or a PRETRAIN.BATCH_SIZE of {fit} a GPU; {kept}"
+    )
+
+
+def _probes(images: int, taken: Callable[[int], int]) -> list[tuple[int, int]]:
+    """(images, bytes) of two batches much smaller than one of ``images``; fewer where not even these fit."""
+    found = []
+    for count in sorted({max(images // 8, 2), max(images // 4, 4)}):
+        try:
+            found.append((count, taken(count)))
+        except (RuntimeError, MemoryError) as e:
+            if not _is_out_of_memory(e):
+                raise
+            break
+    return found
+
+
+def fitting_images(probes: Sequence[tuple[int, int]], room: int) -> int | None:
+    """How many images fit into nine tenths of ``room`` bytes, by a straight line through two (images, bytes).
+
+    What takes no memory per image is the line's value at none: weights, gradients, the optimiser's state. None: the
+    probes give no line, or one that does not rise.
+    """
+    if len(probes) < 2:
+        return None
+    (fewer, less), (more, most) = probes[0], probes[-1]
+    each = (most - less) / (more - fewer)
+    if each <= 0:
+        return None
+    return max(math.floor(((1 - _SPARE) * room - (less - each * fewer)) / each), 0)
