@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from scaleprior.backbones import ResNetSpec
+from scaleprior.backbones import ResNetSpec, TimmSpec
 from scaleprior.errors import FailureError
 from scaleprior.pretrain import pretrain
 from scaleprior.pretrain.data.batches import LabelledBatch
@@ -40,6 +40,21 @@ def batch(images: int) -> LabelledBatch:
 
 def step_of(model: Pretrainer, **options: float) -> TrainStep:
     return TrainStep(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), ALONE, **options)
+
+
+def test_parts_of_a_batch_add_up_with_norms_over_channels() -> None:
+    """ConvNeXt's LN; 4 images in 2 parts."""
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        options = {"pixel_mean": [127.5] * 3, "pixel_std": [127.5] * 3, "bias": -2.0}
+        models.append(Pretrainer(TimmSpec("convnext_tiny"), LABELS, **options).train())
+    once = step_of(models[0])(batch(4), images=4, rate=0.1)
+    again = step_of(models[1], accumulate=2)(batch(4), images=4, rate=0.1)
+    assert again.loss.item() == pytest.approx(once.loss.item(), rel=1e-5)
+    assert again.gradient_norm.item() == pytest.approx(once.gradient_norm.item(), rel=1e-4)
+    for a, b in zip(*(model.parameters() for model in models)):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("images", "parts"), [(6, 3), (7, 3), (5, 8)])
