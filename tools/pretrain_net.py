@@ -19,8 +19,10 @@ import warnings
 from importlib.util import find_spec
 from types import ModuleType
 
+from scaleprior.commands.dry_run import add_dry_run, tell_cost, wants_dry_run
 from scaleprior.commands.tool_flags import exit_code, settle_processes, tool_parser
-from scaleprior.config import load_config
+from scaleprior.config import LoadedConfig, load_config
+from scaleprior.detect import get_engine
 from scaleprior.errors import UserError
 from scaleprior.pretrain import evaluate_pretrained, pretrain
 from scaleprior.progress import StandardError, progress_bar
@@ -37,6 +39,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="detectron2: its launch, logs and events; plain: without Detectron2, writes metrics.jsonl; "
         "auto (default): detectron2 where it can be imported, else plain",
     )
+    parser.add_argument("--json", action="store_true", help="with --dry-run: print one JSON object")
+    add_dry_run(parser)
     return settle_processes(parser.parse_args(argv))
 
 
@@ -60,11 +64,21 @@ def detectron2_runtime(asked: str) -> ModuleType | None:
     return pretraining
 
 
+def load(args: argparse.Namespace) -> LoadedConfig:
+    """The config; a dry run stays outside Detectron2, but reads the YAMLs that the run inside it would read."""
+    if args.dry_run and detectron2_runtime(args.runtime) is not None:
+        return load_config(args.config_file, args.opts, defaults=get_engine("detectron2").default_config())
+    return load_config(args.config_file, args.opts)
+
+
 def work(args: argparse.Namespace) -> None:
     """One process' share without Detectron2."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", handlers=[StandardError()])
-    loaded = load_config(args.config_file, args.opts)
+    loaded = load(args)
     out = loaded.cfg.OUTPUT_DIR
+    if args.dry_run:
+        tell_cost(loaded, out, args, check=not args.no_check)
+        return
     main_process = os.environ.get("RANK", "0") == "0"
     if args.eval_only:
         if main_process:
@@ -80,14 +94,14 @@ def work(args: argparse.Namespace) -> None:
 
 def launch_plain(args: argparse.Namespace) -> None:
     """Run :func:`work` in as many processes as the flags say; evaluation takes one."""
-    load_config(args.config_file, args.opts)  # wrong keys are said once, not by every process
+    load(args)  # wrong keys are said once, not by every process
     counts = {"processes": args.num_gpus, "machines": args.num_machines, "machine_rank": args.machine_rank}
     launch(work, (args,), **({"processes": 1} if args.eval_only else counts), dist_url=args.dist_url)
 
 
 def run(args: argparse.Namespace) -> None:
     """Start the runtime that is asked for."""
-    runtime = detectron2_runtime(args.runtime)
+    runtime = None if wants_dry_run(args) else detectron2_runtime(args.runtime)
     (launch_plain if runtime is None else runtime.launch_pretraining)(args)
 
 

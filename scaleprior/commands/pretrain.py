@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from scaleprior.commands.dry_run import add_dry_run, tell_cost, wants_dry_run
 from scaleprior.commands.tool_flags import add_process_flags, settle_processes
 
 __all__ = ["register"]
@@ -29,6 +30,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: OUTPUT_DIR of the config)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
     add_process_flags(parser)
+    add_dry_run(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override, e.g. SEED 1")
     parser.set_defaults(handler=_pretrain)
 
@@ -37,6 +39,7 @@ def _pretrain(args: argparse.Namespace) -> None:
     from scaleprior.config import load_config
     from scaleprior.training.launching import launch
 
+    wants_dry_run(args)
     settle_processes(args)
     load_config(args.config_file, args.opts)  # wrong keys are said once, not by every process
     launch(
@@ -63,6 +66,9 @@ def _work(args: argparse.Namespace) -> None:
     loaded, main = load_config(args.config_file, args.opts), place_in_group()[0] == 0
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")  # as ``main`` does, for processes that we started
+    if args.dry_run:
+        tell_cost(loaded, out, args, check=args.check)
+        return
     if not sys.stderr.isatty():  # where there is no bar, lines say how far it is
         logging.getLogger("scaleprior.pretrain.figures").setLevel(logging.INFO)
     with progress_bar("pretraining") as progress:

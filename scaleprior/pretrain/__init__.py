@@ -9,6 +9,8 @@ from scaleprior._lazy import lazy_exports, make_callable
 
 if TYPE_CHECKING:
     from scaleprior.pretrain.call import pretrain as pretrain
+    from scaleprior.pretrain.costs.dry_run import dry_run as dry_run
+    from scaleprior.pretrain.costs.estimate import RunCost as RunCost
     from scaleprior.pretrain.evaluation.average_precision import average_precision as average_precision
     from scaleprior.pretrain.losses.logistic import (
         known_logistic_loss as known_logistic_loss,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scaleprior.pretrain.figures.recorder import Recorder
     from scaleprior.pretrain.run import PretrainResult
 
-__all__ = ["pretrain"]
+__all__ = ["check_first", "corpus_keys", "pretrain"]
 
 
 def pretrain(
@@ -58,15 +58,15 @@ def pretrain(
     """
     from scaleprior.pretrain.run import run_pretraining
 
-    loaded = open_config(open_config(config, overrides), _corpus_keys(corpus, images))
+    loaded = open_config(open_config(config, overrides), corpus_keys(corpus, images))
     folder = Path(out or loaded.cfg.OUTPUT_DIR)
     if check:
-        _check(loaded, folder, progress)
+        check_first(loaded, folder, progress)
     with watched(progress, "pretraining") as report:
         return run_pretraining(loaded, folder, resume=resume, progress=report, recorder=recorder)
 
 
-def _check(loaded: LoadedConfig, out: Path, progress: ProgressFn | bool) -> None:
+def check_first(loaded: LoadedConfig, out: Path, progress: ProgressFn | bool) -> None:
     """Refuse what would stop the run; the first process looks for all."""
     from scaleprior.pretrain.check import check_pretraining_run
     from scaleprior.training.processes import place_in_group
@@ -78,7 +78,8 @@ def _check(loaded: LoadedConfig, out: Path, progress: ProgressFn | bool) -> None
             check_pretraining_run(loaded, out, processes=size, progress=report).refuse()
 
 
-def _corpus_keys(corpus: str | Path | Corpus | Fraction | None, images: int | None) -> dict[str, Any]:
+def corpus_keys(corpus: str | Path | Corpus | Fraction | None, images: int | None) -> dict[str, Any]:
+    """What the arguments ``corpus`` and ``images`` of :func:`pretrain` mean, by config keys."""
     keys: dict[str, Any] = {}
     if isinstance(corpus, (str, Path)):
         keys["PRETRAIN.CORPUS"] = str(corpus)

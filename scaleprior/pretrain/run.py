@@ -73,7 +73,9 @@ if TYPE_CHECKING:
     from scaleprior.config.load import LoadedConfig
     from scaleprior.progress import ProgressFn
 
-__all__ = ["PretrainResult", "evaluate_pretrained", "run_pretraining"]
+__all__ = [
+    "PretrainResult", "build_model", "build_trainer", "evaluate_pretrained", "run_pretraining", "training_device",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +135,7 @@ def run_pretraining(
     cfg = settled(loaded.cfg, count)
     corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
     images = training_set(cfg, corpus)
-    with calculating(cfg), join_processes(_device(cfg)) as processes:
+    with calculating(cfg), join_processes(training_device(cfg)) as processes:
         check_mode(cfg, processes.device.type, joined=processes.joined)
         measures = Measures.from_config(cfg, corpus, processes)
         identity = {
@@ -165,7 +167,7 @@ def run_pretraining(
                 write_config(cfg, out, complete=["PRETRAIN"])  # over what Detectron2's set-up may have put there
                 if parent is not None:
                     warn_of_assumed(parent, logger)
-            trainer = _trainer(cfg, spec, images, processes, folder, checkpoints, parent)
+            trainer = build_trainer(cfg, spec, images, processes, folder, checkpoints, parent)
             trainer.measures, trainer.measure_period = measures, cfg.PRETRAIN.EVAL.PERIOD
             if saved is not None:
                 trainer.resume(saved)
@@ -210,7 +212,7 @@ def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> LabelMetrics:
     with calculating(cfg):
         device = resolve_device(cfg.MODEL.DEVICE)
         measures = Measures.from_config(cfg, corpus, ProcessGroup(0, 1, device), probes=False)
-        model = _model(cfg, spec, len(corpus.label_space), bias=0.0).to(device)
+        model = build_model(cfg, spec, len(corpus.label_space), bias=0.0).to(device)
         model.trunk.load(state)
         model.head.load_state_dict(head["head"])
         held_out = measures(model).held_out
@@ -218,7 +220,7 @@ def evaluate_pretrained(loaded: LoadedConfig, out: str | Path) -> LabelMetrics:
     return held_out
 
 
-def _device(cfg: CfgNode) -> torch.device:
+def training_device(cfg: CfgNode) -> torch.device:
     """Where this process trains; a config that cannot be trained there is refused."""
     device = resolve_device(cfg.MODEL.DEVICE)
     check_device(cfg, device.type)
@@ -248,9 +250,14 @@ def _finished_result(out: Path, name: str) -> PretrainResult:
     return PretrainResult(out / BACKBONE, PretrainMetrics.from_dict(metrics, where=str(out / name)))
 
 
-def _model(
+def build_model(
     cfg: CfgNode, spec: TrunkSpec, labels: int, *, bias: float, processes: ProcessGroup | None = None
 ) -> Pretrainer:
+    """The network of ``cfg``, fresh, for so many ``labels``; see ``prior_bias``.
+
+    Args:
+        processes: that a sharded head is spread over; None: it is whole.
+    """
     return Pretrainer(
         spec,
         labels,
@@ -266,7 +273,7 @@ def _model(
     )
 
 
-def _trainer(
+def build_trainer(
     cfg: CfgNode,
     spec: TrunkSpec,
     images: ImageSet,
@@ -275,12 +282,13 @@ def _trainer(
     checkpoints: Checkpoints,
     parent: Card | None,
 ) -> PretrainTrainer:
+    """All that trains, at its first step, on the device of ``processes``; seeds the process' generators."""
     node = cfg.PRETRAIN
     seed = run_seed(cfg)
     seed_everything(seed)
     labels = len(images.label_space)
     bias = prior_bias(node.HEAD.PRIOR or _label_density(images, labels))
-    model = _model(cfg, spec, labels, bias=bias, processes=processes)
+    model = build_model(cfg, spec, labels, bias=bias, processes=processes)
     if parent is not None:
         model.trunk.load(load_canonical(canonical_file(cfg.MODEL.WEIGHTS))[0])
     if node.FREEZE == "trunk":

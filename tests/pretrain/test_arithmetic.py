@@ -52,6 +52,13 @@ def test_training_is_three_forward_passes_but_for_the_gradient_of_the_pixels() -
     assert 2.9 < cost.multiple < 3
 
 
+def test_a_frozen_trunk_has_no_backward_pass() -> None:
+    model = pretrainer("MODEL.RESNETS.RES2_OUT_CHANNELS", "32").freeze_trunk()
+    cost = network_cost(model, [(1, 64)])
+    head = 2 * 256 * LABELS  # the gradient of its weights; none goes back to its 256 features
+    assert cost.training == cost.forward + head
+
+
 def test_growing_crops_cost_the_mean_over_the_images() -> None:
     model = pretrainer("MODEL.RESNETS.RES2_OUT_CHANNELS", "32")
     small, large = (network_cost(model, [(1, side)]).forward for side in (32, 64))
