@@ -30,22 +30,35 @@ from tests.training.test_lost import free_port
 # In float64 rounding is too small to hide a wrong sum, or to grow into something that looks like one.
 WORK = """
 import sys, torch
+from contextlib import nullcontext, suppress
 from scaleprior.pretrain import pretrain
+from scaleprior.training.processes import join_processes
 from scaleprior.config import load_config
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
+class Stopped(Exception): pass
+def stop(done, total, figures):
+    if done == 3:
+        raise Stopped
 for run in " ".join(sys.argv[1:]).split(" / "):
     out, *words = run.split()
-    pretrain(load_config("Pretrain/Base-Pretrain.yaml", words), out, resume=True)
+    loaded = load_config("Pretrain/Base-Pretrain.yaml", words)
+    with join_processes(torch.device("cpu")) if out.endswith("resumed") else nullcontext():  # one group for both
+        if out.endswith("resumed"):
+            with suppress(Stopped):
+                pretrain(loaded, out, progress=stop)
+        pretrain(loaded, out, resume=True)
 """
 OWN = ("PRETRAIN.INPUT.SIZE", "32", "PRETRAIN.INPUT.RESIZE", "32", "PRETRAIN.BATCH_SIZE", "15")
+SHARDS = (
+    *("PRETRAIN.HEAD.SHARDED", "True", "PRETRAIN.HEAD.CHUNK", "3", "PRETRAIN.NORM_STATISTICS", "all"),
+    *("PRETRAIN.HELD_OUT.IMAGES", "10", "PRETRAIN.OPTIMIZER.CLIP_NORM", "0.5", "PRETRAIN.EMA.DECAY", "0.5"),
+)
 CASES = {
     "GN": ("MODEL.RESNETS.NORM", "GN", "MODEL.RESNETS.WIDTH_PER_GROUP", "32"),
     "BN of all": ("PRETRAIN.NORM_STATISTICS", "all"),
-    "a head in shards": (
-        *("PRETRAIN.HEAD.SHARDED", "True", "PRETRAIN.HEAD.CHUNK", "3", "PRETRAIN.NORM_STATISTICS", "all"),
-        *("PRETRAIN.HELD_OUT.IMAGES", "10", "PRETRAIN.OPTIMIZER.CLIP_NORM", "0.5", "PRETRAIN.EMA.DECAY", "0.5"),
-    ),
+    "a head in shards": SHARDS,
+    "a head in shards, resumed": SHARDS,
     "BN of each": ("PRETRAIN.NORM_STATISTICS", "process"),
     "parts": ("MODEL.RESNETS.NORM", "GN", "MODEL.RESNETS.WIDTH_PER_GROUP", "32", "PRETRAIN.ACCUMULATE", "3"),
 }

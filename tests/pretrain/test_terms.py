@@ -137,3 +137,37 @@ def test_a_cpu_never_widens_all_of_half_precision(monkeypatch: pytest.MonkeyPatc
     with DenseAllocations(IMAGES * CLASSES * 2) as seen:
         loss_and_gradient(logits, targets)
     assert seen.operations == ["aten.empty_like.default"]  # the gradient, in bfloat16
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu_the_values_are_the_same_and_the_host_never_waits(dtype: torch.dtype, known: bool) -> None:
+    logits, targets = problem(dtype, known=known)
+    on_cpu = loss_and_gradient(logits, targets)
+    there, its_targets = logits.detach().cuda().requires_grad_(), targets.to(torch.device("cuda"))
+    weight, bias = torch.randn(CLASSES, 8, device="cuda"), torch.zeros(CLASSES, device="cuda")
+    features = torch.randn(IMAGES, 8, device="cuda", requires_grad=True)
+    for mode in ("default", "error"):  # the first time kernels are loaded
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            on_gpu = loss_and_gradient(there, its_targets)
+            by_chunks = chunked_logistic_loss(features, weight, bias, its_targets, chunk=20)
+            by_chunks.backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert on_gpu[0].item() == pytest.approx(on_cpu[0].item(), rel=1e-5)
+    torch.testing.assert_close(on_gpu[1].cpu(), on_cpu[1], rtol=8 * torch.finfo(dtype).eps, atol=1e-9)
+    whole = logistic_loss(F.linear(features, weight, bias), its_targets)
+    assert by_chunks.item() == pytest.approx(whole.item(), rel=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu_the_peak_is_one_tensor_of_losses() -> None:
+    from benchmarks.pretrain_loss import compare_losses
+
+    found = compare_losses(256, 18_291, torch.bfloat16, torch.device("cuda"), rounds=20)
+    assert found["mine_mib"] < 1.1 * 256 * 18_291 * 4 / 2**20
+    assert found["memory"] <= 0.6

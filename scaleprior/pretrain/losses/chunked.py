@@ -119,7 +119,7 @@ class _Block:
         count = logits.shape[1]
         # Which pairs are of these labels is not asked of the device, so the host need not wait for an answer.
         inside = (labels >= 0) & (labels < count)
-        self.places = torch.where(inside, rows * count + labels, logits.numel())
+        self.places = (rows * count + labels).masked_fill_(~inside, logits.numel())
         known = widened(logits.view(-1).index_select(0, self.places.clamp(max=logits.numel() - 1)))
         self.signed = known.neg_() if signs is None else known.mul_(signs)
 
