@@ -7,6 +7,7 @@ before that is saved (in the first one, that is to start), and once behind the l
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import torch
 from scaleprior.pretrain import pretrain
 from scaleprior.pretrain.figures.json_lines import JsonLines
 from scaleprior.training.checkpoints import Checkpoints
-from tests.pretrain.conftest import TINY, index_verified, outcome
+from tests import processes
+from tests.pretrain.conftest import SMALL, TINY, index_verified, outcome
 
 STEPS = 3
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -38,6 +40,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "smoothed labels": ("PRETRAIN.LOSS.SMOOTHING", "0.1"),
     "progressive resizing": ("PRETRAIN.INPUT.PROGRESSIVE", "((0.4, 9), (0.7, 12))"),  # killed at both changes
     "stairs": ("PRETRAIN.SCHEDULE.NAME", "exponential", "PRETRAIN.SCHEDULE.DECAY_EVERY", "0.25"),
+    "measured on the way": ("PRETRAIN.EVAL.PERIOD", "1"),
     "worker processes": ("PRETRAIN.LOADER.NUM_WORKERS", "2"),
     "one checkpoint": ("PRETRAIN.CHECKPOINTS", "1"),
     "checkpoints now and then": ("PRETRAIN.CHECKPOINT_PERIOD", "2"),
@@ -146,20 +149,49 @@ def test_the_one_checkpoint_of_earlier_versions_is_gone_on_with(
     assert outcome(part) == undisturbed
 
 
+_ON_A_GPU = """
+import os, sys
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # several deterministic runs in one process
+from pathlib import Path
+from scaleprior.config import load_config
+from scaleprior.pretrain import pretrain
+from tests.pretrain.test_exact_resume import STEPS, Death, die_at
+folder, loaded = Path(sys.argv[1]), load_config("Pretrain/Base-Pretrain.yaml", sys.argv[2:])
+for name in ("whole", "again"):
+    pretrain(loaded, folder / name)
+for step in range(2, STEPS + 1):
+    try:
+        pretrain(loaded, folder / "part", resume=True, progress=die_at(step))
+    except Death:
+        continue
+    raise AssertionError("it did not die")
+pretrain(loaded, folder / "part", resume=True)
+"""
+
+
 @pytest.mark.gpu
+@pytest.mark.parametrize("deterministic", [True, False])
 @pytest.mark.parametrize("amp", ["off", "bf16"])
-def test_a_deterministic_run_on_a_gpu_repeats_and_resumes_to_the_bit(
-    amp: str, small_config: Callable, tmp_path: Path
+def test_on_a_gpu_a_run_repeats_and_resumes_within_its_tolerance(
+    deterministic: bool, amp: str, corpus_folder: Path, tmp_path: Path
 ) -> None:
+    """To the bit where PRETRAIN.STEP.DETERMINISTIC asks for it; otherwise sums in another order change the last bits of
+    gradients, and the loss of a few steps by less than 1 %."""
     if not torch.cuda.is_available():
         pytest.skip("no GPU here")
-    words = ("MODEL.DEVICE", "cuda", "PRETRAIN.STEP.DETERMINISTIC", "True", "PRETRAIN.AMP", amp)
-    loaded, part = small_config(*TINY, *words, "PRETRAIN.CHANNELS_LAST", str(amp == "bf16")), tmp_path / "part"
-    for name in ("whole", "again"):
-        pretrain(loaded, tmp_path / name)
-    assert outcome(tmp_path / "again") == outcome(tmp_path / "whole")
-    for step in range(1, STEPS + 1):
-        with pytest.raises(Death):
-            pretrain(loaded, part, resume=True, progress=die_at(step))
-    pretrain(loaded, part, resume=True)
-    assert outcome(part) == outcome(tmp_path / "whole")
+    words = (*SMALL, *TINY, "PRETRAIN.CORPUS", corpus_folder, "PRETRAIN.BUDGET.AMOUNT", STEPS, "MODEL.DEVICE", "cuda")
+    words += (
+        "PRETRAIN.STEP.DETERMINISTIC",
+        deterministic,
+        "PRETRAIN.AMP",
+        amp,
+        "PRETRAIN.CHANNELS_LAST",
+        amp == "bf16",
+    )
+    processes.run([sys.executable, "-c", _ON_A_GPU, tmp_path, *words], check=True)
+    whole = outcome(tmp_path / "whole")
+    for name in ("again", "part"):
+        found = outcome(tmp_path / name)
+        assert found["files"] == whole["files"]
+        assert found["result"]["loss"] == pytest.approx(whole["result"]["loss"], rel=1e-2)
+        assert not deterministic or found == whole
