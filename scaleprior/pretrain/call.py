@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_first", "corpus_keys", "pretrain"]
 
+logger = logging.getLogger(__name__)
+
 
 def pretrain(
     config: ConfigSource,
@@ -30,6 +33,7 @@ def pretrain(
     check: bool = True,
     progress: ProgressFn | bool = False,
     recorder: Recorder | None = None,
+    curves: bool = True,
 ) -> PretrainResult:
     """Pretrain a backbone on a fraction of a corpus.
 
@@ -51,19 +55,39 @@ def pretrain(
         progress: True for a bar on the terminal; or a function that is called once a step with (steps done, steps in
             all, {"loss": ..., "images/s": ...}).
         recorder: where the numbers of every step go instead of ``metrics.jsonl``.
+        curves: draw loss, rate and throughput as ``curves.png`` when the run is done.
 
     Raises:
         UserError: an illegal value (names the key), a fraction that does not fit, another run's folder.
         Interrupted: SIGTERM; the state is saved. FailureError: a loss that is not finite, too many unreadable images.
     """
     from scaleprior.pretrain.run import run_pretraining
+    from scaleprior.training.processes import place_in_group
 
     loaded = open_config(open_config(config, overrides), corpus_keys(corpus, images))
     folder = Path(out or loaded.cfg.OUTPUT_DIR)
     if check:
         check_first(loaded, folder, progress)
     with watched(progress, "pretraining") as report:
-        return run_pretraining(loaded, folder, resume=resume, progress=report, recorder=recorder)
+        result = run_pretraining(loaded, folder, resume=resume, progress=report, recorder=recorder)
+    if curves and place_in_group()[0] == 0:
+        _draw(folder, result.backbone)
+    return result
+
+
+def _draw(folder: Path, backbone: Path) -> None:
+    """The picture of a finished run, if it has none; whatever becomes of it, the run is done."""
+    from scaleprior.backbones.weights import read_card
+    from scaleprior.pretrain.figures.curves import CURVES, save_curves
+
+    if (folder / CURVES).exists():
+        return
+    try:
+        save_curves(folder, title=read_card(backbone).name)
+    except ImportError:
+        logger.info("no %s: it needs the matplotlib package", CURVES)
+    except Exception as e:
+        logger.warning("%s was not drawn: %s: %s", folder / CURVES, type(e).__name__, e)
 
 
 def check_first(loaded: LoadedConfig, out: Path, progress: ProgressFn | bool) -> None:

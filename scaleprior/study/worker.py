@@ -105,7 +105,9 @@ def _stages(cell: Cell, folder: Path) -> CellResult:
     if learner is not None:
         place = _pretraining_folder(cell, folder)
         with _alone(place), clock.stage("pretrain", place) as progress:
-            outcome = pretrain(learner, place, resume=True, check=False, progress=progress)  # the study did
+            outcome = pretrain(  # the study looked first, and has pictures of its own
+                learner, place, resume=True, check=False, progress=progress, curves=False
+            )
         weights = outcome.backbone
         pretrained = outcome.metrics
     elif cell.weights:

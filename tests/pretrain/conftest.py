@@ -120,3 +120,15 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a moment are not drawn, which takes as long; a test that asks for ``pictures`` has them."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr("scaleprior.pretrain.call._draw", lambda folder, backbone: None)
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Finished runs are drawn."""

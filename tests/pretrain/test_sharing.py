@@ -63,6 +63,11 @@ def _evaluate_apart(rank: int, index: str, counts: list[int], out: str) -> None:
             found.append((asdict(figures), features.values, features.rows))
         probes = Measures(processes, probe=share(images, rank=rank, size=2), kinds=("linear", "knn"))
         found.append(probes(model).to_dict())
+        sharded = Pretrainer(
+            NARROW, 8, pixel_mean=[127.5] * 3, pixel_std=[127.5] * 3, bias=-1.0, shards=processes
+        )  # fmt: skip
+        sharded.load_state_dict(model.state_dict())
+        found.append(asdict(evaluate(sharded, share(images, rank=rank, size=2), processes)))
         same = all(torch.equal(before[name], value) for name, value in model.state_dict().items())
         torch.save((found, same), f"{out}/{rank}")
 
@@ -86,7 +91,8 @@ def test_two_processes_find_what_one_finds_to_the_bit(tmp_path: Path) -> None:
             assert same
     assert whole.unreadable
     probes = Measures(alone, probe=share(images), kinds=("linear", "knn"))(network(8)).to_dict()
-    assert [found[-1] for found, _ in apart] == [probes, probes]
+    assert [found[2] for found, _ in apart] == [probes, probes]
+    assert [found[3] for found, _ in apart] == [asdict(whole)] * 2  # of a head in shards
     assert "probe/linear_map" in probes
 
 
