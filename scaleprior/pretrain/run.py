@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,7 +136,7 @@ def run_pretraining(
     cfg = settled(loaded.cfg, count)
     corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
     images = training_set(cfg, corpus)
-    with calculating(cfg), join_processes(training_device(cfg)) as processes:
+    with calculating(cfg), join_processes(training_device(cfg), timeout=_timeout(cfg)) as processes:
         check_mode(cfg, processes.device.type, joined=processes.joined)
         measures = Measures.from_config(cfg, corpus, processes)
         identity = {
@@ -225,6 +226,10 @@ def training_device(cfg: CfgNode) -> torch.device:
     device = resolve_device(cfg.MODEL.DEVICE)
     check_device(cfg, device.type)
     return device
+
+
+def _timeout(cfg: CfgNode) -> timedelta:
+    return timedelta(minutes=cfg.PRETRAIN.PROCESS_TIMEOUT)
 
 
 def _finished(folder: RunFolder, *, resume: bool) -> PretrainResult | None:

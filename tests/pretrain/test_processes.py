@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,15 +15,18 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
-from scaleprior.backbones import read_card
+from scaleprior.backbones import ResNetSpec, read_card
 from scaleprior.errors import UserError
 from scaleprior.files import read_json
 from scaleprior.pretrain import pretrain
 from scaleprior.pretrain.check import check_pretraining_run
 from scaleprior.pretrain.data.batches import loaded
+from scaleprior.pretrain.network.pretrainer import Pretrainer
 from scaleprior.pretrain.plan import check_pretraining
 from scaleprior.training.positions import BatchPlan
+from scaleprior.training.resources import parameter_bytes, training_bytes
 from tests import processes
+from tests.conftest import REPO
 from tests.pretrain.conftest import SMALL
 from tests.pretrain.test_run import stop_at
 from tests.training.test_lost import free_port
@@ -181,3 +185,18 @@ def test_real_loader_workers_leave_out_no_image(workers: int) -> None:
     rows = [row for step in zip(*found) for share in step for row in share.tolist()]
     assert len(rows) == 42
     assert Counter(rows) == dict.fromkeys(range(7), 6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "whole", "head"), [(18_291, "1.78", "0.70"), (100_000, "4.9", "3.8"), (10**6, "39.2", "38.2")]
+)
+def test_what_fsdp_would_spread_is_what_the_page_says(labels: int, whole: str, head: str) -> None:
+    """Parameters, gradients, RMSProp's two numbers and an average."""
+    page = (REPO / "docs" / "pretrain.md").read_text(encoding="utf-8")
+    said = page[page.index("**No FSDP.**") :].split("\n\n")[0]
+    with torch.device("meta"):
+        model = Pretrainer(ResNetSpec(depth=152), labels, pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3, bias=0.0)
+    sizes = [training_bytes(part, slots=2) + parameter_bytes(part) for part in (model, model.head)]
+    for size, words in zip(sizes, (whole, head)):
+        assert f"{size / 2**30:.{len(words.split('.')[1])}f}" == words
+        assert re.search(rf"\b{re.escape(words)}\b", said)

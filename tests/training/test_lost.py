@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import subprocess
 import sys
 from datetime import timedelta
 
@@ -17,7 +18,7 @@ from scaleprior.training.processes import join_processes
 from tests import processes
 
 WORK = """
-import os, signal, sys, torch
+import datetime, os, signal, sys, torch
 from scaleprior.errors import ScalePriorError
 from scaleprior.training.processes import join_processes
 exchange = {
@@ -27,9 +28,12 @@ exchange = {
     "gradients": lambda group: net(torch.ones(2, 3)).sum().backward(),
 }[sys.argv[1]]
 try:
-    with join_processes(torch.device("cpu")) as group:
+    limit = datetime.timedelta(seconds=float(sys.argv[2]))
+    with join_processes(torch.device("cpu"), timeout=limit) as group:
         net = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(3, 3))
         group.wait()
+        if group.rank == 1 and limit.seconds < 9:
+            sys.stdin.read()
         if group.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         exchange(group)
@@ -48,7 +52,7 @@ def free_port() -> str:
 @pytest.mark.parametrize("exchange", ["sum", "wait", "all_reduce", "gradients"])
 def test_who_exchanges_with_a_killed_process_says_so_in_a_line(exchange: str) -> None:
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    command = [sys.executable, "-c", WORK, exchange]
+    command = [sys.executable, "-c", WORK, exchange, "900"]
     started = [processes.start(command, env=processes.environment(**place, RANK=rank)) for rank in "01"]
     (printed, errors), _ = (process.communicate() for process in started)
     assert started[0].returncode == FailureError.exit_code, errors
@@ -56,6 +60,19 @@ def test_who_exchanges_with_a_killed_process_says_so_in_a_line(exchange: str) ->
     assert re.match(r"another process was lost: \w+ [^;]*127.0.0.1", printed)
     assert printed.endswith("resume=True goes on from there\n")
     assert printed.count("\n") == 1
+
+
+def test_who_waits_for_a_process_that_stands_still_gives_up() -> None:
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    command = [sys.executable, "-c", WORK, "sum", "2"]
+    waiting, still = (
+        processes.start(command, env=processes.environment(**place, RANK=rank), stdin=subprocess.PIPE) for rank in "01"
+    )
+    printed, errors = waiting.communicate()
+    still.kill()
+    still.communicate()
+    assert waiting.returncode == FailureError.exit_code, errors
+    assert re.match(r"another process was lost: .*[Tt]imed? ?out", printed)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,12 @@ KEYS = (
         "where NORM_STATISTICS is process. run.json and the card say who trained which steps.",
         legal=one_of("fixed", "any"), since=2,
     ),
+    _neutral(
+        "PRETRAIN.PROCESS_TIMEOUT", 30,
+        "For which a process waits for another that stands still before it gives up; one that has ended is noticed at "
+        "once. What one may do alone, a checkpoint on a slow disk, has to fit.",
+        legal=at_least(1), unit="minutes", since=2,
+    ),
     _key(
         "PRETRAIN.NORM_STATISTICS", "process",
         "Whose images BN's mean and variance are of: process = each process' share of the batch, and what is saved is "
