@@ -109,13 +109,15 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _join(tensors: Sequence[Tensor]) -> Tensor:
-    """All numbers of tensors of one type and device, on the CPU.
-
-    From a GPU they come in pieces that are joined there: a transfer of each tensor would wait for the device a thousand
-    times, and joining all at once would take as much of its memory again.
-    """
+    """All numbers of tensors of one type and device, on the CPU."""
     if tensors[0].device.type == "cpu":
         return torch.cat([tensor.reshape(-1) for tensor in tensors])
+    return _fetch(tensors)
+
+
+def _fetch(tensors: Sequence[Tensor]) -> Tensor:
+    """The same from a GPU, in pieces that are joined there: a transfer of each tensor would wait for the device a
+    thousand times, and joining all at once would take as much of its memory again."""
     joined = torch.empty(sum(t.numel() for t in tensors), dtype=tensors[0].dtype)
     start = 0
     for piece in _pieces(tensors):

@@ -173,6 +173,31 @@ def test_a_run_goes_on_under_the_other_optimiser_of_the_name(name: str, towards:
         assert same([p.detach() for p in second.parameters()], reference)
 
 
+@pytest.mark.parametrize("name", ON_DEVICE)
+def test_going_on_over_weights_in_channels_last_is_exact(name: str, tmp_path: Path) -> None:
+    """A checkpoint does not know how a tensor lay in memory, and fused kernels take all by their places there."""
+
+    def steps(model: nn.Module, optimizer: torch.optim.Optimizer, numbers: range) -> list[Tensor]:
+        for step in numbers:
+            generator = torch.Generator().manual_seed(step)
+            for param in model.parameters():  # as backward passes lay them out: like their weights
+                param.grad = torch.empty_like(param).copy_(torch.randn(param.shape, generator=generator))
+            optimizer.step()
+        return [p.detach().clone() for p in model.parameters()]
+
+    model = network().to(memory_format=torch.channels_last)
+    optimizer = device_optimizer(name, groups(model), lr=0.1, momentum=0.9, device=CPU)
+    steps(model, optimizer, range(2))
+    resumed = copy.deepcopy(model)
+    save_checkpoint(tmp_path / "c", optimizer.state_dict())
+    expected = steps(model, optimizer, range(2, 4))
+    optimizer = device_optimizer(name, groups(resumed), lr=0.1, momentum=0.9, device=CPU)
+    load_optimizer(optimizer, load_checkpoint(tmp_path / "c"))
+    for param, kept in optimizer.state.items():
+        assert all(value.stride() == param.stride() for value in kept.values() if value.shape == param.shape)
+    assert all(torch.equal(a, b) for a, b in zip(expected, steps(resumed, optimizer, range(2, 4))))
+
+
 def test_state_of_other_groups_is_refused() -> None:
     model = network()
     saved = torch.optim.SGD(model.parameters(), lr=0.1).state_dict()

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scaleprior.errors import FailureError, UserError
+from scaleprior.training import checkpoint
 from scaleprior.training.checkpoint import load_checkpoint, restore_rng, rng_state, save_checkpoint
 from scaleprior.training.seeds import seed_everything
 
@@ -37,6 +38,29 @@ def test_round_trip_of_every_kind(tmp_path: Path) -> None:
     plain = load_file(path)  # a safetensors file as any other
     assert torch.equal(plain["int64"], torch.arange(3))
     assert plain["float32"].tolist() == state["turned"].reshape(-1).tolist()
+
+
+def test_what_comes_from_a_gpu_in_pieces_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of any shapes and orders in memory, none at all and more than a piece holds."""
+    draw = torch.Generator().manual_seed(0)
+    tensors = [torch.rand(shape, generator=draw) for shape in ((3,), (), (0,), (40, 2), (2, 2), (5, 3, 2, 2))]
+    tensors[-1] = tensors[-1].contiguous(memory_format=torch.channels_last)
+    expected = [value for tensor in tensors for value in tensor.flatten().tolist()]
+    for piece in (1, 17, 10**6):
+        monkeypatch.setattr(checkpoint, "_PIECE", piece)
+        assert checkpoint._fetch(tensors).tolist() == expected
+    assert checkpoint._fetch([torch.zeros(0)]).tolist() == []
+
+
+@pytest.mark.gpu
+def test_a_state_on_a_gpu(tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    there = {"x": torch.rand(300, 7, device="cuda"), "y": torch.arange(3), "half": torch.rand(9, device="cuda").half()}
+    save_checkpoint(tmp_path / "c", {**there, "own": there["x"].cpu()})
+    loaded = load_checkpoint(tmp_path / "c")
+    assert all(torch.equal(loaded[name], value.cpu()) for name, value in there.items())
+    assert torch.equal(loaded["own"], there["x"].cpu())
 
 
 def test_equal_states_make_equal_files(tmp_path: Path) -> None:
