@@ -124,11 +124,17 @@ def test_what_is_saved_and_evaluated_is_the_average(
         d = min(0.15, (1 + t) / (10 + t))
         after = run(f"plain{t}", t + 1)
         expected = {name: d * value + (1 - d) * after[name].double() for name, value in expected.items()}
-    averaged = run("averaged", 3, "PRETRAIN.EMA.DECAY", "0.15")
+    average = ("PRETRAIN.EMA.DECAY", "0.15")
+    averaged = run("averaged", 3, *average, "PRETRAIN.EVAL.PERIOD", "2")
     for name, value in expected.items():
         torch.testing.assert_close(averaged[name].double(), value, rtol=1e-6, atol=1e-7)
     assert not torch.equal(averaged["weight"], after["weight"])
-    loaded = small_config(*TINY, *STEADY, "PRETRAIN.BUDGET.AMOUNT", "3", "PRETRAIN.EMA.DECAY", "0.15")
+    # what is measured on the way is the average of then
+    run("shorter", 2, *average)
+    lines = map(json.loads, (tmp_path / "averaged" / "metrics.jsonl").read_text().splitlines())
+    (on_the_way,) = [line["held_out/map"] for line in lines if line["step"] == 2 and "held_out/map" in line]
+    assert on_the_way == read_json(tmp_path / "shorter" / "result.json", what="result")["held_out"]["map"]
+    loaded = small_config(*TINY, *STEADY, "PRETRAIN.BUDGET.AMOUNT", "3", *average)
     result = pretrain(loaded, tmp_path / "averaged", resume=True)
     assert result.metrics.held_out == evaluate_pretrained(loaded, tmp_path / "averaged")
     # and the files say which they are

@@ -38,7 +38,7 @@ def test_sides_and_cost_by_hand() -> None:
 @pytest.mark.parametrize("crop", ["resize_crop", "random_resized_crop"])
 def test_a_step_is_the_same_however_it_is_reached(text: str, crop: str, small_config: Callable) -> None:
     """With and without a cache, in order and by a jump; a crop is that of a run of its side throughout."""
-    words = ("PRETRAIN.INPUT.CROP", crop, KEY, text)
+    words = ("PRETRAIN.INPUT.CROP", crop, KEY, text, "PRETRAIN.FRACTION.IMAGES", "8")  # each comes in every size
     cfg = small_config(*words).cfg
     ordered, jumping = dataset(cfg, 8, cache_bytes=2**20), dataset(cfg, 8)
     for step in range(8):
