@@ -97,6 +97,7 @@ def on_a_rank(folder: str) -> None:
             whole = head.whole()
             found["head"] = whole and whole.state_dict()
             state = {"model": net.state_dict(), "optimizer": optimizer.state_dict(), "counters": {"step": STEPS}}
+            state["average"] = {"steps": STEPS, "average": net.state_dict()}
             found["state"] = whole_state(state, head, optimizer)
             torch.save(found, f"{folder}/{name}-{group.rank}.pt")
             group.wait()
@@ -148,6 +149,7 @@ def test_two_processes_equal_one_with_a_whole_head(runs: Path, name: str) -> Non
     same(zero["head"], dict(head.state_dict()))
     same(zero["state"]["optimizer"]["state"], optimizer.state_dict()["state"])
     same(zero["state"]["model"], dict(net.state_dict()))
+    same(zero["state"]["average"]["average"], dict(net.state_dict()))
     assert zero["state"]["counters"] == {"step": STEPS}
     assert one["head"] is None
     for rank in (zero, one):
@@ -182,7 +184,10 @@ def test_begins_as_a_whole_head_and_takes_up_the_files_of_one() -> None:
     optimizer, shard = (torch.optim.Adam(m.parameters(), lr=0.1) for m in (other, head))
     other(torch.ones(2, FEATURES)).sum().backward()
     optimizer.step()
-    own = own_state({"model": {}, "optimizer": optimizer.state_dict()}, head, shard)
+    average = {"steps": 1, "average": {"head.bias": other.bias}}
+    own = own_state({"model": {}, "optimizer": optimizer.state_dict(), "average": average}, head, shard)
+    assert own["average"]["steps"] == 1
+    assert torch.equal(own["average"]["average"]["head.bias"], other.bias[2:])
     shard.load_state_dict(own["optimizer"])
     for name in ("exp_avg", "exp_avg_sq"):
         assert torch.equal(shard.state[head.weight][name], optimizer.state[other.weight][name][2:])
