@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from tests import processes
 from tests.conftest import content
 from tests.pretrain.conftest import SMALL, _one_thread, corpus_folder, small_config  # noqa: F401 (fixtures)
 from tests.pretrain.test_run import REPO, load_tool, stop_at, wait_for, weights
+from tests.pretrain.test_weights_and_biases import StandIn
 
 pytestmark = pytest.mark.detectron2
 
@@ -126,6 +127,24 @@ def test_measurements_are_on_the_line_of_their_iteration_with_its_loss(
         assert weights(out) == weights(tmp_path / "plain")
 
 
+def test_events_are_shown_at_weights_and_biases_where_that_is_asked_for(
+    tool: Callable, opts: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the package is called with: every iteration i that is written is step i + 1, and once."""
+    wandb = StandIn(None)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setattr("scaleprior.pretrain.figures.boards.find_spec", lambda name: True)
+    own = ("PRETRAIN.BUDGET.AMOUNT", "5", "PRETRAIN.HELD_OUT.IMAGES", "12", "PRETRAIN.EVAL.PERIOD", "2")
+    out = tmp_path / "run"
+    assert tool(*opts(out, *own, "PRETRAIN.METRICS_PERIOD", "2", "PRETRAIN.WANDB", "True")) == 0
+    (shown,) = wandb.runs
+    assert [step for step, _ in shown.rows] == [2, 4, 5, 6]
+    written = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    assert [{"iteration": step - 1, **row} for step, row in shown.rows] == written
+    assert shown.ended == 0
+    assert shown.summary["result"] == json.loads((out / "result.json").read_text())
+
+
 def test_folders_and_keys_are_refused_in_one_line_and_evaluation_changes_nothing_but_the_log(
     tool: Callable, opts: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -175,10 +194,12 @@ def test_killed_then_stopped_then_resumed_ends_with_the_same_bits_and_every_iter
     with (out / "metrics.json").open("a") as file:
         file.write('{"iteration": 9')  # a line that the kill cut short
 
+    killed_after = done
+
     class Stopped(EventRecorder):
-        def step(self, step: int, total: int, numbers: dict) -> None:
-            super().step(step, total, numbers)
-            if step == done + 2:
+        def step(self, done: int, total: int, numbers: Mapping[str, float]) -> None:
+            super().step(done, total, numbers)
+            if done == killed_after + 2:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patched:

@@ -146,3 +146,23 @@ def test_figures_do_not_depend_on_how_many_labels_are_looked_at_together(cells: 
         telling = present[:, 3:].any(axis=1) & ((absent[:, 3:].any(axis=1)) if known else True)
         first = present[np.arange(20), 3 + best.argmax(axis=1)]  # of equals, NumPy takes the first
         assert whole.precision_at_1 == pytest.approx(first[telling].mean())
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_the_same_average_precisions() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    rng = np.random.default_rng(5)
+    scores = torch.from_numpy(rng.integers(0, 40, (200, 300)).astype(np.float32))
+    present, known = rng.random((200, 300)) < 0.1, rng.random((200, 300)) < 0.5
+    for asked in (None, present | known):
+        pairs, judged = (
+            None if mask is None else Pairs.of(*map(torch.from_numpy, np.nonzero(mask)), images=200, classes=300)
+            for mask in (present, asked)
+        )
+        assert pairs is not None
+        wanted = average_precisions(scores, pairs, known=judged)
+        device = torch.device("cuda")
+        there = None if judged is None else judged.to(device)
+        found = average_precisions(scores.to(device), pairs.to(device), known=there).cpu()
+        assert torch.allclose(found, wanted, rtol=0, atol=1e-12, equal_nan=True)
