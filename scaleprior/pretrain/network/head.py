@@ -25,15 +25,15 @@ class LinearHead(nn.Linear):
         smoothing: of the labels, see :func:`~scaleprior.pretrain.losses.logistic.logistic_loss`.
     """
 
+    own: slice | None = None
+    """The labels that this process alone has; None: it has all, as the others have."""
+
     def __init__(self, features: int, labels: int, *, bias: float, chunk: int = 0, smoothing: float = 0.0) -> None:
         super().__init__(features, labels)
         nn.init.normal_(self.weight, std=0.01)
         nn.init.constant_(self.bias, bias)
         self.chunk = chunk
         self.smoothing = smoothing
-
-    own: slice | None = None
-    """The labels that this process alone has; None: it has all, as the others have."""
 
     def scores(self, features: Tensor, labels: Tensor) -> Tensor:
         """Logits of some labels, int64 [k]: [B, F] -> [B, k]."""
