@@ -62,6 +62,7 @@ NOT_HERE = {
     "PRETRAIN.BATCH_PER_PROCESS": "becomes a BATCH_SIZE",
     "PRETRAIN.HEAD.SHARDED": "needs processes: test_sharded",
     "PRETRAIN.LOADER.DECODE": "gpu needs one",
+    "PRETRAIN.PROCESS_TIMEOUT": "is for several, and changes no number",
     "PRETRAIN.STEP": "for GPUs",
     "PRETRAIN.WANDB": "needs an account",
 }
