@@ -24,9 +24,9 @@ def average_decay(decay: float, step: int) -> float:
 
 
 class WeightAverage:
-    """An average beside the weights, on their device, in their types.
+    """An average beside the weights, on their device, in their types; one kernel or a few keep it up.
 
-    Floating tensors are averaged, statistics of BN among them; integers, its counters, are copied.
+    Floating tensors are averaged, statistics of BN among them. Integers, its counters, have no average but themselves.
 
     Args:
         weights: by name; the very tensors that training changes in place.
@@ -36,20 +36,14 @@ class WeightAverage:
     def __init__(self, weights: Mapping[str, Tensor], decay: float) -> None:
         self._decay = decay
         self._steps = 0
-        self._weights = {name: tensor.detach() for name, tensor in weights.items()}
+        self._weights = {name: tensor.detach() for name, tensor in weights.items() if tensor.is_floating_point()}
         self._average = {name: tensor.clone() for name, tensor in self._weights.items()}
-        floating = [name for name, tensor in self._weights.items() if tensor.is_floating_point()]
-        self._floating = [self._weights[n] for n in floating], [self._average[n] for n in floating]
-        counters = [name for name in self._weights if name not in set(floating)]
-        self._counters = [self._weights[n] for n in counters], [self._average[n] for n in counters]
 
     @torch.no_grad()
     def update(self) -> None:
         """Follow the weights after a step; the device is not waited for."""
-        weights, average = self._floating
-        torch._foreach_lerp_(average, weights, 1 - average_decay(self._decay, self._steps))
-        for counter, copy in zip(*self._counters):
-            copy.copy_(counter)
+        weight = 1 - average_decay(self._decay, self._steps)
+        torch._foreach_lerp_(list(self._average.values()), list(self._weights.values()), weight)
         self._steps += 1
 
     @contextlib.contextmanager
