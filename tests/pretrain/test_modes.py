@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from scaleprior.backbones import ResNetSpec, read_card
-from scaleprior.errors import UserError
+from scaleprior.errors import FailureError, UserError
 from scaleprior.pretrain import pretrain
 from scaleprior.pretrain.data.batches import LabelledBatch
 from scaleprior.pretrain.data.feed import Feed
 from scaleprior.pretrain.loop import step as step_module
-from scaleprior.pretrain.loop.compiled import compiled
+from scaleprior.pretrain.loop.compiled import compile_errors, compiled
 from scaleprior.pretrain.loop.graphs import Lengths
 from scaleprior.pretrain.loop.step import TrainStep
 from scaleprior.pretrain.losses.targets import Targets
@@ -138,6 +138,20 @@ def test_a_compiled_run_says_so_in_its_card(
     assert read_card(run.backbone).recipe["PRETRAIN"]["STEP"] == {"MODE": "compile"}
     eager = pretrain(small_config(), tmp_path / "eager")
     assert run.metrics.loss == pytest.approx(eager.metrics.loss, rel=1e-4)
+
+
+def test_what_cannot_be_compiled_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(graph: object, examples: object) -> Callable:
+        raise OSError("No working C++ compiler found")
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(step_module, "compiled", partial(compiled, backend=broken))
+    with pytest.raises(
+        FailureError, match=r"kernels here: .*OSError: No working C\+\+ compiler.*; PRETRAIN.STEP.MODE eager does"
+    ):
+        steps(network(), "compile", [batch(0)])
+    with pytest.raises(ZeroDivisionError), compile_errors("compile"):
+        raise ZeroDivisionError
 
 
 _SCRIPT = """

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from scaleprior.pretrain.data.feed import Feed, Part
-from scaleprior.pretrain.loop.compiled import compiled
+from scaleprior.pretrain.loop.compiled import compile_errors, compiled
 from scaleprior.pretrain.loop.graphs import GraphedUpdate, Lengths
 from scaleprior.pretrain.loop.memory import Memory
 from scaleprior.pretrain.network.sharded import ShardedHead
@@ -84,6 +84,7 @@ class TrainStep:
         self.accumulate = accumulate
         self._clip_norm = clip_norm
         self._amp = amp
+        self._mode = mode
         self.average = average
         self._plain = _parallel(model, processes)
         self._net = compiled(self._plain, model) if mode.startswith("compile") else self._plain
@@ -111,7 +112,8 @@ class TrainStep:
         set_rate(self.optimizer, rate)
         parts = self._feed(batch, self._parts(batch))
         if self._usual(batch, parts):
-            figures = (self._graphed or self._update)(parts, images)
+            with compile_errors(self._mode):
+                figures = (self._graphed or self._update)(parts, images)
         else:
             self.apart += 1
             bad = len(batch.unreadable)
