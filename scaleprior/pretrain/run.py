@@ -383,7 +383,7 @@ def _finish(
     room = trainer.checkpoints.making_room
     room(lambda: save_checkpoint(out / HEAD, of_labels))
     room(lambda: save_backbone(out / BACKBONE, trunk, card))
-    with write_errors(out):
+    with trainer.checkpoints.way_on(), write_errors(out):
         recorder.finish(metrics)
     room(lambda: write_json(out / RESULT, metrics.to_dict()))
     trainer.checkpoints.remove()

@@ -25,7 +25,7 @@ from torch import Tensor
 from scaleprior.errors import UserError
 from scaleprior.files import write_tensors
 
-__all__ = ["DamagedCheckpoint", "load_checkpoint", "restore_rng", "rng_state", "save_checkpoint"]
+__all__ = ["DamagedCheckpoint", "lay_out_as_weights", "load_checkpoint", "restore_rng", "rng_state", "save_checkpoint"]
 
 _KEY = "scaleprior.checkpoint"
 _OLD_KEY = "scaleprior.state"  # of the files in which each tensor lay under its number; they have no hash
@@ -195,3 +195,15 @@ def restore_rng(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available() and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Have the numbers that a loaded optimiser keeps for each weight lie in memory as it does, as they once did.
+
+    A checkpoint holds them in the order of their indices. Over weights in channels_last a fused optimiser would take
+    each for another's (on a CPU), or refuse them (on a GPU), and the others would take the slow way.
+    """
+    for param, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == param.shape and value.stride() != param.stride():
+                kept[name] = torch.empty_like(param, dtype=value.dtype).copy_(value)

@@ -7,9 +7,10 @@ passed over for the one before it. Earlier versions kept one file, ``checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +53,7 @@ class Checkpoints:
         self.folder = folder
         self.keep = keep
         self._damaged: list[Path] = []  # passed over by load; they go when there is a newer one
+        self._told = False  # that the disk is full
 
     def paths(self) -> list[Path]:
         """Those that are there, the newest first."""
@@ -122,7 +124,8 @@ class Checkpoints:
                 spare = self._spare() if e.full else None
                 if spare is None:
                     raise self._with_way_on(e) from e
-                logger.warning("%s; removing %s, an older checkpoint", e.what, spare)
+                level, self._told = logging.INFO if self._told else logging.WARNING, True
+                logger.log(level, "%s; removing %s, an older checkpoint", e.what, spare)
                 self._remove([spare])
 
     def _spare(self) -> Path | None:
@@ -136,6 +139,18 @@ class Checkpoints:
         except DamagedCheckpoint:
             return None
         return known[-1]
+
+    @contextlib.contextmanager
+    def way_on(self) -> Iterator[None]:
+        """Around writing what cannot be tried again.
+
+        Raises:
+            WriteError: with how to go on.
+        """
+        try:
+            yield
+        except WriteError as e:
+            raise self._with_way_on(e) from e
 
     def _with_way_on(self, error: WriteError) -> WriteError:
         known = [path for path in self.paths() if path not in self._damaged]

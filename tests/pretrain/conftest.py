@@ -68,7 +68,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     result = json.loads((folder / "result.json").read_text())
     clocks = ("seconds", "images_per_s", "waited", "eta_seconds")
     return {
-        "files": sorted(path.name for path in folder.iterdir()),
+        "files": sorted(path.name for path in folder.iterdir() if path.suffix != ".png"),
         "backbone": (folder / "backbone.safetensors").read_bytes(),
         "head": (folder / "head.safetensors").read_bytes(),
         "result": {name: value for name, value in result.items() if name not in clocks},

@@ -21,6 +21,7 @@ from scaleprior.detect.faster_rcnn.solver import build_optimizer, clip_gradients
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import WriteError
 from scaleprior.progress import ProgressFn
+from scaleprior.training.checkpoint import lay_out_as_weights
 from scaleprior.training.checkpoints import Checkpoints
 from scaleprior.training.metrics_file import MetricsFile, cut_lines
 from scaleprior.training.run_folder import RunFolder, refuse_other_run, restoring, with_room, with_way_on
@@ -77,6 +78,7 @@ class DetectorTrainer:
         with restoring(path):
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            lay_out_as_weights(self.optimizer)
             self.scaler.load_state_dict(state["scaler"])
             self.step = state["step"]
             self._unwritten = state.get("unwritten", "")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from scaleprior.errors import UserError
 from scaleprior.pretrain.optim.rmsprop import DeviceRMSprop
+from scaleprior.training.checkpoint import lay_out_as_weights
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -104,18 +105,6 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"].fill_(rate)
 
 
-def _lie_as_the_weights(optimizer: torch.optim.Optimizer) -> None:
-    """Have the numbers kept for each weight lie in memory as it does, as they did when they were made.
-
-    A checkpoint holds them in the order of their indices. Over weights in channels_last a fused optimiser would take
-    each for another's (on a CPU), or refuse them (on a GPU), and the others would take the slow way.
-    """
-    for param, kept in optimizer.state.items():
-        for name, value in kept.items():
-            if isinstance(value, Tensor) and value.shape == param.shape and value.stride() != param.stride():
-                kept[name] = torch.empty_like(param, dtype=value.dtype).copy_(value)
-
-
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
     """Take on the state that an optimiser of the same name saved, on whatever device.
 
@@ -132,6 +121,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -
     optimizer.load_state_dict(dict(saved))
     for group, ours in zip(optimizer.param_groups, own):
         group.update(ours)  # load_state_dict copied them; a captured step reads the originals
-    _lie_as_the_weights(optimizer)
+    lay_out_as_weights(optimizer)
     if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["fused"]:
         _begin_at_zero(optimizer)

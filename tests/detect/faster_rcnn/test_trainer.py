@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -122,6 +123,39 @@ def test_a_damaged_checkpoint_and_the_one_file_of_before_end_with_the_same_bits(
     assert one_file or said[0].startswith(f"going on from {before}, because {last.name} is damaged: ")
 
 
+def test_a_line_of_figures_that_does_not_fit_is_kept_with_the_state(tmp_path: Path, coco_overrides: list[str]) -> None:
+    whole, part = _train(tmp_path / "whole", coco_overrides), tmp_path / "part"
+    part.mkdir()
+    (part / METRICS).symlink_to("/dev/full")
+    said = r"cannot write .*metrics\.jsonl: No space left on device .*; the first 6 steps are saved: free space and"
+    with pytest.raises(FailureError, match=said):
+        _train(part, coco_overrides)
+    (part / METRICS).unlink()
+    resumed = _train(part, coco_overrides, stop_after=1, resume=True)  # no step is left
+    assert _same(whole, resumed)
+    assert (part / METRICS).read_text() == (tmp_path / "whole" / METRICS).read_text()
+
+
+def test_a_model_that_does_not_fit_is_written_when_it_does(
+    tmp_path: Path, coco_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, fsync = _train(tmp_path / "whole", coco_overrides), os.fsync
+
+    def flush(descriptor: int) -> None:
+        if "model.safetensors" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    overrides = [*coco_overrides, "SOLVER.CHECKPOINT_PERIOD", "2"]
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", flush)
+        with pytest.raises(
+            FailureError, match=r"cannot write .*model.* needed, .* from checkpoint_0000004\.safetensors"
+        ):
+            _train(tmp_path / "part", overrides)
+    assert _same(whole, _train(tmp_path / "part", overrides, resume=True))
+
+
 def test_a_killed_process_goes_on_where_it_was(tmp_path: Path) -> None:
     overrides = [
         *data_overrides(*make_coco(tmp_path / "data")),
@@ -132,6 +166,7 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path: Path) -> None:
     ]
     command = [sys.executable, "-c", _RUN, str(tmp_path / "killed"), *TINY_FPN, *overrides]
     with processes.start(command, stderr=None) as process:
+        assert process.stdout is not None
         for line in process.stdout:
             if int(line) == 8:
                 process.send_signal(signal.SIGKILL)
