@@ -86,6 +86,7 @@ def test_a_run_leaves_what_detectron2_leaves_and_the_weights_of_the_plain_runtim
     assert lines.pop() == {"step": 5, **plain.metrics.measured.to_dict()}
     assert [row["lr"] for row in rows[:3]] == [line["lr"] for line in lines]
     assert [row["epoch"] for row in rows[:3]] == pytest.approx([8 / 48, 16 / 48, 20 / 48])
+    assert plain.metrics.held_out is not None
     assert rows[3]["held_out/map"] == result["held_out"]["map"] == plain.metrics.held_out.map
     log = (out / "log.txt").read_text()
     for said in (

@@ -115,7 +115,7 @@ def test_the_line_of_the_log_and_its_figures(tmp_path: Path, caplog: pytest.LogC
     said = [record.getMessage() for record in caplog.records]
     assert said == [
         "step 2/900 loss 3.215 lr 0.1 8 images/s, waited 30 % for data, 0:14:58 left",
-        "step 2 held_out/map 0.25, held_out/images 12",
+        "step 2 held_out/map 0.25",
     ]
     trained, measured = lines(tmp_path)
     assert trained == {

@@ -33,6 +33,7 @@ _SHOWN = {
 }
 _COLOURS = ("#1f5fa8", "#c4561b", "#2e7d4f", "#7a3e9d", "#8a6d00", "#0f8a94")
 _GRID = "#d0d0d0"
+_ROOM = (0.03, 0.08)  # of the largest value, below nothing and above it
 _FEW = 40  # points that are shown one by one
 _MANY = 200  # points of which a running median is drawn
 _WIDE = 5.0  # the largest loss over the smallest from which on its axis is logarithmic
@@ -120,15 +121,16 @@ def draw_curves(curves: Curves, *, title: str = "") -> Figure:
     if measured:
         axes.append(figure.add_subplot(grid[1, 0], sharex=loss))
         _draw_measured(axes[3], curves.measured)
+    steps = [step for points in (*curves.series.values(), *curves.measured.values()) for step, _ in points]
     for ax in axes:
-        _dress(ax, curves.series["loss"])
+        _dress(ax, min(steps), max(steps))
     for ax in (axes[0], axes[1]) if measured else (axes[1],):
         ax.tick_params(labelbottom=False)  # the panel below has the same steps
         ax.set_xlabel("")
     return figure
 
 
-def _dress(ax: Axes, points: Points) -> None:
+def _dress(ax: Axes, first: float, last: float) -> None:
     from matplotlib.ticker import MaxNLocator
 
     ax.grid(True, which="major", color=_GRID, linewidth=0.5)
@@ -137,7 +139,6 @@ def _dress(ax: Axes, points: Points) -> None:
     ax.set_xlabel("step")
     ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     ax.xaxis.set_major_formatter(lambda value, _: short(value))
-    first, last = points[0][0], points[-1][0]
     room = max(0.02 * (last - first), 0.5)
     ax.set_xlim(first - room, last + room)
 
@@ -184,7 +185,13 @@ def _draw_rate(ax: Axes, points: Points) -> None:
     if ordered and ordered[0] > 0 and ordered[len(ordered) // 2] < ordered[-1] / 4 and ordered[tenth] > ordered[0] / 4:
         _logarithmic(ax, ordered[0], ordered[-1])
     else:
-        ax.set_ylim(bottom=0)
+        _from_nothing(ax, ordered[-1] if ordered else 0.0)
+
+
+def _from_nothing(ax: Axes, top: float) -> None:
+    """From 0 up, with room for the points that lie on the ends."""
+    top = top or 1.0
+    ax.set_ylim(-_ROOM[0] * top, (1 + _ROOM[1]) * top)
 
 
 def _logarithmic(ax: Axes, low: float, high: float) -> None:
@@ -201,8 +208,9 @@ def _logarithmic(ax: Axes, low: float, high: float) -> None:
 
 def _draw_speed(ax: Axes, series: Mapping[str, Points]) -> None:
     """Images a second, and below the share of the time in which steps waited for them."""
-    _draw(ax, series.get("images_per_s", []), "images/s", noisy=True)
-    ax.set_ylim(bottom=0)
+    points = series.get("images_per_s", [])
+    _draw(ax, points, "images/s", noisy=True)
+    _from_nothing(ax, max((value for _, value in points), default=0.0))
     ax.yaxis.set_major_formatter(lambda value, _: short(round(value, 1)))
     waited = series.get("waited", [])
     if not waited:
@@ -216,7 +224,7 @@ def _draw_speed(ax: Axes, series: Mapping[str, Points]) -> None:
     if len(waited) == 1:
         share.plot(steps, values, "o", color=_COLOURS[1], markersize=3.5)
     share.fill_between(steps, values, color=_COLOURS[1], alpha=0.3, linewidth=0)
-    share.set_ylim(0, 100)
+    _from_nothing(share, 100)
     share.set_yticks([0, 50, 100], ["0 %", "50 %", "100 %"], color=_COLOURS[1], fontsize="small")
     share.set_title("waited for data", loc="right", fontsize="small", color=_COLOURS[1])
     share.spines[["top", "right", "left", "bottom"]].set_visible(False)
@@ -232,5 +240,5 @@ def _draw_measured(ax: Axes, measured: Mapping[str, Points]) -> None:
             steps, values = [step for step, _ in points], [value for _, value in points]
             label = f"{said}: {values[-1]:.3f}"
             ax.plot(steps, values, color=colour, linewidth=1.5, label=label, **_marks(points))
-    ax.set_ylim(0, 1.02)
+    _from_nothing(ax, 1.0)
     ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(0.0, -0.24), ncols=2)

@@ -107,7 +107,8 @@ class JsonLines(Recorder):
         if not figures:
             return
         self._write({"step": done, **figures})
-        logger.info("step %d %s", done, ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        shares = {name: value for name, value in figures.items() if isinstance(value, float)}  # the others are counts
+        logger.info("step %d %s", done, ", ".join(f"{name} {value:.4g}" for name, value in shares.items()))
         self._show(done, figures)
 
     def finish(self, metrics: PretrainMetrics) -> None:
