@@ -109,7 +109,9 @@ class PretrainMetrics:
         held_out: figures on the held-out images; None where nothing is held out.
         probe: of simple classifiers on the trunk's features; None where no set is given for them.
         waited: share, in [0, 1], of ``seconds`` in which the steps waited for their images; None where a run of an
-            earlier version did not look.
+            earlier version did not look. Of several processes, in every step the one that waited longest counts. On a
+            GPU it is the host's time: the device may have been busy meanwhile.
+        slowest_rank: of several processes the one that waited longest in all; None of one.
     """
 
     loss: float
@@ -122,6 +124,7 @@ class PretrainMetrics:
     held_out: LabelMetrics | None = None
     probe: ProbeMetrics | None = None
     waited: float | None = None
+    slowest_rank: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """In the words of ``result.json`` and ``--json``."""

@@ -374,6 +374,7 @@ def _finish(
         held_out=measured.held_out,
         probe=measured.probe,
         waited=min(counters.waited / max(counters.seconds, 1e-9), 1.0),
+        slowest_rank=int(np.argmax(counters.waits)) if len(counters.waits) > 1 else None,
     )
     labels = images.label_space
     of_labels = {"label_space": labels.fingerprint, "head": head.state_dict()}

@@ -66,7 +66,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     """All that a run leaves but for what a clock says."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     result = json.loads((folder / "result.json").read_text())
-    clocks = ("seconds", "images_per_s", "waited", "eta_seconds")
+    clocks = ("seconds", "images_per_s", "waited", "slowest_rank", "eta_seconds")
     return {
         "files": sorted(path.name for path in folder.iterdir() if path.suffix != ".png"),
         "backbone": (folder / "backbone.safetensors").read_bytes(),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from scaleprior.errors import UserError
+from scaleprior.pretrain.figures.recorder import Counters
 from scaleprior.pretrain.metrics import LabelMetrics, PretrainMetrics
 
 # As result.json has held it since before there was a record.
@@ -65,3 +66,19 @@ def test_what_is_missing_is_named() -> None:
 def test_what_is_no_number_is_refused(raw: Any, message: str) -> None:
     with pytest.raises(UserError, match=rf"r\.json is damaged: {message}; remove it"):
         PretrainMetrics.from_dict(raw, where="r.json")
+
+
+def test_every_step_waits_for_the_slowest_process_and_the_slowest_of_all_is_known() -> None:
+    counters = Counters()
+    for seconds in ((1.0, 3.0, 0.0), (2.0, 0.5, 0.0), (0.0, 0.0, 2.5)):
+        counters.wait(seconds)
+    assert counters.waited == 3.0 + 2.0 + 2.5
+    assert counters.waits == (3.0, 3.5, 2.5)
+    counters.wait((4.0,))  # gone on with in one process
+    assert (counters.waited, counters.waits) == (11.5, (4.0,))
+
+
+def test_what_was_waited_for_comes_back_and_old_results_do_not_know() -> None:
+    record = replace(RECORD, waited=0.25, slowest_rank=3)
+    assert PretrainMetrics.from_dict(record.to_dict()) == record
+    assert (PretrainMetrics.from_dict(WORDS).waited, PretrainMetrics.from_dict(WORDS).slowest_rank) == (None, None)

@@ -116,8 +116,11 @@ def test_two_processes_learn_what_one_does(name: str, in_two: Path, small_config
     """But for BN with each process' own statistics, which is another network."""
     pretrain(small_config(*OWN, *CASES[name]), tmp_path)
     other = in_two / name.replace(" ", "_")
-    held_out = [read_json(folder / "result.json").get("held_out") for folder in (tmp_path, other)]
-    assert held_out[0] == held_out[1]
+    results = [read_json(folder / "result.json") for folder in (tmp_path, other)]
+    assert results[0].get("held_out") == results[1].get("held_out")
+    assert all(0 < result["waited"] <= 1 for result in results)
+    assert "slowest_rank" not in results[0]
+    assert results[1]["slowest_rank"] in (0, 1)
     apart = furthest(tmp_path, other)
     assert apart > 0.1 if name == "BN of each" else apart < 1e-12
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,8 @@ class Counters:
     Attributes:
         step: finished steps. images_seen: images trained on. loss: of the last step.
         unreadable: images that could not be read, once for every time.
-        seconds: of training, without those of measurements. waited: of them, for images.
+        seconds: of training, without those of measurements. waited: of them, for images, in every step those of the
+            process that waited longest. waits: those of each process, by rank, while they are as many.
         unwritten: lines of figures that the disk had no room for when the run stopped; the next start writes them.
     """
 
@@ -40,6 +41,13 @@ class Counters:
     loss: float = math.nan
     waited: float = 0.0
     unwritten: tuple[str, ...] = ()
+    waits: tuple[float, ...] = ()
+
+    def wait(self, seconds: Sequence[float]) -> None:
+        """Count what each process, by rank, waited for its images of a step."""
+        self.waited += max(seconds)
+        before = self.waits if len(self.waits) == len(seconds) else (0.0,) * len(seconds)
+        self.waits = tuple(map(sum, zip(before, seconds)))
 
 
 class Recorder:
@@ -65,9 +73,9 @@ class Recorder:
 
         Args:
             numbers: loss and lr of the step; images and unreadable so far and epoch (passes over the fraction), over
-                all processes and resumes; time since the step before was finished and, of it, data_time (waiting for
-                the batch), seconds; images_per_s of this step. On a GPU these are times of the host, which hands work
-                to the device ahead: those of one step say little, their sums are right.
+                all processes and resumes; time since the step before was finished and, of it, data_time (of the process
+                that waited longest for its batch), seconds; images_per_s of this step. On a GPU these are times of the
+                host, which hands work to the device ahead: those of one step say little, their sums are right.
         """
 
     def measured(self, done: int, figures: Mapping[str, float]) -> None:

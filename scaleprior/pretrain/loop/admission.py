@@ -27,12 +27,15 @@ class Admission:
     Attributes:
         images: readable ones of this step. seen, unreadable: of all steps, with this one.
         stop: somebody was asked to.
+        waited: seconds that each process, by rank, waited for its images of this step. Nobody is faster than the one
+            that waited longest.
     """
 
     images: int
     seen: int
     unreadable: int
     stop: bool
+    waited: tuple[float, ...]
 
 
 class Refusal(FailureError):
@@ -48,6 +51,7 @@ def admit(
     *,
     limit: float,
     stop: bool,
+    waited: float,
 ) -> Admission:
     """Exchange once what all processes have to know; every one of them calls this before every step.
 
@@ -55,6 +59,7 @@ def admit(
         counters: of the steps before.
         limit: share of unreadable images, in [0, 1], above which the run stops.
         stop: this process was asked to stop.
+        waited: seconds that this process waited for ``batch``.
 
     Raises:
         Refusal: too many images cannot be read, here or on another process.
@@ -63,7 +68,8 @@ def admit(
         logger.warning("skipped image %r: %s", dataset.images.key(row), reason)
     asked = len(batch) + len(batch.unreadable)
     too_few = len(batch) < min(2, asked)  # BN has no variance of one
-    sums = processes.sum(len(batch), len(batch.unreadable), float(too_few), float(stop))
+    waits = [waited if rank == processes.rank else 0.0 for rank in range(processes.size)]
+    sums = processes.sum(len(batch), len(batch.unreadable), float(too_few), float(stop), *waits)
     images = round(sums[0])
     seen, unreadable = counters.images_seen + images, counters.unreadable + round(sums[1])
     read = seen + unreadable
@@ -75,7 +81,7 @@ def admit(
     if unreadable > limit * max(read, floor):
         said = f"{unreadable} of {read} images read so far are unreadable, more than the share "
         raise Refusal(f"{said}{limit:g} that PRETRAIN.LOADER.MAX_UNREADABLE allows", hint=hint)
-    return Admission(images, seen, unreadable, sums[3] > 0)
+    return Admission(images, seen, unreadable, sums[3] > 0, tuple(sums[4:]))
 
 
 def _first_unreadable(batch: LabelledBatch, dataset: TrainBatches, asked: int) -> str:

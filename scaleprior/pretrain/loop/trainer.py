@@ -150,7 +150,9 @@ class PretrainTrainer:
                 batch = next(source)
                 waited = time.perf_counter() - begun
                 # Before the forward pass, which changes what BN remembers: the state to go on from is that of now.
-                admission = self._admission(step, batch, pending, watch, first=first, stop=stop.requested)
+                admission = self._admission(
+                    step, batch, pending, watch, first=first, stop=stop.requested, waited=waited
+                )
                 if self.draw_seed is not None:
                     torch.manual_seed(step_seed(self.draw_seed, self.processes.rank, step))
                 rate = self.base_lr * self.schedule(step)
@@ -160,8 +162,8 @@ class PretrainTrainer:
                 self.counters.images_seen, self.counters.unreadable = admission.seen, admission.unreadable
                 now = time.perf_counter()
                 self.counters.seconds += now - mark
-                self.counters.waited += waited
-                numbers = self._numbers(rate, now - mark, waited, admission.images)
+                self.counters.wait(admission.waited)
+                numbers = self._numbers(rate, now - mark, max(admission.waited), admission.images)
                 mark = now
                 pending.add(StepRecord(step, batch.rows, numbers), figures)
                 due = self.checkpoint_period and (step + 1) % self.checkpoint_period == 0
@@ -206,11 +208,21 @@ class PretrainTrainer:
             raise with_room(e, self.counters.step) from e
 
     def _admission(
-        self, step: int, batch: LabelledBatch, pending: PendingSteps, watch: _Watch, *, first: int, stop: bool
+        self,
+        step: int,
+        batch: LabelledBatch,
+        pending: PendingSteps,
+        watch: _Watch,
+        *,
+        first: int,
+        stop: bool,
+        waited: float,
     ) -> Admission:
         limit = self.max_unreadable
         try:
-            return admit(step, batch, self.dataset, self.counters, self.processes, limit=limit, stop=stop)
+            return admit(
+                step, batch, self.dataset, self.counters, self.processes, limit=limit, stop=stop, waited=waited
+            )
         except Refusal as e:
             if step == first:  # the state of now is on the disk already, or there is none
                 raise
