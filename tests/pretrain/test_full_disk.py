@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from scaleprior.cli import main
 from scaleprior.errors import FailureError
 from scaleprior.pretrain import pretrain
+from scaleprior.pretrain.figures.json_lines import JsonLines
 from scaleprior.training.checkpoints import Checkpoints
 from tests.pretrain.conftest import SMALL, TINY, outcome
 
@@ -147,3 +148,26 @@ def test_room_for_one_checkpoint_less_is_enough(
     refusing.append(lambda path: len(Checkpoints(part).paths()) > 1)
     pretrain(small_config(*TINY), part)
     assert outcome(part) == undisturbed
+
+
+class Full(JsonLines):
+    """As a recorder of somebody else's meets a full disk: an error of the system, and again when it is closed."""
+
+    def step(self, done: int, total: int, numbers: Mapping[str, float]) -> None:
+        if done == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "events")
+        super().step(done, total, numbers)
+
+    def close(self) -> None:
+        super().close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "events")
+
+
+def test_any_recorder_that_meets_a_full_disk_loses_no_step(small_config: Callable, tmp_path: Path) -> None:
+    part, loaded = tmp_path / "part", small_config(*TINY, "PRETRAIN.CHECKPOINT_PERIOD", "0")
+    said = "^cannot write events: No space left on device; the first 2 steps are saved: free space and go on with"
+    with pytest.raises(FailureError, match=said):
+        pretrain(loaded, part, recorder=Full(part, period=1))
+    steps: list[int] = []
+    pretrain(loaded, part, resume=True, progress=lambda done, total, numbers: steps.append(done))
+    assert steps == [3, 4]
