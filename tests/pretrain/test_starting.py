@@ -17,7 +17,10 @@ from tests.pretrain.test_run import wait_for, weights
 from tests.training.test_lost import free_port
 
 PRETRAIN = ("scaleprior", "pretrain", "--config-file", "Pretrain/Base-Pretrain.yaml", "--no-check")
-STEPS = ("PRETRAIN.BUDGET.AMOUNT", "40", "PRETRAIN.CHECKPOINT_PERIOD", "3")
+STEPS = (
+    *("PRETRAIN.BUDGET.AMOUNT", "40", "PRETRAIN.CHECKPOINT_PERIOD", "3", "PRETRAIN.BATCH_SIZE", "5"),
+    *("PRETRAIN.NORM_STATISTICS", "all", "PRETRAIN.DROP_PATH", "0.3", "PRETRAIN.EMA.DECAY", "0.9"),
+)
 
 
 def start(out: Path, corpus: Path, *flags: str, launcher: tuple[str, ...] = ()) -> processes.Popen:
