@@ -185,6 +185,43 @@ def test_what_was_compiled_is_kept_for_later_runs(tmp_path: Path) -> None:
     assert [float(loss) for loss in losses] == pytest.approx(peer, rel=1e-5)
 
 
+_PAIR = """
+import sys, torch
+from functools import partial
+from scaleprior.pretrain.loop import step
+from scaleprior.pretrain.loop.compiled import compiled
+from scaleprior.training.processes import join_processes
+from tests.pretrain.test_modes import batch, network
+torch.set_num_threads(1)
+step.compiled = partial(compiled, backend="aot_eager")
+with join_processes(torch.device("cpu")) as pair:
+    found = []
+    for mode in ("eager", "compile"):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        made = step.TrainStep(model, optimizer, pair, mode=mode, accumulate=2)
+        for number in range(4):
+            bad = int(number == 2 and pair.main)  # one of the two takes this batch as it comes
+            each = batch(10 * number + pair.rank, images=4 - bad, unreadable=bad)
+            figures = made(each, images=round(pair.sum(len(each))[0]), rate=0.05)
+        found.append((figures.loss, torch.cat([p.detach().flatten() for p in model.parameters()])))
+    (loss, weights), (same, theirs) = found
+    assert made.apart == int(pair.main)
+    torch.testing.assert_close(same, loss, rtol=1e-6, atol=0)
+    torch.testing.assert_close(theirs, weights, rtol=1e-5, atol=1e-6)
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_spread_over_processes(tmp_path: Path) -> None:
+    script = tmp_path / "pair.py"
+    script.write_text(_PAIR)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -130,9 +130,12 @@ class TrainStep:
         return self._processes.least(parts) if self.accumulate > 1 else parts
 
     def memory(self, batch: LabelledBatch) -> Memory | None:
-        """Of the GPU, for passes of the first images of ``batch``; the step is of no use afterwards. None on a CPU."""
+        """Of the GPU, for passes of the first images of ``batch``; the step is of no use afterwards.
+
+        None on a CPU, and with several processes: in a pass that the others do not make one would wait for them.
+        """
         device = self._processes.device
-        if device.type != "cuda":
+        if device.type != "cuda" or self._processes.size > 1:
             return None
         self._graphed = None
         self.optimizer.zero_grad(set_to_none=True)

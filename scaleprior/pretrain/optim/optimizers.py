@@ -67,7 +67,9 @@ def device_optimizer(
     if name == "rmsprop":
         return DeviceRMSprop(groups, lr=rate, momentum=momentum)
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=True)
+        adamw: Any = torch.optim.AdamW(groups, lr=rate, fused=True, capturable=True)
+        adamw._warned_capturable_if_run_uncaptured = True  # of a run that is not recorded, which is as good
+        return adamw
     optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True)
     _begin_at_zero(optimizer)
     return optimizer
