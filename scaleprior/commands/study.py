@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from scaleprior.errors import FailureError, UserError
 
 if TYPE_CHECKING:
+    from scaleprior.pretrain.costs.bare_step import BareStep
     from scaleprior.study import StudySpec
 
 __all__ = ["register", "run_and_report"]
@@ -95,8 +96,12 @@ def run_and_report(
     check: bool = True,
     skip_missing: bool = False,
     command: str | None = None,
+    bare: BareStep | None = None,
 ) -> int:
     """Run a study with a display on the terminal, write its report, print the table.
+
+    Args:
+        bare: a training step that was timed before; what the study took is also said in such steps.
 
     Returns:
         0 if every cell is done, 1 if some failed.
@@ -123,10 +128,12 @@ def run_and_report(
         raise FailureError(f"every cell of {out} failed: {errors}", hint="repair the cause and run again")
     report = build_report(outcome.view, command=command)
     page = report.write(out)
+    elapsed = time.monotonic() - started
     if as_json:
-        print(json.dumps({**report.to_dict(), "report": str(page), "ran": outcome.ran}, indent=2))
+        timed = {} if bare is None else {"wall_seconds": round(elapsed, 1), "bare_step": bare.to_dict()}
+        print(json.dumps({**report.to_dict(), "report": str(page), "ran": outcome.ran, **timed}, indent=2))
     else:
-        print_summary(report, page, ran=outcome.ran, elapsed=time.monotonic() - started)
+        print_summary(report, page, ran=outcome.ran, elapsed=elapsed, step=None if bare is None else bare.seconds)
     return 1 if report.missing else 0
 
 

@@ -116,13 +116,21 @@ def _print_failed(console: Console, view: StudyView) -> None:
         console.print(f"[red]failed:[/red] {_title(status.cell)}: {status.error}", soft_wrap=True)
 
 
-def print_summary(report: StudyReport, page: Path, *, ran: int | None = None, elapsed: float | None = None) -> None:
+def print_summary(
+    report: StudyReport,
+    page: Path,
+    *,
+    ran: int | None = None,
+    elapsed: float | None = None,
+    step: float | None = None,
+) -> None:
     """The table of AP by architecture and images, the laws in words, what it cost, and where the report is.
 
     Args:
         page: where the report was written.
         ran: cells that this call ran; 0 is said.
         elapsed: wall seconds that this call took.
+        step: seconds of a bare training step, to say them in.
     """
     console = Console()
     if ran == 0 and not report.missing:
@@ -140,7 +148,8 @@ def print_summary(report: StudyReport, page: Path, *, ran: int | None = None, el
         console.print(f"[red]missing:[/red] {missing}", soft_wrap=True)
     _print_parts(console, report)
     if elapsed is not None and ran:
-        console.print(f"{ran} cells ran in {elapsed:.0f} s", highlight=False)
+        steps = f", the time of {elapsed / step:.0f} bare steps" if step else ""
+        console.print(f"{ran} cells ran in {elapsed:.0f} s{steps}", highlight=False)
     console.print(f"report: {page}", soft_wrap=True, highlight=False)
 
 
