@@ -129,7 +129,7 @@ def test_a_copy_of_a_compiled_model_has_a_loss_of_its_own() -> None:
     assert float(other(each.images, each.targets).detach()) != float(model(each.images, each.targets).detach())
 
 
-def test_a_compiled_run_says_so_in_its_card(
+def test_a_compiled_run_says_so_in_its_card_and_resumes_to_the_bit(
     traced: Callable[[str], Callable[[], int]], small_config: Callable, tmp_path: Path
 ) -> None:
     graphs = traced("eager")
@@ -138,6 +138,18 @@ def test_a_compiled_run_says_so_in_its_card(
     assert read_card(run.backbone).recipe["PRETRAIN"]["STEP"] == {"MODE": "compile"}
     eager = pretrain(small_config(), tmp_path / "eager")
     assert run.metrics.loss == pytest.approx(eager.metrics.loss, rel=1e-4)
+
+    def die(done: int, total: int, numbers: object) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(small_config("PRETRAIN.STEP.MODE", "compile"), tmp_path / "broken", progress=die)
+    pretrain(small_config("PRETRAIN.STEP.MODE", "compile"), tmp_path / "broken", resume=True)
+    whole, resumed = (tmp_path / name / "head.safetensors" for name in ("run", "broken"))
+    assert whole.read_bytes() == resumed.read_bytes()
+    with pytest.raises(UserError, match="another"):
+        pretrain(small_config(), tmp_path / "broken", resume=True)
 
 
 def test_what_cannot_be_compiled_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
