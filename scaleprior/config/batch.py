@@ -2,9 +2,9 @@
 
 B images a step, P processes. ``PRETRAIN.BATCH_PER_PROCESS`` b makes B = b P; ``PRETRAIN.REFERENCE_BATCH`` R says for
 which B the rate was chosen, and scales it to the B there is: linearly for SGD (Goyal et al. 2017, arXiv 1706.02677,
-section 2.1) and, as EfficientNet's published training code does, for RMSProp; by the square root for AdamW (Malladi et
-al. 2022, arXiv 2205.10287) and LAMB (You et al. 2020, arXiv 1904.00962). For RMSProp Malladi et al. derive the square
-root, too; who wants that gives the rate.
+section 2.1); by the square root for RMSProp and AdamW, which divide by the size of the gradient (Malladi et al. 2022,
+arXiv 2205.10287), and for LAMB (You et al. 2020, arXiv 1904.00962). EfficientNet's published code scales RMSProp
+linearly; who wants that gives the rate.
 
 Both keys are settled once, before anything is planned, and are 0 afterwards: what is written, hashed and logged is the
 batch and the rate that ran, and settling twice is settling once.
@@ -22,7 +22,7 @@ __all__ = ["log_settled", "rate_factor", "settled"]
 
 logger = logging.getLogger(__name__)
 
-_POWERS = {"sgd": 1.0, "rmsprop": 1.0, "adamw": 0.5, "lamb": 0.5}
+_POWERS = {"sgd": 1.0, "rmsprop": 0.5, "adamw": 0.5, "lamb": 0.5}
 
 
 def rate_factor(optimizer: str, batch: int, reference: int) -> float:

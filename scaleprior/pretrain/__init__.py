@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     )
     from scaleprior.pretrain.metrics import LabelMetrics as LabelMetrics, PretrainMetrics as PretrainMetrics
     from scaleprior.pretrain.optim.schedule import Schedule as Schedule
-    from scaleprior.pretrain.run import PretrainResult as PretrainResult, evaluate_pretrained as evaluate_pretrained
+    from scaleprior.pretrain.result import PretrainResult as PretrainResult, evaluate_pretrained as evaluate_pretrained
 
 lazy_exports(__name__)
 make_callable(__name__)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scaleprior.config import LoadedConfig
     from scaleprior.corpus import Corpus, Fraction
     from scaleprior.pretrain.figures.recorder import Recorder
-    from scaleprior.pretrain.run import PretrainResult
+    from scaleprior.pretrain.result import PretrainResult
 
 __all__ = ["check_first", "corpus_keys", "pretrain"]
 

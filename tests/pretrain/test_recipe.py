@@ -20,7 +20,8 @@ from scaleprior.cli import main
 from scaleprior.config import data_file, load_config
 from scaleprior.errors import UserError
 from scaleprior.files import read_json
-from scaleprior.pretrain import evaluate_pretrained, pretrain, run as run_module
+from scaleprior.pretrain import evaluate_pretrained, pretrain
+from scaleprior.pretrain.loop.building import build_model
 from scaleprior.pretrain.network.pretrainer import Pretrainer
 from scaleprior.pretrain.optim.optimizers import build_optimizer
 from scaleprior.pretrain.plan import planned_card
@@ -220,6 +221,6 @@ def test_keys_of_the_recipe_reach_the_network(small_config: Callable, tmp_path: 
     assert recipe["INPUT"]["PROGRESSIVE"] == [[0.5, 12]]
     assert card.recipe["relative_pixels"] == pytest.approx(0.5 + 0.5 * (12 / 16) ** 2)
     cfg = small_config(*TINY, *keys).cfg
-    model = run_module.build_model(cfg, planned_card(cfg).arch, 4, bias=0.0)
+    model = build_model(cfg, planned_card(cfg).arch, 4, bias=0.0)
     assert model.head.smoothing == 0.1
     assert [m.drop_prob for m in model.modules() if isinstance(m, DropPath)][-1] == 0.2

@@ -28,10 +28,10 @@ from scaleprior.errors import FailureError, UserError
 from scaleprior.pretrain import (
     evaluate_pretrained,
     pretrain,
-    run as run_module,
 )
 from scaleprior.pretrain.data.batches import training_set
 from scaleprior.pretrain.loop import trainer as trainer_module
+from scaleprior.pretrain.loop.building import label_density
 from scaleprior.pretrain.plan import planned_card
 from scaleprior.training.checkpoint import save_checkpoint
 from scaleprior.training.checkpoints import Checkpoints, SavedState
@@ -588,4 +588,4 @@ def test_a_run_that_ignores_what_is_unknown(small_config: Callable, tmp_path: Pa
     assert "LOSS" not in read_card(plain.backbone).recipe["PRETRAIN"]  # a key at its default changes no fingerprint
     assert weights(tmp_path / "ignore") != weights(tmp_path / "negative")
     # the head starts at the share of the known labels that are present, 2 of 6, not of all 8
-    assert run_module._label_density(training_set(ignoring.cfg, Corpus.open(corpus)), 8) == pytest.approx(2 / 6)
+    assert label_density(training_set(ignoring.cfg, Corpus.open(corpus)), 8) == pytest.approx(2 / 6)

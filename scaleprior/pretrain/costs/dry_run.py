@@ -115,7 +115,7 @@ def _network(cfg: CfgNode, spec: TrunkSpec, labels: int) -> tuple[NetworkCost, f
 
     from scaleprior.pretrain.costs.arithmetic import network_cost
     from scaleprior.pretrain.data.sizes import size_pairs
-    from scaleprior.pretrain.run import build_model
+    from scaleprior.pretrain.loop.building import build_model
 
     with torch.device("meta"):
         model = build_model(cfg, spec, labels, bias=0.0)
@@ -132,9 +132,9 @@ def _network(cfg: CfgNode, spec: TrunkSpec, labels: int) -> tuple[NetworkCost, f
 def _probe(cfg: CfgNode, spec: TrunkSpec, corpus: Corpus, steps: int, progress: ProgressFn | None) -> Probe:
     from scaleprior.pretrain.costs.probe import probe_steps
     from scaleprior.pretrain.data.batches import training_set
+    from scaleprior.pretrain.loop.building import build_trainer, training_device
     from scaleprior.pretrain.loop.calculating import calculating
     from scaleprior.pretrain.plan import check_mode, parent_card
-    from scaleprior.pretrain.run import build_trainer, training_device
     from scaleprior.training.processes import join_processes
 
     images, parent = training_set(cfg, corpus), parent_card(cfg)

@@ -28,7 +28,7 @@ KEYS = (
     _key(
         "PRETRAIN.REFERENCE_BATCH", 0,
         "OPTIMIZER.BASE_LR holds for so many images a step. For another BATCH_SIZE it is multiplied by BATCH_SIZE / "
-        "REFERENCE_BATCH (sgd, rmsprop; Goyal et al. 2017) or by the square root of that (adamw, lamb; Malladi et al. "
+        "REFERENCE_BATCH (sgd; Goyal et al. 2017) or by the square root of that (rmsprop, adamw, lamb; Malladi et al. "
         "2022, You et al. 2020). 0 = it is not scaled.",
         legal=at_least(0), unit="images", since=2,
     ),
