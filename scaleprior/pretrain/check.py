@@ -96,12 +96,18 @@ def pretraining_needs(cfg: CfgNode, labels: int, *, processes: int = 1) -> Needs
         model = Pretrainer(spec, labels, pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3, bias=0.0)
         one = Pretrainer(spec, labels, pixel_mean=[0.0] * 3, pixel_std=[1.0] * 3, bias=0.0, shards=last)
     weights, slots = parameter_bytes(model), _SLOTS.get(node.OPTIMIZER.NAME, 1) + bool(node.EMA.DECAY)
-    images, side = max(node.BATCH_SIZE // processes, 1), node.INPUT.SIZE
-    batch = images * map_bytes(spec, side * side, _MAPS, half=node.AMP == "bf16")
+    images, side = max(node.BATCH_SIZE // processes // node.ACCUMULATE, 1), node.INPUT.SIZE
+    frozen = node.FREEZE == "trunk"
+    batch = 0 if frozen else images * map_bytes(spec, side * side, _MAPS, half=node.AMP == "bf16")
+    if frozen:
+        model.freeze_trunk()
+        one.freeze_trunk()
     return Needs(
         left=weights,
         # the next checkpoint beside those that are kept, and at the end head and backbone
         peak=(node.CHECKPOINTS + 1) * weights * (1 + slots) + weights,
         memory=training_bytes(one if node.HEAD.SHARDED else model, slots=slots) + batch,
-        of=f"parameters, gradients, the optimiser and the maps of {images} images of {side}x{side} pixels",
+        of="parameters, gradients and the optimiser"
+        if frozen
+        else f"parameters, gradients, the optimiser and the maps of {images} images of {side}x{side} pixels",
     )

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from scaleprior.backbones import build_trunk
 from scaleprior.backbones.weights import load_canonical, read_card
 from scaleprior.errors import UserError
 from scaleprior.pretrain import pretrain
 from scaleprior.pretrain.check import pretraining_needs
+from scaleprior.pretrain.plan import planned_card
 from scaleprior.pretrain.recipe import check_config
 from scaleprior.training.checkpoint import load_checkpoint
 from scaleprior.training.resources import Needs
@@ -46,3 +48,23 @@ def test_shards_need_less_memory_and_the_same_disk(small_config: Callable) -> No
     # weights, gradients and momentum of half the labels
     assert whole.memory - shard.memory == pytest.approx(3 * head / 2, rel=1e-4)
     assert (whole.left, whole.peak) == (shard.left, shard.peak)
+
+
+def test_parts_of_a_batch_and_a_frozen_trunk_need_less_memory(small_config: Callable) -> None:
+    def memory(*words: str) -> int:
+        return pretraining_needs(small_config("PRETRAIN.OPTIMIZER.NAME", "sgd", *words).cfg, 10).memory
+
+    # float32, 16 x 16 pixels: three channels, and res2 .. res4 of 32, 64 and 128 channels at 4 x 4, 2 x 2 and 1 x 1
+    image = 4 * (3 * 256 + 32 * 16 + 64 * 4 + 128)
+    whole = memory()
+    assert whole - memory("PRETRAIN.ACCUMULATE", "2") == 2 * image
+    head = 10 * (256 + 1) * 4
+    probe = ("PRETRAIN.FREEZE", "trunk", "MODEL.WEIGHTS", "parent.safetensors")  # nothing reads it
+    frozen = memory(*probe)
+    assert memory(*probe, "PRETRAIN.ACCUMULATE", "2") == frozen
+    # the trunk's gradients and momenta are gone, the head's are not
+    trunk = (whole - 4 * image - frozen) / 2
+    spec = planned_card(small_config().cfg).arch
+    learning = sum(p.numel() for p in build_trunk(spec).parameters())
+    assert trunk == 4 * learning
+    assert frozen > 2 * head
