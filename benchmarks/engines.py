@@ -41,7 +41,7 @@ from scaleprior.errors import FailureError, ScalePriorError, UserError
 
 ENGINES = ("torchvision", "detectron2")
 FEATURES, SAME_WEIGHTS, AP, RESOLUTION = 1e-4, 0.2, 1.0, 3.0  # targets; the last three in AP
-_WORLD_SPEC = "studies/quickstart.yaml"
+_WORLD_SPEC = Path(__file__).with_suffix(".yaml")
 _ERROR = "benchmarks/engines.py: error: "
 _WARM_UP = 3  # steps that are not timed, where there are more
 

@@ -12,14 +12,15 @@ On a busy machine the wall's clock says nothing, so ``--busy`` counts CPU second
 process, and those of all cells shared out over two cores, in the CPU seconds of a bare step.
 
 The conclusions, for each depth: AP at the top of the ladder exceeds AP from scratch, and AP of the lowest rung, by more
-than the spread over seeds. Means over seeds are compared; the spread is the largest AP over seeds less the smallest, of
-the two fractions the one where it is larger.
+than the spread over seeds. Means over seeds are compared; the spread is twice the standard deviation over seeds, pooled
+over the fractions of that depth. The report's sentences hold a gain against that standard deviation itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -52,7 +53,7 @@ class Gain:
 
     @property
     def holds(self) -> bool:
-        """More than seeds differ by."""
+        """More than the spread over seeds."""
         return self.gain > self.spread
 
 
@@ -70,10 +71,10 @@ def gains(rows: Iterable[Mapping[str, Any]]) -> list[Gain]:
         scratch, lowest, *_, top = sorted(by_images)
         if scratch or len(by_images) < 3 or any(len(seeds) < 2 for seeds in by_images.values()):
             raise SystemExit(f"{arch}: need from scratch, two rungs and two seeds each, got {by_images}")
-        for images in (scratch, lowest):
-            pair = by_images[top], by_images[images]
-            spread = max(max(seeds) - min(seeds) for seeds in pair)
-            found.append(Gain(arch, images, statistics.mean(pair[0]) - statistics.mean(pair[1]), spread))
+        mean = {images: statistics.mean(seeds) for images, seeds in by_images.items()}
+        squares = sum((ap - mean[images]) ** 2 for images, seeds in by_images.items() for ap in seeds)
+        spread = 2 * math.sqrt(squares / sum(len(seeds) - 1 for seeds in by_images.values()))
+        found += [Gain(arch, images, mean[top] - mean[images], spread) for images in (scratch, lowest)]
     return found
 
 

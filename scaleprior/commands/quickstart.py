@@ -19,7 +19,7 @@ _DEEPEST = "R-152"  # of its architectures: the one whose step says how fast a m
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the ``quickstart`` parser."""
     parser = subparsers.add_parser(
-        "quickstart", help="a real experiment in about five minutes: two depths, four fractions, one report"
+        "quickstart", help="a real experiment in about five minutes: two depths, three fractions, one report"
     )
     parser.add_argument("--out", type=Path, default=Path("quickstart"), help="folder to write to (default: quickstart)")
     parser.add_argument("--jobs", type=int, metavar="N", help="cells at a time (default: one a core)")

@@ -1,15 +1,19 @@
-"""benchmarks/quickstart.py: what counts as a gain, and what it makes of a run."""
+"""benchmarks/quickstart.py: what counts as a gain, what it makes of a run, and that the shipped results show it."""
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
 from benchmarks import quickstart
+from scaleprior.study import load_spec
 
-LADDER = {0: (4.0, 5.0), 32: (6.0, 5.5), 256: (0.0, 9.0), 2048: (8.0, 10.0)}
+REPO = Path(__file__).resolve().parents[2]
+LADDER = {0: (4.0, 5.0), 32: (6.0, 5.5), 256: (7.0, 8.0), 2048: (8.0, 10.0)}
 
 
 def rows(arch: str = "R-50", *, changed: Mapping[int, tuple[float, ...]] | None = None) -> list[dict[str, object]]:
@@ -17,13 +21,17 @@ def rows(arch: str = "R-50", *, changed: Mapping[int, tuple[float, ...]] | None 
     return [{"arch": arch, "images": n, "seed": s, "ap": ap} for n, seeds in aps.items() for s, ap in enumerate(seeds)]
 
 
-def test_a_gain_is_held_against_the_larger_spread_of_its_two_fractions() -> None:
+def test_a_gain_is_held_against_twice_the_pooled_standard_deviation() -> None:
     scratch, lowest = quickstart.gains(rows())
-    # (8 + 10) / 2 - (4 + 5) / 2, and - (6 + 5.5) / 2; the top's seeds differ by 2, and the middle does not count
-    assert (scratch.images, scratch.gain, scratch.spread, scratch.holds) == (0, 4.5, 2.0, True)
-    assert (lowest.images, lowest.gain, lowest.spread, lowest.holds) == (32, 3.25, 2.0, True)
-    wide, _ = quickstart.gains(rows(changed={0: (2.0, 7.0)}))
-    assert (wide.gain, wide.spread, wide.holds) == (4.5, 5.0, False)
+    # Two seeds that differ by d have d^2 / 2 of squared deviations, and one degree of freedom each:
+    # (1 + 0.25 + 1 + 4) / 2 / 4 = 0.78125, of which the root is 0.8839.
+    assert (scratch.images, lowest.images) == (0, 32)
+    assert (scratch.gain, lowest.gain) == (4.5, 3.25)  # 9 - 4.5 and 9 - 5.75
+    assert scratch.spread == lowest.spread == pytest.approx(2 * 0.8839, abs=1e-4)
+    assert scratch.holds
+    wide, _ = quickstart.gains(rows(changed={0: (0.0, 9.0)}))
+    assert (wide.gain, wide.holds) == (4.5, False)  # (81 + 0.25 + 1 + 4) / 8 = 10.78, twice its root is 6.57
+    assert wide.spread == pytest.approx(6.567, abs=1e-3)
 
 
 @pytest.mark.parametrize("lacking", [{0: ()}, {2048: (8.0,)}])
@@ -48,3 +56,17 @@ def test_the_last_line_says_all(busy: bool, met: bool, capsys: pytest.CaptureFix
     assert line["met"] is met
     assert line["figures"]["R-152 over scratch"] == 4.5
     assert len(people) == 6
+
+
+def test_the_shipped_results_are_of_the_shipped_spec_and_show_what_the_quickstart_is_for() -> None:
+    with open(REPO / "examples" / "quickstart_results.csv", encoding="utf-8", newline="") as file:
+        shipped = list(csv.DictReader(file))
+    spec = load_spec("studies/quickstart.yaml")
+    cells = {(arch, n, seed) for arch in spec.architectures for n in (0, *spec.ladder) for seed in spec.seeds}
+    assert {(row["arch"], int(row["images"]), int(row["seed"])) for row in shipped} == cells
+    assert len(spec.seeds) >= 2
+    found = quickstart.gains(shipped)
+    assert {(gain.arch, gain.images) for gain in found} == {
+        (arch, n) for arch in spec.architectures for n in (0, spec.ladder[0])
+    }
+    assert all(gain.holds for gain in found), found

@@ -69,8 +69,8 @@ def test_what_is_a_cells_own_reaches_its_configs_as_it_is(tiny: tuple[StudySpec,
 
 
 @pytest.mark.slow
-def test_cells_of_the_quickstart_are_those_of_the_first_version(tmp_path: Path) -> None:
-    spec = load_spec("studies/quickstart.yaml")
+def test_cells_of_the_first_quickstart_are_those_of_the_first_version(tmp_path: Path) -> None:
+    spec = load_spec(Path(__file__).parents[2] / "benchmarks" / "engines.yaml")
     assert keys(spec, prepare_data(spec, tmp_path)) == QUICKSTART_CELLS
 
 
