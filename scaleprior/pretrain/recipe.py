@@ -67,6 +67,11 @@ def check_config(cfg: CfgNode) -> None:
             hint="take sgd, rmsprop or adamw",
         )
     _check_freezing(cfg)
+    if node.EVAL.PERIOD and not node.HELD_OUT.IMAGES and not node.PROBE.CORPUS:
+        raise UserError(
+            f"PRETRAIN.EVAL.PERIOD is {node.EVAL.PERIOD}, and there is nothing to measure on",
+            hint="set PRETRAIN.HELD_OUT.IMAGES or PRETRAIN.PROBE.CORPUS, or PRETRAIN.EVAL.PERIOD 0",
+        )
     if not node.CORPUS:
         index = either("corpus=FOLDER", "PRETRAIN.CORPUS FOLDER")
         raise UserError("PRETRAIN.CORPUS is not set", hint=f"give the index folder: {index}")
@@ -89,6 +94,12 @@ def check_shares(cfg: CfgNode, processes: int) -> None:
         raise UserError(
             f"{said} and PRETRAIN.INPUT.SIZE up to 32, which leaves BN one value per channel",
             hint="enlarge either, take fewer processes, or set PRETRAIN.NORM_STATISTICS to all",
+        )
+    parts = max(share // 2, 1)  # BN has no variance of one
+    if parts < node.ACCUMULATE:
+        raise UserError(
+            f"PRETRAIN.ACCUMULATE is {node.ACCUMULATE}, with {share} images for a process: a part has 2 or more",
+            hint=f"set PRETRAIN.ACCUMULATE to {parts} or less, or enlarge PRETRAIN.BATCH_SIZE",
         )
 
 

@@ -17,6 +17,7 @@ from scaleprior.backbones.assumed import warn_of_assumed
 from scaleprior.config.batch import log_settled, settled
 from scaleprior.config.saved import write_config
 from scaleprior.corpus import Corpus
+from scaleprior.pretrain.costs.work import pretraining_work
 from scaleprior.pretrain.data.batches import training_set
 from scaleprior.pretrain.evaluation.measures import Measures
 from scaleprior.pretrain.figures.json_lines import JsonLines
@@ -79,6 +80,7 @@ def run_pretraining(
     cfg = settled(loaded.cfg, count)
     corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
     images = training_set(cfg, corpus)
+    pretraining_work(cfg, len(corpus))  # refused before anything is written
     with calculating(cfg), join_processes(training_device(cfg), timeout=_timeout(cfg)) as processes:
         check_mode(cfg, processes.device.type, joined=processes.joined)
         measures = Measures.from_config(cfg, corpus, processes)

@@ -70,6 +70,8 @@ def test_a_convnext_costs_what_torchvision_publishes() -> None:
     cost = network_cost(pretrainer(spec=TimmSpec("convnext_tiny")), [(1, 224)])
     assert cost.trunk_parameters + cost.head_parameters == published["num_params"]
     assert cost.forward / 2e9 == pytest.approx(published["_ops"], abs=6e-4)
+    stem = 2 * 96 * 3 * 4 * 4 * 56 * 56
+    assert cost.training == 3 * cost.forward - stem  # convolutions by channel, too
 
 
 @pytest.mark.parametrize("model", ["resnetv2_50x1_bit", "resnet50_clip"])

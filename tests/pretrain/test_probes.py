@@ -213,7 +213,10 @@ def test_what_is_verified_absent_makes_a_set_one_of_several_labels(tmp_path: Pat
 def test_what_cannot_be_probed_is_refused(small_config: Callable, corpus_folder: Path, tmp_path: Path) -> None:
     index = ("PRETRAIN.PROBE.CORPUS", str(corpus_folder))
     for words, said in (
-        ((*index, "PRETRAIN.PROBE.IMAGES", "9"), "9 images to probe with; give at least 10: a fifth of them judges"),
+        (
+            (*index, "PRETRAIN.PROBE.IMAGES", "9"),
+            "PROBE.IMAGES is 9 and PRETRAIN.PROBE.CORPUS has 60: 9 to probe with; give at least 10: a fifth",
+        ),
         (
             (*index, "PRETRAIN.PROBE.KINDS", "()"),
             "PRETRAIN.PROBE.KINDS is empty; name linear",

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from scaleprior.errors import UserError
 from scaleprior.pretrain.network.pretrainer import Pretrainer
@@ -21,6 +22,29 @@ from scaleprior.pretrain.network.pretrainer import Pretrainer
 __all__ = ["NetworkCost", "network_cost"]
 
 _IMAGES = 2  # a norm over the batch has no variance of one value
+
+
+def _convolution_backward(
+    gradient: Sequence[int],
+    pixels: Sequence[int],
+    weight: Sequence[int],
+    _bias: Any,
+    _stride: Any,
+    _padding: Any,
+    _dilation: Any,
+    transposed: bool,
+    _output_padding: Any,
+    _groups: int,
+    wanted: Sequence[bool],
+    **_: Any,
+) -> int:
+    """Operations of a convolution's backward pass, from shapes: each of the two gradients takes the products of the
+    forward pass. torch's own count takes no notice of groups: ConvNeXt's would be three times as much as they are."""
+    once = conv_flop_count(list(pixels), list(weight), list(gradient), transposed=transposed)
+    return once * sum(map(bool, wanted[:2]))
+
+
+_OURS = {torch.ops.aten.convolution_backward: _convolution_backward}
 
 
 @dataclass(frozen=True)
@@ -74,7 +98,7 @@ def _operations(model: Pretrainer, side: int) -> tuple[float, float]:
     images = torch.empty(_IMAGES, side, side, 3, dtype=torch.uint8, device="meta")
     model.train()
     try:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=_OURS) as counter:
             logits: Tensor = model(images)
             forward = counter.get_total_flops()
             logits.sum().backward()

@@ -109,7 +109,11 @@ def probe_rows(cfg: CfgNode) -> Fraction | None:
     corpus = Corpus.open(node.CORPUS)
     images = min(node.IMAGES or len(corpus), len(corpus))
     if images < _LEAST:
-        raise UserError(f"{images} images to probe with", hint=f"give at least {_LEAST}: a fifth of them judges")
+        raise UserError(
+            f"PRETRAIN.PROBE.IMAGES is {node.IMAGES} and PRETRAIN.PROBE.CORPUS has {len(corpus)}: {images} to probe "
+            "with",
+            hint=f"give at least {_LEAST}: a fifth of them judges",
+        )
     return corpus.fraction(images=images)
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Schedule", "budget_steps", "to_steps"]
 
+_MOST_IMAGES = 1e13
+
 
 def to_steps(amount: float, unit: str, *, images: int, batch_size: int, budget: int | None = None) -> float:
     """``amount`` of ``unit`` as a number of steps, not rounded.
@@ -34,8 +36,17 @@ def to_steps(amount: float, unit: str, *, images: int, batch_size: int, budget: 
 
 
 def budget_steps(amount: float, unit: str, *, images: int, batch_size: int) -> int:
-    """Steps of a run: ``amount`` of ``unit`` rounded up, at least 1."""
+    """Steps of a run: ``amount`` of ``unit`` rounded up, at least 1.
+
+    Raises:
+        UserError: so many that they and their time cannot be counted.
+    """
     steps = to_steps(amount, unit, images=images, batch_size=batch_size)
+    if steps * batch_size > _MOST_IMAGES:
+        raise UserError(
+            f"PRETRAIN.BUDGET is {amount:g} {unit}, which are {steps * batch_size:g} images",
+            hint=f"make it smaller: {_MOST_IMAGES:g} images are more than any run sees",
+        )
     return max(1, math.ceil(steps - 1e-9))  # 0.1 * 30 is not 3 in floats, but means 3
 
 

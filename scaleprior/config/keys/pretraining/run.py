@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from scaleprior.config.keys.key import PRETRAIN, PRETRAINING, Key
-from scaleprior.config.keys.legal import at_least, one_of
+from scaleprior.config.keys.legal import Number, at_least, one_of
 
 __all__ = ["KEYS"]
 
@@ -49,7 +49,7 @@ KEYS = (
         "PRETRAIN.PROCESS_TIMEOUT", 30,
         "For which a process waits for another that stands still before it gives up; one that has ended is noticed at "
         "once. What one may do alone, a checkpoint on a slow disk, has to fit.",
-        legal=at_least(1), unit="minutes", since=2,
+        legal=Number(1, 1_000_000), unit="minutes", since=2,
     ),
     _key(
         "PRETRAIN.NORM_STATISTICS", "process",
