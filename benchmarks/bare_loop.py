@@ -46,7 +46,9 @@ def bare_step(depth: int, kind: str, batch: LabelledBatch, device: torch.device)
     torch.manual_seed(0)
     model = timm.create_model(f"resnet{depth}", num_classes=LABELS)
     model = model.to(device).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4, fused=gpu or None
+    )
     pixels, mean = batch.images.to(device), torch.full((3,), 127.5, device=device)
     target = torch.zeros(images, LABELS, device=device)
     target[batch.targets.rows.to(device), batch.targets.labels.to(device)] = 1

@@ -61,15 +61,17 @@ def pretrain(
         UserError: an illegal value (names the key), a fraction that does not fit, another run's folder.
         Interrupted: SIGTERM; the state is saved. FailureError: a loss that is not finite, too many unreadable images.
     """
+    from scaleprior.pretrain.loop.calculating import calculating
     from scaleprior.pretrain.run import run_pretraining
     from scaleprior.training.processes import place_in_group
 
     loaded = open_config(open_config(config, overrides), corpus_keys(corpus, images))
     folder = Path(out or loaded.cfg.OUTPUT_DIR)
-    if check:
-        check_first(loaded, folder, progress)
-    with watched(progress, "pretraining") as report:
-        result = run_pretraining(loaded, folder, resume=resume, progress=report, recorder=recorder)
+    with calculating(loaded.cfg):  # before the check, which asks a GPU for its memory
+        if check:
+            check_first(loaded, folder, progress)
+        with watched(progress, "pretraining") as report:
+            result = run_pretraining(loaded, folder, resume=resume, progress=report, recorder=recorder)
     if curves and place_in_group()[0] == 0:
         _draw(folder, result.backbone)
     return result

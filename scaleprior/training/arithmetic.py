@@ -33,6 +33,7 @@ def arithmetic(*, tf32: bool, cudnn_benchmark: bool, deterministic: bool, gpu: b
         cudnn_benchmark: cuDNN tries its algorithms on the first batch of a shape and takes the fastest; which one wins
             may differ between runs, and so do last bits.
         deterministic: equal runs give equal bits; operations that cannot are refused by torch, and cuDNN tries nothing.
+            What cuBLAS needs for it stays in the environment of a process that has used a GPU.
         gpu: the block may use one.
 
     Raises:
@@ -76,7 +77,8 @@ def _cublas_workspace() -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ[_WORKSPACE]
+        if not torch.cuda.is_initialized():  # else cuBLAS has it for good, and the process' next run is to know
+            del os.environ[_WORKSPACE]
 
 
 def _tf32_switch() -> tuple[Any, str, Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ import timm
 import torch
 
 from benchmarks.bare_loop import LABELS, ready_batch
-from benchmarks.pretrain_step import GPU, Turns, at_least, cpu_targets, gpu_targets
+from benchmarks.pretrain_step import GPU, Turns, at_least, compared, cpu_targets, finished, gpu_targets
 from scaleprior.backbones import ResNetSpec
 from scaleprior.pretrain.losses.logistic import logistic_loss
 from scaleprior.pretrain.network.pretrainer import Pretrainer
@@ -72,3 +73,22 @@ def test_targets_are_met_or_not() -> None:
     assert cpu_targets({"r50_64": {"time_by_eager_peer": 1.02}})["time by the peer's"]["met"]
     assert not cpu_targets({"r50_64": {"failed": "no"}})["time by the peer's"]["met"]
     assert at_least(1.0, 1.0)["met"]
+
+
+def test_what_was_measured_before_time_was_up_counts() -> None:
+    def shell(end: str, limit: float) -> tuple[str, str]:
+        return finished(["sh", "-c", f"echo one; echo why >&2; {end}"], limit, os.environ)
+
+    assert shell("exec sleep 60", 1.0) == ("one\n", "not done in 1 s")
+    assert shell("exit 3", 60.0) == ("one\n", "why")
+    assert shell("exit 0", 60.0) == ("one\n", "")
+    assert shell("exit 0", 0.0) == ("", "no time was left")
+
+
+def test_the_best_mode_is_held_against_the_fastest_peer() -> None:
+    case, rates = GPU["r50_64"], {"eager": [0.04, 0.03], "graph": [0.02]}
+    both = {"time_of_graph_by_graph": 0.5, "time_of_graph_by_eager": 0.25}
+    found = compared(case, {"ours_graph": 25_600.0, **both}, rates, gpu=True)
+    assert (found["ours_best"], found["peer_graph"], found["best_by_peer"]) == (25_600.0, 12_800.0, 2.0)
+    assert "best_by_peer" not in compared(case, {}, rates, gpu=True)  # nothing of ours was measured
+    assert compared(case, {"ours_graph": 0.0}, {"compile": []}, gpu=True)["ours_best"] == 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 from torch import backends
 
 from scaleprior.backbones import read_card
-from scaleprior.pretrain import evaluate_pretrained, pretrain
+from scaleprior.pretrain import call, evaluate_pretrained, pretrain
+from scaleprior.pretrain.costs import dry_run
 from scaleprior.pretrain.recipe import recipe_fingerprint, recipe_of
 from tests.pretrain.conftest import SMALL
 
@@ -45,6 +47,26 @@ def test_a_run_calculates_as_the_keys_say_and_leaves_the_process_as_it_was(
     plain, other = (read_card(tmp_path / name / "backbone.safetensors").recipe for name in ("plain", "other"))
     assert "STEP" not in plain["PRETRAIN"]
     assert other["PRETRAIN"]["STEP"] == KEYS
+
+
+@pytest.mark.parametrize("work", [pretrain, dry_run.dry_run])
+def test_cublas_is_told_before_the_check_looks_at_the_gpu(
+    work: Callable, small_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Looked(Exception):
+        pass
+
+    def look(*args: object, **options: object) -> None:
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        raise Looked
+
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    for module in (call, dry_run):
+        monkeypatch.setattr(module, "check_first", look)
+    config = small_config("PRETRAIN.STEP.DETERMINISTIC", "True", "MODEL.DEVICE", "auto")
+    with pytest.raises(Looked):
+        work(config, tmp_path / "run")
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
 
 
 @pytest.mark.parametrize("name", KEYS)

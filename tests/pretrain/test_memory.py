@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from scaleprior.errors import FailureError
 from scaleprior.pretrain import pretrain
 from scaleprior.pretrain.data.batches import LabelledBatch
+from scaleprior.pretrain.loop.compiled import compile_errors
 from scaleprior.pretrain.loop.memory import Memory, fitting_images, memory_errors
 from scaleprior.pretrain.losses.targets import Targets
 from scaleprior.pretrain.network.pretrainer import Pretrainer
@@ -82,6 +84,33 @@ def test_where_probes_do_not_fit_either_nothing_is_made_up(room: int) -> None:
     assert "take a larger PRETRAIN.ACCUMULATE, or a smaller PRETRAIN.BATCH_SIZE or PRETRAIN.INPUT.SIZE" in said_by(
         Gpu(room=room)
     )
+
+
+@pytest.mark.parametrize("recording", [False, True])
+def test_what_the_step_held_is_free_when_it_is_tried_what_fits(recording: bool) -> None:
+    held: list[weakref.ref[Tensor]] = []
+
+    def step() -> None:
+        maps = torch.empty(8)
+        held.append(weakref.ref(maps))
+        Gpu(room=0).taken(1)
+
+    def recorded() -> None:
+        try:
+            step()
+        finally:  # as torch.cuda.graph may, whose end of a recording fails for what ended it
+            if recording:
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    def memory(batch: LabelledBatch) -> None:
+        assert held[0]() is None
+
+    with (
+        pytest.raises(FailureError, match=r"memory ran out at step 7, .*: Tried to allocate 1 GiB"),
+        memory_errors(7, batch(), parts=1, memory=memory),
+        compile_errors("eager"),
+    ):
+        recorded()
 
 
 def test_other_errors_pass() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,10 +22,10 @@ from scaleprior.backbones import ResNetSpec, read_card
 from scaleprior.errors import FailureError, UserError
 from scaleprior.pretrain import pretrain
 from scaleprior.pretrain.data.batches import LabelledBatch
-from scaleprior.pretrain.data.feed import Feed
+from scaleprior.pretrain.data.feed import Feed, Part
 from scaleprior.pretrain.loop import step as step_module
 from scaleprior.pretrain.loop.compiled import compile_errors, compiled
-from scaleprior.pretrain.loop.graphs import Lengths
+from scaleprior.pretrain.loop.graphs import GraphedUpdate, Lengths
 from scaleprior.pretrain.loop.step import TrainStep
 from scaleprior.pretrain.losses.targets import Targets
 from scaleprior.pretrain.network.pretrainer import Pretrainer
@@ -273,6 +276,67 @@ def test_lengths_only_grow_and_are_few() -> None:
     assert [padded(pairs) for pairs in (3, 60, 64, 65, 128, 110, 1000, 5)] == [64, 64, 64, 128, 128, 128, 2048, 2048]
     nothing = Targets.from_csr(torch.zeros(0, dtype=torch.int64), torch.tensor([0, 0]), classes=4)
     assert lengths(nothing) is nothing
+
+
+class StandIn:
+    """What graphs ask of ``torch.cuda``, on a CPU: a recording makes its step, and a replay makes it again."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.recording: StandIn.Graph | None = None
+        stream = SimpleNamespace(device=CPU, wait_stream=lambda other: None)
+        for name, value in {
+            "Stream": lambda device: stream,
+            "current_stream": lambda device: stream,
+            "stream": contextlib.nullcontext,
+            "CUDAGraph": StandIn.Graph,
+            "graph": self.graph,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+
+    class Graph:
+        replays = 0
+
+        def replay(self) -> None:
+            self.replays += 1
+
+    @contextlib.contextmanager
+    def graph(self, graph: Graph, capture_error_mode: str) -> Iterator[None]:
+        self.recording = graph
+        yield
+        self.recording = None
+
+
+def test_parts_of_another_shape_are_recorded_anew_and_the_graph_before_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, made, graphs = StandIn(monkeypatch), list[str](), list[weakref.ref]()
+
+    def update(parts: Sequence[Part], images: int) -> int:
+        made.append("record" if cuda.recording else "step")
+        if cuda.recording:
+            graphs.append(weakref.ref(cuda.recording))
+        return int(parts[0][0].sum())
+
+    graphed = GraphedUpdate(update, lambda: made.append("ready"), CPU)
+    lengths = Lengths()
+
+    def step(number: int, side: int) -> None:
+        each = batch(number)
+        graphed([(torch.full((4, side), number), lengths(each.targets))], 4)
+
+    for number in range(6):
+        step(number, 2)
+    assert made == ["ready", *["step"] * 3, "ready", "record"]
+    kept = graphs[0]()
+    assert kept is not None
+    assert kept.replays == 3
+    del kept
+    made.clear()
+    step(6, 3)
+    assert made == ["ready", "step"]
+    assert graphs[0]() is None  # before the new shape takes memory of its own
+    for number in range(7, 10):
+        step(number, 3)
+    assert made == ["ready", *["step"] * 3, "ready", "record"]
+    assert len(graphs) == 2
 
 
 def test_on_a_cpu_the_feed_hands_batches_through() -> None:

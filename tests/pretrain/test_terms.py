@@ -171,3 +171,16 @@ def test_on_a_gpu_the_peak_is_one_tensor_of_losses() -> None:
     found = compare_losses(256, 18_291, torch.bfloat16, torch.device("cuda"), rounds=20)
     assert found["mine_mib"] < 1.1 * 256 * 18_291 * 4 / 2**20
     assert found["memory"] <= 0.6
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_on_a_gpu_half_precision_rounds_slopes_and_not_their_scale(dtype: torch.dtype) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here")
+    logits = torch.randn(64, 4096, device="cuda").to(dtype)
+    scale = torch.full((64, 1), 1 / 97, device="cuda")  # in bfloat16 0.15 % less
+    slopes = torch.empty_like(logits)
+    terms.fill_slopes(slopes, logits, scale)
+    exact = torch.sigmoid(logits.double()) / 97
+    assert float(slopes.double().sum() / exact.sum()) == pytest.approx(1, abs=1e-4)

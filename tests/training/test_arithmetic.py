@@ -83,6 +83,18 @@ def test_what_comes_too_late_is_refused_with_the_line_to_type(monkeypatch: pytes
             arithmetic(**deterministic).__enter__()
 
 
+def test_what_cublas_took_serves_the_next_run_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    deterministic, used = {**OFF, "deterministic": True, "gpu": True}, False
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_initialized", lambda: used)
+        for _ in range(2):
+            with arithmetic(**deterministic):
+                used = True
+                with arithmetic(**deterministic):
+                    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+
+
 @pytest.mark.skipif(not hasattr(backends.cudnn, "conv"), reason="torch before 2.9 has one way to set TF32")
 def test_one_who_set_the_precision_by_name_gets_it_back() -> None:
     # In a process of its own: torch cannot be brought back from a mixture of both ways.

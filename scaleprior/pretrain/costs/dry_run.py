@@ -62,6 +62,7 @@ def dry_run(
         UserError: what a run would refuse; a fraction of the ladder that the corpus does not have.
         FailureError: what stops the first steps.
     """
+    from scaleprior.pretrain.loop.calculating import calculating
     from scaleprior.training.processes import place_in_group
 
     if type(probe_steps) is not int or probe_steps < 0:
@@ -71,10 +72,11 @@ def dry_run(
     loaded = open_config(open_config(config, overrides), corpus_keys(corpus, images))
     folder = Path(out or loaded.cfg.OUTPUT_DIR)
     count = place_in_group()[1]
-    if check:
-        check_first(loaded, folder, progress)
-    with watched(progress, "probing") as report:
-        return _cost(loaded, count, sorted(set(ladder)), probe_steps, report)
+    with calculating(loaded.cfg):  # before the check, which asks a GPU for its memory
+        if check:
+            check_first(loaded, folder, progress)
+        with watched(progress, "probing") as report:
+            return _cost(loaded, count, sorted(set(ladder)), probe_steps, report)
 
 
 def _cost(

@@ -66,6 +66,9 @@ class DeviceDecoder:
         """The batch with its images decoded, in their order."""
         if self._stream is None:
             return self._labelled(batch)
+        # torchvision writes from a stream of its own, which waits for nobody, into memory that was freed on this one,
+        # where the last batch may not be done with it.
+        self._stream.synchronize()
         current = torch.cuda.current_stream(self._device)
         with torch.cuda.stream(self._stream):
             made = self._labelled(batch)

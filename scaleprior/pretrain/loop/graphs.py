@@ -62,6 +62,9 @@ class _Recorded(Generic[F]):
 class GraphedUpdate(Generic[F]):
     """An update that is made some times as it is written, for real, then recorded, and from then on started at once.
 
+    Parts of other shapes are recorded anew. What was recorded for those before goes, with its memory, which nothing
+    else on the device could use: images only grow in a run, as lengths of labels do, so its shapes do not come back.
+
     Args:
         update: works on the device alone: of the parts of a batch and the number of images of all processes.
         ready: called before a recording; lets go of what the last step left on the device.
@@ -73,17 +76,20 @@ class GraphedUpdate(Generic[F]):
         self._update = update
         self._ready = ready
         self._stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
-        self._recorded: dict[tuple, _Recorded[F]] = {}
+        self._shapes: tuple = ()
+        self._recorded: _Recorded[F] | None = None
 
     def __call__(self, parts: Sequence[Part], images: int) -> F:
         """Make the step; the figures hold until the next one."""
-        key = (images, *((pixels.shape, targets.lengths) for pixels, targets in parts))
-        recorded = self._recorded.get(key)
-        if recorded is None:
-            recorded = self._recorded[key] = _Recorded([(pixels.clone(), copied(targets)) for pixels, targets in parts])
+        shapes = (images, *((pixels.shape, targets.lengths) for pixels, targets in parts))
+        if self._recorded is None or shapes != self._shapes:
+            self._recorded = None
+            self._ready()  # gradients of a recorded step lie in its memory
+            self._recorded = _Recorded([(pixels.clone(), copied(targets)) for pixels, targets in parts])
+            self._shapes = shapes
         else:
-            _fill(recorded.parts, parts)
+            _fill(self._recorded.parts, parts)
+        recorded = self._recorded
         recorded.steps += 1
         if recorded.steps <= _WARM_UP:
             return self._warm_up(recorded, images)
@@ -107,7 +113,7 @@ class GraphedUpdate(Generic[F]):
         self._ready()
         recorded.graph = torch.cuda.CUDAGraph()
         # Another thread, which pins batches, may ask the driver for memory meanwhile; only this one must not.
-        with torch.cuda.graph(recorded.graph, pool=self._pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(recorded.graph, capture_error_mode="thread_local"):
             recorded.figures = self._update(recorded.parts, images)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -54,15 +55,24 @@ def memory_errors(
         yield
         return
     except (RuntimeError, MemoryError) as e:
-        if not _is_out_of_memory(e):
+        ran_out = next(filter(_is_out_of_memory, _chain(e)), None)
+        if ran_out is None:
             raise
-        said = " ".join(str(e).split())
-    # Not within the block above: the error's traceback holds on to what the step had allocated.
+        said = " ".join(str(ran_out).split())
+        for each in _chain(e):  # whoever waits for this block to end still holds the error, and so its frames' tensors
+            traceback.clear_frames(each.__traceback__)
     said = said[said.find("Tried to allocate") :].split(". ")[0] if "Tried to allocate" in said else said[:160]
     height, width = batch.images.shape[1:3]
     what = f"memory ran out at step {step}, {counted(len(batch), 'images')} of {height}x{width} pixels"
     what += f" in {parts} parts" if parts > 1 else ""
     raise FailureError(f"{what}: {said}", hint=_way_on(len(batch), parts, memory(batch)))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those before it: the end of a recording, say, fails for the error that ended it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -95,10 +95,13 @@ def listed_losses(signed: Tensor, smoothing: float = 0.0) -> Tensor:
 
 def fill_slopes(slopes: Tensor, logits: Tensor, scale: Tensor, smoothing: float = 0.0) -> None:
     """Write ``scale * (sigmoid(x) - smoothing / 2)`` into ``slopes``, [b, K]; ``scale`` is wide, [b, 1] or [1, 1]."""
-    if _fuses(logits) and not smoothing:  # one kernel that multiplies, and rounds to half at its end
-        torch.ops.aten.softplus_backward.grad_input(scale, logits, 1.0, _THRESHOLD, grad_input=slopes)
-        return
     half = logits.dtype != scale.dtype
+    if _fuses(logits) and not smoothing:
+        if half:  # not in one kernel: that would round the scale to half, and all slopes would be off by as much
+            torch.sigmoid(logits, out=slopes).mul_(scale)
+        else:
+            torch.ops.aten.softplus_backward.grad_input(scale, logits, 1.0, _THRESHOLD, grad_input=slopes)
+        return
     exact = logits.to(scale.dtype).sigmoid_() if half else torch.sigmoid(logits, out=slopes)
     if smoothing:
         exact.sub_(smoothing / 2)
