@@ -155,6 +155,8 @@ def measure(case: Case, work: Path, *, only_compile: bool) -> Iterator[dict[str,
     device = torch.device("cuda" if gpu else "cpu")
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(work / "compiled")
     torch.backends.cudnn.benchmark = True
+    # As in a run, within which the peers take their turns: a compiled one would be compiled anew for another setting.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     batch = ready_batch(case.images, case.size)
     kinds = [kind for kind in case.peers if kind == "compile" or not only_compile]
     peers = {kind: bare_step(case.depth, kind, batch, device) for kind in kinds}
@@ -239,7 +241,7 @@ def train(case: Case, mode: str, batch: LabelledBatch, work: Path, turns: Turns)
     more = ["PRETRAIN.STEP.MODE", mode, "PRETRAIN.BUDGET.AMOUNT", str(turns.total)]
     loaded = load_config("Pretrain/Base-Pretrain.yaml", [*words(case, work), *more])
     with tempfile.TemporaryDirectory(dir=work) as out:
-        pretrain(loaded, Path(out) / "run", progress=turns)
+        pretrain(loaded, Path(out) / "run", progress=turns, curves=False)
 
 
 def words(case: Case, work: Path) -> list[str]:

@@ -24,6 +24,7 @@ from scaleprior.pretrain.figures.json_lines import JsonLines
 from scaleprior.pretrain.figures.recorder import Recorder, closed_after
 from scaleprior.pretrain.loop.building import build_trainer, training_device
 from scaleprior.pretrain.loop.calculating import calculating
+from scaleprior.pretrain.loop.memory import memory_errors_elsewhere
 from scaleprior.pretrain.loop.saved import saved_state
 from scaleprior.pretrain.plan import (
     check_mode,
@@ -81,7 +82,11 @@ def run_pretraining(
     corpus = Corpus.open(cfg.PRETRAIN.CORPUS)
     images = training_set(cfg, corpus)
     pretraining_work(cfg, len(corpus))  # refused before anything is written
-    with calculating(cfg), join_processes(training_device(cfg), timeout=_timeout(cfg)) as processes:
+    with (
+        calculating(cfg),
+        memory_errors_elsewhere(),
+        join_processes(training_device(cfg), timeout=_timeout(cfg)) as processes,
+    ):
         check_mode(cfg, processes.device.type, joined=processes.joined)
         measures = Measures.from_config(cfg, corpus, processes)
         claim = _claim(cfg, corpus, out, processes, resume=resume)

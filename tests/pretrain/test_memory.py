@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from scaleprior.errors import FailureError
-from scaleprior.pretrain import pretrain
+from scaleprior.pretrain import pretrain, run
 from scaleprior.pretrain.data.batches import LabelledBatch
 from scaleprior.pretrain.loop.compiled import compile_errors
-from scaleprior.pretrain.loop.memory import Memory, fitting_images, memory_errors
+from scaleprior.pretrain.loop.memory import Memory, fitting_images, memory_errors, memory_errors_elsewhere
 from scaleprior.pretrain.losses.targets import Targets
 from scaleprior.pretrain.network.pretrainer import Pretrainer
 
@@ -140,6 +140,24 @@ def test_a_run_that_runs_out_of_memory_says_so_in_a_line_and_goes_on_later(
     assert pretrain(small_config(), tmp_path / "run", resume=True).metrics.loss == whole.metrics.loss
     head = "head.safetensors"
     assert (tmp_path / "run" / head).read_bytes() == (tmp_path / "whole" / head).read_bytes()
+
+
+def test_memory_that_runs_out_beside_the_steps_is_a_line_too(
+    small_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*args: object, **options: object) -> None:
+        torch.empty(2**62, dtype=torch.uint8)
+
+    monkeypatch.setattr(run, "build_trainer", greedy)
+    with pytest.raises(FailureError, match=r"^memory ran out: .*you tried to allocate.*; free memory, where another"):
+        pretrain(small_config(), tmp_path / "run")
+    with pytest.raises(FailureError, match="memory ran out: MemoryError"), memory_errors_elsewhere():
+        raise MemoryError
+    blas = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    with pytest.raises(FailureError, match="memory ran out: CUDA error: CUBLAS"), memory_errors_elsewhere():
+        raise RuntimeError(blas)
+    with pytest.raises(RuntimeError, match="shapes"), memory_errors_elsewhere():
+        raise RuntimeError("shapes")
 
 
 @pytest.mark.gpu

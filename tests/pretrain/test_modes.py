@@ -300,7 +300,7 @@ class StandIn:
             self.replays += 1
 
     @contextlib.contextmanager
-    def graph(self, graph: Graph, capture_error_mode: str) -> Iterator[None]:
+    def graph(self, graph: Graph, **options: object) -> Iterator[None]:
         self.recording = graph
         yield
         self.recording = None

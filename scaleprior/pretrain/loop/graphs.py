@@ -112,8 +112,9 @@ class GraphedUpdate(Generic[F]):
     def _record(self, recorded: _Recorded[F], images: int) -> None:
         self._ready()
         recorded.graph = torch.cuda.CUDAGraph()
-        # Another thread, which pins batches, may ask the driver for memory meanwhile; only this one must not.
-        with torch.cuda.graph(recorded.graph, capture_error_mode="thread_local"):
+        # Another thread, which pins batches, may ask the driver for memory meanwhile; only this one must not. On the
+        # stream of the steps before, for which libraries have their workspaces.
+        with torch.cuda.graph(recorded.graph, stream=self._stream, capture_error_mode="thread_local"):
             recorded.figures = self._update(recorded.parts, images)
 
 

@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scaleprior.errors import FailureError
+from scaleprior.errors import FailureError, ScalePriorError
 from scaleprior.training.resources import bytes_in_words
 from scaleprior.wording import counted, parameter
 
 if TYPE_CHECKING:
     from scaleprior.pretrain.data.batches import LabelledBatch
 
-__all__ = ["Memory", "fitting_images", "memory_errors"]
+__all__ = ["Memory", "fitting_images", "memory_errors", "memory_errors_elsewhere"]
 
 _SPARE = 0.1  # of a GPU: memory comes in pieces, and the first update may add the optimiser's state
-_ON_THE_HOST = "DefaultCPUAllocator"  # a plain RuntimeError with this in its text
+_OTHERS = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""In the texts of plain RuntimeErrors: of the host's allocator, and of what takes a GPU's memory beside torch's."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +61,42 @@ def memory_errors(
         yield
         return
     except (RuntimeError, MemoryError) as e:
-        ran_out = next(filter(_is_out_of_memory, _chain(e)), None)
-        if ran_out is None:
+        said = _said(e)
+        if said is None:
             raise
-        said = " ".join(str(ran_out).split())
         for each in _chain(e):  # whoever waits for this block to end still holds the error, and so its frames' tensors
             traceback.clear_frames(each.__traceback__)
-    said = said[said.find("Tried to allocate") :].split(". ")[0] if "Tried to allocate" in said else said[:160]
     height, width = batch.images.shape[1:3]
     what = f"memory ran out at step {step}, {counted(len(batch), 'images')} of {height}x{width} pixels"
     what += f" in {parts} parts" if parts > 1 else ""
     raise FailureError(f"{what}: {said}", hint=_way_on(len(batch), parts, memory(batch)))
+
+
+@contextlib.contextmanager
+def memory_errors_elsewhere() -> Iterator[None]:
+    """Around all of a run: what is built before its steps, decoded for them on a GPU, and measured after them.
+
+    Raises:
+        FailureError: memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as e:
+        said = _said(e)
+        if said is None:
+            raise
+        hint = f"free memory, where another process has some, and go on with {parameter('resume', True)}: "
+        hint += "what was saved is whole; or take a smaller PRETRAIN.BATCH_SIZE or PRETRAIN.INPUT.SIZE"
+        raise FailureError(f"memory ran out: {said}", hint=hint) from e
+
+
+def _said(error: BaseException) -> str | None:
+    """What was asked for in vain; None where memory did not run out."""
+    ran_out = None if isinstance(error, ScalePriorError) else next(filter(_is_out_of_memory, _chain(error)), None)
+    if ran_out is None:
+        return None
+    said = " ".join(str(ran_out).split()) or type(ran_out).__name__
+    return said[said.find("Tried to allocate") :].split(". ")[0] if "Tried to allocate" in said else said[:160]
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -76,7 +107,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or _ON_THE_HOST in str(error)
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or any(said in str(error) for said in _OTHERS)
 
 
 def _way_on(images: int, parts: int, memory: Memory | None) -> str:
