@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
-        print("scaleprior: interrupted; run the same command again to go on", file=sys.stderr)
+        again = "again with --resume" if getattr(args, "resume", None) is False else "the same command again"
+        print(f"scaleprior: interrupted; run {again} to go on", file=sys.stderr)
         return 130
     except Exception as e:
         if debug:

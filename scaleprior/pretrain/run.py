@@ -97,7 +97,8 @@ def run_pretraining(
             return claim.finished
         recorder = recorder or JsonLines.from_config(cfg, out)
         with closed_after(recorder, out):
-            recorder.prepare(processes)
+            with write_errors(out):
+                recorder.prepare(processes)
             if processes.main:
                 log_settled(loaded.cfg, cfg, count)
                 claim.folder.write()

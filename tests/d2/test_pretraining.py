@@ -160,6 +160,11 @@ def test_folders_and_keys_are_refused_in_one_line_and_evaluation_changes_nothing
         assert found.startswith(f"pretrain_net: error: {said}")
         assert found.count("\n") == 1
         assert not out.exists()
+    (tmp_path / "file").touch()
+    assert tool(*opts(tmp_path / "file")) == 1
+    assert re.search(
+        r"^pretrain_net: error: cannot write .*file.*; choose another folder", capsys.readouterr().err, re.M
+    )
     for flag, said in (
         (["--num-machines", "2"], "--dist-url auto works on one machine only"),
         (["--num-gpus", "2", "--dist-url", "ftp://x"], "--dist-url is 'ftp://x'; give tcp://HOST:PORT, file://PATH"),

@@ -16,7 +16,9 @@ from scaleprior.cli import main
 from scaleprior.errors import FailureError
 from scaleprior.pretrain import pretrain
 from scaleprior.pretrain.figures.json_lines import JsonLines
+from scaleprior.pretrain.figures.recorder import Recorder
 from scaleprior.training.checkpoints import Checkpoints
+from scaleprior.training.processes import ProcessGroup
 from tests.pretrain.conftest import SMALL, TINY, outcome
 
 
@@ -171,3 +173,32 @@ def test_any_recorder_that_meets_a_full_disk_loses_no_step(small_config: Callabl
     steps: list[int] = []
     pretrain(loaded, part, resume=True, progress=lambda done, total, numbers: steps.append(done))
     assert steps == [3, 4]
+
+
+def test_a_recorder_that_cannot_set_up_is_one_line(small_config: Callable, tmp_path: Path) -> None:
+    class NoPlace(Recorder):
+        def prepare(self, processes: ProcessGroup) -> None:
+            (tmp_path / "run" / "log.txt").touch()
+
+    (tmp_path / "run").write_text("a file, not a folder")
+    with pytest.raises(FailureError, match=r"cannot write .*log.txt: Not a directory; choose another folder"):
+        pretrain(small_config(*TINY), tmp_path / "run", recorder=NoPlace())
+
+
+def test_who_interrupts_a_run_is_told_how_to_go_on(
+    corpus_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command again would be refused for the folder of the run, unless it said so before."""
+
+    def interrupt(self: Any, *_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scaleprior.pretrain.loop.trainer.PretrainTrainer.train", interrupt)
+    command = ["pretrain", "--config-file", "Pretrain/Base-Pretrain.yaml", "--out", str(tmp_path / "run"), *SMALL]
+    command += ["PRETRAIN.CORPUS", str(corpus_folder)]
+    for words, said in (
+        ([], "run again with --resume to go on"),
+        (["--resume"], "run the same command again to go on"),
+    ):
+        assert main([command[0], *words, *command[1:]]) == 130
+        assert said in capsys.readouterr().err
