@@ -154,6 +154,10 @@ def restoring(path: Path) -> Iterator[None]:
     except ScalePriorError:
         raise
     except (RuntimeError, KeyError, TypeError, ValueError) as e:
+        from scaleprior.training.memory import is_out_of_memory  # the rest of this module needs no torch
+
+        if is_out_of_memory(e):
+            raise
         said = " ".join(str(e).split())[:160]
         raise UserError(
             f"{path} was written by another version: {type(e).__name__}: {said}",

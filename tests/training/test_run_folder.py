@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from scaleprior.errors import UserError
 from scaleprior.training.extension import Extension, Schedule
-from scaleprior.training.run_folder import RUN_FILE, RunFolder, refuse_other_run
+from scaleprior.training.run_folder import RUN_FILE, RunFolder, refuse_other_run, restoring
 
 
 def folder(out: Path, fingerprint: str) -> RunFolder:
@@ -167,3 +168,16 @@ def test_a_damaged_history_is_named(tmp_path: Path) -> None:
     (tmp_path / RUN_FILE).write_text("[]")
     with pytest.raises(UserError, match=r"run description .*run\.json is \[\]"):
         scheduled(tmp_path, 4).found()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("CUDA out of memory."), RuntimeError("CUDA error: out of memory")]
+)
+def test_a_state_for_which_there_is_no_memory_is_not_another_versions(error: RuntimeError, tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match="was written by another version: RuntimeError: size mismatch"),
+        restoring(tmp_path),
+    ):
+        raise RuntimeError("size mismatch")
+    with pytest.raises(type(error), match="out of memory"), restoring(tmp_path):
+        raise error

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from scaleprior.errors import FailureError, ScalePriorError
+from scaleprior.training.memory import is_out_of_memory
 from scaleprior.training.resources import bytes_in_words
 from scaleprior.wording import counted, parameter
 
@@ -21,13 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Memory", "fitting_images", "memory_errors", "memory_errors_elsewhere"]
 
 _SPARE = 0.1  # of a GPU: memory comes in pieces, and the first update may add the optimiser's state
-_OTHERS = (
-    "DefaultCPUAllocator",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
-"""In the texts of plain RuntimeErrors: of the host's allocator, and of what takes a GPU's memory beside torch's."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +84,7 @@ def memory_errors_elsewhere() -> Iterator[None]:
 
 def _said(error: BaseException) -> str | None:
     """What was asked for in vain; None where memory did not run out."""
-    ran_out = None if isinstance(error, ScalePriorError) else next(filter(_is_out_of_memory, _chain(error)), None)
+    ran_out = None if isinstance(error, ScalePriorError) else next(filter(is_out_of_memory, _chain(error)), None)
     if ran_out is None:
         return None
     said = " ".join(str(ran_out).split()) or type(ran_out).__name__
@@ -104,10 +96,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or any(said in str(error) for said in _OTHERS)
 
 
 def _way_on(images: int, parts: int, memory: Memory | None) -> str:
@@ -134,7 +122,7 @@ def _probes(images: int, taken: Callable[[int], int]) -> list[tuple[int, int]]:
         try:
             found.append((count, taken(count)))
         except (RuntimeError, MemoryError) as e:
-            if not _is_out_of_memory(e):
+            if not is_out_of_memory(e):
                 raise
             break
     return found
