@@ -88,7 +88,8 @@ def _update(params: list[Tensor], states: list[dict[str, Tensor]], group: dict[s
         keep, stop = 1 - found, found > 0
         for grad in grads:  # zero times what is not finite is not finite, so that goes first
             grad.masked_fill_(stop, 0.0)
-    torch._foreach_add_([state["step"] for state in states], keep)
+    # Without alpha torch takes a tensor of no dimensions for a number, and the host waits for it.
+    torch._foreach_add_([state["step"] for state in states], keep, alpha=1)
     if group["weight_decay"]:
         grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
     change = torch._foreach_mul(grads, grads)
