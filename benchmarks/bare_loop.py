@@ -36,7 +36,7 @@ def bare_step(depth: int, kind: str, batch: LabelledBatch, device: torch.device)
     """One step of the loop, on a batch that is ready on ``device``; it has been made a few times.
 
     Args:
-        kind: "eager", "compile", or, on a GPU, "graph".
+        kind: "eager", "compile", or, on a GPU, "graph" or "compile_graph".
     """
     import timm
     import torch
@@ -52,7 +52,7 @@ def bare_step(depth: int, kind: str, batch: LabelledBatch, device: torch.device)
     pixels, mean = batch.images.to(device), torch.full((3,), 127.5, device=device)
     target = torch.zeros(images, LABELS, device=device)
     target[batch.targets.rows.to(device), batch.targets.labels.to(device)] = 1
-    net: Any = torch.compile(model, dynamic=False) if kind == "compile" else model
+    net: Any = torch.compile(model, dynamic=False) if kind.startswith("compile") else model
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -62,7 +62,7 @@ def bare_step(depth: int, kind: str, batch: LabelledBatch, device: torch.device)
         loss.backward()
         optimizer.step()
 
-    if kind != "graph":
+    if not kind.endswith("graph"):
         for _ in range(3):
             step()
         return step
