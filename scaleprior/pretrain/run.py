@@ -40,6 +40,7 @@ from scaleprior.training.crews import with_crew
 from scaleprior.training.metrics_file import write_errors
 from scaleprior.training.processes import ProcessGroup, join_processes, place_in_group
 from scaleprior.training.run_folder import RunFolder
+from scaleprior.training.seeds import generators_kept
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -86,6 +87,7 @@ def run_pretraining(
         calculating(cfg),
         memory_errors_elsewhere(),
         join_processes(training_device(cfg), timeout=_timeout(cfg)) as processes,
+        generators_kept(),  # looks at those of a GPU, so not before it is settled how that calculates
     ):
         check_mode(cfg, processes.device.type, joined=processes.joined)
         measures = Measures.from_config(cfg, corpus, processes)

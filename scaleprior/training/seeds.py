@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
-__all__ = ["mixed_seed", "seed_everything", "step_seed"]
+from scaleprior.training.checkpoint import restore_rng, rng_state
+
+__all__ = ["generators_kept", "mixed_seed", "seed_everything", "step_seed"]
 
 
 def step_seed(seed: int, *numbers: int) -> int:
@@ -27,3 +31,14 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 (libraries that draw from the global generator are meant)
     torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def generators_kept() -> Iterator[None]:
+    """Python's, NumPy's and torch's generators, which a run seeds, are as before at the end, whatever ends it."""
+    state, numpy = rng_state(), np.random.get_state()  # noqa: NPY002 (the global one)
+    try:
+        yield
+    finally:
+        restore_rng(state)
+        np.random.set_state(numpy)  # noqa: NPY002

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import scaleprior as sp
 from scaleprior.config import parse_overrides
-from scaleprior.errors import UserError
+from scaleprior.errors import FailureError, UserError
 from scaleprior.pretrain.run import run_pretraining
 from tests.pretrain.conftest import SMALL
 
@@ -45,3 +48,19 @@ def test_what_a_run_would_not_remember_is_refused(corpus_folder: Path, tmp_path:
     with pytest.raises(UserError, match=r"were moved to .*elsewhere"):
         sp.pretrain(CONFIG, tmp_path / "run", corpus=sp.Corpus.open(corpus_folder, root=tmp_path / "elsewhere"))
     assert not (tmp_path / "run").exists()
+
+
+def test_generators_of_the_program_are_left_as_they_were(corpus_folder: Path, tmp_path: Path) -> None:
+    """By a run, and by one that fails; its loop, or its notebook, goes on with numbers of its own."""
+
+    def state() -> tuple:
+        name, words, *rest = np.random.get_state()  # noqa: NPY002 (the one that a run seeds)
+        return random.getstate(), name, tuple(words), rest, torch.get_rng_state().tolist()
+
+    drop = {"PRETRAIN.DROP_PATH": 0.2}  # which seeds anew in every step
+    before = state()
+    sp.pretrain(CONFIG, tmp_path / "run", corpus=corpus_folder, overrides=drop)
+    assert state() == before
+    with pytest.raises(FailureError, match="loss is nan"):
+        sp.pretrain(CONFIG, tmp_path / "bad", corpus=corpus_folder, overrides={"PRETRAIN.OPTIMIZER.BASE_LR": 1e30})
+    assert state() == before

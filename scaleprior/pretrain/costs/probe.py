@@ -6,19 +6,18 @@ import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from scaleprior.pretrain.costs.memory import MemoryGauge
 from scaleprior.pretrain.figures.recorder import Recorder
-from scaleprior.training.checkpoint import restore_rng, rng_state
 from scaleprior.training.checkpoints import Checkpoints
 from scaleprior.training.run_folder import RunFolder
+from scaleprior.training.seeds import generators_kept
 from scaleprior.training.signals import Interrupted
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def probe_steps(
     Raises:
         Interrupted: SIGTERM. Otherwise what the run would raise.
     """
-    with _generators_kept(), tempfile.TemporaryDirectory() as nowhere:
+    with generators_kept(), tempfile.TemporaryDirectory() as nowhere:
         gauge = MemoryGauge(device)
         folder = RunFolder(Path(nowhere), {"fingerprint": "a probe"}, parts="none")
         trainer = build(folder, Checkpoints(folder.out))
@@ -150,14 +149,3 @@ class _Clock(Recorder):
             self._progress(done, self._last, {})
         if done == self._last:
             raise _Enough
-
-
-@contextlib.contextmanager
-def _generators_kept() -> Iterator[None]:
-    """What a run draws from, Python's, NumPy's and torch's generators, is as before at the end."""
-    state, numpy = rng_state(), np.random.get_state()  # noqa: NPY002 (the global one, which a run seeds)
-    try:
-        yield
-    finally:
-        restore_rng(state)
-        np.random.set_state(numpy)  # noqa: NPY002
