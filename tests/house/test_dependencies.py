@@ -9,8 +9,9 @@ from importlib.metadata import packages_distributions
 
 from tests.conftest import REPO
 
-# Detectron2 is not on PyPI and brings omegaconf; typing_extensions is read by type checkers only, which have it.
-_NOT_REQUIRED = {"detectron2", "omegaconf", "typing_extensions"}
+# Detectron2 is not on PyPI and brings omegaconf; typing_extensions is read by type checkers only, which have it; wandb
+# is an extra, asked for by a key that is refused without it.
+_NOT_REQUIRED = {"detectron2", "omegaconf", "typing_extensions", "wandb"}
 
 
 def _declared() -> set[str]:

@@ -14,13 +14,14 @@ from PIL import Image
 
 from scaleprior.corpus import Corpus, build_index, open_source
 from scaleprior.errors import UserError
-from scaleprior.pretrain import plan, pretrain, run
+from scaleprior.pretrain import plan, pretrain
 from scaleprior.pretrain.data import decoding
 from scaleprior.pretrain.data.augment import CropAugmentation
 from scaleprior.pretrain.data.batches import LabelledBatch, TrainBatches, training_set
 from scaleprior.pretrain.data.decoding import DeviceDecoder, decoded_batches
 from scaleprior.pretrain.data.encoded import EncodedBatches
 from scaleprior.pretrain.data.sizes import ImageSizes
+from scaleprior.pretrain.loop import building
 from scaleprior.training.positions import BatchPlan
 from tests.corpus.images.files import exif, insert, save
 from tests.pretrain.conftest import CLASSES, index_images, write_images
@@ -205,7 +206,7 @@ def test_a_run_decodes_on_its_device(
     ):
         pretrain(loaded, tmp_path / "device", check=False)
     assert not (tmp_path / "device").exists()
-    for module in (plan, run):
+    for module in (plan, building):
         monkeypatch.setattr(module, "check_device", lambda cfg, device: None)
     on_device = pretrain(loaded, tmp_path / "device", check=False)
     assert on_device.metrics.images_seen == on_host.metrics.images_seen

@@ -62,6 +62,27 @@ def test_who_exchanges_with_a_killed_process_says_so_in_a_line(exchange: str) ->
     assert printed.count("\n") == 1
 
 
+AGAIN = """
+import time, torch
+from scaleprior.training.processes import join_processes
+for time_of_the_late in (0.3, 0.0, 0.3):
+    with join_processes(torch.device("cpu")) as group:
+        total = group.sum(1.0)
+        if group.rank == 0:
+            time.sleep(time_of_the_late)
+print(total)
+"""
+
+
+def test_a_program_may_meet_again_and_again_though_one_is_late() -> None:
+    """The one that is early must not take the last meeting's store, which the late one is about to close."""
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    command = [sys.executable, "-c", AGAIN]
+    started = [processes.start(command, env=processes.environment(**place, RANK=rank)) for rank in "01"]
+    said = [process.communicate(timeout=120) for process in started]
+    assert [out for out, _ in said] == ["[2.0]\n"] * 2, said
+
+
 def test_who_waits_for_a_process_that_stands_still_gives_up() -> None:
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     command = [sys.executable, "-c", WORK, "sum", "2"]

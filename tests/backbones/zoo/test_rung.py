@@ -125,7 +125,8 @@ def test_another_recipe_is_told_key_by_key() -> None:
     cfg = load_config(rung.recipe[0], [*rung.recipe[1:], "PRETRAIN.BATCH_SIZE", "256", "SEED", "4"]).cfg
     entry = filled(rung, made_by_its_command(rung, recipe=recipe_settings(cfg), labels=None))
     assert "PRETRAIN.BATCH_SIZE 256 (the entry: 32)" in entry.differs
-    assert "PRETRAIN.OPTIMIZER.BASE_LR 0.008 (the entry: 0.001)" in entry.differs  # follows the batch
+    rate = 0.001 * (256 / 32) ** 0.5  # follows the batch
+    assert f"PRETRAIN.OPTIMIZER.BASE_LR {rate} (the entry: 0.001)" in entry.differs
     assert len(entry.differs) == 3, "the corpus, and these keys: seed, name and number of images are no recipe"
     assert entry.unchecked == ("labels",)
     assert filled(rung, made_by_its_command(rung, recipe={}, labels=None)).unchecked == ("labels", "recipe")
