@@ -137,11 +137,12 @@ class _Block:
     def slopes(self) -> Tensor:
         """[B, K], of the logits' type."""
         room = self._room(self.logits.dtype)
-        slopes, one = room[:-1].view(self.logits.shape), self.signed.new_ones(1)
+        slopes = room[:-1].view(self.logits.shape)
         if self.dense:
-            fill_slopes(slopes, self.logits, one, self.smoothing)
+            fill_slopes(slopes, self.logits, None, self.smoothing)
         else:
             slopes.zero_()
+        one = self.signed.new_ones(1)
         room.scatter_(0, self.places, listed_slopes(self.signed, self.signs, one, self.smoothing).to(room.dtype))
         return slopes
 

@@ -93,19 +93,23 @@ def listed_losses(signed: Tensor, smoothing: float = 0.0) -> Tensor:
     return losses.sub_(signed, alpha=smoothing / 2) if smoothing else losses
 
 
-def fill_slopes(slopes: Tensor, logits: Tensor, scale: Tensor, smoothing: float = 0.0) -> None:
-    """Write ``scale * (sigmoid(x) - smoothing / 2)`` into ``slopes``, [b, K]; ``scale`` is wide, [b, 1] or [1, 1]."""
-    half = logits.dtype != scale.dtype
+def fill_slopes(slopes: Tensor, logits: Tensor, scale: Tensor | None, smoothing: float = 0.0) -> None:
+    """Write ``scale * (sigmoid(x) - smoothing / 2)`` into ``slopes``, [b, K]; ``scale`` is wide, [b, 1]; None is 1."""
+    wide = wide_dtype(logits.dtype)
+    half = logits.dtype != wide
     if _fuses(logits) and not smoothing:
-        if half:  # not in one kernel: that would round the scale to half, and all slopes would be off by as much
-            torch.sigmoid(logits, out=slopes).mul_(scale)
+        if scale is None or half:  # not in one kernel: that would round the scale to half, and all slopes with it
+            torch.sigmoid(logits, out=slopes)
+            if scale is not None:
+                slopes.mul_(scale)
         else:
             torch.ops.aten.softplus_backward.grad_input(scale, logits, 1.0, _THRESHOLD, grad_input=slopes)
         return
-    exact = logits.to(scale.dtype).sigmoid_() if half else torch.sigmoid(logits, out=slopes)
+    exact = logits.to(wide).sigmoid_() if half else torch.sigmoid(logits, out=slopes)
     if smoothing:
         exact.sub_(smoothing / 2)
-    exact.mul_(scale)
+    if scale is not None:
+        exact.mul_(scale)
     if half:
         slopes.copy_(exact)
 
