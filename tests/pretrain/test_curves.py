@@ -103,6 +103,16 @@ def test_axes_are_logarithmic_where_that_helps() -> None:
     assert scales(nothing) == ["linear", "linear"]
 
 
+@pytest.mark.parametrize(("best", "top"), [(0.04, 0.05), (0.9, 1.1), (0.0, 1.1)])
+def test_what_was_measured_fills_its_panel(best: float, top: float) -> None:
+    """Early in a run, or with many labels, all shares are small: on an axis to 1 they would be one flat line."""
+    curves = made(50, measured=True)
+    for name in curves.measured:
+        curves.measured[name] = [(10, best / 2), (50, best)]
+    (panel,) = (ax for ax in draw_curves(curves).axes if ax.get_title(loc="left") == "measured")
+    assert max(best, 0.0) < panel.get_ylim()[1] <= top
+
+
 @pytest.mark.usefixtures("pictures")
 def test_a_finished_run_has_its_picture_also_where_it_was_killed_before(small_config: Callable, tmp_path: Path) -> None:
     config, out = small_config(*EVALUATED), tmp_path / "run"

@@ -232,13 +232,15 @@ def _draw_speed(ax: Axes, series: Mapping[str, Points]) -> None:
 
 
 def _draw_measured(ax: Axes, measured: Mapping[str, Points]) -> None:
-    """Shares in [0, 1], each with its last value in the legend."""
+    """Shares, each with its last value in the legend; the axis ends where they do, as early ones are small."""
     ax.set_title("measured", loc="left", fontsize="medium")
+    top = 0.0
     for colour, (name, said) in zip(_COLOURS, _SHOWN.items()):
         points = measured.get(name, [])
         if points:
             steps, values = [step for step, _ in points], [value for _, value in points]
             label = f"{said}: {values[-1]:.3f}"
             ax.plot(steps, values, color=colour, linewidth=1.5, label=label, **_marks(points))
-    _from_nothing(ax, 1.0)
+            top = max(top, *values)
+    _from_nothing(ax, top)
     ax.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(0.0, -0.24), ncols=2)
