@@ -99,7 +99,7 @@ def check_shares(cfg: CfgNode, processes: int) -> None:
     if parts < node.ACCUMULATE:
         raise UserError(
             f"PRETRAIN.ACCUMULATE is {node.ACCUMULATE}, with {share} images for a process: a part has 2 or more",
-            hint=f"set PRETRAIN.ACCUMULATE to {parts} or less, or enlarge PRETRAIN.BATCH_SIZE",
+            hint=f"set PRETRAIN.ACCUMULATE to at most {parts}, or enlarge PRETRAIN.BATCH_SIZE",
         )
 
 

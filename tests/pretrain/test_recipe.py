@@ -198,7 +198,7 @@ def test_a_frozen_trunk_has_no_gradients_and_keeps_its_statistics() -> None:
         (("PRETRAIN.LOSS.SMOOTHING", "1.0"), r"LOSS.SMOOTHING is 1.0; give"),
         (("PRETRAIN.REFERENCE_BATCH", "-1"), r"REFERENCE_BATCH is -1; give a whole number of at least 0 \(images\)"),
         (("PRETRAIN.BATCH_PER_PROCESS", "-1"), r"BATCH_PER_PROCESS is -1; give"),
-        (("PRETRAIN.ACCUMULATE", "3"), r"ACCUMULATE is 3, with 4 images for a process: .*ACCUMULATE to 2 or less"),
+        (("PRETRAIN.ACCUMULATE", "3"), r"ACCUMULATE is 3, with 4 images for a process: .*ACCUMULATE to at most 2"),
         (("PRETRAIN.EVAL.PERIOD", "1"), r"EVAL.PERIOD is 1, and there is nothing to measure on; set PRETRAIN.HELD"),
         (("PRETRAIN.PROCESS_TIMEOUT", "1000000000000"), r"PROCESS_TIMEOUT is 1000000000000; give a whole number from"),
         (("PRETRAIN.BUDGET.AMOUNT", "1e18"), r"BUDGET is 1e\+18 steps, which are 4e\+18 images; make it smaller"),
