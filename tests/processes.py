@@ -35,6 +35,7 @@ T = TypeVar("T")
 _READ_LATE = {
     *("COLUMNS", "PYTEST_CURRENT_TEST", "PYTHONPATH", "DETECTRON2_DATASETS", "no_proxy", "CUDA_VISIBLE_DEVICES"),
     "OPENCV_OPENCL_RUNTIME",  # which Detectron2 sets where it is imported
+    *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"),  # which torch sets where it compiles
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
 }
 _READ_LATE_PREFIX = "SCALEPRIOR_"

@@ -92,7 +92,7 @@ def test_a_run_leaves_what_detectron2_leaves_and_the_weights_of_the_plain_runtim
     for said in (
         r"detectron2 INFO: Environment info:\n",
         r"detectron2 INFO: Command line arguments: Namespace\(.*num_gpus=1",
-        r"scaleprior.pretrain.run INFO: R-50-w8 on 48 images, 8 labels, 5 steps of 4",
+        r"scaleprior.pretrain.loop.building INFO: R-50-w8 on 48 images, 8 labels, 5 steps of 4",
         r"d2.utils.events INFO:  eta: 0:00:0\d  iter: 1  total_loss: \d\.\d+ ",
         r"scaleprior.d2.pretraining INFO: held out, map: 0\.\d+",
     ):

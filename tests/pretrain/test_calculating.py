@@ -13,6 +13,7 @@ from torch import backends
 from scaleprior.backbones import read_card
 from scaleprior.pretrain import call, evaluate_pretrained, pretrain
 from scaleprior.pretrain.costs import dry_run
+from scaleprior.pretrain.loop.calculating import calculating
 from scaleprior.pretrain.recipe import recipe_fingerprint, recipe_of
 from tests.pretrain.conftest import SMALL
 
@@ -86,3 +87,22 @@ def test_deterministic_runs_on_a_gpu_repeat_to_the_bit(corpus_folder: Path, tmp_
         done = cli("pretrain", *config, *SMALL, *words, "PRETRAIN.BUDGET.AMOUNT", "8")
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "one/head.safetensors").read_bytes() == (tmp_path / "two/head.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("before", [None, "mine"])
+def test_where_compiled_code_is_kept_is_the_programs_own_again(
+    before: str | None, small_config: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(name, before)
+
+    def interrupted() -> None:
+        with calculating(small_config().cfg):
+            os.environ[name] = "a run's"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert os.environ.get(name) == before
