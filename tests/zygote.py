@@ -132,7 +132,7 @@ def _become(request: dict[str, Any], files: list[int], variables: dict[str, str]
     _place_files(files, request["files"])
     os.chdir(request["cwd"])
     os.umask(request["umask"])
-    _take_environment({**request["env"], **variables})
+    _take_environment({**variables, **request["env"]})  # an import sets what nobody has set
     sys.orig_argv = [sys.executable, *request["arguments"]]
     sys.stdin, sys.stdout, sys.stderr = (_reopened(stream, k) for k, stream in enumerate(_standard_streams()))
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr

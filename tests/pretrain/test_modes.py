@@ -37,6 +37,13 @@ CPU = torch.device("cpu")
 LABELS = 8
 
 
+@pytest.fixture(autouse=True)
+def _own_folder_of_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a step sets in the environment, which a run puts back, is gone with the test."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "unset")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+
+
 class SmallTrunk(nn.Module):
     """One convolution with BN, for what does not depend on the architecture."""
 
