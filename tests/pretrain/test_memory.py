@@ -13,6 +13,7 @@ from torch import Tensor
 from scaleprior.errors import FailureError
 from scaleprior.pretrain import pretrain, run
 from scaleprior.pretrain.data.batches import LabelledBatch
+from scaleprior.pretrain.loop import memory
 from scaleprior.pretrain.loop.compiled import compile_errors
 from scaleprior.pretrain.loop.memory import Memory, fitting_images, memory_errors, memory_errors_elsewhere
 from scaleprior.pretrain.losses.targets import Targets
@@ -77,6 +78,14 @@ def test_parts_are_counted() -> None:
     assert "64 images of 48x48 pixels in 2 parts: " in said
     assert "from what 4 and 8 images take, 14 images of this size at a time fit into 10 GiB" in said
     assert "take PRETRAIN.ACCUMULATE 5," in said
+
+
+@pytest.mark.parametrize(("images", "named"), [(8, True), (7, False)])
+def test_no_more_parts_are_named_than_a_batch_may_have(images: int, named: bool) -> None:
+    """Two images fit: 8 are four parts, 7 would have one of a single image, which is refused."""
+    said = memory._way_on(images, 1, memory.Memory(5 * GIB // 2, lambda count: count * GIB))
+    assert ("take PRETRAIN.ACCUMULATE 4, or a " in said) == named
+    assert "PRETRAIN.BATCH_SIZE of 2 a GPU" in said
 
 
 @pytest.mark.parametrize("room", [2 * GIB, 5 * GIB])

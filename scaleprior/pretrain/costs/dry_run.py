@@ -135,13 +135,12 @@ def _probe(cfg: CfgNode, spec: TrunkSpec, corpus: Corpus, steps: int, progress: 
     from scaleprior.pretrain.costs.probe import probe_steps
     from scaleprior.pretrain.data.batches import training_set
     from scaleprior.pretrain.loop.building import build_trainer, training_device
-    from scaleprior.pretrain.loop.calculating import calculating
     from scaleprior.pretrain.loop.memory import memory_errors_elsewhere
     from scaleprior.pretrain.plan import check_mode, parent_card
     from scaleprior.training.processes import join_processes
 
     images, parent = training_set(cfg, corpus), parent_card(cfg)
-    with calculating(cfg), memory_errors_elsewhere(), join_processes(training_device(cfg)) as processes:
+    with memory_errors_elsewhere(), join_processes(training_device(cfg)) as processes:
         check_mode(cfg, processes.device.type, joined=processes.joined)
 
         def build(folder: RunFolder, checkpoints: Checkpoints) -> PretrainTrainer:

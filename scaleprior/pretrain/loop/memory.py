@@ -110,9 +110,10 @@ def _way_on(images: int, parts: int, memory: Memory | None) -> str:
     said += bytes_in_words(memory.room)
     if fit < 2:
         return f"{said}: take a smaller PRETRAIN.INPUT.SIZE; {kept}"
-    return (
-        f"{said}: take PRETRAIN.ACCUMULATE {math.ceil(images / fit)}, or a PRETRAIN.BATCH_SIZE of {fit} a GPU; {kept}"
-    )
+    smaller, parts = f"a PRETRAIN.BATCH_SIZE of {fit} a GPU", math.ceil(images / fit)
+    if parts <= images // 2:  # a part of one image is refused: BN has no variance of one
+        smaller = f"PRETRAIN.ACCUMULATE {parts}, or {smaller}"
+    return f"{said}: take {smaller}; {kept}"
 
 
 def _probes(images: int, taken: Callable[[int], int]) -> list[tuple[int, int]]:
