@@ -112,12 +112,14 @@ def compare_features(
     with torch.inference_mode():
         batch = theirs.preprocess_image([{"image": image}]).tensor
         if kind == "C4":
-            mine, their = ours.backbone(ours.batch([image])), theirs.backbone(batch)
+            mine, their = ours.backbone(ours.batch(image[None], [tuple(image.shape[1:])])), theirs.backbone(batch)
             regions, heads = torch.tensor(_REGIONS), ours.roi_heads
             mine["res5 of regions"] = heads.box_head.res5(heads.pooler([mine["res4"]], [regions]))
             their["res5 of regions"] = theirs.roi_heads._shared_roi_transform([their["res4"]], [Boxes(regions)])
         else:
-            mine = ours.backbone.bottom_up(ours.batch([image])) | ours.backbone(ours.batch([image]))
+            mine = ours.backbone.bottom_up(ours.batch(image[None], [tuple(image.shape[1:])])) | ours.backbone(
+                ours.batch(image[None], [tuple(image.shape[1:])])
+            )
             their = theirs.backbone.bottom_up(batch) | theirs.backbone(batch)
     rows = []
     for name in their:

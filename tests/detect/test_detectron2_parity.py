@@ -118,7 +118,7 @@ def test_same_weights_give_the_same_losses_and_detections(kind: str, overrides: 
         torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-5)
 
     ours.eval(), theirs.eval()
-    for mine, their in zip(ours(images), theirs(inputs)):
+    for mine, their in zip(ours.detect(images), theirs(inputs)):
         their = their["instances"]
         assert len(mine.scores) == len(their) > 0
         torch.testing.assert_close(mine.scores, their.scores, rtol=1e-4, atol=1e-5)

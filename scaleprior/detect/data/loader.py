@@ -20,7 +20,7 @@ from scaleprior.corpus.images import ImageError, decode, inspect_image
 from scaleprior.detect.data.coco import DetectionSet, ImageRecord
 from scaleprior.detect.data.image_sizes import EXIF_HINT, SIZE_HINT, describe_size, is_stored_size
 from scaleprior.detect.data.oddities import Oddities
-from scaleprior.detect.data.transforms import ResizeAugmentation, flip, resize, resized_shape, to_tensor
+from scaleprior.detect.data.transforms import ResizeAugmentation, flip, pad_images, resize, resized_shape, to_tensor
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,12 +33,22 @@ _AUGMENT = 1  # keeps the generators of order and augmentation apart
 
 @dataclass(frozen=True)
 class DetectionBatch:
-    """What one step sees: images uint8 [3, h, w], boxes float32 [G, 4] xyxy, classes int64 [G], and image ids."""
+    """What one step sees.
 
-    images: list[Tensor]
+    Attributes:
+        images: uint8 [N, 3, H, W], each in its upper left corner.
+        sizes: (height, width) of each image without padding.
+        boxes: float32 [G, 4] xyxy of each image. classes: int64 [G] of each.
+        ids: of the images.
+        slots: place of each image in the batch of all processes.
+    """
+
+    images: Tensor
+    sizes: list[tuple[int, int]]
     boxes: list[Tensor]
     classes: list[Tensor]
     ids: list[int | str]
+    slots: list[int]
 
 
 class ImageStore:
@@ -228,4 +238,5 @@ class TrainLoader:
 
 def _collate(items: Sequence[tuple[Tensor, Tensor, Tensor, int | str]]) -> DetectionBatch:
     images, boxes, classes, ids = zip(*items)
-    return DetectionBatch(list(images), list(boxes), list(classes), list(ids))
+    batch, sizes = pad_images(images)
+    return DetectionBatch(batch, sizes, list(boxes), list(classes), list(ids), list(range(len(ids))))

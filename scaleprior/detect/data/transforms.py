@@ -5,6 +5,7 @@ An image is uint8 [3, H, W]; boxes are float32 xyxy [G, 4] in its pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["ResizeAugmentation", "flip", "resize", "resized_shape", "to_tensor"]
+__all__ = ["ResizeAugmentation", "flip", "pad_images", "resize", "resized_shape", "to_tensor"]
 
 
 def resized_shape(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
@@ -88,3 +89,20 @@ class ResizeAugmentation:
 def to_tensor(image: np.ndarray) -> Tensor:
     """uint8 [3, H, W] from uint8 [H, W, 3]."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def pad_images(images: Sequence[Tensor], canvas: tuple[int, int] | None = None) -> tuple[Tensor, list[tuple[int, int]]]:
+    """One batch uint8 [N, 3, H, W], each image in its upper left corner, and (height, width) of each image.
+
+    Args:
+        canvas: (H, W); by default as small as they fit in.
+    """
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    if canvas is None:
+        canvas = (max(height for height, _ in sizes), max(width for _, width in sizes))
+    if all(size == canvas for size in sizes):
+        return torch.stack(list(images)), sizes
+    batch = images[0].new_zeros(len(images), 3, *canvas)
+    for row, image, (height, width) in zip(batch, images, sizes):
+        row[:, :height, :width] = image
+    return batch, sizes

@@ -6,7 +6,7 @@ Shapes: N images; an image is uint8 [3, h, w] in the channel order of ``INPUT.FO
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.selection import config_eps, spec_from_config
 from scaleprior.backbones.trunks.trunk import detection_trunk
+from scaleprior.detect.data.transforms import pad_images
 from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.detect.faster_rcnn.parts.anchors import AnchorGrid
 from scaleprior.detect.faster_rcnn.parts.backbone import (
@@ -32,6 +33,7 @@ from scaleprior.detect.faster_rcnn.parts.roi_heads import (
 )
 from scaleprior.detect.faster_rcnn.parts.roi_pool import RoiPooler
 from scaleprior.detect.faster_rcnn.parts.rpn import Rpn, RpnHead, RpnSettings
+from scaleprior.detect.faster_rcnn.truth import Truth
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,38 +73,56 @@ class Detector(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, 3, 1, 1), persistent=False)
 
-    def batch(self, images: Sequence[Tensor]) -> Tensor:
-        """Normalised float32 batch [N, 3, H, W]; images are padded right and below with the mean (0 after it)."""
-        divisor = max(self.divisibility, 1)
-        height, width = (-(-max(image.shape[i] for image in images) // divisor) * divisor for i in (1, 2))
-        if all(image.shape[1:] == (height, width) for image in images):
-            pixels = torch.stack(list(images)).to(self.pixel_mean.device, non_blocking=True)
-            return ((pixels.float() - self.pixel_mean) / self.pixel_std).contiguous(memory_format=torch.channels_last)
-        batch = self.pixel_mean.new_zeros(len(images), 3, height, width)
-        for row, image in zip(batch, images):
-            pixels = image.to(self.pixel_mean.device, non_blocking=True).float()
-            row[:, : image.shape[1], : image.shape[2]] = (pixels - self.pixel_mean[0]) / self.pixel_std[0]
-        return batch.contiguous(memory_format=torch.channels_last)
-
-    def losses(self, images: Sequence[Tensor], boxes: Sequence[Tensor], classes: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The four losses (their sum is to be minimised).
+    def batch(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Normalised float32 batch [N, 3, H', W'] in channels_last; what is not of an image is 0 (the mean).
 
         Args:
-            boxes: true boxes float32 [G, 4] of each image; classes: int64 [G] in 0..C-1.
+            images: uint8 [N, 3, H, W], padded right and below. sizes: (height, width) of each without padding.
         """
-        sizes = [(image.shape[1], image.shape[2]) for image in images]
-        boxes, classes = ([t.to(self.pixel_mean.device) for t in group] for group in (boxes, classes))
-        features = self.backbone(self.batch(images))
+        height, width = images.shape[2:]
+        divisor = max(self.divisibility, 1)
+        padded = (-(-height // divisor) * divisor, -(-width // divisor) * divisor)
+        pixels = images.to(self.pixel_mean.device, non_blocking=True)
+        normalised = ((pixels.float() - self.pixel_mean) / self.pixel_std).contiguous(memory_format=torch.channels_last)
+        if all(tuple(size) == padded for size in sizes):
+            return normalised
+        batch = normalised.new_zeros(len(images), 3, *padded).contiguous(memory_format=torch.channels_last)
+        for row, image, (own_height, own_width) in zip(batch, normalised, sizes):
+            row[:, :own_height, :own_width] = image[:, :own_height, :own_width]
+        return batch
+
+    def forward(
+        self,
+        images: Tensor,
+        sizes: Sequence[tuple[int, int]],
+        truth: Truth | None = None,
+    ) -> dict[str, Tensor] | list[Detections]:
+        """With ``truth`` the four losses, whose sum is to be minimised; without it the detections, without gradients.
+
+        Args:
+            images: uint8 [N, 3, H, W], padded right and below. sizes: (height, width) of each without padding.
+        """
+        if truth is None:
+            with torch.no_grad():
+                features = self.backbone(self.batch(images, sizes))
+                proposals, _ = self.proposal_generator(features, sizes, None)
+                return self.roi_heads.detect(features, proposals, sizes)
+        boxes, classes = truth.to(self.pixel_mean.device).lists()
+        features = self.backbone(self.batch(images, sizes))
         proposals, losses = self.proposal_generator(features, sizes, boxes)
         return {**losses, **self.roi_heads.losses(features, proposals, boxes, classes)}
 
-    @torch.no_grad()
-    def forward(self, images: Sequence[Tensor]) -> list[Detections]:
-        """Detections of each image, in its pixels."""
-        sizes = [(image.shape[1], image.shape[2]) for image in images]
-        features = self.backbone(self.batch(images))
-        proposals, _ = self.proposal_generator(features, sizes, None)
-        return self.roi_heads.detect(features, proposals, sizes)
+    def losses(self, images: Sequence[Tensor], boxes: Sequence[Tensor], classes: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The losses of a list of images.
+
+        Args:
+            images: uint8 [3, h, w] each. boxes: true boxes float32 [G, 4] of each. classes: int64 [G] in 0..C-1.
+        """
+        return cast("dict[str, Tensor]", self(*pad_images(images), Truth.padded(boxes, classes)))
+
+    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+        """Detections of each of a list of images, uint8 [3, h, w], in its pixels."""
+        return cast("list[Detections]", self(*pad_images(images)))
 
 
 def build_detector(cfg: CfgNode) -> Detector:

@@ -46,7 +46,7 @@ def predict(
     try:
         for indices in _batches(data, short, longest):
             images = [store.load(index, short, longest, keep=True) for index in indices]
-            for index, image, detections in zip(indices, images, model(images)):
+            for index, image, detections in zip(indices, images, model.detect(images)):
                 found[index] = _to_coco(data, index, image.shape[1:], detections)
             if progress is not None:
                 progress(len(found), len(data), {})

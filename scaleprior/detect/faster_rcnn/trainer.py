@@ -18,6 +18,7 @@ import torch
 from scaleprior.detect.data.loader import DetectionBatch, TrainLoader
 from scaleprior.detect.faster_rcnn.model import Detector
 from scaleprior.detect.faster_rcnn.solver import build_optimizer, clip_gradients, lr_factor
+from scaleprior.detect.faster_rcnn.truth import Truth
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import WriteError
 from scaleprior.progress import ProgressFn
@@ -139,7 +140,7 @@ class DetectorTrainer:
         torch.manual_seed(mixed_seed(self.loader.seed, self.step))
         kind = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         with torch.autocast(self.device.type, dtype=kind, enabled=self.cfg.SOLVER.AMP.ENABLED):
-            losses = self.model.losses(batch.images, batch.boxes, batch.classes)
+            losses = self.model(batch.images, batch.sizes, Truth.padded(batch.boxes, batch.classes))
         loss = torch.stack(list(losses.values())).sum()
         parts = {name: value.item() for name, value in losses.items()}
         if not all(math.isfinite(value) for value in parts.values()):

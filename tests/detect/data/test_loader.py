@@ -59,8 +59,8 @@ def test_boxes_follow_the_resized_and_mirrored_image(tmp_path: Path) -> None:
     data = load_coco(*make_coco(tmp_path), name="tiny")
     seen = set()
     for batch in _loader(data).batches(0, 12):
-        for image, boxes, classes in zip(batch.images, batch.boxes, batch.classes):
-            seen.add(image.shape[1])
+        for image, size, boxes, classes in zip(batch.images, batch.sizes, batch.boxes, batch.classes):
+            seen.add(size[0])
             for (x0, y0, x1, y1), cls in zip(boxes.round().int().tolist(), classes.tolist()):
                 # class 3 ("block", 0) was painted (200, 40, 40) in BGR, so blue is channel 2 of RGB
                 middle = image[:, (y0 + y1) // 2, (x0 + x1) // 2].tolist()
@@ -79,7 +79,7 @@ def test_boxes_are_cut_to_the_image_and_those_outside_dropped(tmp_path: Path) ->
     data = load_coco(*make_coco(tmp_path, images=2, change=change), name="tiny")
     (batch,) = _loader(data, batch_size=2).batches(0, 1)
     boxes = dict(zip(batch.ids, batch.boxes))
-    sides = {i: image.shape[1] for i, image in zip(batch.ids, batch.images)}
+    sides = {i: size[0] for i, size in zip(batch.ids, batch.sizes)}
     assert boxes[100].tolist() == [[0.0, sides[100] / 4, sides[100], sides[100] / 2]]
     assert len(boxes[101]) == 1  # of two
 

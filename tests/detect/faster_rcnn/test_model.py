@@ -10,6 +10,7 @@ import torch
 from scaleprior.backbones.trunks.freezing import freeze_norms
 from scaleprior.backbones.trunks.resnet.build import build_resnet
 from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
+from scaleprior.detect.data.transforms import pad_images
 from scaleprior.detect.faster_rcnn.model import build_detector
 from scaleprior.detect.faster_rcnn.parts.backbone import fuse_frozen_norms
 from scaleprior.errors import UserError
@@ -50,7 +51,7 @@ def test_builds_and_runs(kind: str, depth: int) -> None:
     losses = model.train().losses([image], [box], [cls])
     assert set(losses) == {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
     sum(losses.values()).backward()
-    assert len(model.eval()([image])) == 1
+    assert len(model.eval().detect([image])) == 1
 
 
 def test_an_image_without_objects_has_finite_losses() -> None:
@@ -75,12 +76,12 @@ def test_freeze_at(kind: str, frozen: int) -> None:
 def test_padding_is_the_mean_and_strides_divide_the_batch() -> None:
     model = build_detector(tiny_config("FPN").cfg)
     images = [torch.full((3, 40, 60), 7, dtype=torch.uint8), torch.full((3, 64, 30), 7, dtype=torch.uint8)]
-    batch = model.batch(images)
+    batch = model.batch(*pad_images(images))
     assert batch.shape == (2, 3, 64, 64)
     assert (batch[0, :, 40:] == 0).all()
     assert (batch[1, :, :, 30:] == 0).all()
     torch.testing.assert_close(batch[0, 0, 0, 0].item(), (7 - 123.675) / 58.395)
-    assert model.batch([images[0]]).shape == (1, 3, 64, 64)
+    assert model.batch(*pad_images(images[:1])).shape == (1, 3, 64, 64)
 
 
 @pytest.mark.parametrize(
