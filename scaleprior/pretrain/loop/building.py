@@ -20,7 +20,6 @@ from scaleprior.pretrain.data.sizes import ImageSizes
 from scaleprior.pretrain.loop.step import TrainStep
 from scaleprior.pretrain.loop.trainer import PretrainTrainer
 from scaleprior.pretrain.network.pretrainer import Pretrainer, prior_bias
-from scaleprior.pretrain.network.sync_norms import share_statistics
 from scaleprior.pretrain.optim.average import WeightAverage
 from scaleprior.pretrain.optim.optimizers import build_optimizer
 from scaleprior.pretrain.optim.schedule import Schedule, budget_steps
@@ -31,6 +30,7 @@ from scaleprior.training.positions import BatchPlan
 from scaleprior.training.processes import ProcessGroup
 from scaleprior.training.run_folder import RunFolder
 from scaleprior.training.seeds import seed_everything
+from scaleprior.training.sync_norms import share_statistics
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode

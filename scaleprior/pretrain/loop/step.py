@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from scaleprior.pretrain.loop.memory import Memory
 from scaleprior.pretrain.network.sharded import ShardedHead
 from scaleprior.pretrain.optim.clipping import clip_gradients, gradient_norm
 from scaleprior.pretrain.optim.optimizers import guard, guards_itself, set_rate
+from scaleprior.training.parallel import in_parallel
 
 if TYPE_CHECKING:
     from scaleprior.pretrain.data.batches import LabelledBatch
@@ -204,10 +204,4 @@ def _parallel(model: Pretrainer, processes: ProcessGroup) -> nn.Module:
         model.head.keep_from_exchange(model, "head")
         if not any(p.requires_grad for p in model.trunk.parameters()):
             return model  # nothing is left to exchange
-    ids = [processes.device] if processes.device.type == "cuda" else None
-    # The only buffers that change are BN's: each process has its own, and main's are saved. So none are sent about.
-    new_name = "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters
-    buffers: dict[str, Any] = {
-        "forward_sync_buffers" if new_name else "broadcast_buffers": False
-    }  # renamed after torch 2.4
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, **buffers)
+    return in_parallel(model, processes)

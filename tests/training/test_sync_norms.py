@@ -11,7 +11,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from scaleprior.pretrain.network.sync_norms import share_statistics
+from scaleprior.training.sync_norms import share_statistics
 from tests import processes
 from tests.training.test_lost import free_port
 
