@@ -2,8 +2,8 @@
 
 A key enters where its row in the table says that it changes the result. What a key only points to (``by_content``) is
 left out: whoever makes the fingerprint adds that of what lies there. A key that came after version 1 enters only where
-it is not at its default, so that a new key changes no fingerprint. Keys that have no row (an engine's own, such as the
-rest of Detectron2's) always enter.
+it is not at its default and its part is not off, so that a new key changes no fingerprint. Keys that have no row (an
+engine's own, such as the rest of Detectron2's) always enter.
 
 The rest of this file is history: what version 1 of the fingerprints holds although the table would leave it out. It
 stays as it was, so that the runs and the cells of then are still found.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from scaleprior.config.batch import settled
 from scaleprior.config.dotted import flat_config
 from scaleprior.config.keys.key import FINETUNE, PRETRAIN, Key
-from scaleprior.config.keys.table import all_keys, find_key
+from scaleprior.config.keys.table import DETECTION_KEYS, all_keys, does_nothing, find_key
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -77,7 +77,7 @@ def recipe_settings(cfg: CfgNode) -> dict[str, Any]:
         of_stage = (PRETRAIN in key.changes or key.name in _OF_DETECTION) and key.name not in _NOT_IN_RECIPES
         if of_stage and key.name in _LATER_IN_RECIPES:
             key = replace(key, since=2)
-        if of_stage and key.name in values and not _left_out(key, values[key.name]):
+        if of_stage and key.name in values and not _left_out(key, values):
             node = recipe
             *parents, leaf = key.name.split(".")
             for parent in parents:
@@ -89,13 +89,13 @@ def recipe_settings(cfg: CfgNode) -> dict[str, Any]:
 
 def training_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a trained detector, by dotted names; data and backbone have fingerprints of their own."""
-    settings = {}
-    for name, value in flat_config(cfg):
+    settings, values = {}, dict(flat_config(cfg))
+    for name, value in values.items():
         key = find_key(name)
         if key is None:
             enters = not name.startswith("TEST.")
         else:
-            enters = (FINETUNE in key.changes or name in _OF_EVALUATION) and not _left_out(key, value)
+            enters = (FINETUNE in key.changes or name in _OF_EVALUATION) and not _left_out(key, values)
         if enters:
             settings[name] = value
     return settings
@@ -112,23 +112,30 @@ def cell_settings(cfg: CfgNode, explicit: Collection[str], stage: str) -> dict[s
     """
     frozen = _FROZEN[stage]
     config, dropped = {}, set()
-    for name, value in flat_config(settled(cfg) if stage == "pretrain" else cfg):
+    values = dict(flat_config(settled(cfg) if stage == "pretrain" else cfg))
+    for name, value in values.items():
         key = find_key(name)
         if name in frozen:
             config[name] = frozen[name].value
-        elif key is None or (key.changes and _is_old_or_set(key, value) and (not key.by_content or name in _BY_PATH)):
+        elif key is None or (key.changes and _enters(key, values) and (not key.by_content or name in _BY_PATH)):
             config[name] = value
-        else:
+        elif key.since == 1 or key not in DETECTION_KEYS:  # version 1 knew that one of Detectron2's was set
             dropped.add(name)
     said = {name for name in explicit if name not in dropped and name not in frozen}
     said |= {name for name, past in frozen.items() if past.explicit and name in config}
     return {"config": config, "explicit": sorted(said)}
 
 
-def _left_out(key: Key, value: Any) -> bool:
+def _left_out(key: Key, values: Mapping[str, Any]) -> bool:
     """Of the fingerprint of a run."""
-    return key.by_content or key.name in _RESUMABLE or not _is_old_or_set(key, value)
+    return key.by_content or key.name in _RESUMABLE or not _enters(key, values)
 
 
-def _is_old_or_set(key: Key, value: Any) -> bool:
-    return key.since == 1 or value != key.default
+def _enters(key: Key, values: Mapping[str, Any]) -> bool:
+    """Whether a key was there in version 1, or does something now.
+
+    On a config of Detectron2's own, which has keys without a row, all of its keys were there.
+    """
+    if key.since == 1 or (key in DETECTION_KEYS and any(find_key(name) is None for name in values)):
+        return True
+    return values[key.name] != key.default and not does_nothing(key, values)

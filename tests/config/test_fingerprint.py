@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
+from fvcore.common.config import CfgNode
 
 from scaleprior.config import Key, add_keys, fingerprint as module, get_cfg, load_config
-from scaleprior.config.fingerprint import recipe_settings, training_settings
+from scaleprior.config.fingerprint import cell_settings, recipe_settings, training_settings
 from scaleprior.config.keys import all_keys, find_key, table
 from scaleprior.detect.fingerprint import run_fingerprint
 from scaleprior.pretrain.recipe import recipe_fingerprint
+
+_STAGES = ("pretrain", "finetune")
 
 # Computed before there was a table: a finished or interrupted run of then is still known.
 TRAINING = {
@@ -72,9 +78,33 @@ def test_later_keys_enter_only_when_they_are_not_at_their_default(monkeypatch: p
     monkeypatch.setattr(table, "_table", dict(table._table))
     cfg = get_cfg()
     before = training_settings(cfg), recipe_settings(cfg)
-    stages = ("pretrain", "finetune")
-    add_keys(cfg, [Key("PRETRAIN.LATER", (1, 2), "Later.", changes=stages, engines=("pretraining",), since=2)])
+    add_keys(cfg, [Key("PRETRAIN.LATER", (1, 2), "Later.", changes=_STAGES, engines=("pretraining",), since=2)])
     assert (training_settings(cfg), recipe_settings(cfg)) == before
     cfg.PRETRAIN.LATER = (1, 3)
     assert training_settings(cfg) == {**before[0], "PRETRAIN.LATER": (1, 3)}
     assert recipe_settings(cfg)["PRETRAIN"] == {**before[1]["PRETRAIN"], "LATER": [1, 3]}
+
+
+def test_a_row_for_a_key_that_detectron2_had_moves_no_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its whole config held the key without a row; ours did not hold it, but took it at Detectron2's default, or of a
+    part that is off."""
+    monkeypatch.setattr(table, "_table", dict(table._table))
+    switch = Key("MODEL.LOOK_ON", False, "A part.", changes=("finetune",), engines=("torchvision",), since=2)
+    width = replace(switch, name="MODEL.LOOK_HEAD.WIDTH", default=1, part_of="MODEL.LOOK_ON")
+
+    def fingerprints(cfg: CfgNode) -> list[Any]:
+        return [training_settings(cfg), *(cell_settings(cfg, [switch.name, width.name], s) for s in _STAGES)]
+
+    theirs, ours = get_cfg(), get_cfg()
+    theirs.MODEL.LOOK_ON, theirs.MODEL.LOOK_HEAD, theirs.MODEL.OTHER = False, CfgNode({"WIDTH": 4}), 1
+    before = fingerprints(theirs), fingerprints(ours)
+    add_keys(ours, [switch, width])
+    monkeypatch.setattr(module, "DETECTION_KEYS", (*module.DETECTION_KEYS, switch, width))
+    assert (fingerprints(theirs), fingerprints(ours)) == before
+    ours.MODEL.LOOK_HEAD.WIDTH = 4
+    assert fingerprints(ours) == before[1]
+    ours.MODEL.LOOK_ON = True
+    on = {"MODEL.LOOK_ON": True, "MODEL.LOOK_HEAD.WIDTH": 4}
+    assert training_settings(ours) == {**before[1][0], **on}
+    ours.MODEL.LOOK_HEAD.WIDTH = 1
+    assert training_settings(ours) == {**before[1][0], "MODEL.LOOK_ON": True}

@@ -47,6 +47,7 @@ class Key:
         by_content: the value says where something lies; what lies there counts in its place, by its fingerprint.
         replaces: keys that say the same in another way. Whoever sets this one over a file that set them means this one:
             they go back to their defaults.
+        part_of: the switch, such as MODEL.MASK_ON, of the part that it describes: where that is off, it does nothing.
         since: version of the fingerprints (``config/fingerprint.py``) that always hold it; a key that came later
             enters a fingerprint only where it is not at its default, so that a new key re-runs nothing.
     """
@@ -62,6 +63,7 @@ class Key:
     fixed: bool = False
     by_content: bool = False
     replaces: tuple[str, ...] = ()
+    part_of: str = ""
     since: int = 1
 
     @property

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from scaleprior.config.dotted import flat_config
 from scaleprior.config.keys import data, heads, model, pretraining, solver
@@ -15,7 +15,16 @@ from scaleprior.errors import UserError
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["DETECTION_KEYS", "OWN_KEYS", "add_keys", "all_keys", "check_values", "find_key", "nearest"]
+__all__ = [
+    "DETECTION_KEYS",
+    "OWN_KEYS",
+    "add_keys",
+    "all_keys",
+    "check_values",
+    "does_nothing",
+    "find_key",
+    "nearest",
+]
 
 DETECTION_KEYS: tuple[Key, ...] = (*model.KEYS, *heads.KEYS, *data.KEYS, *solver.KEYS)
 """Detectron2's that ScalePrior honours: same names, types and defaults, but for ``MODEL.DEVICE``, "auto" for "cuda"."""
@@ -54,7 +63,7 @@ def all_keys() -> tuple[Key, ...]:
 
 
 def check_values(cfg: CfgNode, engine: str) -> None:
-    """Refuse the first value that ``engine`` does not take, of the keys that it honours.
+    """Refuse the first value that ``engine`` does not take, of the keys that it honours and that do something.
 
     Args:
         engine: an engine's name, or "pretraining".
@@ -62,10 +71,19 @@ def check_values(cfg: CfgNode, engine: str) -> None:
     Raises:
         UserError: names the key, its value and what is legal.
     """
-    for name, value in flat_config(cfg):
+    values = dict(flat_config(cfg))
+    for name, value in values.items():
         key = find_key(name)
-        if key is not None and engine in key.engines:
+        if key is not None and engine in key.engines and not does_nothing(key, values):
             key.check(value, engine)
+
+
+def does_nothing(key: Key, values: Mapping[str, Any]) -> bool:
+    """Whether ``key`` describes a part that is off, by the ``values`` of all keys by their dotted names.
+
+    Detectron2's base configs describe the mask head for everybody.
+    """
+    return bool(key.part_of) and not values.get(key.part_of, False)
 
 
 def find_key(name: str) -> Key | None:
