@@ -1,13 +1,15 @@
 """Batches for training and evaluation. What a step sees is a pure function of (data, config, seed, step).
 
-So a resumed run continues the order instead of replaying it, whatever the number of threads.
+So a resumed run continues the order instead of replaying it, whatever the number of threads, and the images of a step
+are the same ones for any number of processes: process r of P takes places r, r + P, ... of the batch. What is drawn
+for an image follows from its place, and all shares are padded alike, so that nothing depends on who has it.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["DetectionBatch", "ImageStore", "TrainLoader", "batch_order", "usable"]
 
 _AUGMENT = 1  # keeps the generators of order and augmentation apart
+_Item = tuple[Tensor, Tensor, Tensor, "int | str"]
+"""Image, boxes, classes, id."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +145,10 @@ class TrainLoader:
 
     Args:
         sets: trained on jointly.
+        batch_size: of all processes together, which it is a multiple of.
         threads: prepare this many images at a time, ahead of the step; 0 = when asked for.
         strict: see :class:`ImageStore`.
+        rank, processes: this process and how many there are.
     """
 
     def __init__(
@@ -158,7 +164,10 @@ class TrainLoader:
         filter_empty: bool = True,
         cache_bytes: int = 0,
         strict: bool = False,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
+        assert batch_size % processes == 0, (batch_size, processes)  # so that a mean over processes is one over images
         self.stores = [ImageStore(data, order=order, cache_bytes=cache_bytes, strict=strict) for data in sets]
         self.entries = [
             (store, index) for store in self.stores for index in usable(store.data, filter_empty=filter_empty)
@@ -171,9 +180,12 @@ class TrainLoader:
         self.seed = seed
         self.threads = threads
         self.grouping = grouping
+        self.slots = range(rank, batch_size, processes)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, sets: Sequence[DetectionSet]) -> TrainLoader:
+    def from_config(
+        cls, cfg: CfgNode, sets: Sequence[DetectionSet], *, rank: int = 0, processes: int = 1
+    ) -> TrainLoader:
         """Read ``INPUT``, ``DATALOADER``, ``SOLVER.IMS_PER_BATCH``, ``SEED`` and the cache's size."""
         return cls(
             sets,
@@ -186,10 +198,12 @@ class TrainLoader:
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
             cache_bytes=cfg.SCALEPRIOR.IMAGE_CACHE_MB * 2**20,
             strict=cfg.SCALEPRIOR.STRICT_IMAGES,
+            rank=rank,
+            processes=processes,
         )
 
     def batches(self, first_step: int, steps: int) -> Generator[DetectionBatch, None, None]:
-        """The batches of steps ``first_step`` to ``steps - 1``."""
+        """This process' share of the batches of steps ``first_step`` to ``steps - 1``."""
         records = [store.data.records[index] for store, index in self.entries]
         landscape = [record.width > record.height for record in records]
         order = batch_order(landscape, self.batch_size, self.seed, grouping=self.grouping)
@@ -203,27 +217,50 @@ class TrainLoader:
                 store.oddities.report()
 
     def _one_by_one(self, jobs: Iterator[tuple[int, list[int]]]) -> Iterator[DetectionBatch]:
-        for step, indices in jobs:
-            yield _collate([self._prepare(step, slot, index) for slot, index in enumerate(indices)])
+        for step, entries in jobs:
+            yield self._collate(step, entries, [self._prepare(step, slot, entries[slot]) for slot in self.slots])
 
     def _threaded(self, jobs: Iterator[tuple[int, list[int]]]) -> Iterator[DetectionBatch]:
         pool = ThreadPoolExecutor(self.threads)
         try:
             ahead: deque = deque()
-            for step, indices in jobs:
-                ahead.append([pool.submit(self._prepare, step, slot, index) for slot, index in enumerate(indices)])
+            for step, entries in jobs:
+                items = [pool.submit(self._prepare, step, slot, entries[slot]) for slot in self.slots]
+                ahead.append((step, entries, items))
                 if len(ahead) > 2:
-                    yield _collate([future.result() for future in ahead.popleft()])
+                    yield self._collated_when_ready(*ahead.popleft())
             while ahead:
-                yield _collate([future.result() for future in ahead.popleft()])
+                yield self._collated_when_ready(*ahead.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _prepare(self, step: int, slot: int, entry: int) -> tuple[Tensor, Tensor, Tensor, int | str]:
+    def _collated_when_ready(self, step: int, entries: list[int], items: list[Future[_Item]]) -> DetectionBatch:
+        return self._collate(step, entries, [item.result() for item in items])
+
+    def _collate(self, step: int, entries: list[int], items: Sequence[_Item]) -> DetectionBatch:
+        images, boxes, classes, ids = zip(*items)
+        batch, sizes = pad_images(images, self._canvas(step, entries))
+        return DetectionBatch(batch, sizes, list(boxes), list(classes), list(ids), list(self.slots))
+
+    def _canvas(self, step: int, entries: list[int]) -> tuple[int, int]:
+        """(H, W) that the images of all processes fit in."""
+        shapes = [self._shape(step, slot, entry) for slot, entry in enumerate(entries)]
+        return max(height for height, _ in shapes), max(width for _, width in shapes)
+
+    def _shape(self, step: int, slot: int, entry: int) -> tuple[int, int]:
+        store, index = self.entries[entry]
+        record = store.data.records[index]
+        size, _ = self._drawn(step, slot)
+        return resized_shape(record.height, record.width, size, self.augmentation.longest)
+
+    def _drawn(self, step: int, slot: int) -> tuple[int, bool]:
+        return self.augmentation.draw(np.random.default_rng([self.seed, _AUGMENT, step, slot]))
+
+    def _prepare(self, step: int, slot: int, entry: int) -> _Item:
         store, index = self.entries[entry]
         record = store.data.records[index]
         augmentation = self.augmentation
-        size, mirrored = augmentation.draw(np.random.default_rng([self.seed, _AUGMENT, step, slot]))
+        size, mirrored = self._drawn(step, slot)
         image = store.load(index, size, augmentation.longest, keep=augmentation.only_size is not None)
         height, width = image.shape[1:]
         scale = np.array([width / record.width, height / record.height] * 2, dtype=np.float32)
@@ -234,9 +271,3 @@ class TrainLoader:
         boxes = boxes.clip(0, limit)
         visible = ((boxes[:, 2:] - boxes[:, :2]) > 1e-5).all(axis=1)
         return image, torch.from_numpy(boxes[visible]), torch.from_numpy(classes[visible]), record.id
-
-
-def _collate(items: Sequence[tuple[Tensor, Tensor, Tensor, int | str]]) -> DetectionBatch:
-    images, boxes, classes, ids = zip(*items)
-    batch, sizes = pad_images(images)
-    return DetectionBatch(batch, sizes, list(boxes), list(classes), list(ids), list(range(len(ids))))

@@ -38,6 +38,22 @@ def test_a_resumed_order_goes_on_and_threads_change_nothing(tmp_path: Path) -> N
     assert whole != _flat(_loader(data, seed=2), 0, 7)
 
 
+@pytest.mark.parametrize("threads", [0, 2])
+def test_the_shares_of_processes_are_the_batch_of_one_padded_alike(tmp_path: Path, threads: int) -> None:
+    data = load_coco(*make_coco(tmp_path), name="tiny")
+    shares = [_loader(data, batch_size=4, rank=rank, processes=2, threads=threads).batches(1, 5) for rank in range(2)]
+    alone = list(_loader(data, batch_size=4).batches(1, 5))
+    for whole, *parts in zip(alone, *shares, strict=True):
+        assert [part.slots for part in parts] == [[0, 2], [1, 3]]
+        for part in parts:
+            assert part.images.equal(whole.images[part.slots])  # of one height and width, too
+            for place, slot in enumerate(part.slots):
+                assert (part.ids[place], part.sizes[place]) == (whole.ids[slot], whole.sizes[slot])
+                assert part.boxes[place].equal(whole.boxes[slot])
+                assert part.classes[place].equal(whole.classes[slot])
+    assert any(len({tuple(size) for size in batch.sizes}) > 1 for batch in alone)  # else any padding would do
+
+
 def test_every_epoch_sees_every_image_once() -> None:
     batches = list(islice(batch_order([False] * 10, 5, 0, grouping=True), 6))
     epochs = [sorted(batches[i] + batches[i + 1]) for i in (0, 2, 4)]
