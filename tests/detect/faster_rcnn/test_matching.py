@@ -53,5 +53,6 @@ def test_an_object_that_no_anchor_reaches_has_all_of_them() -> None:
 def test_no_objects_and_no_anchors() -> None:
     iou, index, is_best = best_overlaps(torch.zeros(3, 4), torch.zeros(2, 0, 4), torch.zeros(2, 0, dtype=torch.bool))
     assert iou.tolist() == [[-1.0] * 3] * 2
-    assert not index.any() and not is_best.any()
+    assert not index.any()
+    assert not is_best.any()
     assert best_overlaps(torch.zeros(0, 4), torch.ones(2, 1, 4), torch.ones(2, 1, dtype=torch.bool))[0].shape == (2, 0)

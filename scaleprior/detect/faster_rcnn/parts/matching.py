@@ -11,8 +11,8 @@ from torch import Tensor
 
 __all__ = ["best_overlaps"]
 
-# Overlaps that exist at once, in bytes. At 800 pixels a batch of 16 has 240,000 anchors and some 50 true boxes an image:
-# all of them would be 800 MB, and several times that with what their computation leaves behind.
+# Overlaps that exist at once, in bytes. At 800 pixels a batch of 16 has 240,000 anchors and up to some 50 true boxes an
+# image: all of them would be 800 MB, and several times that with what their computation leaves behind.
 _PART = 64 * 2**20
 
 
@@ -28,8 +28,8 @@ def best_overlaps(anchors: Tensor, truth: Tensor, present: Tensor) -> tuple[Tens
         present: bool [N, G], false where ``truth`` is padding.
 
     Returns:
-        IoU float32 [N, A] (-1 in an image without objects), index int64 [N, A] (0 there), and bool [N, A]: overlaps some
-        true box as much as any anchor of its image does, however little (so that each object has an anchor).
+        IoU float32 [N, A] (-1 in an image without objects), index int64 [N, A] (0 there), and bool [N, A]: overlaps
+        some true box as much as any anchor of its image does, however little (so that each object has an anchor).
     """
     anchors = anchors.expand(len(truth), -1, -1)
     count, objects = anchors.shape[1], truth.shape[1]
