@@ -232,6 +232,7 @@ def _coco_sets(
                 split=split,
                 images=section.world[split],
                 canvas=section.world["canvas"],
+                masks=bool(section.world.get("masks", False)),
                 progress=_named(progress, f"detection images ({split})"),
             )
             assert tuple(str(path.absolute()) for path in written) == (json, root)

@@ -39,7 +39,7 @@ _SECTIONS = {
     "corpus": {"world", "source", "index", *_CORPUS_BUILD},
     "corpus.world": None,  # checked by the world itself, which knows its fields
     "detection": {"world", "train", "val"},
-    "detection.world": {"train", "val", "canvas"},
+    "detection.world": {"train", "val", "canvas", "masks"},
     "detection.train": {"json", "images"},
     "detection.val": {"json", "images"},
     "noise": {"rate", "kind", "drop"},
@@ -209,6 +209,8 @@ class SpecReader:
                 value = world.get(key)
                 if not isinstance(value, int) or value < 1:
                     raise self._fail(f"detection.world.{key} is {value!r}", "give a whole number of at least 1")
+            if not isinstance(world.get("masks", False), bool):
+                raise self._fail(f"detection.world.masks is {world['masks']!r}", "give true or false")
             return DetectionSection(world, None, None)
         sets = []
         for key in ("train", "val"):

@@ -45,7 +45,7 @@ class CocoSet:
 
 @dataclass(frozen=True)
 class DetectionSection:
-    """The detection set: from the corpus's own synthetic world (counts and canvas), or two COCO-format sets."""
+    """The detection set: from the corpus's own synthetic world (counts, canvas, masks), or two COCO-format sets."""
 
     world: Mapping[str, int] | None
     train: CocoSet | None

@@ -129,6 +129,10 @@ def test_a_config_beside_the_spec_wins(tmp_path: Path) -> None:
         ({"corpus": {"index": "b", "split": "train"}}, "only go with source"),
         ({"corpus": {"source": "a", "labels": 5}}, "labels is 5, expected str"),
         ({"detection": {"world": {"train": 1, "val": 1, "canvas": 64}}}, "detection.world needs corpus.world"),
+        (
+            {"corpus": {"world": {}}, "detection": {"world": {"train": 1, "val": 1, "canvas": 64, "masks": "yes"}}},
+            "detection.world.masks is 'yes'; give true or false",
+        ),
         ({"detection": {"train": {"json": "a", "images": "b"}}}, "detection.val needs json and images"),
         ({"architectures": {}}, "architectures is empty"),
         ({"architectures": {"A": [1]}}, "architectures.A is"),

@@ -77,12 +77,18 @@ class World:
         image, objects = self._draw(split, number, size, detection=False)
         return image, sorted({label for placed, _ in objects for label in self._labels(placed)})
 
-    def scene(self, split: str, number: int, canvas: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    def scene(
+        self, split: str, number: int, canvas: int, *, masks: bool = False
+    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
         """One detection image: several objects, partly covering each other.
+
+        Args:
+            masks: the polygons, too.
 
         Returns:
             uint8 [canvas, canvas, 3] RGB, and for each object ``category_id``, ``bbox`` [x, y, width, height] around
-            its visible pixels, and ``area``, their number.
+            its visible pixels, ``area``, their number, and with ``masks`` ``segmentation``, polygons around them (what
+            is seen through an object's hole counts as its own there).
         """
         image, objects = self._draw(split, number, canvas, detection=True)
         found = []
@@ -91,6 +97,8 @@ class World:
             x, y = int(columns[0]), int(rows[0])
             box = [x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y]
             found.append({"category_id": self._category(placed), "bbox": box, "area": int(np.count_nonzero(mask))})
+            if masks:
+                found[-1]["segmentation"] = _outlines(mask)
         return image, found
 
     def write_corpus(
@@ -139,6 +147,7 @@ class World:
         split: str,
         images: int,
         canvas: int,
+        masks: bool = False,
         overwrite: bool = False,
         progress: ProgressFn | None = None,
     ) -> tuple[Path, Path]:
@@ -149,6 +158,7 @@ class World:
             split: for example "train" or "val".
             images: how many scenes.
             canvas: pixels a side.
+            masks: objects have polygons; else their ``segmentation`` is an empty list.
             overwrite: replace this split.
 
         Returns:
@@ -162,7 +172,7 @@ class World:
             entries: list[dict[str, Any]] = []
             annotations: list[dict[str, Any]] = []
             for number in range(images):
-                image, objects = self.scene(f"detection/{split}", number, canvas)
+                image, objects = self.scene(f"detection/{split}", number, canvas, masks=masks)
                 name = f"{number + 1:06d}.jpg"
                 (temporary / "images" / name).write_bytes(_encode(image))
                 entries.append({"id": number + 1, "file_name": name, "width": canvas, "height": canvas})
@@ -226,6 +236,16 @@ def contact_sheet(images: list[np.ndarray], *, columns: int, gap: int = 4, backg
         top, left = gap + (k // columns) * (height + gap), gap + (k % columns) * (width + gap)
         sheet[top : top + height, left : left + width] = image
     return sheet
+
+
+def _outlines(mask: np.ndarray) -> list[list[float]]:
+    """Polygons [x1, y1, x2, y2, ...] along the outer edges of the pixels in ``mask``, bool [H, W]."""
+    import cv2
+
+    # contours go through the centres of the outermost pixels, so at four times the size an eighth of a pixel inside
+    enlarged = np.kron(mask, np.ones((4, 4), dtype=np.uint8))
+    contours, _ = cv2.findContours(enlarged, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return [((contour.reshape(-1) + 0.5) / 4).tolist() for contour in contours]
 
 
 def _encode(image: np.ndarray) -> bytes:
