@@ -96,21 +96,28 @@ class Detector(nn.Module):
         images: Tensor,
         sizes: Sequence[tuple[int, int]],
         truth: Truth | None = None,
+        seeds: Sequence[int] | None = None,
     ) -> dict[str, Tensor] | list[Detections]:
-        """With ``truth`` the four losses, whose sum is to be minimised; without it the detections, without gradients.
+        """With ``truth`` the losses, whose sum is to be minimised; without it the detections, without gradients.
 
         Args:
             images: uint8 [N, 3, H, W], padded right and below. sizes: (height, width) of each without padding.
+            seeds: of the choice of anchors and regions in each image, in [0, 2**32); by default from torch's global
+                generator.
         """
+        device = self.pixel_mean.device
+        sides = torch.tensor(sizes, dtype=torch.float32).to(device, non_blocking=True)
+        drawn = torch.randint(2**32, (len(sizes),)) if seeds is None else torch.tensor(seeds)
+        drawn = drawn.to(device, non_blocking=True)
         if truth is None:
             with torch.no_grad():
                 features = self.backbone(self.batch(images, sizes))
-                proposals, _ = self.proposal_generator(features, sizes, None)
-                return self.roi_heads.detect(features, proposals, sizes)
-        boxes, classes = truth.to(self.pixel_mean.device).lists()
+                proposals, _ = self.proposal_generator(features, sides, None, drawn)
+                return self.roi_heads.detect(features, proposals, sides)
+        truth = truth.to(device)
         features = self.backbone(self.batch(images, sizes))
-        proposals, losses = self.proposal_generator(features, sizes, boxes)
-        return {**losses, **self.roi_heads.losses(features, proposals, boxes, classes)}
+        proposals, losses = self.proposal_generator(features, sides, truth, drawn)
+        return {**losses, **self.roi_heads.losses(features, proposals, truth, drawn)}
 
     def losses(self, images: Sequence[Tensor], boxes: Sequence[Tensor], classes: Sequence[Tensor]) -> dict[str, Tensor]:
         """The losses of a list of images.

@@ -136,11 +136,12 @@ class DetectorTrainer:
         rate = self.factor(self.step / self.cfg.SOLVER.MAX_ITER)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * rate
-        # the samplers of proposals draw from torch's global generator
-        torch.manual_seed(mixed_seed(self.loader.seed, self.step))
+        seed = mixed_seed(self.loader.seed, self.step)
+        torch.manual_seed(seed)  # of what else may draw from torch's global generator
+        seeds = [mixed_seed(seed, slot) % 2**32 for slot in batch.slots]
         kind = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         with torch.autocast(self.device.type, dtype=kind, enabled=self.cfg.SOLVER.AMP.ENABLED):
-            losses = self.model(batch.images, batch.sizes, Truth.padded(batch.boxes, batch.classes))
+            losses = self.model(batch.images, batch.sizes, Truth.padded(batch.boxes, batch.classes), seeds)
         loss = torch.stack(list(losses.values())).sum()
         parts = {name: value.item() for name, value in losses.items()}
         if not all(math.isfinite(value) for value in parts.values()):

@@ -15,7 +15,7 @@ def test_a_ramp_is_pooled_to_the_cells_centres(aligned: bool, shift: float, rati
     # the map's value at cell x is x, so a pooled cell is the centre's x; ROIAlignV2 puts cell 0's centre at 0.5
     ramp = torch.arange(16.0).expand(1, 1, 16, 16)
     pooler = RoiPooler(2, [4], sampling_ratio=ratio, aligned=aligned)
-    pooled = pooler([ramp], [torch.tensor([[8.0, 8.0, 40.0, 24.0]])])
+    pooled = pooler([ramp], torch.tensor([[8.0, 8.0, 40.0, 24.0]]), torch.tensor([0]))
     # in cells the box is 2 to 10: two pooled cells with centres 4 and 8
     torch.testing.assert_close(pooled[0, 0], torch.tensor([[4.0, 8.0], [4.0, 8.0]]) - shift)
 
@@ -41,7 +41,9 @@ def test_matmul_equals_torchvisions_kernel(aligned: bool, ratio: int) -> None:
 
 def test_no_boxes_keep_the_graph() -> None:
     feature = torch.zeros(2, 4, 8, 8, requires_grad=True)
-    pooled = RoiPooler(3, [4], sampling_ratio=2, aligned=True)([feature], [torch.zeros(0, 4)] * 2)
+    pooled = RoiPooler(3, [4], sampling_ratio=2, aligned=True)(
+        [feature], torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    )
     assert pooled.shape == (0, 4, 3, 3)
     pooled.sum().backward()
 
@@ -58,5 +60,6 @@ def test_rows_come_back_in_the_order_of_the_proposals() -> None:
     maps = [torch.full((2, 1, 64 // 2**i, 64 // 2**i), float(i)) for i in range(2)]
     pooler = RoiPooler(1, [4, 8], sampling_ratio=2, aligned=True)
     small, large = [10.0, 10, 40, 40], [10.0, 10, 200, 200]
-    pooled = pooler(maps, [torch.tensor([large, small]), torch.tensor([small, large, large])])
+    boxes = torch.tensor([large, small, small, large, large])
+    pooled = pooler(maps, boxes, torch.tensor([0, 0, 1, 1, 1]))
     assert pooled.flatten().tolist() == [1, 0, 0, 1, 1]

@@ -63,11 +63,11 @@ class AnchorGrid(nn.Module):
 
     def _level(self, cell: Tensor, stride: int, feature: Tensor) -> Tensor:
         height, width = feature.shape[-2:]
-        y = (torch.arange(height) + self.offset) * stride
-        x = (torch.arange(width) + self.offset) * stride
+        y = (torch.arange(height, device=feature.device) + self.offset) * stride
+        x = (torch.arange(width, device=feature.device) + self.offset) * stride
         y, x = torch.meshgrid(y, x, indexing="ij")
         centre = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4).float()
-        return (centre + cell).reshape(-1, 4).to(feature.device)
+        return (centre + cell.to(feature.device, non_blocking=True)).reshape(-1, 4)
 
 
 def _spread(values: Sequence, levels: int, name: str) -> list[Sequence[float]]:

@@ -1,6 +1,7 @@
 """What is in each proposal: the C4 (res5) and FPN (fully connected) heads, their losses and detections.
 
-Shapes: N images, R proposals of all images, C classes, P side of the pooled square. Class C is background.
+Shapes: N images, S sampled regions of an image, R regions of all images, C classes, P side of the pooled square.
+Class C is background.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from scaleprior.detect.faster_rcnn.parts import boxes as box_ops
+from scaleprior.detect.faster_rcnn.parts.draws import REGIONS, random_keys
+from scaleprior.detect.faster_rcnn.parts.nms import keep_best
 from scaleprior.detect.faster_rcnn.parts.roi_pool import RoiPooler
+from scaleprior.detect.faster_rcnn.parts.rpn import Proposals
+from scaleprior.detect.faster_rcnn.truth import Truth
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["BoxHead", "Detections", "Predictor", "Res5Head", "RoiHeads", "RoiSettings"]
+__all__ = ["BoxHead", "Detections", "Predictor", "Res5Head", "RoiHeads", "RoiSettings", "Sampled"]
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,23 @@ class RoiSettings:
         )
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """The regions of a batch that the heads learn from; objects come first in each image.
+
+    Attributes:
+        boxes: float32 [N, S, 4].
+        labels: int64 [N, S], class of each, C for background and where there is nothing.
+        matched: int64 [N, S], place in the truth of the object that it overlaps most.
+        kind: int8 [N, S], 1 object, 0 background, -1 nothing.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    matched: Tensor
+    kind: Tensor
+
+
 class RoiHeads(nn.Module):
     """Classify and refine proposals; in training, sample them and return the two losses."""
 
@@ -157,61 +178,107 @@ class RoiHeads(nn.Module):
         self.box_predictor = predictor
         self.settings = settings
 
+    def sample(self, proposals: Proposals, truth: Truth, seeds: Tensor) -> Sampled:
+        """Choose the regions to learn from.
+
+        Args:
+            seeds: int64 [N], of the choice.
+        """
+        s = self.settings
+        boxes, present = proposals.boxes, proposals.present
+        if s.append_truth:
+            boxes, present = torch.cat([boxes, truth.boxes], 1), torch.cat([present, truth.present], 1)
+        matched, label = box_ops.match(boxes, truth, s.iou_thresholds, keep_best=False)
+        keys = random_keys(seeds, REGIONS, boxes.shape[1])
+        label = label.masked_fill(~present, -1)
+        index, kind = box_ops.sample(label, s.batch_size_per_image, s.positive_fraction, keys)
+        matched = box_ops.rows_of(matched, index)
+        labels = torch.where(kind == 1, box_ops.rows_of(truth.classes, matched), s.classes)
+        return Sampled(box_ops.rows_of(boxes, index), labels, matched, kind)
+
     def losses(
-        self,
-        features: Mapping[str, Tensor],
-        proposals: Sequence[Tensor],
-        truth: Sequence[Tensor],
-        classes: Sequence[Tensor],
+        self, features: Mapping[str, Tensor], proposals: Proposals, truth: Truth, seeds: Tensor
     ) -> dict[str, Tensor]:
         """Cross-entropy over the sampled proposals, and box regression of the objects among them over the same number.
 
         Args:
-            proposals: [P_i, 4] per image; truth: true boxes [G_i, 4]; classes: their classes int64 [G_i].
+            seeds: int64 [N], of the choice of regions.
         """
         s = self.settings
-        rois, labels, targets = [], [], []
-        for boxes, true_boxes, true_classes in zip(proposals, truth, classes):
-            if s.append_truth:
-                boxes = torch.cat([boxes, true_boxes])
-            index, label = box_ops.match(true_boxes, boxes, s.iou_thresholds, keep_best=False)
-            positive, negative = box_ops.sample(label, s.batch_size_per_image, s.positive_fraction)
-            rois.append(boxes[torch.cat([positive, negative])])
-            labels += [true_classes[index[positive]], torch.full_like(negative, s.classes)]
-            if len(positive):
-                targets.append(box_ops.encode(boxes[positive], true_boxes[index[positive]], s.box_weights))
-        logits, codes = self._predict(features, rois)
-        label = torch.cat(labels)
+        with torch.no_grad():
+            sampled = self.sample(proposals, truth, seeds)
+            goal = box_ops.rows_of(truth.boxes, sampled.matched)
+            target = box_ops.encode(sampled.boxes, goal, s.box_weights).flatten(0, 1)
+            rows = self._rows(sampled.kind >= 0)
+            label, kind = sampled.labels.flatten()[rows], sampled.kind.flatten()[rows]
+        logits, codes = self._predict(features, sampled.boxes, rows)
         # an empty mean is NaN: a batch without any proposal has no loss, but keeps the graph
-        loss_cls = F.cross_entropy(logits, label) if len(label) else logits.sum() * 0
-        row = torch.nonzero(label < s.classes).squeeze(1)
+        count = self.normaliser((kind >= 0).sum().clamp(min=1).to(logits.dtype))
+        each = F.cross_entropy(logits, label, reduction="none")
+        loss_cls = torch.where(kind >= 0, each, 0.0).sum() / count
         codes = codes.view(len(codes), -1, 4)
-        predicted = codes[row, 0] if codes.shape[1] == 1 else codes[row, label[row]]
-        target = torch.cat(targets) if targets else predicted.detach()
-        loss_loc = box_ops.smooth_l1_sum(predicted, target, s.beta) / max(len(label), 1)
+        own = label.clamp(max=codes.shape[1] - 1)  # one box for every class, or one for all
+        predicted = box_ops.rows_of(codes, own[:, None]).squeeze(1)
+        loss_loc = box_ops.smooth_l1_sum(predicted, target[rows], s.beta, kind == 1) / count
         return {"loss_cls": loss_cls, "loss_box_reg": loss_loc * s.loc_weight}
 
+    def normaliser(self, count: Tensor) -> Tensor:
+        """What the losses are divided by, from the number of regions that were sampled."""
+        return count
+
     @torch.no_grad()
-    def detect(
-        self, features: Mapping[str, Tensor], proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
-    ) -> list[Detections]:
-        """Detections of each image in pixels of the resized image of ``sizes`` (height, width)."""
-        logits, codes = self._predict(features, proposals)
-        scores = logits.softmax(dim=1)[:, :-1]
-        boxes = box_ops.decode(torch.cat(list(proposals)), codes, self.settings.box_weights)
-        counts = [len(p) for p in proposals]
-        return [self._select(*part) for part in zip(boxes.split(counts), scores.split(counts), sizes)]
+    def detect(self, features: Mapping[str, Tensor], proposals: Proposals, sizes: Tensor) -> list[Detections]:
+        """Detections of each image in pixels of the resized image of ``sizes`` [N, 2] (height, width)."""
+        images, places = proposals.present.shape
+        rows = self._rows(proposals.present)
+        logits, codes = self._predict(features, proposals.boxes, rows)
+        codes = codes.view(len(codes), -1, 4)
+        given = proposals.boxes.flatten(0, 1)[rows][:, None].expand(-1, codes.shape[1], -1)
+        found = box_ops.decode(given, codes, self.settings.box_weights)
+        scores = logits.new_full((images * places, self.settings.classes), -torch.inf)
+        boxes = found.new_zeros(images * places, codes.shape[1], 4)
+        scores[rows], boxes[rows] = logits.softmax(dim=1)[:, :-1], found
+        scores = scores.view(images, places, -1).masked_fill(~proposals.present[..., None], -torch.inf)
+        return self.select(boxes.view(images, places, -1, 4), scores, sizes)
 
-    def _predict(self, features: Mapping[str, Tensor], rois: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        maps = [features[name] for name in self.settings.in_features]
-        return self.box_predictor(self.box_head(self.pooler(maps, rois)))
+    def select(self, boxes: Tensor, scores: Tensor, sizes: Tensor) -> list[Detections]:
+        """The detections of each image: those of a sufficient score that overlap no better one of their class.
 
-    def _select(self, boxes: Tensor, scores: Tensor, size: tuple[int, int]) -> Detections:
+        Args:
+            boxes: float32 [N, P, C, 4], or [N, P, 1, 4] where classes share them. scores: [N, P, C].
+        """
         s = self.settings
-        finite = torch.isfinite(boxes).all(dim=2).all(dim=1) & torch.isfinite(scores).all(dim=1)
-        boxes, scores = box_ops.clip(boxes[finite], size), scores[finite]
-        row, cls = torch.nonzero(scores > s.score_thresh, as_tuple=True)
-        boxes = boxes[row, 0] if boxes.shape[1] == 1 else boxes[row, cls]
-        scores = scores[row, cls]
-        keep = batched_nms(boxes, scores, cls, s.nms_thresh)[: s.per_image]
-        return Detections(boxes[keep], scores[keep], cls[keep])
+        finite = torch.isfinite(boxes).all(dim=3).all(dim=2) & torch.isfinite(scores).all(dim=2)
+        candidate = (scores > s.score_thresh) & finite[..., None]
+        scores = scores.masked_fill(~candidate, -torch.inf).flatten(1)
+        most = int(candidate.flatten(1).sum(1).max()) if candidate.numel() else 0
+        best, index = scores.topk(most, dim=1)
+        classes = index % s.classes
+        flat = boxes.flatten(1, 2)
+        places = index if boxes.shape[2] == s.classes else torch.div(index, s.classes, rounding_mode="floor")
+        found = box_ops.clip(box_ops.rows_of(flat, places), sizes)
+        kept = keep_best(found, best, s.nms_thresh, classes)
+        best, index = best.masked_fill(~kept, -torch.inf).topk(min(s.per_image, most), dim=1)
+        found, classes = box_ops.rows_of(found, index), box_ops.rows_of(classes, index)
+        counts = (best > -torch.inf).sum(1).tolist()
+        return [Detections(b[:n], score[:n], c[:n]) for b, score, c, n in zip(found, best, classes, counts)]
+
+    def _rows(self, there: Tensor) -> Tensor | slice:
+        """Which of all regions [N, S], flattened, go through the head.
+
+        To know those that are there costs nothing on a CPU. A GPU would have to be waited for, so all go through it
+        there, unless a norm would count the empty ones in its statistics.
+        """
+        if there.device.type != "cpu" and not any(_learns_statistics(module) for module in self.box_head.modules()):
+            return slice(None)
+        return torch.nonzero(there.flatten()).squeeze(1)
+
+    def _predict(self, features: Mapping[str, Tensor], boxes: Tensor, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        maps = [features[name] for name in self.settings.in_features]
+        images = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
+        pooled = self.pooler(maps, boxes.flatten(0, 1)[rows], images[rows])
+        return self.box_predictor(self.box_head(pooled))
+
+
+def _learns_statistics(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training

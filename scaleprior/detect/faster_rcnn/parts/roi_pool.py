@@ -38,12 +38,9 @@ class RoiPooler(nn.Module):
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
 
-    def forward(self, maps: Sequence[Tensor], proposals: Sequence[Tensor]) -> Tensor:
-        """Pool [R, C, P, P] from the maps for the proposals [R_i, 4] of each image, in their order."""
-        boxes = torch.cat(list(proposals))
-        counts = torch.tensor([len(p) for p in proposals], device=boxes.device)
-        image = torch.repeat_interleave(torch.arange(len(proposals), device=boxes.device), counts)
-        rois = torch.cat([image[:, None].to(boxes.dtype), boxes], dim=1)
+    def forward(self, maps: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
+        """Pool [R, C, P, P] from the maps for ``boxes`` [R, 4] of ``images`` int64 [R]."""
+        rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)
         if len(maps) == 1:
             return self._align(maps[0], rois, self.strides[0])
         level = self.levels(boxes)

@@ -1,6 +1,6 @@
 """The region proposal network: which boxes may hold an object (Faster R-CNN, with Detectron2's normalisation).
 
-Shapes: N images, L levels, A anchors of all levels. Boxes are xyxy in pixels of the resized image.
+Shapes: N images, A anchors of all levels, P proposals of an image. Boxes are xyxy in pixels of the resized image.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import batched_nms
 
 from scaleprior.detect.faster_rcnn.parts import boxes as box_ops
 from scaleprior.detect.faster_rcnn.parts.anchors import AnchorGrid
+from scaleprior.detect.faster_rcnn.parts.draws import ANCHORS, random_keys
+from scaleprior.detect.faster_rcnn.parts.nms import keep_best
+from scaleprior.detect.faster_rcnn.truth import Truth
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["Rpn", "RpnHead", "RpnSettings"]
+__all__ = ["Proposals", "Rpn", "RpnHead", "RpnSettings"]
 
 
 class RpnHead(nn.Module):
@@ -96,6 +98,14 @@ class RpnSettings:
         )
 
 
+@dataclass(frozen=True)
+class Proposals:
+    """Boxes that may hold an object, best first: float32 [N, P, 4], and which of these places have one, bool [N, P]."""
+
+    boxes: Tensor
+    present: Tensor
+
+
 class Rpn(nn.Module):
     """Proposals, and in training the two RPN losses."""
 
@@ -106,72 +116,66 @@ class Rpn(nn.Module):
         self.settings = settings
 
     def forward(
-        self, features: Mapping[str, Tensor], sizes: Sequence[tuple[int, int]], truth: Sequence[Tensor] | None
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        self, features: Mapping[str, Tensor], sizes: Tensor, truth: Truth | None, seeds: Tensor
+    ) -> tuple[Proposals, dict[str, Tensor]]:
         """Propose boxes.
 
         Args:
             features: maps by name, [N, C, H, W] each.
-            sizes: (height, width) of each image without padding.
-            truth: true boxes [G, 4] of each image in training, else None.
+            sizes: float32 [N, 2], (height, width) of each image without padding.
+            truth: in training, else None.
+            seeds: int64 [N], of the choice of anchors.
 
         Returns:
-            proposals [P, 4] per image, best first and detached, and the losses (empty without truth).
+            proposals, best first and detached, and the losses (empty without truth).
         """
         maps = [features[name] for name in self.settings.in_features]
         anchors = self.anchors(maps)
         logits, codes = self.rpn_head(maps)
-        losses = {} if truth is None else self._losses(torch.cat(anchors), logits, codes, truth)
+        losses = {} if truth is None else self._losses(torch.cat(anchors), logits, codes, truth, seeds)
         with torch.no_grad():
             return self._propose(anchors, logits, codes, sizes), losses
 
     def _losses(
-        self, anchors: Tensor, logits: list[Tensor], codes: list[Tensor], truth: Sequence[Tensor]
+        self, anchors: Tensor, logits: list[Tensor], codes: list[Tensor], truth: Truth, seeds: Tensor
     ) -> dict[str, Tensor]:
         """Sums over the sampled anchors, divided by batch_size_per_image * N (Detectron2; torchvision divides by
         the number really sampled)."""
         s = self.settings
         all_logits, all_codes = torch.cat(logits, dim=1), torch.cat(codes, dim=1)
-        rows_pos, rows_neg, targets = [], [], []
-        for image, boxes in enumerate(truth):
-            index, label = box_ops.match(boxes, anchors, s.iou_thresholds, keep_best=True)
-            positive, negative = box_ops.sample(label, s.batch_size_per_image, s.positive_fraction)
-            rows_pos.append(positive + image * len(anchors))
-            rows_neg.append(negative + image * len(anchors))
-            if len(positive):
-                targets.append(box_ops.encode(anchors[positive], boxes[index[positive]], s.box_weights))
-        positive, negative = torch.cat(rows_pos), torch.cat(rows_neg)
-        chosen = all_logits.flatten()[torch.cat([positive, negative])]
-        label = torch.zeros_like(chosen)
-        label[: len(positive)] = 1
+        with torch.no_grad():
+            matched, label = box_ops.match(anchors, truth, s.iou_thresholds, keep_best=True)
+            keys = random_keys(seeds, ANCHORS, len(anchors))
+            index, kind = box_ops.sample(label, s.batch_size_per_image, s.positive_fraction, keys)
+            positives = index[:, : int(s.batch_size_per_image * s.positive_fraction)]  # objects come first
+            goal = box_ops.rows_of(truth.boxes, box_ops.rows_of(matched, positives))
+            target = box_ops.encode(anchors[positives], goal, s.box_weights)
         normaliser = s.batch_size_per_image * len(truth)
-        loss_cls = F.binary_cross_entropy_with_logits(chosen, label, reduction="sum") / normaliser
-        predicted = all_codes.flatten(0, 1)[positive]
-        target = torch.cat(targets) if targets else predicted.detach()
-        loss_loc = box_ops.smooth_l1_sum(predicted, target, s.beta) / normaliser
+        chosen = box_ops.rows_of(all_logits, index)
+        each = F.binary_cross_entropy_with_logits(chosen, (kind == 1).to(chosen.dtype), reduction="none")
+        loss_cls = torch.where(kind >= 0, each, 0.0).sum() / normaliser
+        predicted, objects = box_ops.rows_of(all_codes, positives), kind[:, : positives.shape[1]] == 1
+        loss_loc = box_ops.smooth_l1_sum(predicted, target, s.beta, objects) / normaliser
         return {"loss_rpn_cls": loss_cls * s.cls_weight, "loss_rpn_loc": loss_loc * s.loc_weight}
 
-    def _propose(
-        self, anchors: list[Tensor], logits: list[Tensor], codes: list[Tensor], sizes: Sequence[tuple[int, int]]
-    ) -> list[Tensor]:
+    def _propose(self, anchors: list[Tensor], logits: list[Tensor], codes: list[Tensor], sizes: Tensor) -> Proposals:
+        """The best of every level, without those that overlap a better one of it, then the best of all levels."""
         s = self.settings
         mode = 0 if self.training else 1
-        scores, boxes, levels = [], [], []
-        for level, (anchor, logit, code) in enumerate(zip(anchors, logits, codes)):
+        scores, boxes = [], []
+        for anchor, logit, code in zip(anchors, logits, codes):
             best, index = logit.topk(min(s.pre_nms[mode], logit.shape[1]), dim=1)
-            picked = code.gather(1, index[..., None].expand(-1, -1, 4))
-            decoded = box_ops.decode(anchor[index.flatten()], picked.reshape(-1, 4), s.box_weights)
-            boxes.append(decoded.view(len(logit), -1, 4))
-            scores.append(best)
-            levels.append(torch.full_like(index[0], level))
-        all_scores, all_boxes, all_levels = torch.cat(scores, 1), torch.cat(boxes, 1), torch.cat(levels)
-        proposals = []
-        for score, box, size in zip(all_scores, all_boxes, sizes):
-            box = box_ops.clip(box, size)
-            side = (box[:, 2:] - box[:, :2]).min(dim=1).values
+            box = box_ops.decode(anchor[index], box_ops.rows_of(code, index), s.box_weights)
+            box = box_ops.clip(box, sizes)
             # a comparison with NaN is false, so this also drops boxes that are not finite
-            usable = (side > s.min_size) & torch.isfinite(score)
-            box, score, level = box[usable], score[usable], all_levels[usable]
-            keep = batched_nms(box, score, level, s.nms_thresh)[: s.post_nms[mode]]
-            proposals.append(box[keep])
-        return proposals
+            usable = (box[..., 2:] - box[..., :2] > s.min_size).all(dim=-1) & torch.isfinite(best)
+            scores.append(best.masked_fill(~usable, -torch.inf))
+            boxes.append(box)
+        most = max(score.shape[1] for score in scores)
+        # One row for each level of each image; shorter levels have places behind their own.
+        all_scores = torch.stack([F.pad(score, (0, most - score.shape[1]), value=-torch.inf) for score in scores], 1)
+        all_boxes = torch.stack([F.pad(box, (0, 0, 0, most - box.shape[1])) for box in boxes], 1)
+        kept = keep_best(all_boxes.flatten(0, 1), all_scores.flatten(0, 1), s.nms_thresh)
+        remaining = all_scores.masked_fill(~kept.view_as(all_scores), -torch.inf).flatten(1)
+        best, index = remaining.topk(min(s.post_nms[mode], remaining.shape[1]), dim=1)
+        return Proposals(box_ops.rows_of(all_boxes.flatten(1, 2), index), best > -torch.inf)
