@@ -11,6 +11,7 @@ from scaleprior.commands.export import register_detect_export
 
 if TYPE_CHECKING:
     from scaleprior.detect import DetectionResult
+    from scaleprior.detect.calibration import Calibration
 
 __all__ = ["print_results", "register"]
 
@@ -142,7 +143,6 @@ def _words(args: argparse.Namespace) -> list[str]:
 def _score(args: argparse.Namespace) -> None:
     import json
 
-    from scaleprior.ap_names import AP_NAMES
     from scaleprior.detect.metrics import results_to_dict
     from scaleprior.detect.score import score_detections
     from scaleprior.pages.numbers import some
@@ -152,9 +152,9 @@ def _score(args: argparse.Namespace) -> None:
         print(json.dumps({"truth": str(args.gt), "scored": str(args.detections), **results_to_dict({"": result})}))
         return
     counts = f"{some(result.images or 0, 'image')}, {some(result.detections or 0, 'detection')}"
-    print(f"boxes: {_figures(result.named())} ({counts})")
-    if result.masks is not None:
-        print(f"masks: {_figures({column: result.masks[word] for column, word in AP_NAMES.items()})}")
+    print(f"boxes: {_said(result)} ({counts})")
+    for line in _further(result, boxes="boxes: "):
+        print(line)
 
 
 def print_results(results: Mapping[str, DetectionResult], engine: str, model: Path, *, as_json: bool) -> None:
@@ -174,24 +174,38 @@ def print_results(results: Mapping[str, DetectionResult], engine: str, model: Pa
         for kind, said in (("", result), ("with test-time augmentation: ", result.augmented)):
             if said is not None:
                 print(f"{head}{kind}{_said(said)} (engine {engine}, {images})")
+                for line in _further(said):
+                    print(f"{head}{kind}{line}")
 
 
 def _said(result: DetectionResult) -> str:
     """Box AP, or without boxes the numbers of every task that are of the whole set."""
+    from scaleprior.ap_names import AP_NAMES
+
     if result.has_boxes:
-        return _figures(result.named())
+        return _figures({AP_NAMES[column]: ap for column, ap in result.named().items()})
     parts = []
     for task, figures in (result.metrics or {}).items():
-        whole = ", ".join(f"{name} {_number(figure)}" for name, figure in figures.items() if "-" not in name)
-        parts.append(f"{task}: {whole}")
+        parts.append(f"{task}: {_figures({name: value for name, value in figures.items() if '-' not in name})}")
     return "; ".join(parts) or "nothing to compare with"
 
 
+def _further(result: DetectionResult, *, boxes: str = "") -> list[str]:
+    """Lines of AR and calibration, and those of masks, where they are known; ``boxes`` begins those of boxes."""
+    from scaleprior.ap_names import AP_NAMES, AR_NAMES
+
+    def recall(words: Mapping[str, float | None], calibration: Calibration | None) -> dict[str, float | None]:
+        return {**words, **({} if calibration is None else {"D-ECE": calibration.d_ece})}
+
+    masks = result.masks or {}
+    of_masks = [{word: masks[word] for word in names.values() if word in masks} for names in (AP_NAMES, AR_NAMES)]
+    lines = [
+        (boxes, recall({AR_NAMES[name]: ar for name, ar in result.recalls().items()}, result.calibration)),
+        ("masks: ", of_masks[0]),
+        ("masks: ", recall(of_masks[1], result.masks_calibration)),
+    ]
+    return [f"{head}{_figures(figures)}" for head, figures in lines if figures]
+
+
 def _figures(named: Mapping[str, float | None]) -> str:
-    from scaleprior.ap_names import AP_NAMES
-
-    return ", ".join(f"{AP_NAMES[column]} {_number(ap)}" for column, ap in named.items())
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else format(value, ".2f")
+    return ", ".join(f"{word} {'-' if value is None else format(value, '.2f')}" for word, value in named.items())

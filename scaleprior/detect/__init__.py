@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from scaleprior._lazy import lazy_exports, make_callable
 
 if TYPE_CHECKING:
+    from scaleprior.detect.calibration import Calibration as Calibration, ReliabilityBin as ReliabilityBin
     from scaleprior.detect.call import DetectRun as DetectRun, detect as detect
     from scaleprior.detect.data.coco import DetectionSet as DetectionSet, load_coco as load_coco
     from scaleprior.detect.data.problems import Problem as Problem

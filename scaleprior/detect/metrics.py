@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from scaleprior.ap_names import AP_NAMES
+from scaleprior.ap_names import AP_NAMES, AR_NAMES
+from scaleprior.detect.calibration import Calibration
 from scaleprior.detect.data.coco_format import CocoId
 from scaleprior.errors import UserError
 from scaleprior.files import is_number
@@ -16,23 +17,33 @@ from scaleprior.files import is_number
 __all__ = ["ClassAP", "DetectionResult", "results_to_dict"]
 
 _WHOLE = re.compile(r"0|-?[1-9][0-9]*")  # an id that was a number before it was a key of JSON
-# JSON -> attribute
-_OPTIONAL = {
-    "segm": "masks",
-    "images": "images",
-    "detections": "detections",
-    "seconds": "seconds",
-    "metrics": "metrics",
-}
 _AUGMENTED = "TTA"
 
 
 @dataclass(frozen=True)
 class ClassAP:
-    """COCO AP of one class, in [0, 100]; None where there is no object of it. Two classes may have one name."""
+    """COCO AP and AR of one class, in [0, 100]; None where there is no object of it, or none of that size.
+
+    Two classes may have one name. An engine that measures AP alone leaves the others None.
+    """
 
     name: str
     ap: float | None
+    ap50: float | None = None
+    ap75: float | None = None
+    ap_small: float | None = None
+    ap_medium: float | None = None
+    ap_large: float | None = None
+    ar100: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """By attribute; name and AP alone where the others are unknown or there is no object."""
+        further = {name: getattr(self, name) for name in _FURTHER}
+        known = any(value is not None for value in further.values())
+        return {"name": self.name, "ap": self.ap, **(further if known else {})}
+
+
+_FURTHER = tuple(field.name for field in fields(ClassAP) if field.name not in ("name", "ap"))
 
 
 @dataclass(frozen=True)
@@ -45,12 +56,17 @@ class DetectionResult:
         ap_small, ap_medium, ap_large: for objects below 32^2, below 96^2 and from 96^2 pixels; None where none is, and
             where the evaluation does not tell sizes apart.
         per_class: by the data's category ids, in their order. (By name, as read from what an earlier version wrote.)
-        masks: the same numbers of masks, by COCO's names, where the detector has them.
+        masks, masks_per_class, masks_calibration: the same of masks, where the detector has them; ``masks`` holds AP
+            and AR by COCO's names.
         images: number of them; None where the engine does not say, as with the next two.
         detections: number of them.
         seconds: wall time of predicting and evaluating.
         metrics: all that the engine's evaluation gave, under its own names: task ("bbox", "segm", "sem_seg", ...) ->
             name -> number, None where that is undefined. None where the numbers above are all.
+        ar1, ar10, ar100: recall over IoU 0.50:0.95, with so many detections of a class in an image at most.
+        ar_small, ar_medium, ar_large: of 100, by size.
+        calibration: of the scores, by matches at IoU 0.5; None where the engine does not say or scores are outside
+            [0, 1].
         augmented: the same set with test-time augmentation; None where the config asks for none.
     """
 
@@ -67,6 +83,15 @@ class DetectionResult:
     seconds: float | None = None
     metrics: Mapping[str, Mapping[str, float | None]] | None = None
     augmented: DetectionResult | None = None
+    ar1: float | None = None
+    ar10: float | None = None
+    ar100: float | None = None
+    ar_small: float | None = None
+    ar_medium: float | None = None
+    ar_large: float | None = None
+    calibration: Calibration | None = None
+    masks_per_class: Mapping[CocoId, ClassAP] | None = None
+    masks_calibration: Calibration | None = None
 
     @classmethod
     def without_boxes(cls, *, metrics: Mapping[str, Mapping[str, float | None]]) -> DetectionResult:
@@ -79,18 +104,25 @@ class DetectionResult:
         return not math.isnan(self.ap)
 
     def named(self) -> dict[str, float | None]:
-        """The six numbers by column name, in COCO's order; {} without boxes."""
+        """The six numbers of AP by column name, in COCO's order; {} without boxes."""
         return {name: getattr(self, name) for name in AP_NAMES} if self.has_boxes else {}
 
+    def recalls(self) -> dict[str, float | None]:
+        """The six numbers of AR by attribute, in COCO's order; {} where the engine does not say."""
+        found = {name: getattr(self, name) for name in AR_NAMES}
+        return found if any(value is not None for value in found.values()) else {}
+
     def to_dict(self) -> dict[str, Any]:
-        """In the words of ``results.json``: AP, AP50, AP75, APs, APm, APl, per_class, and what else is known."""
+        """In the words of ``results.json``: AP, AP50, ..., AR1, ..., per_class, and what else is known."""
         words: dict[str, Any] = {AP_NAMES[name]: value for name, value in self.named().items()}
+        words |= {AR_NAMES[name]: value for name, value in self.recalls().items()}
         if self.has_boxes:
-            words["per_class"] = {str(number): {"name": c.name, "ap": c.ap} for number, c in self.per_class.items()}
-        known = {word: getattr(self, name) for word, name in _OPTIONAL.items()}
+            words["per_class"] = _classes_to_dict(self.per_class)
+        known = {word: (getattr(self, part.attribute), part) for word, part in _PARTS.items()}
+        words |= {word: part.write(value) for word, (value, part) in known.items() if value is not None}
         if self.augmented is not None:
-            known[_AUGMENTED] = self.augmented.to_dict()
-        return {**words, **{word: value for word, value in known.items() if value is not None}}
+            words[_AUGMENTED] = self.augmented.to_dict()
+        return words
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], *, where: str = "result") -> DetectionResult:
@@ -101,19 +133,14 @@ class DetectionResult:
         """
         if not isinstance(raw, Mapping):
             raise UserError(f"{where}: the detection is {raw!r}", hint="evaluate again")
-        metrics = {} if raw.get("metrics") is None else raw["metrics"]
-        if not isinstance(metrics, Mapping):
-            raise UserError(f"{where}: metrics is {metrics!r}", hint="evaluate again")
-        for task, figures in metrics.items():
-            _check_figures(figures, f"{where}: metrics of {task}")
-        for word in ("images", "detections", "seconds"):
-            _check_figures({word: raw.get(word)}, where)
-        _check_figures({} if raw.get("segm") is None else raw["segm"], f"{where}: segm")
-        known = {name: raw[word] for word, name in _OPTIONAL.items() if word in raw}
+        given = {word: raw[word] for word in _PARTS if raw.get(word) is not None}
+        known = {_PARTS[word].attribute: _PARTS[word].read(value, f"{where}: {word}") for word, value in given.items()}
+        recalls = {word: raw.get(word) for word in AR_NAMES.values()}
+        known |= {name: _number(recalls[word], f"{where}: {word}") for name, word in AR_NAMES.items()}
         if raw.get(_AUGMENTED) is not None:
             known["augmented"] = cls.from_dict(raw[_AUGMENTED], where=f"{where}: {_AUGMENTED}")
-        if metrics and not any(word in raw for word in AP_NAMES.values()):
-            return replace(cls.without_boxes(metrics=metrics), **known)
+        if known.get("metrics") and not any(word in raw for word in AP_NAMES.values()):
+            return replace(cls.without_boxes(metrics={}), **known)
         for name, word in AP_NAMES.items():
             value = raw.get(word, ...)
             if not (is_number(value) or (value is None and name not in ("ap", "ap50", "ap75"))):
@@ -125,30 +152,81 @@ class DetectionResult:
 
 
 def _read_classes(raw: Any, where: str) -> dict[CocoId, ClassAP]:
-    """What ``per_class`` says: {id: {"name", "ap"}}, or {name: AP} of an earlier version."""
+    """What ``per_class`` says: {id: {"name", "ap", ...}}, or {name: AP} of an earlier version."""
     if not isinstance(raw, Mapping):
         raise UserError(f"{where} is {raw!r}", hint="evaluate again")
     classes: dict[CocoId, ClassAP] = {}
     for key, said in raw.items():
         if not isinstance(said, Mapping):
-            _check_figures({key: said}, where)
+            _figures({key: said}, where)
             classes[key] = ClassAP(key, said)
             continue
         name, ap = said.get("name"), said.get("ap")
-        _check_figures({key: ap}, where)
+        further = {figure: said.get(figure) for figure in _FURTHER}
+        _figures({key: ap}, where)
+        _figures(further, f"{where}: {key}")
         if not isinstance(name, str):
             raise UserError(f"{where}: the name of {key} is {name!r}", hint="evaluate again")
-        classes[int(key) if _WHOLE.fullmatch(key) else key] = ClassAP(name, ap)
+        classes[int(key) if _WHOLE.fullmatch(key) else key] = ClassAP(name, ap, **further)
     return classes
 
 
-def _check_figures(raw: Any, where: str) -> None:
-    """Raises UserError for what is no mapping of names to numbers or None."""
+def _classes_to_dict(classes: Mapping[CocoId, ClassAP]) -> dict[str, dict[str, Any]]:
+    return {str(number): each.to_dict() for number, each in classes.items()}
+
+
+def _number(value: Any, where: str) -> Any:
+    """``value`` itself; raises UserError for what is neither a number nor None."""
+    if value is not None and not is_number(value):
+        raise UserError(f"{where} is {value!r}", hint="evaluate again")
+    return value
+
+
+def _figures(raw: Any, where: str) -> Mapping[str, float | None]:
+    """``raw`` itself; raises UserError for what is no mapping of names to numbers or None."""
     if not isinstance(raw, Mapping):
         raise UserError(f"{where} is {raw!r}", hint="evaluate again")
     for name, value in raw.items():
-        if value is not None and not is_number(value):
-            raise UserError(f"{where}: {name} is {value!r}", hint="evaluate again")
+        _number(value, f"{where}: {name}")
+    return raw
+
+
+def _tasks(raw: Any, where: str) -> Mapping[str, Mapping[str, float | None]]:
+    if not isinstance(raw, Mapping):
+        raise UserError(f"{where} is {raw!r}", hint="evaluate again")
+    for task, figures in raw.items():
+        _figures(figures, f"{where} of {task}")
+    return raw
+
+
+@dataclass(frozen=True)
+class _Part:
+    """An attribute that not every result has, and how it stands in JSON.
+
+    Attributes:
+        write: its value -> JSON.
+        read: JSON, and where it stands -> the value; raises UserError.
+    """
+
+    attribute: str
+    write: Callable[[Any], Any]
+    read: Callable[[Any, str], Any]
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+_PARTS = {
+    "segm": _Part("masks", _as_it_is, _figures),
+    "segm_per_class": _Part("masks_per_class", _classes_to_dict, _read_classes),
+    "calibration": _Part("calibration", Calibration.to_dict, Calibration.from_dict),
+    "segm_calibration": _Part("masks_calibration", Calibration.to_dict, Calibration.from_dict),
+    "images": _Part("images", _as_it_is, _number),
+    "detections": _Part("detections", _as_it_is, _number),
+    "seconds": _Part("seconds", _as_it_is, _number),
+    "metrics": _Part("metrics", _as_it_is, _tasks),
+}
 
 
 def results_to_dict(results: Mapping[str, DetectionResult]) -> dict[str, Any]:
@@ -157,5 +235,5 @@ def results_to_dict(results: Mapping[str, DetectionResult]) -> dict[str, Any]:
     Every number has COCO's name, as in :meth:`DetectionResult.to_dict`, and its column's: ``AP`` and ``ap``. Scripts
     read the flat form; this is the one place that makes it.
     """
-    words = {name: {**result.to_dict(), **result.named()} for name, result in results.items()}
+    words = {name: {**result.to_dict(), **result.named(), **result.recalls()} for name, result in results.items()}
     return next(iter(words.values())) if len(words) == 1 else words

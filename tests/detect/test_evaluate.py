@@ -55,7 +55,8 @@ def random_case(seed: int) -> tuple[CocoTruth, list[Detection]]:
     return {"images": images, "annotations": annotations, "categories": categories}, detections
 
 
-def pycocotools(truth: Any, detections: Sequence[Any], kind: Any = "bbox") -> list[float | None]:
+def coco_evaluator(truth: Any, detections: Sequence[Any], kind: Any = "bbox", **params: Any) -> Any:
+    """pycocotools' evaluator, done; ``params`` are set on its parameters."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -64,8 +65,18 @@ def pycocotools(truth: Any, detections: Sequence[Any], kind: Any = "bbox") -> li
         reference.dataset = {**truth, "annotations": [dict(a) for a in truth["annotations"]]}
         reference.createIndex()
         evaluator = COCOeval(reference, reference.loadRes([dict(d) for d in detections]), kind)
+        for name, value in params.items():
+            setattr(evaluator.params, name, value)
         evaluator.evaluate(), evaluator.accumulate(), evaluator.summarize()
-    return [None if value == -1 else float(value) * 100 for value in evaluator.stats[:6]]
+    return evaluator
+
+
+def percents(stats: Iterable[float]) -> list[float | None]:
+    return [None if value == -1 else float(value) * 100 for value in stats]
+
+
+def pycocotools(truth: Any, detections: Sequence[Any], kind: Any = "bbox") -> list[float | None]:
+    return percents(coco_evaluator(truth, detections, kind).stats[:6])
 
 
 def same_ap(mine: Iterable[float | None], theirs: Iterable[float | None]) -> bool:
@@ -74,7 +85,7 @@ def same_ap(mine: Iterable[float | None], theirs: Iterable[float | None]) -> boo
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_equalspycocotools(seed: int) -> None:
+def test_equals_pycocotools(seed: int) -> None:
     truth, detections = random_case(seed)
     result = coco_ap(truth, detections)
     assert same_ap(result.named().values(), pycocotools(truth, detections))
@@ -180,7 +191,20 @@ def test_no_detection_is_zero_not_a_crash(tmp_path: Path) -> None:
     data = load_coco(*make_coco(tmp_path), name="tiny")
     result = coco_ap(data.truth, [])
     assert (result.ap, result.ap50, result.ap_small, result.ap_medium) == (0.0, 0.0, 0.0, None)
-    assert result.per_class == {3: ClassAP("block", 0.0), 7: ClassAP("square", 0.0)}
+    assert {number: (c.name, c.ap, c.ap_large) for number, c in result.per_class.items()} == {
+        3: ("block", 0.0, None),
+        7: ("square", 0.0, None),
+    }
+    assert (result.ar1, result.ar100, result.ar_small, result.ar_large) == (0.0, 0.0, 0.0, None)
+    assert result.masks is None
+    assert result.calibration is not None
+    assert (result.calibration.d_ece, {each.detections for each in result.calibration.bins}) == (None, {0})
+    with_masks = coco_ap(data.truth, [], masks=True)
+    assert (with_masks.masks, with_masks.masks_per_class) == (
+        {**dict.fromkeys(("AP", "AP50", "AP75", "APs", "AR1", "AR10", "AR100", "ARs"), 0.0),
+         **dict.fromkeys(("APm", "APl", "ARm", "ARl"))},
+        result.per_class,
+    )  # fmt: skip
 
 
 def test_nothing_to_find_is_an_error(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from scaleprior.ap_names import AP_NAMES, AR_NAMES
 from scaleprior.detect import load_coco, score_detections
 from scaleprior.errors import UserError
 from tests.detect.conftest import make_coco
-from tests.detect.test_evaluate import pycocotools, random_case, same_ap
+from tests.detect.test_evaluate import coco_evaluator, percents, pycocotools, random_case, same_ap
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -44,8 +45,11 @@ def test_two_files_are_enough(tmp_path: Path, cli: Cli) -> None:
     assert (words["scored"], words["truth"]) == (str(found), str(gt))
     assert (words["images"], words["detections"]) == (12, len(detections))
     run = cli("detect", "score", found, "--gt", gt)
-    assert run.stdout.startswith(f"boxes: AP {words['ap']:.2f}, AP50 {words['ap50']:.2f}, AP75 ")
-    assert run.stdout.endswith(f"(12 images, {len(detections)} detections)\n")
+    of_ap, of_ar = run.stdout.splitlines()
+    assert of_ap.startswith(f"boxes: AP {words['ap']:.2f}, AP50 {words['ap50']:.2f}, AP75 ")
+    assert of_ap.endswith(f"(12 images, {len(detections)} detections)")
+    assert of_ar.startswith(f"boxes: AR1 {words['ar1']:.2f}, AR10 {words['AR10']:.2f}, AR100 ")
+    assert of_ar.endswith(f", D-ECE {words['calibration']['D-ECE']:.2f}")
 
 
 def test_a_list_and_a_set_do_as_well_as_files(tmp_path: Path) -> None:
@@ -144,13 +148,13 @@ def test_masks_are_scored_where_all_have_one(tmp_path: Path, caplog: pytest.LogC
     result = score_detections(detections, truth)
     assert same_ap(result.named().values(), pycocotools(truth, detections))
     assert result.masks is not None
-    assert list(result.masks) == ["AP", "AP50", "AP75", "APs", "APm", "APl"]
-    assert same_ap(result.masks.values(), expected)
+    assert list(result.masks) == [*AP_NAMES.values(), *AR_NAMES.values()]
+    assert same_ap(result.masks.values(), percents(coco_evaluator(truth, boxless, "segm").stats))
 
     found, gt = _write(tmp_path, truth, boxless)
     of_masks = score_detections(found, gt)  # boxes around the masks, as pycocotools' loadRes makes them
     assert same_ap(of_masks.named().values(), pycocotools(truth, boxless))
-    assert cli("detect", "score", found, "--gt", gt).stdout.splitlines()[1].startswith(f"masks: AP {expected[0]:.2f}, ")
+    assert cli("detect", "score", found, "--gt", gt).stdout.splitlines()[2].startswith(f"masks: AP {expected[0]:.2f}, ")
 
     del truth["annotations"][0]["segmentation"]
     assert score_detections(detections, truth).masks is None
