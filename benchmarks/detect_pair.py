@@ -157,13 +157,22 @@ class Pair:
         if row.precision == "bfloat16":
             cfg.SCALEPRIOR.AMP_DTYPE = "bfloat16"
         cfg.freeze()
+        batch = _ready_batch(images, boxes, classes)
+        try:
+            from scaleprior.detect.faster_rcnn.step import TrainStep
+        except ModuleNotFoundError:  # a checkout of before
+            return self._step_of_before(cfg, batch)
+        step = TrainStep(cfg, self.ours, seed=0)
+        step.optimizer = self._optimizer
+        return lambda: step(batch, 0)
+
+    def _step_of_before(self, cfg: Any, batch: Any) -> Callable[[], object]:
         from scaleprior.detect.faster_rcnn.trainer import DetectorTrainer
 
         loader: Any = SimpleNamespace(seed=0)
         folder: Any = SimpleNamespace(out=Path(self._folder.name))
-        trainer = DetectorTrainer(cfg, self.ours, loader, folder)
+        trainer: Any = DetectorTrainer(cfg, self.ours, loader, folder)
         trainer.optimizer = self._optimizer
-        batch = _ready_batch(images, boxes, classes)
         return lambda: trainer._step(batch)
 
     def _detect(self, images: Sequence[Tensor]) -> object:

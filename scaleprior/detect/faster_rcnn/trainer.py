@@ -9,24 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from scaleprior.detect.data.loader import DetectionBatch, TrainLoader
 from scaleprior.detect.faster_rcnn.model import Detector
-from scaleprior.detect.faster_rcnn.solver import build_optimizer, clip_gradients, lr_factor
-from scaleprior.detect.faster_rcnn.truth import Truth
-from scaleprior.errors import FailureError, UserError
+from scaleprior.detect.faster_rcnn.step import TrainStep
+from scaleprior.errors import UserError
 from scaleprior.files import WriteError
 from scaleprior.progress import ProgressFn
-from scaleprior.training.checkpoint import lay_out_as_weights
 from scaleprior.training.checkpoints import Checkpoints
 from scaleprior.training.metrics_file import MetricsFile, cut_lines
 from scaleprior.training.run_folder import RunFolder, refuse_other_run, restoring, with_room, with_way_on
-from scaleprior.training.seeds import mixed_seed
 from scaleprior.training.signals import Interrupted, catch_sigterm
 from scaleprior.wording import parameter
 
@@ -54,13 +48,7 @@ class DetectorTrainer:
         self.loader = loader
         self.folder = folder
         self.checkpoints = Checkpoints(folder.out)
-        self.optimizer = build_optimizer(cfg, model)
-        self.factor = lr_factor(cfg)
-        self.device = model.pixel_mean.device
-        # bfloat16 has float32's range, so only float16, on a GPU, needs its loss scaled
-        self.scaler = torch.amp.GradScaler(
-            self.device.type, enabled=cfg.SOLVER.AMP.ENABLED and self.device.type == "cuda"
-        )
+        self.take = TrainStep(cfg, model, seed=loader.seed)
         self.step = 0
         self._unwritten = ""  # the line of figures that the disk had no room for
 
@@ -78,9 +66,7 @@ class DetectorTrainer:
             refuse_other_run(state, self.folder.fingerprint, str(path), self.folder.parts)
         with restoring(path):
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            lay_out_as_weights(self.optimizer)
-            self.scaler.load_state_dict(state["scaler"])
+            self.take.load_state_dict(state)
             self.step = state["step"]
             self._unwritten = state.get("unwritten", "")
         logger.info("resumed at step %d from %s", self.step, path)
@@ -102,7 +88,7 @@ class DetectorTrainer:
             contextlib.closing(self.loader.batches(self.step, total)) as batches,
         ):
             for batch in self._saved_from(batches):
-                numbers = self._step(batch)
+                numbers = self.take(batch, self.step)
                 self.step += 1
                 if self.step % _METRICS_PERIOD == 0 or self.step == total:
                     self._write(metrics, json.dumps({"step": self.step, **numbers}))
@@ -132,33 +118,6 @@ class DetectorTrainer:
             self._save()
             raise with_way_on(e, self.step) from e
 
-    def _step(self, batch: DetectionBatch) -> dict[str, float]:
-        rate = self.factor(self.step / self.cfg.SOLVER.MAX_ITER)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * rate
-        seed = mixed_seed(self.loader.seed, self.step)
-        torch.manual_seed(seed)  # of what else may draw from torch's global generator
-        seeds = [mixed_seed(seed, slot) % 2**32 for slot in batch.slots]
-        kind = torch.float16 if self.device.type == "cuda" else torch.bfloat16
-        with torch.autocast(self.device.type, dtype=kind, enabled=self.cfg.SOLVER.AMP.ENABLED):
-            losses = self.model(batch.images, batch.sizes, Truth.padded(batch.boxes, batch.classes), seeds)
-        loss = torch.stack(list(losses.values())).sum()
-        parts = {name: value.item() for name, value in losses.items()}
-        if not all(math.isfinite(value) for value in parts.values()):
-            bad = ", ".join(f"{name} {value}" for name, value in parts.items() if not math.isfinite(value))
-            raise FailureError(
-                f"the loss is not finite at step {self.step}: {bad}; images {', '.join(map(str, batch.ids))}",
-                hint="lower SOLVER.BASE_LR, lengthen the warmup or clip gradients (SOLVER.CLIP_GRADIENTS.ENABLED True)",
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        if self.cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
-            self.scaler.unscale_(self.optimizer)
-            clip_gradients(self.cfg, self.optimizer)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return {"loss": sum(parts.values()), **parts, "lr": self.cfg.SOLVER.BASE_LR * rate}
-
     def _write(self, metrics: MetricsFile, line: str) -> None:
         try:
             metrics.write(line)
@@ -172,8 +131,7 @@ class DetectorTrainer:
             "fingerprint": self.folder.fingerprint,
             "step": self.step,
             "model": dict(self.model.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            **self.take.state_dict(),
             "unwritten": self._unwritten,
         }
         self.checkpoints.save(self.step, state)
