@@ -19,6 +19,7 @@ from scaleprior.checking import CheckReport
 from scaleprior.config import LoadedConfig
 from scaleprior.config.dotted import set_key
 from scaleprior.detect.data.check import SetFiles, check_sets
+from scaleprior.detect.data.coco import mask_use
 from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, require_files
 from scaleprior.detect.engines import Engine
 from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine
@@ -135,7 +136,8 @@ def _sets(cfg: CfgNode, engine: Engine, report: CheckReport) -> list[SetFiles]:
                 builtin = name not in own
                 if builtin:
                     require_files(name, annotations, root)
-                found.append(SetFiles(role, name, annotations, root, builtin, cfg.SCALEPRIOR.DROP_BAD))
+                masks = mask_use(cfg, evaluated=role == "val")
+                found.append(SetFiles(role, name, annotations, root, builtin, cfg.SCALEPRIOR.DROP_BAD, masks))
     return found
 
 

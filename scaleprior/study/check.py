@@ -14,7 +14,7 @@ from scaleprior.corpus import Corpus
 from scaleprior.corpus.check import check_corpus
 from scaleprior.detect.check import detection_needs
 from scaleprior.detect.data.check import SetFiles, check_sets
-from scaleprior.detect.data.problems import DropBad
+from scaleprior.detect.data.coco import mask_use
 from scaleprior.detect.engines import Engine, get_engine
 from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine
 from scaleprior.detect.plan import check_class_count
@@ -24,7 +24,7 @@ from scaleprior.pretrain.data.batches import held_out_rows
 from scaleprior.progress import ProgressFn
 from scaleprior.study.arms import check_arms
 from scaleprior.study.cells import CellConfigs, check_cells
-from scaleprior.study.prepare import StudyData, check_source, detection_files, what_to_drop
+from scaleprior.study.prepare import StudyData, check_source, detection_files, finetuning_config
 from scaleprior.study.rungs import AbsentRung, Rung, find_rungs, survey_rungs
 from scaleprior.study.spec import StudySpec
 from scaleprior.study.status import study_status
@@ -74,10 +74,11 @@ def check_study(
     train, val = detection_files(spec, out)
     classes = None
     if spec.detection.world is None:
-        drop_bad: DropBad = "none"
+        sets = [SetFiles("train", *train), SetFiles("val", *val)]
         with report.collecting("config"):
-            drop_bad = what_to_drop(spec, chosen.name)
-        sets = [SetFiles(role, *files, drop_bad=drop_bad) for role, files in (("train", train), ("val", val))]
+            cfg = finetuning_config(spec, chosen.name)
+            masks = {role: mask_use(cfg, evaluated=role == "val") for role in ("train", "val")}
+            sets = [each._replace(drop_bad=cfg.SCALEPRIOR.DROP_BAD, masks=masks[each.role]) for each in sets]
         found, classes = check_sets(
             sets,
             same_ids=isinstance(chosen, TorchvisionEngine),

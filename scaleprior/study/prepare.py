@@ -7,15 +7,14 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaleprior.backbones.assumed import warn_of_assumed
 from scaleprior.config import load_config
 from scaleprior.corpus import Corpus, World, WorldSpec
 from scaleprior.corpus.importers import Doubt, open_source
 from scaleprior.corpus.importers.doubts import settle
-from scaleprior.detect.data.coco import DetectionSet, load_coco
-from scaleprior.detect.data.problems import DropBad
+from scaleprior.detect.data.coco import DetectionSet, load_coco, mask_use
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
 from scaleprior.files import file_sha256
@@ -26,6 +25,9 @@ from scaleprior.study.sections import CocoSet, CorpusSection
 from scaleprior.study.spec import StudySpec
 from scaleprior.wording import Wording, flag
 
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
 __all__ = [
     "PrepareProgress",
     "StudyData",
@@ -33,8 +35,8 @@ __all__ = [
     "describe_data",
     "detection_files",
     "detection_fingerprint",
+    "finetuning_config",
     "prepare_data",
-    "what_to_drop",
 ]
 
 logger = logging.getLogger(__name__)
@@ -80,7 +82,8 @@ def prepare_data(
     world = _world(spec)
     # first, because an index may take hours
     train, val = _coco_sets(spec, world, out, progress)
-    train_set, val_set = (_checked(entry, what_to_drop(spec, engine)) for entry in (train, val))
+    cfg = finetuning_config(spec, engine)
+    train_set, val_set = _checked(train, cfg, evaluated=False), _checked(val, cfg, evaluated=True)
     if train_set.class_names != val_set.class_names:
         raise UserError(
             f"{train[1]} and {val[1]} have different categories", hint="give two JSON files with the same categories"
@@ -243,15 +246,16 @@ def _named_set(name: str, coco: CocoSet) -> tuple[str, str, str]:
     return name, str(coco.json.absolute()), str(Path(coco.images).absolute())
 
 
-def what_to_drop(spec: StudySpec, engine: str) -> DropBad:
-    """``SCALEPRIOR.DROP_BAD`` of the study's fine-tuning, on the keys of the engine that the cells will have."""
+def finetuning_config(spec: StudySpec, engine: str) -> CfgNode:
+    """The study's fine-tuning, on the keys of the engine that the cells will have."""
     defaults = get_engine(engine).default_config()
-    return load_config(spec.finetune.config, spec.finetune.overrides, defaults=defaults).cfg.SCALEPRIOR.DROP_BAD
+    return load_config(spec.finetune.config, spec.finetune.overrides, defaults=defaults).cfg
 
 
-def _checked(entry: tuple[str, str, str], drop_bad: DropBad) -> DetectionSet:
+def _checked(entry: tuple[str, str, str], cfg: CfgNode, *, evaluated: bool) -> DetectionSet:
     name, annotations, root = entry
-    return load_coco(annotations, root, name=name, drop_bad=drop_bad)
+    masks = mask_use(cfg, evaluated=evaluated)
+    return load_coco(annotations, root, name=name, drop_bad=cfg.SCALEPRIOR.DROP_BAD, masks=masks)
 
 
 def _boxes(detection_set: DetectionSet) -> int:

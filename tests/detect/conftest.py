@@ -103,3 +103,10 @@ def data_overrides(path: Path, root: Path) -> list[str]:
         *("SCALEPRIOR.DATASETS", repr([["tiny", str(path), str(root)]])),
         *("DATASETS.TRAIN", "('tiny',)", "DATASETS.TEST", "('tiny',)"),
     ]
+
+
+def add_outlines(data: dict[str, Any]) -> None:
+    """Give each annotation its box as a polygon; a ``change`` of :func:`make_coco`."""
+    for annotation in data["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]

@@ -24,6 +24,7 @@ from scaleprior.detect.data.headers import Header, file_identity, read_headers
 from scaleprior.detect.data.image_root import ImageRoot, open_root
 from scaleprior.detect.data.image_sizes import EXIF_HINT, SIZE_HINT, describe_size, is_stored_size
 from scaleprior.detect.data.problems import DropBad, Findings, Problem
+from scaleprior.detect.data.segmentation_check import MaskUse
 from scaleprior.detect.data.views.statistics import truth_statistics
 from scaleprior.errors import ScalePriorError
 from scaleprior.files import write_text
@@ -44,7 +45,7 @@ class SetFiles(NamedTuple):
 
     Attributes:
         role: "train" or "val".
-        drop_empty_boxes, drop_bad: see ``load_coco``.
+        drop_empty_boxes, drop_bad, masks: see ``load_coco``.
     """
 
     role: str
@@ -53,6 +54,7 @@ class SetFiles(NamedTuple):
     root: str
     drop_empty_boxes: bool = False
     drop_bad: DropBad = "none"
+    masks: MaskUse | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ class _Summary:
         problems: list[Problem] = []
         findings = Findings(str(path), into=problems)
         data = read_instances(path, files.name)
-        checked = check_coco(data, findings, drop_empty_boxes=files.drop_empty_boxes, drop_bad=files.drop_bad)
+        checked = check_coco(
+            data, findings, drop_empty_boxes=files.drop_empty_boxes, drop_bad=files.drop_bad, masks=files.masks
+        )
         images = checked.images.values()
         statistics = truth_statistics(files.name, truth_of(checked, list(images)))
         return cls(
@@ -171,7 +175,7 @@ def _summary(files: SetFiles) -> _Summary:
         UserError: it cannot be read at all.
     """
     path = os.path.abspath(os.path.expanduser(os.path.expandvars(files.json)))
-    marks = [_SCHEMA, __version__, path, files.drop_empty_boxes, files.drop_bad, file_identity(path)]
+    marks = [_SCHEMA, __version__, path, files.drop_empty_boxes, files.drop_bad, files.masks, file_identity(path)]
     name = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
     kept = home_folder() / "checks" / f"set-{name[:32]}.json"
     try:

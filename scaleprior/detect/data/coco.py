@@ -20,6 +20,8 @@ from scaleprior.detect.data.coco_format import CocoAnnotation, CocoCategory, Coc
 from scaleprior.detect.data.image_root import ImageRoot, open_root
 from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, require_files
 from scaleprior.detect.data.problems import DropBad, Findings, Problem
+from scaleprior.detect.data.segmentation import Segmentation, read_mask
+from scaleprior.detect.data.segmentation_check import MaskUse
 from scaleprior.errors import UserError
 from scaleprior.files import read_json
 from scaleprior.wording import counted, shown
@@ -28,14 +30,18 @@ if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 __all__ = [
-    "DetectionSet", "ImageRecord", "dataset_paths", "load_coco", "load_dataset", "load_truth", "read_instances",
-    "truth_of",
+    "DetectionSet", "ImageRecord", "dataset_paths", "load_coco", "load_dataset", "load_truth", "mask_use",
+    "read_instances", "truth_of",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One image with its objects: boxes [G, 4], classes int64 [G], crowd bool [G]."""
+    """One image with its objects: boxes [G, 4], classes int64 [G], crowd bool [G].
+
+    Attributes:
+        masks: of each object, None of a crowd; None where nobody asked for masks.
+    """
 
     id: CocoId
     file_name: str
@@ -44,6 +50,7 @@ class ImageRecord:
     boxes: np.ndarray
     classes: np.ndarray
     crowd: np.ndarray
+    masks: tuple[Segmentation | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,15 +82,27 @@ class DetectionSet:
         return len(self.records)
 
 
-def load_dataset(name: str, cfg: CfgNode) -> DetectionSet:
-    """The set called ``name`` in the config, checked; see :func:`load_coco`."""
+def load_dataset(name: str, cfg: CfgNode, *, evaluated: bool = False) -> DetectionSet:
+    """The set called ``name`` in the config, checked, with masks where it asks for them; see :func:`load_coco`.
+
+    Args:
+        evaluated: it is there to measure AP by, not to train on.
+    """
     annotations, root = dataset_paths(name, cfg)
     builtin = name in BUILTIN_SETS and name not in own_sets(cfg)
     if builtin:
         require_files(name, annotations, root)
     # COCO's own train2017 has two boxes without extent, which everybody drops; in a user's file they are a mistake
     drop_bad = cfg.SCALEPRIOR.DROP_BAD
-    return load_coco(annotations, root, name=name, drop_empty_boxes=builtin, drop_bad=drop_bad)
+    masks = mask_use(cfg, evaluated=evaluated)
+    return load_coco(annotations, root, name=name, drop_empty_boxes=builtin, drop_bad=drop_bad, masks=masks)
+
+
+def mask_use(cfg: CfgNode, *, evaluated: bool) -> MaskUse | None:
+    """What a run of ``cfg`` needs the masks of a set for; None without ``MODEL.MASK_ON``."""
+    if not cfg.MODEL.get("MASK_ON", False):
+        return None
+    return "truth" if evaluated else cfg.INPUT.MASK_FORMAT
 
 
 def load_coco(
@@ -95,6 +114,7 @@ def load_coco(
     segmentation: bool = False,
     keep_all: bool = False,
     drop_bad: DropBad = "none",
+    masks: MaskUse | None = None,
     problems: list[Problem] | None = None,
 ) -> DetectionSet:
     """Read and check a COCO instances file and that its images are there.
@@ -109,6 +129,9 @@ def load_coco(
         keep_all: so it does with all else that annotations and categories say (keypoints, attributes).
         drop_bad: leave out the annotations that would be refused, and boxes that lie outside their image, or the
             images of such annotations with all that is in them. ``problems`` of the set list them.
+        masks: check the segmentations, and keep them for what they are for: "polygon" or "bitmask"
+            (``INPUT.MASK_FORMAT``) to train on, in the records; "truth" to measure AP by, in ``truth``. Polygons of
+            fewer than three points, and objects without another, are left out, as Detectron2 does.
         problems: a list that all kinds of problems are appended to, instead of an error at the first; what cannot be
             used is then left out of the set. Only a file that cannot be read at all, or a missing ``root``, is raised.
 
@@ -124,6 +147,7 @@ def load_coco(
         drop_empty_boxes=drop_empty_boxes,
         segmentation=segmentation,
         keep_all=keep_all,
+        masks=masks,
     )
     source = open_root(root)
     missing = set(source.missing(image["file_name"] for image in checked.images.values()))
@@ -140,9 +164,14 @@ def load_coco(
     objects: dict[CocoId, list[CocoAnnotation]] = {image["id"]: [] for image in images}
     for annotation in truth["annotations"]:
         objects[annotation["image_id"]].append(annotation)
+    trained = masks in ("polygon", "bitmask")
+    records = [_record(image, objects[image["id"]], classes, masks=trained) for image in images]
+    if trained and not (segmentation or keep_all):
+        for annotation in truth["annotations"]:  # numbers as Python has them take ten times their room
+            annotation.pop("segmentation", None)
     return DetectionSet(
         name=name,
-        records=[_record(image, objects[image["id"]], classes) for image in images],
+        records=records,
         class_names=tuple(checked.categories.values()),
         category_ids=tuple(checked.categories),
         truth=truth,
@@ -230,7 +259,9 @@ def _named(name: str, root: ImageRoot, *, first: bool) -> str:
     return f"{name}; {near}" if near else name
 
 
-def _record(image: CocoImage, objects: Sequence[CocoAnnotation], classes: Mapping[CocoId, int]) -> ImageRecord:
+def _record(
+    image: CocoImage, objects: Sequence[CocoAnnotation], classes: Mapping[CocoId, int], *, masks: bool
+) -> ImageRecord:
     boxes = np.array([o["bbox"] for o in objects], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return ImageRecord(
@@ -241,4 +272,5 @@ def _record(image: CocoImage, objects: Sequence[CocoAnnotation], classes: Mappin
         boxes=boxes.astype(np.float32),
         classes=np.array([classes[o["category_id"]] for o in objects], dtype=np.int64),
         crowd=np.array([o["iscrowd"] == 1 for o in objects], dtype=bool),
+        masks=tuple(None if o["iscrowd"] else read_mask(o.get("segmentation")) for o in objects) if masks else None,
     )

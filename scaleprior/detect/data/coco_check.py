@@ -6,7 +6,6 @@ that is absent. Annotation ids mean nothing here. Boxes are [x, y, width, height
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,18 +14,23 @@ from typing import Any
 import numpy as np
 
 from scaleprior.detect.data.box_units import other_unit
-from scaleprior.detect.data.coco_format import CocoAnnotation, CocoId, CocoImage
-from scaleprior.detect.data.problems import DROP_BAD, DropBad, Findings, Offender, drop_hint
+from scaleprior.detect.data.coco_format import MOST_PIXELS, CocoAnnotation, CocoId, CocoImage, are_pixels
+from scaleprior.detect.data.problems import (
+    DROP_BAD,
+    DropBad,
+    Findings,
+    Numbered,
+    Unchecked,
+    drop_hint,
+    offender,
+    place,
+)
+from scaleprior.detect.data.segmentation_check import MaskUse, check_segmentations
 from scaleprior.errors import UserError
 from scaleprior.files import is_number
 from scaleprior.wording import parameter
 
 __all__ = ["CheckedCoco", "as_id", "check_coco"]
-
-_Unchecked = Mapping[str, Any]
-"""An object of the file of which nothing is known yet."""
-_Numbered = tuple[int, _Unchecked]
-"""One of a list, and where it stands there, from 0."""
 
 # Why an annotation cannot be used -> in words, and the key to show; the first that holds, in this order.
 _FAULTS = {
@@ -41,11 +45,9 @@ _FAULTS = {
 _LARGEST_AREA = 1e10  # of an object that COCO's evaluation counts, in square pixels
 _SIDES = ("height", "width")
 _ID_TYPES = (int, str, float)
-_NUMBERS = (int, float)
 _NAMESAKES = "they stay different classes; results are listed by category id"
 _LVIS = "as in LVIS, coco_url has the name: write its end as file_name (val2017/000000397133.jpg)"
 _TEXTS = "ids are compared as they are written, '3' is not 3: write them alike everywhere"
-_LARGEST_BOX = 1e9  # pixels; products of what is below are sound in float32, too
 _BEYOND = "training clips them, as Detectron2 does; evaluation takes them as they are, as pycocotools does"
 
 
@@ -69,13 +71,14 @@ class CheckedCoco:
 
 
 def check_coco(
-    data: Mapping[str, Sequence[_Unchecked]],
+    data: Mapping[str, Sequence[Unchecked]],
     findings: Findings,
     *,
     drop_bad: DropBad = "none",
     drop_empty_boxes: bool = False,
     segmentation: bool = False,
     keep_all: bool = False,
+    masks: MaskUse | None = None,
     for_images: bool = True,
 ) -> CheckedCoco:
     """Check the three lists of an instances file against each other.
@@ -84,6 +87,7 @@ def check_coco(
         data: ``images``, ``annotations`` and ``categories``, lists of objects.
         findings: takes what is wrong; where it collects, what cannot be used is left out.
         drop_bad: see :func:`scaleprior.detect.load_coco`, as the next three.
+        masks: what the segmentations are for, which are then checked and kept.
         for_images: the images will be read: their names and sides have to be there.
 
     Raises:
@@ -107,16 +111,19 @@ def check_coco(
     sides = np.array([(image["width"], image["height"]) for image in found], dtype=np.float64).reshape(-1, 2)
     unit = other_unit(boxes, sides)
     if unit is not None:
-        shown = [_offender(*entry, "bbox") for entry in good]
+        shown = [offender(*entry, "bbox") for entry in good]
         findings.add(
             "error" if unit.certain and for_images else "warning", "box_unit", unit.what, shown, hint=unit.hint
         )
     good, outside = _outside(good, boxes, sides, findings, leave_out=drop_bad != "none")
     bad += outside
+    if masks is not None:
+        good, maskless = check_segmentations(good, images, findings, use=masks, leave_out=drop_bad != "none")
+        bad += maskless
     if drop_bad == "images" and bad:
         lost = {as_id(entry.get("image_id")) for _, entry in bad}
-        places = [_place("images", i, e) for i, e in enumerate(data["images"]) if as_id(e.get("id")) in lost]
-        shown = [(str(place.get("file_name", place["id"])), place) for place in places]
+        places = [place("images", i, e) for i, e in enumerate(data["images"]) if as_id(e.get("id")) in lost]
+        shown = [(str(each.get("file_name", each["id"])), each) for each in places]
         findings.add("dropped", "image_of_bad", "images of such annotations, with all that is in them", shown, hint="")
         images = {number: image for number, image in images.items() if number not in lost}
         good = [(i, e) for i, e in good if e["image_id"] not in lost]
@@ -127,14 +134,19 @@ def check_coco(
             hint=(fault and fault.hint) or "repair the file",
         )
     _look_at(good, categories, findings)
+    segmentation = segmentation or masks is not None
     return CheckedCoco(
         categories,
         images,
-        [_filled_in(entry, number, segmentation, keep_all) for number, (_, entry) in enumerate(good, start=1)],
+        [
+            _filled_in(entry, number, segmentation or masks is not None, keep_all)
+            for number, (_, entry) in enumerate(good, start=1)
+        ],
         as_is=(len(images), len(categories)) == (len(data["images"]), len(data["categories"]))
         and all(type(e["id"]) in (int, str) for part in ("images", "categories") for e in data[part])
         and all(type(e.get(side)) is int for e in data["images"] for side in _SIDES)
         and len(good) == len(entries)
+        and not any(problem.severity == "dropped" for problem in findings.problems)
         and _says_all([entry for _, entry in good]),
         described={as_id(e.get("id")) or 0: e for e in data["categories"]} if keep_all else {},
     )
@@ -153,7 +165,7 @@ def _is_among(value: Any, ids: Collection[CocoId | None]) -> bool:
     return type(value) in _ID_TYPES and value in ids
 
 
-def _categories(entries: Sequence[_Unchecked], findings: Findings) -> dict[CocoId, str]:
+def _categories(entries: Sequence[Unchecked], findings: Findings) -> dict[CocoId, str]:
     """id -> name, ids ascending."""
     fit = _with_ids("categories", entries, findings, "an id and a name", lambda e: isinstance(e.get("name"), str))
     names: dict[CocoId, str] = {}
@@ -163,12 +175,12 @@ def _categories(entries: Sequence[_Unchecked], findings: Findings) -> dict[CocoI
         assert number is not None
         if number in names:
             same = names[number] == entry["name"]
-            (again if same else other).append((repr(number), _place("categories", index, entry)))
+            (again if same else other).append((repr(number), place("categories", index, entry)))
         else:
             names[number] = entry["name"]
     findings.add("error", "category_id_repeated", "category ids that occur twice, with different names", other)
     findings.add("warning", "category_repeated", "categories that occur twice; each counts once", again)
-    places = {as_id(e["id"]): _place("categories", i, e) for i, e in fit}
+    places = {as_id(e["id"]): place("categories", i, e) for i, e in fit}
     count = Counter(names.values())
     namesakes = [(f"{name!r} of id {i!r}", places[i]) for i, name in names.items() if count[name] > 1]
     findings.add(
@@ -177,7 +189,7 @@ def _categories(entries: Sequence[_Unchecked], findings: Findings) -> dict[CocoI
     return dict(sorted(names.items()))  # type: ignore[type-var]  # all of one type, says _with_ids
 
 
-def _images(entries: Sequence[_Unchecked], findings: Findings, for_images: bool) -> dict[CocoId, CocoImage]:
+def _images(entries: Sequence[Unchecked], findings: Findings, for_images: bool) -> dict[CocoId, CocoImage]:
     """By id, in the file's order."""
     what = "an id, a file_name, or a height and width above 0" if for_images else "an id"
     fit = _with_ids("images", entries, findings, what, lambda e: not for_images or _is_readable(e))
@@ -190,14 +202,14 @@ def _images(entries: Sequence[_Unchecked], findings: Findings, for_images: bool)
         name = entry.get("file_name")
         image: CocoImage = {"id": number, "file_name": str(name or ""), "height": height, "width": width}
         if number in images:
-            (again if images[number] == image else other).append((repr(number), _place("images", index, entry)))
+            (again if images[number] == image else other).append((repr(number), place("images", index, entry)))
         else:
             images[number] = image
     findings.add("error", "image_id_repeated", "image ids that occur twice, for different images", other)
     findings.add("warning", "image_repeated", "images that occur twice; each counts once", again)
     count = Counter(image["file_name"] for image in images.values())
     shared = [
-        (f"{e['file_name']!r} of image {e['id']!r}", _place("images", i, e))
+        (f"{e['file_name']!r} of image {e['id']!r}", place("images", i, e))
         for i, e in fit
         if e.get("file_name") and count[e["file_name"]] > 1
     ]
@@ -206,17 +218,17 @@ def _images(entries: Sequence[_Unchecked], findings: Findings, for_images: bool)
 
 
 def _with_ids(
-    part: str, entries: Sequence[_Unchecked], findings: Findings, what: str, fits: Callable[[_Unchecked], bool]
-) -> list[tuple[int, _Unchecked]]:
+    part: str, entries: Sequence[Unchecked], findings: Findings, what: str, fits: Callable[[Unchecked], bool]
+) -> list[tuple[int, Unchecked]]:
     """Those with an id that ``fits``, numbered; all ids numbers, or all texts, because they are put in order."""
     numbered = list(enumerate(entries))
     fit = [(i, e) for i, e in numbered if as_id(e.get("id")) is not None and fits(e)]
     kept = {i for i, _ in fit}
-    bad = [(str(e)[:80], _place(part, i, e)) for i, e in numbered if i not in kept]
+    bad = [(str(e)[:80], place(part, i, e)) for i, e in numbered if i not in kept]
     lvis = part == "images" and any(isinstance(e.get("coco_url"), str) and "file_name" not in e for e in entries)
     hint = {"hint": _LVIS} if lvis else {}
     findings.add("error", f"{part}_entry", f"{part} without {what}", bad, **hint)
-    texts = [(repr(e["id"]), _place(part, i, e)) for i, e in fit if isinstance(e["id"], str)]
+    texts = [(repr(e["id"]), place(part, i, e)) for i, e in fit if isinstance(e["id"], str)]
     if 0 < len(texts) < len(fit):
         findings.add("error", f"{part}_ids_mixed", f"{part} whose id is a text, and others whose id is a number", texts)
         fit = [(i, e) for i, e in fit if not isinstance(e["id"], str)]
@@ -224,14 +236,14 @@ def _with_ids(
 
 
 def _sorted_out(
-    entries: Sequence[_Numbered],
+    entries: Sequence[Numbered],
     categories: Collection[CocoId | None],
     images: Collection[CocoId | None],
     findings: Findings,
     *,
     leave_out: bool,
     empty: bool,
-) -> tuple[list[_Numbered], list[_Numbered]]:
+) -> tuple[list[Numbered], list[Numbered]]:
     """The annotations that can be used, and those that cannot.
 
     Args:
@@ -239,7 +251,7 @@ def _sorted_out(
     """
     faults = [_fault(entry, categories, images) for _, entry in entries]
     for kind, (what, key) in _FAULTS.items():
-        bad = [_offender(*entry, key) for entry, fault in zip(entries, faults) if fault == kind]
+        bad = [offender(*entry, key) for entry, fault in zip(entries, faults) if fault == kind]
         dropped = leave_out or (empty and kind == "box_size")
         ids = {"category_unknown": categories, "image_unknown": images}.get(kind, ())
         other = {type(value) for value in (*(place.get(key) for _, place in bad[:1]), *list(ids)[:1])}
@@ -250,8 +262,8 @@ def _sorted_out(
 
 
 def _outside(
-    good: Sequence[_Numbered], boxes: np.ndarray, sides: np.ndarray, findings: Findings, *, leave_out: bool
-) -> tuple[list[_Numbered], list[_Numbered]]:
+    good: Sequence[Numbered], boxes: np.ndarray, sides: np.ndarray, findings: Findings, *, leave_out: bool
+) -> tuple[list[Numbered], list[Numbered]]:
     """What to keep, and what is left out because its box lies outside its image; tells those that reach out of it."""
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     known = (sides > 0).all(axis=1)
@@ -262,10 +274,10 @@ def _outside(
         "dropped" if leave_out else "warning",
         "box_outside",
         "boxes that lie outside their image, where nobody can find them",
-        [_offender(i, e, "bbox") for i, e in outside],
+        [offender(i, e, "bbox") for i, e in outside],
         hint="" if leave_out else drop_hint(),
     )
-    reaching = [_offender(*good[i], "bbox") for i in np.flatnonzero(known & visible & beyond).tolist()]
+    reaching = [offender(*good[i], "bbox") for i in np.flatnonzero(known & visible & beyond).tolist()]
     what = "boxes that reach out of their image by more than a pixel"
     findings.add("warning", "box_beyond", what, reaching, hint=_BEYOND)
     if not leave_out:
@@ -273,14 +285,14 @@ def _outside(
     return [good[i] for i in np.flatnonzero(~known | visible).tolist()], outside
 
 
-def _fault(entry: _Unchecked, categories: Collection[CocoId | None], images: Collection[CocoId | None]) -> str | None:
+def _fault(entry: Unchecked, categories: Collection[CocoId | None], images: Collection[CocoId | None]) -> str | None:
     """The first of ``_FAULTS`` that an annotation has."""
     if not _is_among(entry.get("category_id"), categories):
         return "category_unknown"
     if not _is_among(entry.get("image_id"), images):
         return "image_unknown"
     box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not _is_sound(box):
+    if not isinstance(box, list) or len(box) != 4 or not are_pixels(box):
         return "box"
     if entry.get("iscrowd") not in (None, 0, 1):
         return "iscrowd"
@@ -292,16 +304,11 @@ def _fault(entry: _Unchecked, categories: Collection[CocoId | None], images: Col
     return "box_size" if box[2] <= 0 or box[3] <= 0 else None
 
 
-def _is_sound(values: Sequence[Any]) -> bool:
-    """Whether ``values`` are numbers of pixels, as JSON gives them; NaN and infinity are none."""
-    return all(type(value) in _NUMBERS and -_LARGEST_BOX < value < _LARGEST_BOX for value in values)
-
-
-def _look_at(good: Sequence[_Numbered], categories: Mapping[CocoId, str], findings: Findings) -> None:
+def _look_at(good: Sequence[Numbered], categories: Mapping[CocoId, str], findings: Findings) -> None:
     """Tell what is odd about annotations that are used as they are."""
     ids = [number if type(number := e.get("id")) in _ID_TYPES else None for _, e in good]
     repeated = {number for number, times in Counter(ids).items() if times > 1 and number is not None}
-    twice = [_offender(*entry, "id") for entry, number in zip(good, ids) if number in repeated] if repeated else []
+    twice = [offender(*entry, "id") for entry, number in zip(good, ids) if number in repeated] if repeated else []
     findings.add("warning", "annotation_id_repeated", "annotations whose id another has; numbered anew", twice, hint="")
     objects = [(e["image_id"], e["category_id"], *e["bbox"], e.get("iscrowd") or 0) for _, e in good]
     again = []
@@ -309,10 +316,10 @@ def _look_at(good: Sequence[_Numbered], categories: Mapping[CocoId, str], findin
         seen: set[tuple[Any, ...]] = set()
         for entry, what in zip(good, objects):
             if what in seen:
-                again.append(_offender(*entry, "bbox"))
+                again.append(offender(*entry, "bbox"))
             seen.add(what)
     findings.add("warning", "annotation_repeated", "annotations that repeat another: image, category and box", again)
-    areas = [_offender(i, e, "area") for i, e in good if not 0 <= (e.get("area") or 0) <= _LARGEST_AREA]
+    areas = [offender(i, e, "area") for i, e in good if not 0 <= (e.get("area") or 0) <= _LARGEST_AREA]
     findings.add("warning", "area_range", "areas outside 0 to 1e10, which COCO's AP passes over", areas)
     used = {e["category_id"] for _, e in good}
     unused = [
@@ -323,17 +330,17 @@ def _look_at(good: Sequence[_Numbered], categories: Mapping[CocoId, str], findin
     findings.add("note", "category_unused", "categories without annotations", unused, hint="")
 
 
-def _is_readable(entry: _Unchecked) -> bool:
+def _is_readable(entry: Unchecked) -> bool:
     name = entry.get("file_name")
     return isinstance(name, str) and name != "" and all(_side(entry.get(side)) for side in _SIDES)
 
 
 def _side(value: Any) -> int | None:
     number = as_id(value)
-    return number if isinstance(number, int) and 0 < number < _LARGEST_BOX else None
+    return number if isinstance(number, int) and 0 < number < MOST_PIXELS else None
 
 
-def _says_all(entries: Sequence[_Unchecked]) -> bool:
+def _says_all(entries: Sequence[Unchecked]) -> bool:
     """Whether evaluators can take the annotations as they stand; 0 is no id, because it means "none" to them."""
     ids = {e["id"] for e in entries if type(e.get("id")) is int}
     if len(ids) < len(entries) or 0 in ids:
@@ -349,7 +356,7 @@ def _says_all(entries: Sequence[_Unchecked]) -> bool:
     )
 
 
-def _filled_in(entry: _Unchecked, number: int, segmentation: bool, keep_all: bool) -> CocoAnnotation:
+def _filled_in(entry: Unchecked, number: int, segmentation: bool, keep_all: bool) -> CocoAnnotation:
     x, y, w, h = entry["bbox"]
     image, category, area = as_id(entry["image_id"]), as_id(entry["category_id"]), entry.get("area")
     assert image is not None
@@ -369,20 +376,3 @@ def _filled_in(entry: _Unchecked, number: int, segmentation: bool, keep_all: boo
         others = {key: value for key, value in entry.items() if key not in annotation and value is not None}
         annotation.update(others)  # type: ignore[typeddict-item]  # keypoints, attributes, whatever a format adds
     return annotation
-
-
-def _place(part: str, index: int, entry: _Unchecked) -> dict[str, Any]:
-    keys = ("id", "image_id", "file_name", "category_id", "name", "bbox")
-    return {"part": part, "index": index, **{key: _strict(entry[key]) for key in keys if key in entry}}
-
-
-def _strict(value: Any) -> Any:
-    """A value as strict JSON has it: NaN and infinity are texts."""
-    if isinstance(value, list):
-        return [_strict(item) for item in value]
-    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _offender(index: int, entry: _Unchecked, key: str) -> Offender:
-    which = f"annotation {entry['id']}" if entry.get("id") is not None else f"annotations[{index}]"
-    return f"{key} {entry.get(key)!r} in {which}"[:160], _place("annotations", index, entry)

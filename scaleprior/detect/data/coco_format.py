@@ -6,12 +6,19 @@ pixels of the original image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
-__all__ = ["CocoAnnotation", "CocoCategory", "CocoId", "CocoImage", "CocoTruth", "Detection"]
+__all__ = [
+    "MOST_PIXELS", "CocoAnnotation", "CocoCategory", "CocoId", "CocoImage", "CocoTruth", "Detection", "are_pixels",
+]  # fmt: skip
 
 CocoId = int | str
 """Of an image or a category; within a file all are numbers, or all texts."""
+
+MOST_PIXELS = 1e9
+"""Of a side or a coordinate; products of what is below are sound in float32, too."""
+_NUMBERS = (int, float)
 
 
 class CocoImage(TypedDict):
@@ -60,3 +67,8 @@ class Detection(TypedDict):
     category_id: CocoId
     bbox: list[float]
     score: float
+
+
+def are_pixels(values: Sequence[Any]) -> bool:
+    """Whether ``values`` are numbers of pixels, as JSON gives them; NaN and infinity are none."""
+    return all(type(value) in _NUMBERS and -MOST_PIXELS < value < MOST_PIXELS for value in values)

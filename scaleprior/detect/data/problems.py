@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,9 +11,12 @@ from typing import Any, Literal
 
 from scaleprior.checking import said_already
 from scaleprior.errors import UserError
-from scaleprior.wording import counted, parameter
+from scaleprior.wording import counted, parameter, shown
 
-__all__ = ["DROP_BAD", "DropBad", "Findings", "Offender", "Problem", "Severity", "drop_hint"]
+__all__ = [
+    "DROP_BAD", "DropBad", "Findings", "Numbered", "Offender", "Problem", "Severity", "Unchecked", "drop_hint",
+    "offender", "place",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +28,10 @@ DROP_BAD: tuple[DropBad, ...] = ("none", "annotations", "images")
 Severity = Literal["error", "dropped", "warning", "note"]
 """``error``: the set is refused. ``dropped``: left out. ``warning``, ``note``: used as it is."""
 
+Unchecked = Mapping[str, Any]
+"""An object of a file of which nothing is known yet."""
+Numbered = tuple[int, Unchecked]
+"""One of a list, and where it stands there, from 0."""
 Offender = tuple[str, Mapping[str, Any]]
 """Something that is wrong: in words, and its place as in :attr:`Problem.places`."""
 
@@ -113,3 +121,22 @@ def drop_hint() -> str:
     """What to do about annotations that cannot be used."""
     way = parameter("drop_bad", "annotations")
     return f"repair the file, or leave them out by {way} or the key SCALEPRIOR.DROP_BAD"
+
+
+def place(part: str, index: int, entry: Unchecked) -> dict[str, Any]:
+    """Where an entry stands, as :attr:`Problem.places` has it."""
+    keys = ("id", "image_id", "file_name", "category_id", "name", "bbox")
+    return {"part": part, "index": index, **{key: _strict(entry[key]) for key in keys if key in entry}}
+
+
+def offender(index: int, entry: Unchecked, key: str) -> Offender:
+    """An annotation with what is wrong about it, the value of ``key``."""
+    which = f"annotation {entry['id']}" if entry.get("id") is not None else f"annotations[{index}]"
+    return f"{key} {shown(entry.get(key))} in {which}"[:160], place("annotations", index, entry)
+
+
+def _strict(value: Any) -> Any:
+    """A value as strict JSON has it: NaN and infinity are texts."""
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value

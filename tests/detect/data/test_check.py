@@ -18,8 +18,9 @@ from scaleprior.detect.data import headers
 from scaleprior.detect.data.check import SetFiles, check_sets
 from scaleprior.detect.data.headers import read_headers
 from scaleprior.detect.data.image_root import open_root
+from scaleprior.detect.data.segmentation_check import MaskUse
 from tests.corpus.images.files import exif, noise, save
-from tests.detect.conftest import make_coco
+from tests.detect.conftest import add_outlines, make_coco
 
 
 @pytest.fixture(autouse=True)
@@ -308,3 +309,25 @@ def test_images_that_detectron2_would_misread_are_found(tmp_path: Path) -> None:
         assert kinds(files("train", train)) == {"image_damaged": 1}  # of 32 bits, which no engine can take
         found = kinds(files("train", train), detectron2=True)
         assert found == {"image_damaged": 1, "image_deep": 2, "image_turned_twice": 1}
+
+
+@pytest.mark.parametrize("use", ["polygon", "truth"])
+def test_masks_are_looked_at_where_the_config_needs_them(tmp_path: Path, use: MaskUse) -> None:
+    def change(data: dict[str, Any]) -> None:
+        add_outlines(data)
+        data["annotations"][0]["segmentation"] = [1, 2, 3, 4, 5, 6]
+        data["annotations"][1]["segmentation"] = {"counts": [9], "size": [64, 64]}
+        del data["annotations"][2]["segmentation"]
+        data["annotations"][3]["segmentation"].append([1, 2])
+
+    masked = files("train", make_coco(tmp_path, change=change))
+    assert check_sets([masked])[0].ok
+    report, _ = check_sets([masked._replace(masks=use)])
+    assert not report.ok
+    assert [(f.kind, f.count, f.stops) for f in report.findings] == [
+        ("segmentation_missing", 1, True),
+        ("segmentation", 1, True),
+        ("segmentation_rle", 1, True),
+        ("polygon_short", 1, False),
+    ]
+    assert check_sets([masked])[0].ok  # what is kept of a set is kept for each use

@@ -1,0 +1,153 @@
+"""The checks of what annotations say of masks: polygons, or run lengths (RLE) of a bitmap, compressed or not.
+
+What Detectron2's ``load_coco_json`` reads is read, and what it leaves out is left out: polygons of fewer than three
+points or with an x without y, and objects of which no polygon remains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from scaleprior.detect.data.coco_format import CocoId, CocoImage, are_pixels
+from scaleprior.detect.data.problems import Findings, Numbered, Unchecked, drop_hint, offender
+from scaleprior.files import is_number
+
+__all__ = ["MaskUse", "check_segmentations", "run_lengths"]
+
+MaskUse = Literal["polygon", "bitmask", "truth"]
+"""What masks are for: to train on, as ``INPUT.MASK_FORMAT`` keeps them, or to measure AP by, also that of crowds."""
+
+_WITHOUT = "leave MODEL.MASK_ON False to train and measure boxes alone"
+_SHORTEST = 6  # numbers of a polygon, those of three points
+_DIGITS = 7  # of 5 bits in a compressed number; more are no length in an image of fewer than 2^31 pixels
+
+# Why a mask cannot be used -> in words; the first that holds, in this order.
+_FAULTS = {
+    "segmentation_missing": "annotations without a segmentation",
+    "segmentation": "annotations whose segmentation is neither a list of polygons [x1, y1, x2, y2, ...] nor RLE",
+    "segmentation_number": "annotations with a polygon of something else than finite numbers below 1e9",
+    "segmentation_rle": "annotations whose RLE is damaged: its runs do not fill an image of its size",
+    "segmentation_size": "annotations whose RLE is of another size than their image",
+    "segmentation_format": "annotations whose segmentation is RLE, while INPUT.MASK_FORMAT is 'polygon'",
+}
+_HINTS = {
+    "segmentation_missing": _WITHOUT,
+    "segmentation_format": "set INPUT.MASK_FORMAT bitmask, which takes both",
+}
+
+
+def check_segmentations(
+    entries: Sequence[Numbered],
+    images: Mapping[CocoId, CocoImage],
+    findings: Findings,
+    *,
+    use: MaskUse,
+    leave_out: bool,
+) -> tuple[list[Numbered], list[Numbered]]:
+    """The annotations whose masks can be used, with the polygons that can, and those that cannot.
+
+    A crowd's mask is looked at where AP is measured, and let alone in training, which leaves crowds out.
+
+    Args:
+        entries: annotations that are in order but for their masks.
+        images: by id, with their sides.
+        leave_out: those that cannot be used are left out; else they are an error.
+
+    Raises:
+        UserError: what cannot be used, as ``findings`` decides.
+    """
+    faults = [_fault(entry, images[entry["image_id"]], use) for _, entry in entries]
+    for kind, what in _FAULTS.items():
+        bad = [offender(*entry, "segmentation") for entry, fault in zip(entries, faults) if fault == kind]
+        hint = _HINTS.get(kind) or drop_hint()
+        findings.add("dropped" if leave_out else "error", kind, what, bad, hint="" if leave_out else hint)
+    bad = [entry for entry, fault in zip(entries, faults) if fault is not None]
+    kept, short, emptied = [], [], []
+    for index, entry in (entry for entry, fault in zip(entries, faults) if fault is None):
+        given = entry.get("segmentation")
+        fit = _fit(given) if _counts(entry, use) else given
+        if isinstance(given, list) and fit is not given:
+            short += [offender(index, {**entry, "polygon": p}, "polygon") for p in given if not _is_fit(p)]
+            if not fit:
+                emptied.append((index, entry))
+                continue
+        kept.append((index, entry if fit is given else {**entry, "segmentation": fit}))
+    what = "polygons of fewer than three points or with an x without y"
+    findings.add("dropped", "polygon_short", what, short, hint="")
+    what = "annotations that have no other polygon, as in Detectron2"
+    findings.add("dropped", "segmentation_empty", what, [offender(i, e, "segmentation") for i, e in emptied], hint="")
+    return kept, bad + emptied
+
+
+def run_lengths(counts: str) -> np.ndarray | None:
+    """Lengths of the runs, int64 [R], in ``counts`` as COCO compresses them; None where it is damaged.
+
+    A number is written in digits of 5 bits from the lowest, a sixth bit says that another follows, and the highest one
+    gives the sign; from the fourth number on it is the difference to the one before the last.
+    """
+    code = np.frombuffer(counts.encode("utf-8"), dtype=np.uint8).astype(np.int64) - 48
+    if not len(code) or code.min() < 0 or code.max() > 63:
+        return None
+    last = np.flatnonzero(code < 32)
+    first = np.concatenate([[0], last[:-1] + 1])
+    digits = last - first + 1
+    if not len(last) or last[-1] != len(code) - 1 or digits.max() > _DIGITS:
+        return None
+    place = np.arange(len(code)) - np.repeat(first, digits)
+    numbers = np.add.reduceat((code & 31) << (5 * place), first)
+    numbers -= np.where(code[last] & 16, 1 << (5 * digits), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
+
+
+def _counts(entry: Unchecked, use: MaskUse) -> bool:
+    """Whether the annotation's mask is used at all."""
+    return use == "truth" or not entry.get("iscrowd")
+
+
+def _fault(entry: Unchecked, image: CocoImage, use: MaskUse) -> str | None:
+    """The first of ``_FAULTS`` that an annotation has."""
+    if not _counts(entry, use):
+        return None
+    mask = entry.get("segmentation")
+    if mask is None or mask in ([], {}, ""):
+        return "segmentation_missing"
+    if isinstance(mask, list):
+        if not all(isinstance(polygon, list) for polygon in mask):
+            return "segmentation"
+        return None if all(map(are_pixels, mask)) else "segmentation_number"
+    if not isinstance(mask, dict) or not isinstance(mask.get("counts"), (str, list)):
+        return "segmentation"
+    size = mask.get("size")
+    if not isinstance(size, list) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+        return "segmentation_rle"
+    if not _fills(mask["counts"], size[0] * size[1]):
+        return "segmentation_rle"
+    if size != [image["height"], image["width"]]:
+        return "segmentation_size"
+    return "segmentation_format" if use == "polygon" else None
+
+
+def _fills(counts: str | list[Any], pixels: int) -> bool:
+    """Whether runs, compressed or not, are as many pixels as the image has; what else they are, the API never asks."""
+    if isinstance(counts, str):
+        runs = run_lengths(counts)
+        return runs is not None and bool((runs >= 0).all()) and int(runs.sum()) == pixels
+    return all(is_number(run) and run >= 0 and run == int(run) for run in counts) and sum(counts) == pixels
+
+
+def _fit(mask: Any) -> Any:
+    """What can be used of a mask that is in order, which is ``mask`` itself for the most part; [] of no polygon."""
+    if isinstance(mask, list):
+        return mask if all(map(_is_fit, mask)) else [polygon for polygon in mask if _is_fit(polygon)]
+    counts = mask["counts"]
+    whole = isinstance(counts, str) or all(type(run) is int for run in counts)
+    return mask if whole else {**mask, "counts": [int(run) for run in counts]}
+
+
+def _is_fit(polygon: Sequence[float]) -> bool:
+    return len(polygon) >= _SHORTEST and len(polygon) % 2 == 0
