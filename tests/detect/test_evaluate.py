@@ -1,4 +1,4 @@
-"""AP against pycocotools and by hand; predictions in the original image's pixels."""
+"""AP against pycocotools and by hand."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings, strategies as st
 
 from scaleprior.detect.data.coco import load_coco
 from scaleprior.detect.data.coco_format import CocoAnnotation, CocoCategory, CocoId, CocoImage, CocoTruth, Detection
 from scaleprior.detect.evaluate import coco_ap
-from scaleprior.detect.faster_rcnn.parts.roi_heads import Detections
-from scaleprior.detect.faster_rcnn.predict import predict
 from scaleprior.detect.metrics import ClassAP
 from scaleprior.errors import UserError
 from tests.detect.conftest import make_coco
@@ -225,19 +222,3 @@ def test_only_objects_that_coco_does_not_count_are_an_error(tmp_path: Path) -> N
     ]
     with pytest.raises(UserError, match=r"no objects of an area that COCO counts \(0 to 1e10\)"):
         coco_ap(data.truth, found)
-
-
-class _Fixed(torch.nn.Module):
-    """Finds the same two boxes in the resized image, whatever is in it."""
-
-    def forward(self, images: list[torch.Tensor]) -> list[Detections]:
-        boxes = torch.tensor([[0.0, 8.0, 16.0, 32.0], [32.0, 32.0, 32.0, 40.0]])
-        return [Detections(boxes, torch.tensor([0.9, 0.8]), torch.tensor([1, 0])) for _ in images]
-
-
-def test_boxes_come_back_in_original_pixels_and_empty_ones_go(tmp_path: Path) -> None:
-    data = load_coco(*make_coco(tmp_path, images=3, side=64), name="tiny")
-    found = predict(_Fixed(), data, order="RGB", short=32, longest=32)
-    assert [d["image_id"] for d in found] == [100, 101, 102]
-    assert found[0]["bbox"] == [0.0, 16.0, 32.0, 48.0]
-    assert found[0]["category_id"] == 7

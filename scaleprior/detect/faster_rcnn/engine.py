@@ -30,7 +30,7 @@ from scaleprior.detect.evaluate import coco_ap
 from scaleprior.detect.faster_rcnn import model_file as weights_io
 from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.detect.faster_rcnn.model import Detector, build_detector
-from scaleprior.detect.faster_rcnn.predict import predict
+from scaleprior.detect.faster_rcnn.predict import BatchLimits, predict
 from scaleprior.detect.faster_rcnn.trainer import DetectorTrainer, checkpoint_steps
 from scaleprior.detect.fingerprint import run_fingerprint, run_parts, run_schedule
 from scaleprior.detect.identity import tuning_of
@@ -214,15 +214,18 @@ def _evaluate_set(
     cfg: CfgNode, model: Detector, data: DetectionSet, out: Path, progress: ProgressFn | None
 ) -> DetectionResult:
     start = time.perf_counter()
-    detections = predict(
+    found = predict(
         model,
         data,
         order=cfg.INPUT.FORMAT,
         short=cfg.INPUT.MIN_SIZE_TEST,
         longest=cfg.INPUT.MAX_SIZE_TEST,
+        limits=BatchLimits.on(next(model.parameters()).device, cfg),
+        threads=cfg.DATALOADER.NUM_WORKERS,
         strict=cfg.SCALEPRIOR.STRICT_IMAGES,
         progress=progress,
     )
+    detections = found.rows(data)
     write_text(out / f"detections_{re.sub(r'[^A-Za-z0-9._-]', '_', data.name)}.json", json.dumps(detections))
     result = coco_ap(data.truth, detections)
     return replace(result, seconds=round(time.perf_counter() - start, 3))

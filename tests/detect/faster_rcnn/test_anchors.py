@@ -37,3 +37,14 @@ def test_bad_settings_name_the_key() -> None:
         AnchorGrid([[8], [16]], [[1.0]], [4, 8, 16])
     with pytest.raises(UserError, match=r"OFFSET is 1\.0"):
         AnchorGrid([[8]], [[1.0]], [4], offset=1.0)
+
+
+def test_anchors_of_inference_mode_are_not_kept_for_a_step_that_learns() -> None:
+    """Autograd saves no tensor that inference mode made."""
+    grid = AnchorGrid([[32]], [[1.0]], [16])
+    with torch.inference_mode():
+        (evaluated,) = grid([torch.zeros(1, 1, 3, 4)])
+    (learning,) = grid([torch.zeros(1, 1, 3, 4)])
+    assert evaluated.is_inference()
+    assert not learning.is_inference()
+    assert torch.equal(evaluated, learning)

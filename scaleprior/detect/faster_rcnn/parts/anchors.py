@@ -55,7 +55,8 @@ class AnchorGrid(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Anchors [H * W * per_cell, 4] for each feature map [N, C, H, W], rows first, then cells, then shapes."""
-        key = (features[0].device, *(f.shape[-2:] for f in features))
+        # tensors of inference mode are of no use to a step that learns
+        key = (features[0].device, torch.is_inference_mode_enabled(), *(f.shape[-2:] for f in features))
         if self._kept is None or self._kept[0] != key:
             levels = zip(self._cells, self.strides, features)
             self._kept = (key, [self._level(*level) for level in levels])
