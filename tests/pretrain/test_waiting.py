@@ -1,56 +1,25 @@
-"""A step asks its device for no answer, which a GPU's host would have to wait for and a graph cannot record.
-
-Seen on a CPU, by the operations that hand a tensor's numbers to the host.
-"""
+"""A step asks its device for no answer, which a GPU's host would have to wait for and a graph cannot record."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from scaleprior.pretrain.data.batches import LabelledBatch
 from scaleprior.pretrain.loop.step import TrainStep
 from scaleprior.pretrain.losses import terms
 from scaleprior.pretrain.network.pretrainer import Pretrainer
 from scaleprior.pretrain.optim.average import WeightAverage
-from scaleprior.pretrain.optim.optimizers import device_optimizer, guard
+from scaleprior.pretrain.optim.optimizers import device_optimizer
+from scaleprior.training.guarding import guard
 from scaleprior.training.processes import ProcessGroup
+from tests.asked import Asked
 from tests.pretrain.test_modes import LABELS, batch, network
 
 CPU = torch.device("cpu")
-ANSWERS = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "equal", "bincount", "repeat_interleave")
-
-
-class Asked(TorchDispatchMode):
-    """Collects what would be waited for, within the block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        name = func.overloadpacket.__name__
-        if name.startswith("index") and any(_is_mask(index) for index in _flat(args[1:2])):
-            self.names.append(f"{name} of a mask")
-        elif name.strip("_").startswith(tuple(each.strip("_") for each in ANSWERS)):
-            self.names.append(name)
-        return func(*args, **(kwargs or {}))
-
-
-def _flat(values: Sequence[Any]) -> list[Any]:
-    return [each for value in values for each in (value if isinstance(value, (list, tuple)) else [value])]
-
-
-def _is_mask(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dtype == torch.bool
 
 
 def known(found: LabelledBatch) -> LabelledBatch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,8 @@ from scaleprior.pretrain.loop.graphs import GraphedUpdate, Lengths
 from scaleprior.pretrain.loop.memory import Memory
 from scaleprior.pretrain.network.sharded import ShardedHead
 from scaleprior.pretrain.optim.clipping import clip_gradients, gradient_norm
-from scaleprior.pretrain.optim.optimizers import guard, guards_itself, set_rate
+from scaleprior.pretrain.optim.optimizers import set_rate
+from scaleprior.training.guarding import guard, guards_itself
 from scaleprior.training.parallel import in_parallel
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from scaleprior.pretrain.optim.average import WeightAverage
     from scaleprior.training.processes import ProcessGroup
 
-__all__ = ["StepFigures", "TrainStep"]
+__all__ = ["StepFigures", "StepRecord", "TrainStep"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,24 @@ class StepFigures:
     own: Tensor
     gradient_norm: Tensor
     finite: Tensor
+
+    def together(self) -> Tensor:
+        """float32 [4]: loss, own, gradient_norm, and finite as 0 or 1."""
+        return torch.stack((self.loss, self.own, self.gradient_norm, self.finite.float()))
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """A step that was asked for.
+
+    Attributes:
+        step: from 0. rows: of its images on this process, indices into the fraction.
+        numbers: what the host knew of it then.
+    """
+
+    step: int
+    rows: Tensor
+    numbers: Mapping[str, float]
 
 
 class TrainStep:

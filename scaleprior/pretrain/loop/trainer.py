@@ -25,11 +25,12 @@ from scaleprior.pretrain.data.decoding import decoded_batches
 from scaleprior.pretrain.figures.recorder import Counters, Recorder
 from scaleprior.pretrain.loop.admission import Admission, Refusal, admit
 from scaleprior.pretrain.loop.memory import memory_errors
-from scaleprior.pretrain.loop.pending import PendingSteps, StepRecord
+from scaleprior.pretrain.loop.step import StepRecord, TrainStep
 from scaleprior.pretrain.network.sharded import own_state, whole_state
 from scaleprior.pretrain.optim.optimizers import load_optimizer
 from scaleprior.training.checkpoint import restore_rng, rng_state
 from scaleprior.training.metrics_file import write_errors
+from scaleprior.training.pending import Pending
 from scaleprior.training.run_folder import restoring, with_room, with_way_on
 from scaleprior.training.seeds import step_seed
 from scaleprior.training.signals import Interrupted, catch_sigterm
@@ -37,7 +38,6 @@ from scaleprior.wording import parameter
 
 if TYPE_CHECKING:
     from scaleprior.pretrain.evaluation.measures import Measures
-    from scaleprior.pretrain.loop.step import TrainStep
     from scaleprior.pretrain.network.pretrainer import Pretrainer
     from scaleprior.pretrain.optim.schedule import Schedule
     from scaleprior.progress import ProgressFn
@@ -141,7 +141,7 @@ class PretrainTrainer:
         total, first = self.schedule.total, self.counters.step
         self.model.train()
         source = self._batches(first, total)
-        pending = PendingSteps(self.processes.device)
+        pending: Pending[StepRecord] = Pending(self.processes.device)
         watch = _Watch(self.counters, recorder if self.processes.main else None, progress, total)
         with catch_sigterm() as stop:
             mark = time.perf_counter()
@@ -165,7 +165,7 @@ class PretrainTrainer:
                 self.counters.wait(admission.waited)
                 numbers = self._numbers(rate, now - mark, max(admission.waited), admission.images)
                 mark = now
-                pending.add(StepRecord(step, batch.rows, numbers), figures)
+                pending.add(StepRecord(step, batch.rows, numbers), figures.together())
                 due = self.checkpoint_period and (step + 1) % self.checkpoint_period == 0
                 last = step + 1 == total
                 save = due or admission.stop or last
@@ -211,7 +211,7 @@ class PretrainTrainer:
         self,
         step: int,
         batch: LabelledBatch,
-        pending: PendingSteps,
+        pending: Pending[StepRecord],
         watch: _Watch,
         *,
         first: int,
@@ -231,7 +231,7 @@ class PretrainTrainer:
             self.processes.wait()  # else the first to leave would have the others ended while they save
             raise with_way_on(e, step) from None
 
-    def _settle_or_save(self, pending: PendingSteps, watch: _Watch, *, everything: bool) -> None:
+    def _settle_or_save(self, pending: Pending[StepRecord], watch: _Watch, *, everything: bool) -> None:
         """As :meth:`_settle`; where figures cannot be written, the state is saved, and they with it.
 
         Not where others have a part of the state: they are in their next step, and the last checkpoint has to do.
@@ -251,13 +251,13 @@ class PretrainTrainer:
             self.save()
             raise with_room(e, self.counters.step) from e
 
-    def _settle(self, pending: PendingSteps, watch: _Watch, *, everything: bool) -> None:
+    def _settle(self, pending: Pending[StepRecord], watch: _Watch, *, everything: bool) -> None:
         """Read the figures that are there, or all of them, and tell them.
 
         Raises:
             FailureError: those of a step are not finite; names it. WriteError: nobody can write them down.
         """
-        for record, loss, own, norm, finite in pending.settled(all_of_them=everything):
+        for record, (loss, own, norm, finite) in pending.settled(all_of_them=everything):
             if not finite:
                 raise self._not_finite(record, loss, own, norm)
             self.counters.loss = loss

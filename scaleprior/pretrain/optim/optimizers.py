@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from scaleprior.errors import UserError
 from scaleprior.pretrain.optim.rmsprop import DeviceRMSprop
 from scaleprior.training.checkpoint import lay_out_as_weights
+from scaleprior.training.guarding import begin_at_zero
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["build_optimizer", "device_optimizer", "guard", "guards_itself", "load_optimizer", "set_rate"]
+__all__ = ["build_optimizer", "device_optimizer", "load_optimizer", "set_rate"]
 
 _TIMM = {"sgd": "nesterov", "rmsprop": "rmsproptf", "adamw": "adamw", "lamb": "lamb"}
 
@@ -71,29 +72,8 @@ def device_optimizer(
         adamw._warned_capturable_if_run_uncaptured = True  # of a run that is not recorded, which is as good
         return adamw
     optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=True)
-    _begin_at_zero(optimizer)
+    begin_at_zero(optimizer)
     return optimizer
-
-
-def _begin_at_zero(optimizer: torch.optim.Optimizer) -> None:
-    """Give a fused SGD its momenta: its first step makes them without a value, which stays where found_inf is 1."""
-    for group in optimizer.param_groups:
-        for param in group["params"] if group["momentum"] else ():
-            if optimizer.state[param].get("momentum_buffer") is None:
-                optimizer.state[param]["momentum_buffer"] = torch.zeros_like(param)
-
-
-def guards_itself(optimizer: torch.optim.Optimizer) -> bool:
-    """Its step leaves weights and state alone where its attribute ``found_inf``, float32 [] on the device, is 1.
-
-    Of others the host has to look at the figures before it calls ``step``.
-    """
-    return getattr(optimizer, "_step_supports_amp_scaling", False)
-
-
-def guard(optimizer: torch.optim.Optimizer, found_inf: Tensor) -> None:
-    """Have every step of an optimiser that :func:`guards_itself` look at ``found_inf``, at whatever it holds then."""
-    optimizer.found_inf = found_inf  # pyright: ignore[reportAttributeAccessIssue] (where torch's own look for it)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -125,4 +105,4 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -
         group.update(ours)  # load_state_dict copied them; a captured step reads the originals
     lay_out_as_weights(optimizer)
     if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["fused"]:
-        _begin_at_zero(optimizer)
+        begin_at_zero(optimizer)
