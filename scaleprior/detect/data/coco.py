@@ -20,7 +20,7 @@ from scaleprior.detect.data.coco_format import CocoAnnotation, CocoCategory, Coc
 from scaleprior.detect.data.image_root import ImageRoot, open_root
 from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, require_files
 from scaleprior.detect.data.problems import DropBad, Findings, Problem
-from scaleprior.detect.data.segmentation import Segmentation, read_mask
+from scaleprior.detect.data.segmentation import Polygons, RunLengths, read_mask
 from scaleprior.detect.data.segmentation_check import MaskUse
 from scaleprior.errors import UserError
 from scaleprior.files import read_json
@@ -50,7 +50,7 @@ class ImageRecord:
     boxes: np.ndarray
     classes: np.ndarray
     crowd: np.ndarray
-    masks: tuple[Segmentation | None, ...] | None = None
+    masks: tuple[Polygons | RunLengths | None, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from scaleprior.corpus.images import ImageError, decode, inspect_image
 from scaleprior.detect.data.coco import DetectionSet, ImageRecord
 from scaleprior.detect.data.image_sizes import EXIF_HINT, SIZE_HINT, describe_size, is_stored_size
 from scaleprior.detect.data.oddities import Oddities
+from scaleprior.detect.data.segmentation import MaskFormat, Segmentation, to_image
 from scaleprior.detect.data.transforms import ResizeAugmentation, flip, pad_images, resize, resized_shape, to_tensor
 from scaleprior.errors import UserError
 
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["DetectionBatch", "ImageStore", "TrainLoader", "batch_order", "usable"]
 
 _AUGMENT = 1  # keeps the generators of order and augmentation apart
-_Item = tuple[Tensor, Tensor, Tensor, "int | str"]
-"""Image, boxes, classes, id."""
+_Item = tuple[Tensor, Tensor, Tensor, "int | str", "list[Segmentation] | None"]
+"""Image, boxes, classes, id, masks."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class DetectionBatch:
         boxes: float32 [G, 4] xyxy of each image. classes: int64 [G] of each.
         ids: of the images.
         slots: place of each image in the batch of all processes.
+        masks: of each image's objects, in pixels of the resized image; None where the sets were read without.
     """
 
     images: Tensor
@@ -53,6 +55,7 @@ class DetectionBatch:
     classes: list[Tensor]
     ids: list[int | str]
     slots: list[int]
+    masks: list[list[Segmentation]] | None = None
 
 
 class ImageStore:
@@ -149,6 +152,7 @@ class TrainLoader:
         threads: prepare this many images at a time, ahead of the step; 0 = when asked for.
         strict: see :class:`ImageStore`.
         rank, processes: this process and how many there are.
+        mask_format: how masks leave it, of sets that were read with them.
     """
 
     def __init__(
@@ -166,6 +170,7 @@ class TrainLoader:
         strict: bool = False,
         rank: int = 0,
         processes: int = 1,
+        mask_format: MaskFormat = "polygon",
     ) -> None:
         assert batch_size % processes == 0, (batch_size, processes)  # so that a mean over processes is one over images
         self.stores = [ImageStore(data, order=order, cache_bytes=cache_bytes, strict=strict) for data in sets]
@@ -181,6 +186,7 @@ class TrainLoader:
         self.threads = threads
         self.grouping = grouping
         self.slots = range(rank, batch_size, processes)
+        self.mask_format: MaskFormat = mask_format
 
     @classmethod
     def from_config(
@@ -198,6 +204,7 @@ class TrainLoader:
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
             cache_bytes=cfg.SCALEPRIOR.IMAGE_CACHE_MB * 2**20,
             strict=cfg.SCALEPRIOR.STRICT_IMAGES,
+            mask_format=cfg.INPUT.get("MASK_FORMAT", "polygon"),
             rank=rank,
             processes=processes,
         )
@@ -238,9 +245,10 @@ class TrainLoader:
         return self._collate(step, entries, [item.result() for item in items])
 
     def _collate(self, step: int, entries: list[int], items: Sequence[_Item]) -> DetectionBatch:
-        images, boxes, classes, ids = zip(*items)
+        images, boxes, classes, ids, masks = zip(*items)
         batch, sizes = pad_images(images, self._canvas(step, entries))
-        return DetectionBatch(batch, sizes, list(boxes), list(classes), list(ids), list(self.slots))
+        all_masks = None if None in masks else list(masks)
+        return DetectionBatch(batch, sizes, list(boxes), list(classes), list(ids), list(self.slots), all_masks)
 
     def _canvas(self, step: int, entries: list[int]) -> tuple[int, int]:
         """(H, W) that the images of all processes fit in."""
@@ -270,4 +278,15 @@ class TrainLoader:
         limit = np.array([width, height] * 2, dtype=np.float32)
         boxes = boxes.clip(0, limit)
         visible = ((boxes[:, 2:] - boxes[:, :2]) > 1e-5).all(axis=1)
-        return image, torch.from_numpy(boxes[visible]), torch.from_numpy(classes[visible]), record.id
+        masks = self._masks(record, (height, width), mirrored=mirrored)
+        if masks is not None:
+            visible &= np.array([mask.visible for mask in masks], dtype=bool)
+            masks = [mask for mask, stays in zip(masks, visible) if stays]
+        return image, torch.from_numpy(boxes[visible]), torch.from_numpy(classes[visible]), record.id, masks
+
+    def _masks(self, record: ImageRecord, shape: tuple[int, int], *, mirrored: bool) -> list[Segmentation] | None:
+        """Of all objects but crowds, in the resized image."""
+        if record.masks is None:
+            return None
+        flip, size = self.augmentation.direction if mirrored else "none", (record.height, record.width)
+        return [to_image(m, size, shape, flip=flip, form=self.mask_format) for m in record.masks if m is not None]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from scaleprior.detect.data.segmentation import Bitmap, Polygons, RunLengths, Segmentation, cut, draw
+from scaleprior.detect.data.segmentation import Bitmap, Polygons, Segmentation, cut, draw
 
 __all__ = ["mask_targets"]
 
@@ -35,7 +35,7 @@ def mask_targets(masks: Sequence[Segmentation], boxes: Tensor, side: int) -> Ten
     if outlines:
         rows, polygons = zip(*outlines)
         targets[list(rows)] = torch.from_numpy(_drawn_in(polygons, boxes[list(rows)].numpy(), side)).bool()
-    bitmaps: dict[int, tuple[RunLengths | Bitmap, list[int]]] = {}
+    bitmaps: dict[int, tuple[Bitmap, list[int]]] = {}
     for row, mask in enumerate(masks):
         if not isinstance(mask, Polygons):  # unpacked once, however many boxes it has
             bitmaps.setdefault(id(mask), (mask, []))[1].append(row)

@@ -42,6 +42,11 @@ class Polygons:
         arrays = [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in polygons]
         return cls(np.concatenate(arrays), tuple(map(len, arrays)))
 
+    @property
+    def visible(self) -> bool:
+        """Whether an object remains of it: always, as in Detectron2, which looks at its box alone."""
+        return True
+
     def flat(self) -> list[list[float]]:
         """As COCO's API takes them."""
         return cut(self.points, self.counts)
@@ -77,13 +82,18 @@ class Bitmap:
         """From [H, W], in which all but 0 is the object's."""
         return cls(np.packbits(array), *array.shape)
 
+    @property
+    def visible(self) -> bool:
+        """Whether an object remains of it: not if it was so thin that no pixel of the new size took it."""
+        return bool(self.bits.any())
+
     def array(self) -> np.ndarray:
         """uint8 [H, W] of 0 and 1."""
         return np.unpackbits(self.bits, count=self.height * self.width).reshape(self.height, self.width)
 
 
-Segmentation = Polygons | RunLengths | Bitmap
-"""The mask of one object."""
+Segmentation = Polygons | Bitmap
+"""The mask of one object in a batch."""
 
 
 def read_mask(segmentation: Any) -> Polygons | RunLengths:
@@ -99,8 +109,8 @@ def read_mask(segmentation: Any) -> Polygons | RunLengths:
 
 
 def to_image(
-    mask: Segmentation, size: tuple[int, int], shape: tuple[int, int], *, flip: str = "none", form: MaskFormat
-) -> Polygons | Bitmap:
+    mask: Polygons | RunLengths, size: tuple[int, int], shape: tuple[int, int], *, flip: str = "none", form: MaskFormat
+) -> Segmentation:
     """The mask of an image that was resized from ``size`` to ``shape`` (height, width) and then flipped.
 
     Bitmaps take the nearest pixel.

@@ -232,7 +232,7 @@ def _evaluate_set(
 
 
 def _load_sets(cfg: CfgNode, key: str) -> list[DetectionSet]:
-    sets = [load_dataset(name, cfg) for name in set_names(cfg, key)]
+    sets = [load_dataset(name, cfg, evaluated=key == "DATASETS.TEST") for name in set_names(cfg, key)]
     for other in sets[1:]:
         if (other.category_ids, other.class_names) != (sets[0].category_ids, sets[0].class_names):
             raise UserError(

@@ -55,7 +55,7 @@ class TrainStep:
         torch.manual_seed(mixed_seed(self.seed, step))
         kind = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         with torch.autocast(self.device.type, dtype=kind, enabled=self.cfg.SOLVER.AMP.ENABLED):
-            losses = self.model(batch.images, batch.sizes, Truth.padded(batch.boxes, batch.classes))
+            losses = self.model(batch.images, batch.sizes, Truth.padded(batch.boxes, batch.classes, batch.masks))
         loss = torch.stack(list(losses.values())).sum()
         parts = {name: value.item() for name, value in losses.items()}
         if not all(math.isfinite(value) for value in parts.values()):

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from scaleprior.detect.data.segmentation import Segmentation
+
 __all__ = ["Truth"]
 
 
@@ -19,15 +21,19 @@ class Truth:
         boxes: float32 [N, G, 4], xyxy in pixels of the resized image; 0 in empty places.
         classes: int64 [N, G], in 0..C-1; 0 in empty places.
         present: bool [N, G], whether there is an object at that place.
+        masks: G_i of each image, which stay with the host; None where the detector learns boxes alone.
     """
 
     boxes: Tensor
     classes: Tensor
     present: Tensor
+    masks: list[list[Segmentation]] | None = None
 
     @classmethod
-    def padded(cls, boxes: Sequence[Tensor], classes: Sequence[Tensor]) -> Truth:
-        """From one float32 [G_i, 4] and one int64 [G_i] for each image. G is at least 1."""
+    def padded(
+        cls, boxes: Sequence[Tensor], classes: Sequence[Tensor], masks: list[list[Segmentation]] | None = None
+    ) -> Truth:
+        """From one float32 [G_i, 4], one int64 [G_i] and G_i masks for each image. G is at least 1."""
         counts = torch.tensor([len(each) for each in boxes])
         most = max(int(counts.max()), 1)
         present = torch.arange(most) < counts[:, None]
@@ -35,7 +41,7 @@ class Truth:
         all_classes = torch.zeros(len(boxes), most, dtype=torch.int64)
         all_boxes[present] = torch.cat(list(boxes))
         all_classes[present] = torch.cat(list(classes))
-        return cls(all_boxes, all_classes, present)
+        return cls(all_boxes, all_classes, present, masks)
 
     def __len__(self) -> int:
         return len(self.boxes)

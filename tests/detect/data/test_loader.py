@@ -12,10 +12,11 @@ import torch
 
 from scaleprior.detect.data.coco import DetectionSet, load_coco
 from scaleprior.detect.data.loader import ImageStore, TrainLoader, batch_order, usable
+from scaleprior.detect.data.segmentation import Bitmap, MaskFormat, Polygons
 from scaleprior.detect.data.transforms import ResizeAugmentation, flip, resize, resized_shape
 from scaleprior.errors import UserError
 from tests.corpus.images.files import TURNS, exif, noise, pillow, save
-from tests.detect.conftest import data_overrides, make_coco, tiny_config
+from tests.detect.conftest import add_outlines, data_overrides, make_coco, tiny_config
 
 _AUGMENTATION = ResizeAugmentation(sizes=(32, 48), sampling="choice", longest=64, direction="horizontal")
 
@@ -245,3 +246,66 @@ def test_the_key_of_strictness_reaches_training_and_evaluation(tmp_path: Path) -
         cfg = tiny_config("FPN", words).cfg
         loader = TrainLoader.from_config(cfg, [load_coco(path, root, name="tiny")])
         assert loader.stores[0].strict == strict
+
+
+def test_masks_stay_with_their_boxes(tmp_path: Path) -> None:
+    """Every polygon is its object's box, so that it stays so in each batch; crowds and what is invisible leave both."""
+
+    def change(data: dict[str, Any]) -> None:
+        outside = {**data["annotations"][0], "bbox": [70, 0, 10, 10]}
+        crowd = {**data["annotations"][1], "iscrowd": 1}
+        data["annotations"][:] = [outside, crowd, *data["annotations"]]
+        add_outlines(data)
+        data["annotations"][1]["segmentation"] = {"counts": [64 * 64], "size": [64, 64]}
+
+    path, root = make_coco(tmp_path, change=change)
+    augmentation = ResizeAugmentation((48, 100), "choice", 100, "horizontal")
+    forms: list[MaskFormat] = ["polygon", "bitmask"]
+    loaders = {}
+    for form in forms:
+        data = load_coco(path, root, name="tiny", masks=form)
+        loader = TrainLoader([data], augmentation, order="RGB", batch_size=2, seed=0, mask_format=form)
+        loaders[form] = list(loader.batches(0, 12))
+    shapes = set()
+    for outlined, drawn in zip(loaders["polygon"], loaders["bitmask"]):
+        assert outlined.masks is not None
+        assert drawn.masks is not None
+        assert [len(each) for each in outlined.masks] == [len(each) for each in outlined.boxes]
+        for size, boxes, masks, bitmaps in zip(outlined.sizes, outlined.boxes, outlined.masks, drawn.masks):
+            shapes.add(size)
+            for box, mask, bitmap in zip(boxes, masks, bitmaps):
+                assert isinstance(mask, Polygons)
+                assert isinstance(bitmap, Bitmap)
+                points = mask.points.clip(0, [size[1], size[0]])
+                assert np.allclose([*points.min(axis=0), *points.max(axis=0)], box, atol=1e-4)
+                assert bitmap.array().shape == size
+                rows, columns = bitmap.array().nonzero()
+                edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+                assert np.allclose(edges, box, atol=0.51)
+    assert shapes == {(48, 48), (100, 100)}
+
+
+def test_a_bitmap_of_which_no_pixel_remains_leaves_with_its_box(tmp_path: Path) -> None:
+    def change(data: dict[str, Any]) -> None:
+        add_outlines(data)
+        data["annotations"][0]["segmentation"] = {"counts": [65, 1, 64 * 64 - 66], "size": [64, 64]}  # at (1, 1)
+
+    data = load_coco(*make_coco(tmp_path, images=1, change=change), name="tiny", masks="bitmask")
+    counts = {}
+    for side in (64, 32, 16):
+        loader = TrainLoader(
+            [data], ResizeAugmentation((side,), "choice", side, "none"), order="RGB", batch_size=1, seed=0,
+            mask_format="bitmask",
+        )  # fmt: skip
+        (batch,) = loader.batches(0, 1)
+        assert batch.masks is not None
+        counts[side] = (len(batch.masks[0]), len(batch.boxes[0]), len(batch.classes[0]))
+    assert counts == {64: (1, 1, 1), 32: (1, 1, 1), 16: (0, 0, 0)}
+
+
+def test_sets_without_masks_give_none(tmp_path: Path) -> None:
+    data = load_coco(*make_coco(tmp_path, change=add_outlines), name="tiny")
+    (batch,) = TrainLoader(
+        [data], ResizeAugmentation((64,), "choice", 64, "none"), order="RGB", batch_size=2, seed=0
+    ).batches(0, 1)
+    assert batch.masks is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import faster_coco_eval.core.mask as mask_api
 import numpy as np
 import pytest
 
@@ -39,20 +40,27 @@ def test_polygons_scale_and_flip_with_their_image() -> None:
     assert mask.flat()[0] == SQUARE
 
 
+def _run_lengths(array: np.ndarray) -> RunLengths:
+    return RunLengths(mask_api.encode(np.asfortranarray(array))["counts"], *array.shape)
+
+
 def test_a_bitmap_takes_the_nearest_pixel_and_flips() -> None:
     array = np.zeros((4, 6), np.uint8)
     array[1, 2:5] = 1
-    mask = Bitmap.of(array)
-    assert (mask.array() == array).all()
-    doubled = to_image(mask, (4, 6), (8, 12), form="bitmask")
-    assert isinstance(doubled, Bitmap)
-    assert (doubled.array() == array.repeat(2, axis=0).repeat(2, axis=1)).all()
-    mirrored = to_image(mask, (4, 6), (4, 6), flip="horizontal", form="bitmask")
-    assert isinstance(mirrored, Bitmap)
-    assert np.argwhere(mirrored.array()).tolist() == [[1, 1], [1, 2], [1, 3]]
-    down = to_image(mask, (4, 6), (4, 6), flip="vertical", form="bitmask")
-    assert isinstance(down, Bitmap)
-    assert np.argwhere(down.array()).tolist() == [[2, 2], [2, 3], [2, 4]]
+    assert (Bitmap.of(array).array() == array).all()
+
+    def moved(shape: tuple[int, int], flip: str) -> Bitmap:
+        mask = to_image(_run_lengths(array), (4, 6), shape, flip=flip, form="bitmask")
+        assert isinstance(mask, Bitmap)
+        return mask
+
+    assert (moved((8, 12), "none").array() == array.repeat(2, axis=0).repeat(2, axis=1)).all()
+    assert np.argwhere(moved((4, 6), "horizontal").array()).tolist() == [[1, 1], [1, 2], [1, 3]]
+    assert np.argwhere(moved((4, 6), "vertical").array()).tolist() == [[2, 2], [2, 3], [2, 4]]
+    # of two rows of four, those whose centres are nearest are the second and the last
+    assert moved((2, 6), "none").array()[0].tolist() == [0, 0, 1, 1, 1, 0]
+    assert moved((2, 6), "none").visible
+    assert not moved((1, 6), "none").visible
 
 
 def test_run_lengths_are_read_compressed_and_not() -> None:
@@ -77,7 +85,6 @@ def test_polygons_become_a_bitmap_of_the_new_size_where_the_config_wants_bitmaps
 @pytest.mark.parametrize("flip", ["none", "horizontal", "vertical"])
 @pytest.mark.parametrize("kind", ["polygons", "rle"])
 def test_masks_move_as_in_detectron2(kind: str, flip: str) -> None:
-    import faster_coco_eval.core.mask as mask_api
     from detectron2.data import detection_utils, transforms
 
     size, shape = (48, 64), (75, 100)

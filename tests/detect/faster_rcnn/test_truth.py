@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from scaleprior.detect.data.segmentation import Polygons, Segmentation
 from scaleprior.detect.faster_rcnn.truth import Truth
 
 
@@ -22,3 +23,12 @@ def test_a_batch_without_any_object_has_an_empty_place() -> None:
     truth = Truth.padded([torch.zeros(0, 4)] * 2, [torch.zeros(0, dtype=torch.int64)] * 2)
     assert truth.boxes.shape == (2, 1, 4)
     assert not truth.present.any()
+
+
+def test_masks_stay_with_the_host() -> None:
+    boxes, classes = [torch.zeros(1, 4)], [torch.zeros(1, dtype=torch.int64)]
+    masks: list[list[Segmentation]] = [[Polygons.of([[0, 0, 1, 0, 1, 1]])]]
+    truth = Truth.padded(boxes, classes, masks).to(torch.device("meta"))
+    assert truth.boxes.is_meta
+    assert truth.masks is masks
+    assert Truth.padded(boxes, classes).masks is None
