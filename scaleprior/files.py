@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 
+_UMASK = threading.Lock()
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # a full disk, a quota that is used up
 # What a file that is no UTF-8 begins with -> what to do.
 _NO_TEXT = {
@@ -111,9 +113,7 @@ def atomic_path(path: str | Path, *, durable: bool = True, size: int | None = No
     try:
         yield temporary
         # mkstemp makes files private; what a user keeps should follow the umask as any other file does
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        os.chmod(temporary, 0o666 & ~_umask())
         if durable:
             _flush_to_disk(temporary)
         os.replace(temporary, path)
@@ -123,6 +123,14 @@ def atomic_path(path: str | Path, *, durable: bool = True, size: int | None = No
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _umask() -> int:
+    """The process', which can only be read by setting it: two threads at once would leave it at 0."""
+    with _UMASK:
+        umask = os.umask(0o077)
+        os.umask(umask)
+        return umask
 
 
 def remove_leftovers(folder: str | Path, *, recursive: bool = True) -> None:

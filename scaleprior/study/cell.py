@@ -17,6 +17,8 @@ from scaleprior.study.sections import StageSection
 __all__ = ["CELL_FILE", "Cell", "CellData", "Noise"]
 
 CELL_FILE = "cell.json"
+_STORE_KEY = "SCALEPRIOR.IMAGE_STORE_MB"
+_STORE_MB = 2048  # unless the spec says another; cells read the same images over and over, which a single run does not
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Cell:
         return override_config(loaded, own.items(), origin="the study")
 
     def finetune_config(self) -> LoadedConfig:
-        """The config of fine-tuning and evaluation.
+        """The config of fine-tuning and evaluation; decoded images are shared with the other cells of the machine.
 
         Raises:
             UserError: see :func:`scaleprior.config.load_config`.
@@ -127,6 +129,8 @@ class Cell:
         defaults = get_engine(self.engine).default_config()
         stage = self.finetune
         loaded = load_config(stage.config, stage.overrides, pieces=stage.pieces, defaults=defaults)
+        if _STORE_KEY not in loaded.explicit and "IMAGE_STORE_MB" in loaded.cfg.get("SCALEPRIOR", {}):
+            own[_STORE_KEY] = _STORE_MB
         return override_config(loaded, own.items(), origin="the study")
 
     def to_dict(self) -> dict[str, Any]:

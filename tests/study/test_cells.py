@@ -79,6 +79,7 @@ def test_cells_of_the_first_quickstart_are_those_of_the_first_version(tmp_path: 
     [
         ("finetune", "DATALOADER.NUM_WORKERS", "3"),
         ("finetune", "SCALEPRIOR.IMAGE_CACHE_MB", "7"),
+        ("finetune", "SCALEPRIOR.IMAGE_STORE_MB", "7"),
         ("finetune", "SOLVER.CHECKPOINT_PERIOD", "7"),
         ("finetune", "SCALEPRIOR.RESULTS", "r.csv"),
         ("finetune", "OUTPUT_DIR", "elsewhere"),

@@ -217,6 +217,24 @@ def test_what_has_no_effect_on_results_re_runs_nothing(finished: Path, tmp_path:
     assert (out / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
 
 
+@pytest.mark.slow
+def test_a_detection_set_is_decoded_once_for_all_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALEPRIOR_HOME", str(tmp_path / "home"))
+    files = {split: make_coco(tmp_path / split, images) for split, images in (("train", 8), ("val", 6))}
+    written = max(path.stat().st_ctime for path in tmp_path.rglob("*"))
+    wait_until(lambda: time.time() > written + 3)  # younger files could change unnoticed, and are not stored
+    changes: dict[str, Any] = {
+        "ladder": [16],
+        "detection": {split: {"json": str(path), "images": str(root)} for split, (path, root) in files.items()},
+        "finetune": {**TINY["finetune"], "overrides": {**TINY["finetune"]["overrides"], "SOLVER.MAX_ITER": 4}},
+    }
+    run = run_study_command(write_spec(tmp_path, **changes), tmp_path / "out", "--jobs", "1")
+    assert run.returncode == 0, run.stderr
+    logs = [path.read_text() for path in (tmp_path / "out" / "cells").glob("*/log.txt")]
+    decoded = [[int(n) for n in re.findall(r"images in the set, decoded (\d+) times", log)] for log in logs]
+    assert sorted(decoded) == [[0, 0], [8, 6]]  # in training and in evaluation, by either cell
+
+
 def test_another_studys_folder_is_refused(finished: Path, tmp_path: Path) -> None:
     for changes in ({"name": "other"}, {"detection": {"world": {"train": 12, "val": 9, "canvas": 48}}}):
         with pytest.raises(UserError, match="holds another study"):

@@ -101,8 +101,16 @@ OWN = (
     ),
     Key(
         "SCALEPRIOR.IMAGE_CACHE_MB", 1024,
-        "Decoded images kept in memory, per data set; 0 = none. No effect on results. Detectron2's loader keeps none.",
+        "Decoded images kept in memory, per data set; 0 = none. Those on the disk (SCALEPRIOR.IMAGE_STORE_MB) need no "
+        "place here. No effect on results. Detectron2's loader keeps none.",
         engines=(TORCHVISION,), changes=(), legal=at_least(0), unit="megabytes of 2**20 bytes",
+    ),
+    Key(
+        "SCALEPRIOR.IMAGE_STORE_MB", 0,
+        "Decoded images kept on the disk in $SCALEPRIOR_HOME/images, once for all processes of the machine: what all "
+        "sets together may take there; 0 = none. Sets that nobody uses give way to others, the longest unused first. "
+        "The cells of a study take 2048 unless this key is set. No effect on results.",
+        engines=(TORCHVISION,), changes=(), legal=at_least(0), unit="megabytes of 2**20 bytes", since=2,
     ),
     Key(
         "SCALEPRIOR.STRICT_IMAGES", False,

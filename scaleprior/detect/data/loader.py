@@ -18,18 +18,17 @@ import torch
 from torch import Tensor
 
 from scaleprior.config.seed import run_seed
-from scaleprior.corpus.images import ImageError, decode, inspect_image
 from scaleprior.detect.data.coco import DetectionSet, ImageRecord
-from scaleprior.detect.data.image_sizes import EXIF_HINT, SIZE_HINT, describe_size, is_stored_size
-from scaleprior.detect.data.oddities import Oddities
 from scaleprior.detect.data.segmentation import MaskFormat, Segmentation, to_image
-from scaleprior.detect.data.transforms import ResizeAugmentation, flip, pad_images, resize, resized_shape, to_tensor
+from scaleprior.detect.data.store.images import ImageStore
+from scaleprior.detect.data.store.room import Room, machine_room
+from scaleprior.detect.data.transforms import ResizeAugmentation, flip, pad_images, resized_shape
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["DetectionBatch", "ImageStore", "TrainLoader", "batch_order", "usable"]
+__all__ = ["DetectionBatch", "TrainLoader", "batch_order", "usable"]
 
 _AUGMENT = 1  # keeps the generators of order and augmentation apart
 _Item = tuple[Tensor, Tensor, Tensor, "int | str", "list[Segmentation] | None"]
@@ -56,66 +55,6 @@ class DetectionBatch:
     ids: list[int | str]
     slots: list[int]
     masks: list[list[Segmentation]] | None = None
-
-
-class ImageStore:
-    """Decoded images of a set, kept in memory while they fit.
-
-    Args:
-        order: "RGB" or "BGR".
-        cache_bytes: what to keep at most. Nothing is evicted: the first images stay, since every epoch visits all in
-            another order and any replacement would only exchange one hit for another.
-        strict: refuse images that are out of order without harm to their pixels.
-
-    Attributes:
-        oddities: of such images that were read.
-    """
-
-    def __init__(self, data: DetectionSet, *, order: str, cache_bytes: int, strict: bool = False) -> None:
-        self.data = data
-        self.order = order
-        self.strict = strict
-        self.oddities = Oddities(data.source)
-        self._left = cache_bytes
-        self._kept: dict[tuple[int, int, int], Tensor] = {}
-
-    def load(self, index: int, short: int, longest: int, *, keep: bool) -> Tensor:
-        """Image ``index`` resized, uint8 [3, h, w]; see ``transforms.resized_shape``.
-
-        Args:
-            keep: cache it in this size (when sizes vary, the original is kept instead).
-
-        Raises:
-            UserError: the file is missing, damaged, or not of the size the annotations say.
-        """
-        record = self.data.records[index]
-        shape = resized_shape(record.height, record.width, short, longest)
-        key = (index, *shape) if keep else (index, record.height, record.width)
-        kept = self._kept.get(key)
-        if kept is None:
-            kept = self._decode(record)
-            if keep:
-                kept = resize(kept, shape)
-            # two threads may both decode an image; the budget then counts it twice, which does no harm
-            if kept.numel() <= self._left:
-                self._left -= kept.numel()
-                self._kept[key] = kept
-        return resize(kept, shape)
-
-    def _decode(self, record: ImageRecord) -> Tensor:
-        encoded = self.data.root.read(record.file_name)
-        try:
-            warn = self.oddities.of(record.file_name)
-            image = to_tensor(decode(encoded, order=self.order, strict=self.strict, warn=warn))
-        except ImageError as e:
-            raise UserError(f"{self.data.source}: image {record.file_name}: {e}", hint="replace the file") from e
-        if tuple(image.shape[1:]) != (record.height, record.width):
-            found, size = inspect_image(encoded), (record.height, record.width)
-            raise UserError(
-                f"{self.data.source}: image {describe_size(record.file_name, found, *size)}",
-                hint=EXIF_HINT if is_stored_size(found, *size) else SIZE_HINT,
-            )
-        return image
 
 
 def usable(data: DetectionSet, *, filter_empty: bool) -> list[int]:
@@ -150,7 +89,7 @@ class TrainLoader:
         sets: trained on jointly.
         batch_size: of all processes together, which it is a multiple of.
         threads: prepare this many images at a time, ahead of the step; 0 = when asked for.
-        strict: see :class:`ImageStore`.
+        cache_bytes, strict, room: see :class:`ImageStore`.
         rank, processes: this process and how many there are.
         mask_format: how masks leave it, of sets that were read with them.
     """
@@ -168,12 +107,15 @@ class TrainLoader:
         filter_empty: bool = True,
         cache_bytes: int = 0,
         strict: bool = False,
+        room: Room | None = None,
         rank: int = 0,
         processes: int = 1,
         mask_format: MaskFormat = "polygon",
     ) -> None:
         assert batch_size % processes == 0, (batch_size, processes)  # so that a mean over processes is one over images
-        self.stores = [ImageStore(data, order=order, cache_bytes=cache_bytes, strict=strict) for data in sets]
+        self.stores = [
+            ImageStore(data, order=order, cache_bytes=cache_bytes, strict=strict, room=room) for data in sets
+        ]
         self.entries = [
             (store, index) for store in self.stores for index in usable(store.data, filter_empty=filter_empty)
         ]
@@ -192,7 +134,7 @@ class TrainLoader:
     def from_config(
         cls, cfg: CfgNode, sets: Sequence[DetectionSet], *, rank: int = 0, processes: int = 1
     ) -> TrainLoader:
-        """Read ``INPUT``, ``DATALOADER``, ``SOLVER.IMS_PER_BATCH``, ``SEED`` and the cache's size."""
+        """Read ``INPUT``, ``DATALOADER``, ``SOLVER.IMS_PER_BATCH``, ``SEED`` and what keeps decoded images."""
         return cls(
             sets,
             ResizeAugmentation.from_config(cfg),
@@ -204,6 +146,7 @@ class TrainLoader:
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
             cache_bytes=cfg.SCALEPRIOR.IMAGE_CACHE_MB * 2**20,
             strict=cfg.SCALEPRIOR.STRICT_IMAGES,
+            room=machine_room(cfg.SCALEPRIOR.IMAGE_STORE_MB),
             mask_format=cfg.INPUT.get("MASK_FORMAT", "polygon"),
             rank=rank,
             processes=processes,
@@ -221,7 +164,7 @@ class TrainLoader:
             yield from self._threaded(jobs) if self.threads else self._one_by_one(jobs)
         finally:
             for store in self.stores:
-                store.oddities.report()
+                store.report()
 
     def _one_by_one(self, jobs: Iterator[tuple[int, list[int]]]) -> Iterator[DetectionBatch]:
         for step, entries in jobs:

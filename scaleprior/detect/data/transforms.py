@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["ResizeAugmentation", "flip", "pad_images", "resize", "resized_shape", "to_tensor"]
+__all__ = ["ResizeAugmentation", "flip", "pad_images", "resize", "resized_shape"]
 
 
 def resized_shape(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
@@ -86,11 +85,6 @@ class ResizeAugmentation:
         return size, self.direction != "none" and bool(v < 0.5)
 
 
-def to_tensor(image: np.ndarray) -> Tensor:
-    """uint8 [3, H, W] from uint8 [H, W, 3]."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-
-
 def pad_images(images: Sequence[Tensor], canvas: tuple[int, int] | None = None) -> tuple[Tensor, list[tuple[int, int]]]:
     """One batch uint8 [N, 3, H, W], each image in its upper left corner, and (height, width) of each image.
 
@@ -100,8 +94,7 @@ def pad_images(images: Sequence[Tensor], canvas: tuple[int, int] | None = None) 
     sizes = [(image.shape[1], image.shape[2]) for image in images]
     if canvas is None:
         canvas = (max(height for height, _ in sizes), max(width for _, width in sizes))
-    if all(size == canvas for size in sizes):
-        return torch.stack(list(images)), sizes
+    # by channels, whatever the images' strides: a network's last bits may follow from them
     batch = images[0].new_zeros(len(images), 3, *canvas)
     for row, image, (height, width) in zip(batch, images, sizes):
         row[:, :height, :width] = image

@@ -26,6 +26,7 @@ from scaleprior.config.seed import run_seed
 from scaleprior.detect.data.coco import DetectionSet, dataset_paths, load_dataset
 from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.data.loader import TrainLoader
+from scaleprior.detect.data.store.room import machine_room
 from scaleprior.detect.evaluate import coco_ap
 from scaleprior.detect.faster_rcnn import model_file as weights_io
 from scaleprior.detect.faster_rcnn.keys import check_keys
@@ -223,6 +224,7 @@ def _evaluate_set(
         limits=BatchLimits.on(next(model.parameters()).device, cfg),
         threads=cfg.DATALOADER.NUM_WORKERS,
         strict=cfg.SCALEPRIOR.STRICT_IMAGES,
+        room=machine_room(cfg.SCALEPRIOR.IMAGE_STORE_MB),
         progress=progress,
     )
     detections = found.rows(data)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from scaleprior.detect.data.coco import DetectionSet
-from scaleprior.detect.data.loader import ImageStore
+from scaleprior.detect.data.store.images import ImageStore
+from scaleprior.detect.data.store.room import Room
 from scaleprior.detect.data.transforms import resized_shape
 from scaleprior.detect.faster_rcnn.found import Found, Leaving
 from scaleprior.detect.faster_rcnn.model import Detector
@@ -65,6 +66,7 @@ def predict(
     threads: int = 0,
     cache_bytes: int = 0,
     strict: bool = False,
+    room: Room | None = None,
     share: tuple[int, int] = (0, 1),
     progress: ProgressFn | None = None,
 ) -> Found:
@@ -79,13 +81,14 @@ def predict(
         threads: decode and resize images ahead of the network, and make rows of what it found behind it.
         cache_bytes: how much of the decoded images to keep, for a later call.
         strict: refuse images that are out of order without harm to their pixels.
+        room: for decoded images on the disk, shared by all processes.
         share: (r, P): batches r, r + P, ... only.
         progress: told how many images of the whole set are done, as if all processes were equally far.
 
     Raises:
         UserError: an image is missing, damaged, or not of the size that the annotations say.
     """
-    store = ImageStore(data, order=order, cache_bytes=cache_bytes, strict=strict)
+    store = ImageStore(data, order=order, cache_bytes=cache_bytes, strict=strict, room=room)
     rank, processes = share
     batches = list(_batches(data, short, longest, limits))[rank::processes]
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
@@ -108,7 +111,7 @@ def predict(
                     progress(round(done / of_share * len(data)), len(data), {})
             return Found.joined([part.result() for part in parts])
     finally:
-        store.oddities.report()
+        store.report()
 
 
 @contextlib.contextmanager

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from scaleprior.detect.data.coco import DetectionSet, load_coco
-from scaleprior.detect.data.loader import ImageStore, TrainLoader, batch_order, usable
+from scaleprior.detect.data.loader import TrainLoader, batch_order, usable
 from scaleprior.detect.data.segmentation import Bitmap, MaskFormat, Polygons
+from scaleprior.detect.data.store.images import ImageStore
 from scaleprior.detect.data.transforms import ResizeAugmentation, flip, resize, resized_shape
 from scaleprior.errors import UserError
 from tests.corpus.images.files import TURNS, exif, noise, pillow, save

@@ -54,7 +54,7 @@ def test_training_and_evaluation_see_the_same(tmp_path: Path, cache: str) -> Non
             assert all(torch.equal(a, b) for a, b in zip(getattr(one, field), getattr(other, field), strict=True))
     torch.manual_seed(0)
     model = build_detector(cfg)
-    one, other = (predict(model, data, order="BGR", short=64, longest=96) for data in (upright, turned))
+    one, other = (predict(model, data, order="BGR", short=64, longest=96).rows(data) for data in (upright, turned))
     assert len(one) > 8
     assert one == other
 

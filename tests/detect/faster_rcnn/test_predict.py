@@ -116,7 +116,7 @@ def test_the_rows_are_what_the_detector_says_of_each_batch(tmp_path: Path, detec
 
 
 def _image(data: DetectionSet, index: int) -> torch.Tensor:
-    from scaleprior.detect.data.loader import ImageStore
+    from scaleprior.detect.data.store.images import ImageStore
 
     return ImageStore(data, order="RGB", cache_bytes=0).load(index, 32, 32, keep=True)
 

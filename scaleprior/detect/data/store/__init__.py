@@ -1,0 +1,1 @@
+"""Decoded images: kept in memory, and on the machine's disk for all its processes."""
