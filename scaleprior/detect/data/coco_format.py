@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 __all__ = [
-    "MOST_PIXELS", "CocoAnnotation", "CocoCategory", "CocoId", "CocoImage", "CocoTruth", "Detection", "are_pixels",
+    "MOST_PIXELS", "CocoAnnotation", "CocoCategory", "CocoId", "CocoImage", "CocoTruth", "Detection", "Rle",
+    "are_pixels",
 ]  # fmt: skip
 
 CocoId = int | str
@@ -60,13 +61,24 @@ class CocoTruth(TypedDict):
     categories: list[CocoCategory]
 
 
-class Detection(TypedDict):
-    """One detection; the score is in [0, 1]."""
+class Rle(TypedDict):
+    """A mask of an image of ``size`` (height, width): lengths of runs down its columns, compressed."""
 
+    size: list[int]
+    counts: str
+
+
+class _Detection(TypedDict):
     image_id: CocoId
     category_id: CocoId
     bbox: list[float]
     score: float
+
+
+class Detection(_Detection, total=False):
+    """One detection; the score is in [0, 1]."""
+
+    segmentation: Rle
 
 
 def are_pixels(values: Sequence[Any]) -> bool:

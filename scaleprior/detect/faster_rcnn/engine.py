@@ -229,7 +229,7 @@ def _evaluate_set(
     )
     detections = found.rows(data)
     write_text(out / f"detections_{re.sub(r'[^A-Za-z0-9._-]', '_', data.name)}.json", json.dumps(detections))
-    result = coco_ap(data.truth, detections)
+    result = coco_ap(data.truth, detections, masks=cfg.MODEL.get("MASK_ON", False))
     return replace(result, seconds=round(time.perf_counter() - start, 3))
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from scaleprior.detect.data.coco import DetectionSet, load_coco
+from scaleprior.detect.data.segmentation import RunLengths
 from scaleprior.detect.faster_rcnn.found import Found
 from scaleprior.detect.faster_rcnn.model import Detector, build_detector
 from scaleprior.detect.faster_rcnn.parts.roi_heads import Detections
@@ -65,6 +66,33 @@ def test_boxes_come_back_in_original_pixels_and_empty_ones_go(tmp_path: Path) ->
     assert [d["image_id"] for d in found] == [100, 101, 102]
     assert found[0]["bbox"] == [0.0, 16.0, 32.0, 48.0]
     assert found[0]["category_id"] == 7
+
+
+class _Outlined(_Fixed):
+    """Finds, with a mask that fills the left half of its box, one square in each image of more than 32 rows."""
+
+    def forward(self, images: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        found = super().forward(images, sizes)
+        masks = torch.zeros(2, 28, 28)
+        masks[:, :, :14] = 1
+        count = 2 if images.shape[2] > 32 else 0
+        return [Detections(d.boxes[:count], d.scores[:count], d.classes[:count], masks[:count]) for d in found]
+
+
+def test_masks_come_back_as_run_lengths_of_the_original_image(tmp_path: Path) -> None:
+    """In 80 x 64 pixels, resized to 40 x 32: columns 0 to 15 of the box's 32, rows 16 to 63 of each."""
+    data = _mixed(tmp_path)
+    rows = _predict(_Outlined(), data).rows(data)
+    assert [row["image_id"] for row in rows] == [102, 105, 108]
+    for row in rows:
+        assert row["bbox"] == [0.0, 16.0, 32.0, 48.0]
+        assert row["segmentation"]["size"] == [80, 64]
+        array = RunLengths(row["segmentation"]["counts"].encode(), 80, 64).array()
+        assert array[16:64, :16].all()
+        assert array.sum() == 48 * 16
+    for processes in (2, 7):
+        parts = [_predict(_Outlined(), data, share=(rank, processes), threads=rank) for rank in range(processes)]
+        assert Found.joined(parts).rows(data) == rows
 
 
 def test_batches_are_of_one_shape_and_no_larger_than_they_may_be(tmp_path: Path) -> None:

@@ -29,11 +29,16 @@ __all__ = ["BoxHead", "Detections", "Predictor", "Res5Head", "RoiHeads", "RoiSet
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one image, best first: boxes [D, 4] xyxy, scores [D] in [0, 1], classes int64 [D]."""
+    """What was found in one image, best first: boxes [D, 4] xyxy, scores [D] in [0, 1], classes int64 [D].
+
+    Attributes:
+        masks: of Mask R-CNN, [D, S, S] in [0, 1]: how likely each cell of a box is the object's.
+    """
 
     boxes: Tensor
     scores: Tensor
     classes: Tensor
+    masks: Tensor | None = None
 
 
 class BoxHead(nn.Module):
