@@ -114,7 +114,8 @@ def compare_features(
         if kind == "C4":
             mine, their = ours.backbone(ours.batch(image[None], [tuple(image.shape[1:])])), theirs.backbone(batch)
             regions, heads = torch.tensor(_REGIONS), ours.roi_heads
-            mine["res5 of regions"] = heads.box_head.res5(heads.pooler([mine["res4"]], [regions]))
+            pooled = heads.pooler([mine["res4"]], regions, torch.zeros(len(regions), dtype=torch.int64))
+            mine["res5 of regions"] = heads.box_head.res5(pooled)
             their["res5 of regions"] = theirs.roi_heads._shared_roi_transform([their["res4"]], [Boxes(regions)])
         else:
             mine = ours.backbone.bottom_up(ours.batch(image[None], [tuple(image.shape[1:])])) | ours.backbone(

@@ -10,8 +10,9 @@ from importlib.metadata import packages_distributions
 from tests.conftest import REPO
 
 # Detectron2 is not on PyPI and brings omegaconf; typing_extensions is read by type checkers only, which have it; wandb
-# is an extra, asked for by a key that is refused without it.
-_NOT_REQUIRED = {"detectron2", "omegaconf", "typing_extensions", "wandb"}
+# is an extra, asked for by a key that is refused without it; triton comes with torch where it is of use, and is not
+# asked for elsewhere.
+_NOT_REQUIRED = {"detectron2", "omegaconf", "triton", "typing_extensions", "wandb"}
 
 
 def _declared() -> set[str]:

@@ -63,3 +63,24 @@ def test_rows_come_back_in_the_order_of_the_proposals() -> None:
     boxes = torch.tensor([large, small, small, large, large])
     pooled = pooler(maps, boxes, torch.tensor([0, 0, 1, 1, 1]))
     assert pooled.flatten().tolist() == [1, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("ratio", [0, 2])
+def test_coordinates_stay_float32_where_maps_are_of_16_bits(ratio: int, dtype: torch.dtype) -> None:
+    # in bfloat16 these corners would be 800 and 808: a ramp tells a box from its neighbour
+    ramp = (torch.arange(64.0) % 32).expand(1, 1, 64, 64).to(dtype).requires_grad_()
+    box, image = torch.tensor([[801.0, 801.0, 805.0, 805.0]]), torch.tensor([0])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pooled = RoiPooler(1, [16], sampling_ratio=ratio, aligned=True)([ramp], box, image)
+    assert pooled.dtype == dtype
+    assert pooled.item() == pytest.approx(803 / 16 - 0.5 - 32, rel=2**-8)
+    (gradient,) = torch.autograd.grad(pooled.sum(), [ramp])
+    assert gradient.dtype == dtype
+
+
+def test_images_may_come_in_any_order() -> None:
+    maps = [torch.arange(3.0)[:, None, None, None].expand(3, 2, 8, 8)]
+    boxes, images = torch.tensor([[0.0, 0.0, 16.0, 16.0]]).expand(4, 4), torch.tensor([2, 0, 1, 0])
+    pooled = RoiPooler(1, [4], sampling_ratio=2, aligned=True)(maps, boxes, images)
+    assert pooled[:, 0].flatten().tolist() == [2, 0, 1, 0]

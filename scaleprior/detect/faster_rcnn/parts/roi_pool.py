@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from scaleprior.detect.faster_rcnn import kernels
+
 __all__ = ["RoiPooler", "pool_by_matmul"]
 
 _CANONICAL_SIZE, _CANONICAL_LEVEL = 224, 4  # FPN paper, Eq. 1: a 224-pixel box is pooled from p4
@@ -19,6 +21,7 @@ _CANONICAL_SIZE, _CANONICAL_LEVEL = 224, 4  # FPN paper, Eq. 1: a 224-pixel box 
 # kernel with the samples; its backward pass is not vectorised, and for 32 boxes an image on a 32 x 32 map it took
 # a quarter of a whole training step.
 _MATMUL_CELLS = 64 * 64
+_KERNEL_LEVELS = 5  # maps that the kernel takes
 
 
 class RoiPooler(nn.Module):
@@ -39,17 +42,32 @@ class RoiPooler(nn.Module):
         self.aligned = aligned
 
     def forward(self, maps: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
-        """Pool [R, C, P, P] from the maps for ``boxes`` [R, 4] of ``images`` int64 [R]."""
-        rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)
-        if len(maps) == 1:
-            return self._align(maps[0], rois, self.strides[0])
-        level = self.levels(boxes)
-        rows = [torch.nonzero(level == number).squeeze(1) for number in range(len(maps))]
-        pooled = [self._align(*part) for part in zip(maps, (rois[r] for r in rows), self.strides)]
-        # one gather puts the rows back in order
-        order = torch.empty_like(level)
-        order[torch.cat(rows)] = torch.arange(len(level), device=level.device)
-        return torch.cat(pooled)[order]
+        """Pool [R, C, P, P] from the maps, in their type; coordinates stay float32, also under autocast.
+
+        With Triton on a GPU that is one kernel for all levels, and the result lies in memory with its channels last.
+        Its backward pass adds up in no fixed order, so torchvision's operators take its place where torch is told to
+        use deterministic algorithms.
+
+        Args:
+            boxes: float32 [R, 4], xyxy in pixels.
+            images: int64 [R], which image of the maps each box is in.
+        """
+        with torch.autocast(boxes.device.type, enabled=False):
+            level = self.levels(boxes) if len(maps) > 1 else torch.zeros_like(images)
+            if self._by_kernel(maps):
+                from scaleprior.detect.faster_rcnn.kernels.roi_align import Pooling, pool
+
+                pooling = Pooling(self.resolution, 1.0 / self.strides[0], self.sampling_ratio, self.aligned)
+                return pool(maps, boxes, images, level, pooling)
+            rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)
+            if len(maps) == 1:
+                return self._align(maps[0], rois, self.strides[0])
+            rows = [torch.nonzero(level == number).squeeze(1) for number in range(len(maps))]
+            pooled = [self._align(*part) for part in zip(maps, (rois[r] for r in rows), self.strides)]
+            # one gather puts the rows back in order
+            order = torch.empty_like(level)
+            order[torch.cat(rows)] = torch.arange(len(level), device=level.device)
+            return torch.cat(pooled)[order]
 
     def levels(self, boxes: Tensor) -> Tensor:
         """Index into the maps for each of ``boxes`` [R, 4]: floor(4 + log2(sqrt(area) / 224)), cut to what there is."""
@@ -58,11 +76,24 @@ class RoiPooler(nn.Module):
         lowest = int(math.log2(self.strides[0]))
         return level.clamp(lowest, lowest + len(self.strides) - 1) - lowest
 
+    def _by_kernel(self, maps: Sequence[Tensor]) -> bool:
+        return (
+            len(maps) <= _KERNEL_LEVELS
+            and maps[0].dtype in (torch.float32, torch.float16, torch.bfloat16)
+            and not torch.are_deterministic_algorithms_enabled()
+            and kernels.usable(maps[0])
+        )
+
     def _align(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
         cells = feature.shape[2] * feature.shape[3]
-        if feature.device.type == "cpu" and self.sampling_ratio > 0 and cells <= _MATMUL_CELLS:
-            return pool_by_matmul(feature, rois, self.resolution, 1.0 / stride, self.sampling_ratio, self.aligned)
-        return roi_align(feature, rois, self.resolution, 1.0 / stride, self.sampling_ratio, self.aligned)
+        # 16 bits have no room for pixels: at 800 pixels a coordinate would be off by up to half of one
+        wide = feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature
+        rois = rois.to(wide.dtype)
+        args = wide, rois, self.resolution, 1.0 / stride, self.sampling_ratio, self.aligned
+        matmul = feature.device.type == "cpu" and self.sampling_ratio > 0 and cells <= _MATMUL_CELLS
+        # which wants the boxes of an image together
+        pooled = pool_by_matmul(*args) if matmul and bool((rois[1:, 0] >= rois[:-1, 0]).all()) else roi_align(*args)
+        return pooled.to(feature.dtype)
 
 
 def pool_by_matmul(
