@@ -50,12 +50,12 @@ _BASE = "_BASE_"
 CONFIG_FILE, OWN_FILE = "config.yaml", "scaleprior.yaml"
 """What a run leaves of its config (``saved.py``): Detectron2's keys, and on top of them ours."""
 OWN_FILE_BEGINS = f"{_BASE}: {CONFIG_FILE}\n"
-# Sections of parts that no config we honour can switch on (masks, keypoints, other detectors): their keys do nothing in
+# Sections of parts that no config we honour can switch on (keypoints, other detectors): their keys do nothing in
 # Detectron2 either unless the part is on, and Detectron2's base configs set some of them for everybody.
 _INERT_SECTIONS = tuple(
     f"MODEL.{part}."
     for part in (
-        "ROI_MASK_HEAD", "ROI_KEYPOINT_HEAD", "SEM_SEG_HEAD", "PANOPTIC_FPN", "RETINANET", "ROI_BOX_CASCADE_HEAD",
+        "ROI_KEYPOINT_HEAD", "SEM_SEG_HEAD", "PANOPTIC_FPN", "RETINANET", "ROI_BOX_CASCADE_HEAD",
     )
 )  # fmt: skip
 

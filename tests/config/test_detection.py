@@ -14,7 +14,7 @@ import scaleprior.config
 from scaleprior.config import LoadedConfig, load_config
 from scaleprior.config.defaults import add_detection_config
 from scaleprior.errors import UserError
-from tests.detect.conftest import data_overrides, make_coco, tiny_config
+from tests.detect.conftest import add_outlines, data_overrides, make_coco, tiny_config
 
 
 def _leaves(node: CfgNode, prefix: str = "") -> dict[str, Any]:
@@ -53,7 +53,7 @@ def test_types_are_detectron2s() -> None:
     ("key", "value"),
     [
         ("MODEL.META_ARCHITECTURE", "RetinaNet"),
-        ("MODEL.MASK_ON", "True"),
+        ("MODEL.KEYPOINT_ON", "True"),
         ("INPUT.CROP.ENABLED", "True"),
         ("MODEL.RPN.BBOX_REG_LOSS_TYPE", "giou"),
         ("SOLVER.NUM_DECAYS", "5"),
@@ -110,18 +110,19 @@ def test_every_key_is_read_by_the_engine(tmp_path: Path, monkeypatch: pytest.Mon
     for module, name in ((model, "check_keys"), (torchvision_engine, "check_keys"), (weights, "fixed_values")):
         monkeypatch.setattr(module, name, _unseen(getattr(module, name)))
     engine = torchvision_engine.TorchvisionEngine()
-    data = [*data_overrides(*make_coco(tmp_path / "data")), "SOLVER.MAX_ITER", "1"]
+    data = [*data_overrides(*make_coco(tmp_path / "data", change=add_outlines)), "SOLVER.MAX_ITER", "1"]
     _Recording.seen.clear()
     cases = [
-        ("C4", []),
+        ("C4", ["MODEL.MASK_ON", "True"]),
         ("FPN", ["SOLVER.LR_SCHEDULER_NAME", "WarmupCosineLR", "SOLVER.CLIP_GRADIENTS.ENABLED", "True"]),
         ("FPN", ["SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"]),
+        ("FPN", ["MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8"]),
     ]
     for number, (kind, overrides) in enumerate(cases):
         loaded = tiny_config(kind, [*data, *overrides])
         loaded = LoadedConfig(_record(loaded.cfg), loaded.explicit, loaded.source)
         out = tmp_path / str(number)
         engine.evaluate(loaded, engine.train(loaded, None, out), out)
-    # The commands read OUTPUT_DIR. The other two have one legal value per architecture, which check_keys enforces.
-    elsewhere = {"OUTPUT_DIR", "VERSION", "MODEL.ROI_BOX_HEAD.NAME"}
+    # The commands read OUTPUT_DIR. The others have one legal value per architecture, which check_keys enforces.
+    elsewhere = {"OUTPUT_DIR", "VERSION", "MODEL.ROI_BOX_HEAD.NAME", "MODEL.ROI_MASK_HEAD.NAME"}
     assert set(_declared()) - _Recording.seen == elsewhere

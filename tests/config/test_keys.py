@@ -305,7 +305,7 @@ def run(*words: str) -> int:
 
 
 def test_the_command_prints_rows_and_sections(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("pretrain.amp", "MODEL.MASK_ON") == 0
+    assert run("pretrain.amp", "MODEL.KEYPOINT_ON") == 0
     blocks = capsys.readouterr().out.split("\n\n")
     key = find_key("PRETRAIN.AMP")
     assert key is not None

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from scaleprior.config import data_file, get_cfg, load_config
+from scaleprior.config.fingerprint import cell_settings, training_settings
+from scaleprior.config.keys.key import TORCHVISION
+from scaleprior.config.keys.table import check_values
 from scaleprior.errors import UserError
 
 
@@ -47,7 +50,7 @@ def test_a_negative_seed_is_0_so_that_a_run_is_repeatable(words: list[str], seed
         ("SOLVER:\n  MAX_ITR: 5\n", r"unknown config key SOLVER.MAX_ITR .*did you mean SOLVER.MAX_ITER"),
         ("SOLVER:\n  NESTEROV: 3\n", r"SOLVER.NESTEROV is 3 .*expected bool"),
         ("SOLVER:\n  MAX_ITER: lots\n", r"SOLVER.MAX_ITER is 'lots' .*a str; expected int"),
-        ("MODEL:\n  MASK_ON: True\n", r"MODEL.MASK_ON: True .*needs the detectron2 engine"),
+        ("MODEL:\n  KEYPOINT_ON: True\n", r"MODEL.KEYPOINT_ON: True .*needs the detectron2 engine"),
         ("MODEL:\n  ROI_MASK_HEAD:\n    NAMES: x\n", r"unknown config key MODEL.ROI_MASK_HEAD.NAMES"),
         ("MODEL: 3\n", r"MODEL is a section and no key, it is 3 .*set what is in it: MODEL.DEVICE, MODEL.WEIGHTS, "),
         ("SOLVER:\n", r"SOLVER is a section and no key, it is None .*SOLVER.BASE_LR, .*SOLVER.CLIP_GRADIENTS, "),
@@ -75,10 +78,18 @@ def test_detectron2_keys_at_detectron2_defaults_change_nothing_and_pass(tmp_path
 
 def test_keys_of_parts_that_are_off_do_nothing_as_in_detectron2(tmp_path: Path) -> None:
     """Detectron2's own Base-RCNN-FPN.yaml describes a mask head that its box-only children never build."""
-    text = "MODEL:\n  ROI_MASK_HEAD:\n    NAME: MaskRCNNConvUpsampleHead\n    NUM_CONV: 4\nSOLVER:\n  MAX_ITER: 5\n"
-    loaded = load_config(write(tmp_path / "x.yaml", text))
+    text = "MODEL:\n  ROI_KEYPOINT_HEAD:\n    NUM_KEYPOINTS: 4\n  ROI_MASK_HEAD: {NAME: Mine, NUM_CONV: 4}\n"
+    loaded = load_config(write(tmp_path / "x.yaml", f"{text}SOLVER:\n  MAX_ITER: 5\n"))
     assert loaded.cfg.SOLVER.MAX_ITER == 5
-    assert "ROI_MASK_HEAD" not in loaded.cfg.MODEL
+    assert "ROI_KEYPOINT_HEAD" not in loaded.cfg.MODEL
+    check_values(loaded.cfg, TORCHVISION)
+    plain = load_config(None, ["SOLVER.MAX_ITER", "5"])
+    assert training_settings(loaded.cfg) == training_settings(plain.cfg)
+    # the cells of version 1 say only that the keys were set
+    cell, known = (cell_settings(each.cfg, each.explicit, "finetune") for each in (loaded, plain))
+    assert cell["config"] == known["config"]
+    with pytest.raises(UserError, match=r"MODEL.ROI_MASK_HEAD.NAME is 'Mine'; that needs the detectron2 engine"):
+        check_values(load_config(tmp_path / "x.yaml", ["MODEL.MASK_ON", "True"]).cfg, TORCHVISION)
 
 
 def test_overrides_come_in_pairs() -> None:

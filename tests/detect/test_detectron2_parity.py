@@ -10,6 +10,7 @@ import torch
 from scaleprior.config import LoadedConfig
 from scaleprior.config.defaults import add_detection_config
 from scaleprior.config.dotted import get_key, set_key
+from scaleprior.detect.data.segmentation import Segmentation, read_mask, to_image
 from scaleprior.detect.faster_rcnn.model import Detector, build_detector
 from scaleprior.detect.faster_rcnn.model_file import model_names
 from scaleprior.detect.faster_rcnn.solver import build_optimizer, lr_factor
@@ -18,6 +19,7 @@ from tests.detect.conftest import tiny_config
 pytestmark = pytest.mark.detectron2
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
+LOSSES = {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg"}
 # every anchor and proposal is sampled, so that the random samplers of the two sides have no choice to differ in
 _ALL = [
     *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", "100000", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", "4096"),
@@ -58,6 +60,8 @@ def _pair(kind: str, *overrides: str) -> tuple[Detector, Any]:
         for name, tensor in ours.state_dict().items():
             if name.endswith("running_var"):
                 tensor.uniform_(0.5, 1.5)
+            elif ".mask_head." in name and tensor.is_floating_point():
+                tensor.normal_(0, 0.3 if tensor.dim() == 1 else (2 / tensor[0].numel()) ** 0.5)
             elif "rpn_head" in name or "box_predictor" in name:
                 # small in C4, whose features are large with these norms, so that no class wins everywhere
                 tensor.normal_(0, 0.1 if kind == "FPN" else 0.003)
@@ -169,3 +173,92 @@ def test_every_parameter_gets_detectron2s_rate_and_decay(overrides: tuple[str, .
     mine = settings(build_optimizer(loaded.cfg, ours), {id(p): renamed[n] for n, p in ours.named_parameters()})
     their = settings(their_optimizer(_theirs(loaded), theirs), {id(p): n for n, p in theirs.named_parameters()})
     assert mine == their
+
+
+# A triangle, an object in two parts that reach out of its image, and a ring's outline
+_OUTLINES = [
+    [
+        [[4.0, 6.0, 40.0, 20.0, 12.0, 50.0]],
+        [[50.0, 10.0, 70.0, 12.0, 66.0, 60.0], [75.0, 20.0, 90.0, 25.0, 99.0, 60.0]],
+    ],
+    [[[10.0, 20.0, 50.0, 20.0, 50.0, 68.0, 30.5, 44.25, 10.0, 68.0]]],
+]
+MASK_CASES = [
+    ("FPN", ()),
+    ("FPN", ("INPUT.MASK_FORMAT", "bitmask", "MODEL.ROI_MASK_HEAD.NUM_CONV", "2")),
+    ("FPN", ("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", "True", "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", "9")),
+    ("FPN", ("MODEL.ROI_MASK_HEAD.NORM", "GN", "MODEL.ROI_MASK_HEAD.NUM_CONV", "1")),
+    ("FPN", ("MODEL.ROI_MASK_HEAD.POOLER_TYPE", "ROIAlign", "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", "2")),
+    ("C4", ()),
+    ("C4", ("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", "True", "INPUT.MASK_FORMAT", "bitmask")),
+    ("C4", ("MODEL.ROI_MASK_HEAD.NUM_CONV", "1", "MODEL.ROI_MASK_HEAD.NORM", "BN")),
+]
+
+
+def _with_masks(form: str) -> tuple[list[dict[str, Any]], list[list[Segmentation]]]:
+    """The images with boxes, classes and masks: as Detectron2 reads them, and the masks as we do."""
+    from detectron2.data.detection_utils import annotations_to_instances
+    from detectron2.structures import BoxMode
+
+    inputs, masks = [], []
+    for image, boxes, classes, outlines in zip(*_inputs(), _OUTLINES):
+        size = (image.shape[1], image.shape[2])
+        annotations = [
+            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": cls, "segmentation": outline}
+            for box, cls, outline in zip(boxes.tolist(), classes.tolist(), outlines)
+        ]
+        instances = annotations_to_instances(annotations, size, mask_format=form)
+        inputs.append({"image": image, "instances": instances, "height": size[0], "width": size[1]})
+        masks.append([to_image(read_mask(outline), size, size, form=form) for outline in outlines])
+    return inputs, masks
+
+
+@pytest.mark.parametrize(("kind", "overrides"), MASK_CASES)
+def test_mask_rcnn_has_the_same_losses_detections_and_masks(kind: str, overrides: tuple[str, ...]) -> None:
+    from detectron2.utils.events import EventStorage
+
+    ours, theirs = _pair(kind, "MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.CONV_DIM", "32", *overrides)
+    images, boxes, classes = _inputs()
+    inputs, masks = _with_masks("bitmask" if "bitmask" in overrides else "polygon")
+    ours.train(), theirs.train()
+    with EventStorage():
+        expected = theirs(inputs)
+    actual = ours.losses(images, boxes, classes, masks)
+    assert set(actual) == set(expected) == {*LOSSES, "loss_mask"}
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-5)
+    assert actual["loss_mask"] > 0.3
+
+    ours.eval(), theirs.eval()
+    # before Detectron2 pastes the masks into the image: probabilities
+    for mine, their in zip(ours.detect(images), theirs.inference(inputs, do_postprocess=False)):
+        assert len(mine.scores) == len(their) > 0
+        torch.testing.assert_close(mine.boxes, their.pred_boxes.tensor, rtol=1e-4, atol=2e-3)
+        assert torch.equal(mine.classes, their.pred_classes)
+        assert mine.masks is not None
+        torch.testing.assert_close(mine.masks, their.pred_masks[:, 0], rtol=1e-3, atol=1e-4)
+        assert mine.masks.std() > 0.05
+
+
+@pytest.mark.parametrize("kind", ["FPN", "C4"])
+def test_without_objects_detectron2_and_ours_have_no_loss_of_masks_and_every_gradient(kind: str) -> None:
+    from detectron2.data.detection_utils import annotations_to_instances
+    from detectron2.utils.events import EventStorage
+
+    ours, theirs = _pair(kind, "MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.CONV_DIM", "32")
+    images = _inputs()[0]
+    none = [torch.zeros(0, 4)] * 2
+    inputs = [
+        {"image": image, "instances": annotations_to_instances([], (image.shape[1], image.shape[2]))}
+        for image in images
+    ]
+    with EventStorage():
+        expected = theirs.train()(inputs)
+    actual = ours.train().losses(images, none, [torch.zeros(0, dtype=torch.int64)] * 2, [[], []])
+    assert actual["loss_mask"].item() == expected["loss_mask"].item() == 0
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, rtol=1e-4, atol=1e-5)
+    torch.stack(list(actual.values())).sum().backward()
+    head = ours.roi_heads.mask_head
+    assert head is not None
+    assert all(p.grad is not None for p in head.parameters())

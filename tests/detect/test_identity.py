@@ -16,6 +16,7 @@ from scaleprior.detect.identity import TUNING, detector_words, ladder_of, settin
 from scaleprior.pretrain.recipe import recipe_of
 
 GRID = sorted(Path("configs/COCO-Detection").glob("faster_rcnn_*.yaml"))
+MASKS = "COCO-InstanceSegmentation"
 HALF = (127.5, 127.5, 127.5)
 
 
@@ -40,6 +41,30 @@ def test_the_grid_of_depths_and_weights_is_one_comparison_of_each_detector() -> 
             f"{kind} scratch" if "scratch" in path.stem else kind
         )
     assert sorted(map(sorted, found.values())) == [["C4"], ["C4 scratch"], ["FPN"], ["FPN scratch"]]
+
+
+def test_masks_are_said_by_the_detector_and_how_they_are_found_by_its_settings() -> None:
+    """Of a detector without masks no word of the mask head counts."""
+    plain, masks = (load_config(f"{name}_rcnn_R_50_C4.yaml").cfg for name in ("COCO-Detection/faster", f"{MASKS}/mask"))
+    assert detector_words(masks) == f"{detector_words(plain)}+masks"
+    assert tuning_of(masks) == tuning_of(plain)  # C4's mask head is all at its defaults
+    described = ["MODEL.ROI_MASK_HEAD.NUM_CONV", 4, "INPUT.MASK_FORMAT", "bitmask"]
+    changed = load_config(f"{MASKS}/mask_rcnn_R_50_C4.yaml", described).cfg
+    assert {c for c, v in tuning_of(changed).items() if v != tuning_of(masks)[c]} == {"settings", "detector_settings"}
+    assert identity(load_config("COCO-Detection/faster_rcnn_R_50_C4.yaml", described).cfg) == identity(plain)
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("kind", ["C4", "FPN"])
+def test_two_engines_say_the_same_of_the_same_mask_rcnn(kind: str) -> None:
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from scaleprior.d2.plan import default_config
+
+    ours, theirs = (
+        load_config(f"{MASKS}/mask_rcnn_R_50_{kind}.yaml", ["MODEL.DEVICE", "cpu"], defaults=defaults).cfg
+        for defaults in (get_cfg(), default_config())
+    )
+    assert identity(ours) == identity(theirs)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,12 @@ KEYS = (
         fixed=True,
     ),
     _training(
+        "INPUT.MASK_FORMAT", "polygon",
+        "How the true masks are cut out for the mask head's loss: polygon cuts and fills the polygons themselves, "
+        "bitmask resamples the masks in the image's pixels, as masks in RLE need it.",
+        legal=one_of("polygon", "bitmask"), part_of="MODEL.MASK_ON", since=2,
+    ),
+    _training(
         "DATASETS.TRAIN", (),
         "Names of the sets to train on (joined): those of SCALEPRIOR.DATASETS, and coco_2017_train, coco_2017_val, "
         "coco_2014_train, ... under the folder in $DETECTRON2_DATASETS.",

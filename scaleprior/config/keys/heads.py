@@ -1,4 +1,4 @@
-"""Keys of the two stages of Faster R-CNN: the proposal network, and the heads on regions of interest."""
+"""Keys of the two stages of Faster R-CNN, the proposal network and the heads on regions, and of Mask R-CNN's masks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ __all__ = ["KEYS"]
 
 _detector = partial(Key, engines=DETECTORS, changes=DETECTION)
 _of_model = partial(Key, engines=DETECTORS, changes=DETECTION, fixed=True)
+_of_masks = partial(_of_model, part_of="MODEL.MASK_ON", since=2)
 _training = partial(Key, engines=DETECTORS, changes=(FINETUNE,))
 _testing = partial(Key, engines=DETECTORS, changes=(EVALUATE,))
 _SMOOTH = "Where smooth L1 turns from square to linear; 0.0 = plain L1."
@@ -120,4 +121,40 @@ _HEADS = (
               legal=ANY),
 )  # fmt: skip
 
-KEYS = _RPN + _HEADS
+_MASKS = (
+    _of_model(
+        "MODEL.MASK_ON", False,
+        "Mask R-CNN: a head that also finds the pixels of each object; the sets need segmentations. The keys of "
+        "MODEL.ROI_MASK_HEAD do nothing without it.",
+        since=2,
+    ),
+    _of_masks(
+        "MODEL.ROI_MASK_HEAD.NAME", "MaskRCNNConvUpsampleHead",
+        "3x3 convolutions, one transposed convolution that doubles the side, a 1x1 convolution to the masks.",
+        legal=one_of("MaskRCNNConvUpsampleHead"), elsewhere=True,
+    ),
+    _of_masks(
+        "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", 14,
+        "Side of the square that FPN pools for it; a mask has twice that side. C4 shares the box head's maps.",
+        legal=at_least(1), unit="cells",
+    ),
+    _of_masks(
+        "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", 0, "As MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO.",
+        legal=at_least(0),
+    ),
+    _of_masks(
+        "MODEL.ROI_MASK_HEAD.POOLER_TYPE", "ROIAlignV2", "As MODEL.ROI_BOX_HEAD.POOLER_TYPE.",
+        legal=one_of("ROIAlignV2", "ROIAlign"), elsewhere=True,
+    ),
+    _of_masks(
+        "MODEL.ROI_MASK_HEAD.NUM_CONV", 0, "3x3 convolutions; Detectron2 has 4 on FPN, none on C4.", legal=at_least(0)
+    ),
+    _of_masks("MODEL.ROI_MASK_HEAD.CONV_DIM", 256, "Channels of all but the last.", legal=at_least(1)),
+    _of_masks(
+        "MODEL.ROI_MASK_HEAD.NORM", "", 'Norm behind the 3x3 convolutions; "" = none, with bias.',
+        legal=NO_NORM_OR, elsewhere=True,
+    ),
+    _of_masks("MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", False, "One mask per object instead of one per class."),
+)  # fmt: skip
+
+KEYS = _RPN + _HEADS + _MASKS

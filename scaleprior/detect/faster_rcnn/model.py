@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.backbones.trunks.selection import config_eps, spec_from_config
 from scaleprior.backbones.trunks.trunk import detection_trunk
+from scaleprior.detect.data.segmentation import Segmentation
 from scaleprior.detect.data.transforms import pad_images
 from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.detect.faster_rcnn.parts.anchors import AnchorGrid
@@ -23,6 +24,7 @@ from scaleprior.detect.faster_rcnn.parts.backbone import (
     fuse_frozen_norms,
     norm_layer,
 )
+from scaleprior.detect.faster_rcnn.parts.mask_head import MaskHead
 from scaleprior.detect.faster_rcnn.parts.roi_heads import (
     BoxHead,
     Detections,
@@ -119,13 +121,20 @@ class Detector(nn.Module):
         proposals, losses = self.proposal_generator(features, sides, truth, drawn)
         return {**losses, **self.roi_heads.losses(features, proposals, truth, drawn)}
 
-    def losses(self, images: Sequence[Tensor], boxes: Sequence[Tensor], classes: Sequence[Tensor]) -> dict[str, Tensor]:
+    def losses(
+        self,
+        images: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        classes: Sequence[Tensor],
+        masks: list[list[Segmentation]] | None = None,
+    ) -> dict[str, Tensor]:
         """The losses of a list of images.
 
         Args:
             images: uint8 [3, h, w] each. boxes: true boxes float32 [G, 4] of each. classes: int64 [G] in 0..C-1.
+            masks: G of each, for a detector with a mask head.
         """
-        return cast("dict[str, Tensor]", self(*pad_images(images), Truth.padded(boxes, classes)))
+        return cast("dict[str, Tensor]", self(*pad_images(images), Truth.padded(boxes, classes, masks)))
 
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
         """Detections of each of a list of images, uint8 [3, h, w], in its pixels."""
@@ -208,12 +217,7 @@ def _build_rpn(cfg: CfgNode, channels: int) -> Rpn:
 
 def _build_roi_heads(cfg: CfgNode, channels: int, arch: TrunkSpec, res5: nn.Module | None) -> RoiHeads:
     box = cfg.MODEL.ROI_BOX_HEAD
-    pooler = RoiPooler(
-        box.POOLER_RESOLUTION,
-        [_stride(name) for name in cfg.MODEL.ROI_HEADS.IN_FEATURES],
-        sampling_ratio=box.POOLER_SAMPLING_RATIO,
-        aligned=box.POOLER_TYPE == "ROIAlignV2",
-    )
+    pooler = _build_pooler(cfg, box)
     if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads":
         assert res5 is not None
         head: Res5Head | BoxHead = Res5Head(res5, arch.out_channels["res5"])
@@ -226,4 +230,28 @@ def _build_roi_heads(cfg: CfgNode, channels: int, arch: TrunkSpec, res5: nn.Modu
             norm_layer(box.NORM, "MODEL.ROI_BOX_HEAD.NORM"),
         )
     predictor = Predictor(head.out_channels, cfg.MODEL.ROI_HEADS.NUM_CLASSES, agnostic=box.CLS_AGNOSTIC_BBOX_REG)
-    return RoiHeads(pooler, head, predictor, RoiSettings.from_config(cfg))
+    mask_head, mask_pooler = _build_masks(cfg, channels if res5 is None else head.out_channels, pyramid=res5 is None)
+    settings = RoiSettings.from_config(cfg)
+    return RoiHeads(pooler, head, predictor, settings, mask_head=mask_head, mask_pooler=mask_pooler)
+
+
+def _build_masks(cfg: CfgNode, channels: int, *, pyramid: bool) -> tuple[MaskHead | None, RoiPooler | None]:
+    """Mask R-CNN's head, and on a pyramid its pooler; in C4 it shares the maps of res5.
+
+    Args:
+        channels: of what it sees.
+    """
+    if not cfg.MODEL.MASK_ON:
+        return None, None
+    pooler = _build_pooler(cfg, cfg.MODEL.ROI_MASK_HEAD) if pyramid else None
+    return MaskHead.from_config(cfg, channels), pooler
+
+
+def _build_pooler(cfg: CfgNode, head: CfgNode) -> RoiPooler:
+    """As ``MODEL.ROI_BOX_HEAD`` or ``MODEL.ROI_MASK_HEAD`` describes it."""
+    return RoiPooler(
+        head.POOLER_RESOLUTION,
+        [_stride(name) for name in cfg.MODEL.ROI_HEADS.IN_FEATURES],
+        sampling_ratio=head.POOLER_SAMPLING_RATIO,
+        aligned=head.POOLER_TYPE == "ROIAlignV2",
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from scaleprior.backbones.weights import load_canonical
 from scaleprior.config.dotted import get_key
 from scaleprior.config.keys import DETECTION_KEYS, OWN_KEYS
+from scaleprior.config.keys.table import does_nothing
 from scaleprior.detect.faster_rcnn.model import Detector
 from scaleprior.detect.faster_rcnn.parameter_names import detectron2_names, trunk_names
 from scaleprior.detect.faster_rcnn.parts.backbone import PyramidBackbone
@@ -48,7 +49,8 @@ logger = logging.getLogger(__name__)
 _INFO_KEY = "scaleprior.detector"
 _SCHEMA = 2
 
-FIXED_KEYS = tuple(key.name for key in (*DETECTION_KEYS, *OWN_KEYS) if key.fixed)
+_FIXED = tuple(key for key in (*DETECTION_KEYS, *OWN_KEYS) if key.fixed)
+FIXED_KEYS = tuple(key.name for key in _FIXED)
 """What a trained detector's weights depend on: evaluating them under another value would be wrong in silence."""
 
 
@@ -142,7 +144,7 @@ def save_model(path: Path, model: Detector, trained: TrainedDetector) -> None:
 
 
 def read_trained(path: Path) -> TrainedDetector:
-    """What the header of a model file says.
+    """What the header of a model file says; keys that came later than the file are as they were then.
 
     Raises:
         UserError: no such file, or not a trained detector of this engine.
@@ -164,7 +166,16 @@ def read_trained(path: Path) -> TrainedDetector:
         raise UserError(f"model {path} cannot be read: {e}", hint="the file is damaged; get it again") from e
     if raw.get("schema") != _SCHEMA:
         raise UserError(f"{path} was written by another version of ScalePrior", hint="train again")
-    return TrainedDetector.from_dict(raw, where=str(path))
+    trained = TrainedDetector.from_dict(raw, where=str(path))
+    return replace(trained, config=_as_trained(trained.config))
+
+
+def _as_trained(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that the weights depend on: without those of a part that they do not have."""
+    later = {key.name: key.default for key in _FIXED if key.since > 1}
+    values = {**json.loads(json.dumps(later)), **config}
+    idle = {key.name for key in _FIXED if does_nothing(key, values)}
+    return {name: value for name, value in values.items() if name not in idle}
 
 
 def load_model(path: Path, model: Detector) -> None:

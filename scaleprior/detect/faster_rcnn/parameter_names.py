@@ -11,7 +11,7 @@ __all__ = ["detectron2_names", "trunk_names"]
 
 _PYRAMID = re.compile(r"backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.([01])\.(\w+)")
 _TRUNK = re.compile(r"backbone\.(?:bottom_up\.(.+)|(?!fpn_)(.+))|roi_heads\.(res5\..+)")
-_HEAD_CONV = re.compile(r"roi_heads\.box_head\.(conv\d+)\.([01])\.(\w+)")
+_HEAD_CONV = re.compile(r"(roi_heads\.(?:box_head\.conv|mask_head\.mask_fcn)\d+)\.([01])\.(\w+)")
 _BODIES = {"backbone.bottom_up.trunk.body.": "backbone.bottom_up.", "backbone.trunk.body.": "backbone."}
 _RES5 = "roi_heads.box_head.res5."
 
@@ -56,5 +56,5 @@ def _rename(name: str, trunk: Mapping[str, str], first_level: int) -> str:
     match = _HEAD_CONV.fullmatch(name)
     if match:
         conv, part, tensor = match.groups()
-        return f"roi_heads.box_head.{conv}{'.norm' if part == '1' else ''}.{tensor}"
+        return f"{conv}{'.norm' if part == '1' else ''}.{tensor}"
     return name

@@ -91,7 +91,7 @@ def test_detections_are_thresholded_suppressed_by_class_and_limited() -> None:
 
 def test_roi_losses_by_hand() -> None:
     heads = _heads(append_truth=True, batch_size_per_image=4, positive_fraction=1.0, beta=0.0, loc_weight=2.0)
-    heads._predict = lambda features, boxes, rows: (torch.zeros(len(rows), 3), torch.zeros(len(rows), 8))
+    heads._predict = lambda features, boxes, rows: (torch.zeros(len(rows), 3), torch.zeros(len(rows), 8), None)
     boxes = torch.tensor([[[0.0, 0.0, 8.0, 8.0], [50.0, 50.0, 60.0, 60.0], [0.0, 0.0, 10.0, 8.0]]])
     proposals = Proposals(boxes, torch.tensor([[True, True, False]]))  # the third is none
     truth = Truth.padded([torch.tensor([[0.0, 0.0, 10.0, 8.0]])], [torch.tensor([1])])
@@ -108,7 +108,10 @@ def test_empty_places_change_nothing_when_they_go_through_the_head() -> None:
     heads = _heads(append_truth=True, batch_size_per_image=6, positive_fraction=0.5)
     generator = torch.Generator().manual_seed(0)
     heads.box_predictor = torch.nn.Linear(4, 3 + 8)
-    heads._predict = lambda features, boxes, rows: heads.box_predictor(boxes.flatten(0, 1)[rows] / 50).split([3, 8], 1)
+    heads._predict = lambda features, boxes, rows: (
+        *heads.box_predictor(boxes.flatten(0, 1)[rows] / 50).split([3, 8], 1),
+        None,
+    )
     corner, side = torch.rand(2, 2, 5, 2, generator=generator) * 40
     proposals = Proposals(torch.cat([corner, corner + side + 1], 2), torch.tensor([[True] * 5, [True] + [False] * 4]))
     truth = Truth.padded(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +15,18 @@ from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
 from scaleprior.backbones.weights import save_backbone
 from scaleprior.detect import get_engine
 from scaleprior.detect.faster_rcnn.model import Detector, build_detector
-from scaleprior.detect.faster_rcnn.model_file import fill_backbone, load_model, model_names, read_trained
+from scaleprior.detect.faster_rcnn.model_file import (
+    fill_backbone,
+    fixed_values,
+    load_model,
+    model_names,
+    read_trained,
+    save_model,
+)
+from scaleprior.detect.plan import follow_training
+from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import UserError
+from scaleprior.provenance import created_by
 from tests.detect.conftest import tiny_config
 
 _SPEC = ResNetSpec(depth=50, norm="BN", res2_out_channels=16, width_per_group=4)
@@ -144,3 +155,55 @@ def test_classes_follow_the_data_unless_set_otherwise(tmp_path: Path, coco_overr
     with pytest.raises(UserError, match=r"NUM_CLASSES is 80 .* has 2 categories; use MODEL\.ROI_HEADS\.NUM_CLASSES 2"):
         _train(tmp_path, coco_overrides, None, "MODEL.ROI_HEADS.NUM_CLASSES", "80")
     assert read_trained(_train(tmp_path, coco_overrides, None)).config["MODEL.ROI_HEADS.NUM_CLASSES"] == 2
+
+
+MASKS = ["MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8"]
+
+
+@pytest.mark.parametrize("kind", ["C4", "FPN"])
+def test_a_mask_rcnn_is_saved_under_detectron2s_names_and_loaded_to_the_bit(tmp_path: Path, kind: str) -> None:
+    """``roi_heads.mask_head.mask_fcn1``, ``deconv``, ``predictor``, with norms as Detectron2 calls them."""
+    norms = ["MODEL.ROI_MASK_HEAD.NUM_CONV", "1", "MODEL.ROI_MASK_HEAD.NORM", "BN"]
+    first, second = (build_detector(tiny_config(kind, [*MASKS, *norms]).cfg) for _ in range(2))
+    names = {name.removeprefix("roi_heads.mask_head.") for name in model_names(first).values() if ".mask_" in name}
+    parts = {f"mask_fcn1.norm.{part}" for part in ("weight", "bias", "running_mean", "running_var")}
+    ends = {f"{layer}.{part}" for layer in ("deconv", "predictor") for part in ("weight", "bias")}
+    assert names == {"mask_fcn1.weight"} | parts | ends
+    plain = build_detector(tiny_config(kind).cfg)
+    assert {n for n in model_names(first).values() if ".mask_head." not in n} == set(model_names(plain).values())
+    file = tmp_path / "m.safetensors"
+    save_model(file, first, _trained({}))
+    load_model(file, second)
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
+    with pytest.raises(
+        UserError, match=r"does not fit the config: 9 tensors differ, first: roi_heads.mask_head.deconv"
+    ):
+        load_model(file, plain)
+
+
+def test_a_file_says_whether_it_has_masks_and_one_from_before_has_none(tmp_path: Path) -> None:
+    plain, masks = (tiny_config("FPN", words).cfg for words in ([], MASKS))
+    inert = tiny_config("FPN", ["MODEL.ROI_MASK_HEAD.NUM_CONV", "4"])  # as Detectron2's base configs have it
+    file = tmp_path / "m.safetensors"
+    for cfg, expected in ((masks, True), (plain, False), (inert.cfg, False)):
+        save_model(file, build_detector(cfg), _trained(fixed_values(cfg)))
+        config = read_trained(file).config
+        assert config["MODEL.MASK_ON"] == expected
+        assert config.get("MODEL.ROI_MASK_HEAD.CONV_DIM") == (8 if expected else None)
+        assert expected == follow_training(tiny_config("FPN"), config, fixed_values(plain)).MODEL.MASK_ON
+    # what a mask head would be like is no contradiction of a detector that has none
+    assert not follow_training(inert, config, fixed_values(inert.cfg)).MODEL.MASK_ON
+    before = {name: value for name, value in fixed_values(plain).items() if "MASK" not in name}
+    save_model(file, build_detector(plain), _trained(before))
+    config = read_trained(file).config
+    assert not follow_training(inert, config, fixed_values(inert.cfg)).MODEL.MASK_ON
+    loaded = tiny_config("FPN", MASKS)
+    with pytest.raises(UserError, match=r"contradicts the trained model: MODEL.MASK_ON is True; use MODEL.MASK_ON 'F"):
+        follow_training(loaded, config, fixed_values(loaded.cfg))
+    config = {**config, "MODEL.MASK_ON": True, "MODEL.ROI_MASK_HEAD.NUM_CONV": 2}
+    with pytest.raises(UserError, match=r"MODEL.ROI_MASK_HEAD.NUM_CONV is 4; use MODEL.ROI_MASK_HEAD.NUM_CONV '2'"):
+        follow_training(inert, config, fixed_values(inert.cfg))
+
+
+def _trained(config: dict[str, Any]) -> TrainedDetector:
+    return TrainedDetector(("a",), (1,), config, None, 0, 1, "f", created_by())

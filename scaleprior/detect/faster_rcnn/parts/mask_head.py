@@ -1,24 +1,75 @@
 """Which pixels of a box are the object's: Mask R-CNN's head on the pooled maps of objects, and its loss.
 
-Shapes: M objects, C classes, P side of the pooled square, 2P of a mask. He et al., arXiv 1703.06870, Sec. 3, with the
-layers, names and initialisation of Detectron2's ``MaskRCNNConvUpsampleHead``.
+Shapes: M objects of all images, C classes, P side of the pooled square, 2P of a mask. He et al., arXiv 1703.06870,
+Sec. 3, with the layers, names and initialisation of Detectron2's ``MaskRCNNConvUpsampleHead``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scaleprior.detect.data.masks import mask_targets
+from scaleprior.detect.data.segmentation import Segmentation
 from scaleprior.detect.faster_rcnn.parts.backbone import norm_layer
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["MaskHead", "mask_loss"]
+__all__ = ["MaskHead", "Objects", "mask_loss"]
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The regions that show an object, whose masks are learnt.
+
+    Attributes:
+        rows: int64 [M], their places among the regions that they were chosen from.
+        boxes: float32 [M, 4]. images: int64 [M]. classes: int64 [M].
+        masks: the true mask of each.
+        on_host: the boxes once more, on the CPU, where masks are drawn.
+    """
+
+    rows: Tensor
+    boxes: Tensor
+    images: Tensor
+    classes: Tensor
+    masks: list[Segmentation]
+    on_host: Tensor
+
+    @classmethod
+    def among(
+        cls,
+        kind: Tensor,
+        boxes: Tensor,
+        images: Tensor,
+        classes: Tensor,
+        matched: Tensor,
+        masks: Sequence[Sequence[Segmentation]],
+    ) -> Objects:
+        """Of R regions those with ``kind`` 1.
+
+        A device is waited for: how many there are gives tensors their shape, and the host draws their masks.
+
+        Args:
+            kind: int8 [R]. boxes: [R, 4]. images, classes: int64 [R].
+            matched: int64 [R], which of its image's objects a region shows.
+            masks: of the objects of each image.
+        """
+        rows = torch.nonzero(kind == 1).squeeze(1)
+        places = torch.stack([images[rows], matched[rows]], dim=1).tolist()
+        chosen = boxes[rows]
+        found = [masks[image][place] for image, place in places]
+        return cls(rows, chosen, images[rows], classes[rows], found, chosen.cpu())
+
+    def targets(self, side: int) -> Tensor:
+        """What is to be found in each box: bool [M, side, side], on the device of the boxes."""
+        return mask_targets(self.masks, self.on_host, side).to(self.boxes.device, non_blocking=True)
 
 
 class MaskHead(nn.Module):
@@ -98,7 +149,7 @@ class MaskHead(nn.Module):
         return logits.view(len(x), *x.shape[2:]).float() + self.predictor.bias[row].float()[:, None, None]
 
 
-def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def mask_loss(logits: Tensor, targets: Tensor, count: Tensor | float | None = None) -> Tensor:
     """Mean binary cross-entropy over all pixels of all masks, as Detectron2's ``mask_rcnn_loss``.
 
     Without any object it is 0 that keeps the graph, so that every parameter has a gradient in every process.
@@ -106,7 +157,7 @@ def mask_loss(logits: Tensor, targets: Tensor) -> Tensor:
     Args:
         logits: float32 [M, 2P, 2P].
         targets: bool or 0 and 1, [M, 2P, 2P].
+        count: masks to take the mean over, by default M, or 1 where there is none.
     """
-    if not len(logits):
-        return logits.sum() * 0
-    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
+    total = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="sum")
+    return total / ((max(len(logits), 1) if count is None else count) * logits.shape[1] * logits.shape[2])

@@ -1,4 +1,4 @@
-"""What is in each proposal: the C4 (res5) and FPN (fully connected) heads, their losses and detections.
+"""What is in each proposal: the C4 (res5) and FPN (fully connected) heads, with masks or without; losses, detections.
 
 Shapes: N images, S sampled regions of an image, R regions of all images, C classes, P side of the pooled square.
 Class C is background.
@@ -7,7 +7,7 @@ Class C is background.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from scaleprior.detect.faster_rcnn.parts import boxes as box_ops
 from scaleprior.detect.faster_rcnn.parts.draws import REGIONS, random_keys
+from scaleprior.detect.faster_rcnn.parts.mask_head import MaskHead, Objects, mask_loss
 from scaleprior.detect.faster_rcnn.parts.nms import keep_best
 from scaleprior.detect.faster_rcnn.parts.roi_pool import RoiPooler
 from scaleprior.detect.faster_rcnn.parts.rpn import Proposals
@@ -80,9 +81,13 @@ class BoxHead(nn.Module):
             size = width
         self.out_channels = size
 
-    def forward(self, pooled: Tensor) -> Tensor:
+    def maps(self, pooled: Tensor) -> Tensor:
+        """What :meth:`forward` takes: the pooled maps themselves."""
+        return pooled
+
+    def forward(self, maps: Tensor) -> Tensor:
         """[R, out_channels] from [R, channels, P, P]."""
-        x = pooled
+        x = maps
         for layer in self._layers:
             if isinstance(layer, nn.Linear) and x.dim() > 2:
                 x = x.flatten(1)
@@ -98,9 +103,13 @@ class Res5Head(nn.Module):
         self.res5 = res5
         self.out_channels = out_channels
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        """[R, out_channels] from [R, channels, P, P]."""
-        return self.res5(pooled).mean(dim=(2, 3))
+    def maps(self, pooled: Tensor) -> Tensor:
+        """What boxes and masks are found from: [R, out_channels, P / 2, P / 2] from [R, channels, P, P]."""
+        return self.res5(pooled)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """[R, out_channels] from :meth:`maps`."""
+        return maps.mean(dim=(2, 3))
 
 
 class Predictor(nn.Module):
@@ -174,14 +183,30 @@ class Sampled:
 
 
 class RoiHeads(nn.Module):
-    """Classify and refine proposals; in training, sample them and return the two losses."""
+    """Classify and refine proposals, and find masks; in training, sample them and return the losses.
 
-    def __init__(self, pooler: RoiPooler, head: nn.Module, predictor: Predictor, settings: RoiSettings) -> None:
+    Args:
+        mask_head: of Mask R-CNN.
+        mask_pooler: what it sees of a box; None = the maps of the box head (C4).
+    """
+
+    def __init__(
+        self,
+        pooler: RoiPooler,
+        head: BoxHead | Res5Head,
+        predictor: Predictor,
+        settings: RoiSettings,
+        *,
+        mask_head: MaskHead | None = None,
+        mask_pooler: RoiPooler | None = None,
+    ) -> None:
         super().__init__()
         self.pooler = pooler
         self.box_head = head
         self.box_predictor = predictor
         self.settings = settings
+        self.mask_head = mask_head
+        self.mask_pooler = mask_pooler
 
     def sample(self, proposals: Proposals, truth: Truth, seeds: Tensor) -> Sampled:
         """Choose the regions to learn from.
@@ -204,7 +229,8 @@ class RoiHeads(nn.Module):
     def losses(
         self, features: Mapping[str, Tensor], proposals: Proposals, truth: Truth, seeds: Tensor
     ) -> dict[str, Tensor]:
-        """Cross-entropy over the sampled proposals, and box regression of the objects among them over the same number.
+        """Cross-entropy over the sampled proposals, box regression of the objects among them over the same number, and
+        with a mask head the cross-entropy of their pixels.
 
         Args:
             seeds: int64 [N], of the choice of regions.
@@ -216,7 +242,9 @@ class RoiHeads(nn.Module):
             target = box_ops.encode(sampled.boxes, goal, s.box_weights).flatten(0, 1)
             rows = self._rows(sampled.kind >= 0)
             label, kind = sampled.labels.flatten()[rows], sampled.kind.flatten()[rows]
-        logits, codes = self._predict(features, sampled.boxes, rows)
+            # chosen before the heads run, which a device then does while the host draws
+            objects = None if self.mask_head is None else self._objects(sampled, rows, truth)
+        logits, codes, maps = self._predict(features, sampled.boxes, rows)
         # an empty mean is NaN: a batch without any proposal has no loss, but keeps the graph
         count = self.normaliser((kind >= 0).sum().clamp(min=1).to(logits.dtype))
         each = F.cross_entropy(logits, label, reduction="none")
@@ -225,7 +253,30 @@ class RoiHeads(nn.Module):
         own = label.clamp(max=codes.shape[1] - 1)  # one box for every class, or one for all
         predicted = box_ops.rows_of(codes, own[:, None]).squeeze(1)
         loss_loc = box_ops.smooth_l1_sum(predicted, target[rows], s.beta, kind == 1) / count
-        return {"loss_cls": loss_cls, "loss_box_reg": loss_loc * s.loc_weight}
+        losses = {"loss_cls": loss_cls, "loss_box_reg": loss_loc * s.loc_weight}
+        return losses if objects is None else {**losses, "loss_mask": self._mask_loss(features, maps, objects)}
+
+    def _objects(self, sampled: Sampled, rows: Tensor | slice, truth: Truth) -> Objects:
+        assert truth.masks is not None, "the sets were read without masks"
+        regions = (sampled.kind, _images_of(sampled.boxes), sampled.labels, sampled.matched)
+        kind, images, labels, matched = (each.flatten()[rows] for each in regions)
+        return Objects.among(kind, sampled.boxes.flatten(0, 1)[rows], images, labels, matched, truth.masks)
+
+    def _mask_loss(self, features: Mapping[str, Tensor], maps: Tensor, objects: Objects) -> Tensor:
+        """Of the masks of the sampled objects.
+
+        Args:
+            maps: of all sampled regions, as the box head sees them.
+        """
+        assert self.mask_head is not None
+        if self.mask_pooler is None:
+            seen = maps[objects.rows]
+        else:
+            seen = self._pooled(self.mask_pooler, features, objects.boxes, objects.images)
+        logits = self.mask_head(seen, objects.classes)
+        # without an object here there may be some in another process, which then share one mean
+        count = self.normaliser(logits.new_tensor(float(len(logits)))).clamp(min=1e-6)
+        return mask_loss(logits, objects.targets(logits.shape[-1]), count)
 
     def normaliser(self, count: Tensor) -> Tensor:
         """What the losses are divided by, from the number of regions that were sampled."""
@@ -236,7 +287,7 @@ class RoiHeads(nn.Module):
         """Detections of each image in pixels of the resized image of ``sizes`` [N, 2] (height, width)."""
         images, places = proposals.present.shape
         rows = self._rows(proposals.present)
-        logits, codes = self._predict(features, proposals.boxes, rows)
+        logits, codes, _ = self._predict(features, proposals.boxes, rows)
         codes = codes.view(len(codes), -1, 4)
         given = proposals.boxes.flatten(0, 1)[rows][:, None].expand(-1, codes.shape[1], -1)
         found = box_ops.decode(given, codes, self.settings.box_weights)
@@ -244,7 +295,24 @@ class RoiHeads(nn.Module):
         boxes = found.new_zeros(images * places, codes.shape[1], 4)
         scores[rows], boxes[rows] = logits.softmax(dim=1)[:, :-1], found
         scores = scores.view(images, places, -1).masked_fill(~proposals.present[..., None], -torch.inf)
-        return self.select(boxes.view(images, places, -1, 4), scores, sizes)
+        detections = self.select(boxes.view(images, places, -1, 4), scores, sizes)
+        return detections if self.mask_head is None else self._with_masks(features, detections)
+
+    def _with_masks(self, features: Mapping[str, Tensor], detections: Sequence[Detections]) -> list[Detections]:
+        """The detections with the masks of their boxes, which the heads have not seen yet."""
+        assert self.mask_head is not None
+        counts = [len(each.scores) for each in detections]
+        boxes = torch.cat([each.boxes for each in detections])
+        classes = torch.cat([each.classes for each in detections])
+        # from a list, so that nobody asks the device how many there are
+        images = torch.tensor([image for image, count in enumerate(counts) for _ in range(count)], dtype=torch.int64)
+        images = images.to(boxes.device, non_blocking=True)
+        if self.mask_pooler is None:
+            seen = self._maps(features, boxes, images)
+        else:
+            seen = self._pooled(self.mask_pooler, features, boxes, images)
+        masks = self.mask_head(seen, classes).sigmoid()
+        return [replace(each, masks=mask) for each, mask in zip(detections, masks.split(counts))]
 
     def select(self, boxes: Tensor, scores: Tensor, sizes: Tensor) -> list[Detections]:
         """The detections of each image: those of a sufficient score that overlap no better one of their class.
@@ -278,11 +346,24 @@ class RoiHeads(nn.Module):
             return slice(None)
         return torch.nonzero(there.flatten()).squeeze(1)
 
-    def _predict(self, features: Mapping[str, Tensor], boxes: Tensor, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        maps = [features[name] for name in self.settings.in_features]
-        images = torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
-        pooled = self.pooler(maps, boxes.flatten(0, 1)[rows], images[rows])
-        return self.box_predictor(self.box_head(pooled))
+    def _predict(
+        self, features: Mapping[str, Tensor], boxes: Tensor, rows: Tensor | slice
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits and codes of the regions ``rows``, and what the box head saw of them."""
+        maps = self._maps(features, boxes.flatten(0, 1)[rows], _images_of(boxes)[rows])
+        return *self.box_predictor(self.box_head(maps)), maps
+
+    def _maps(self, features: Mapping[str, Tensor], boxes: Tensor, images: Tensor) -> Tensor:
+        """What the box head sees of ``boxes`` [R, 4] of ``images`` [R]."""
+        return self.box_head.maps(self._pooled(self.pooler, features, boxes, images))
+
+    def _pooled(self, pooler: RoiPooler, features: Mapping[str, Tensor], boxes: Tensor, images: Tensor) -> Tensor:
+        return pooler([features[name] for name in self.settings.in_features], boxes, images)
+
+
+def _images_of(boxes: Tensor) -> Tensor:
+    """int64 [N * S], the image of each of ``boxes`` [N, S, 4], flattened."""
+    return torch.arange(len(boxes), device=boxes.device).repeat_interleave(boxes.shape[1])
 
 
 def _learns_statistics(module: nn.Module) -> bool:

@@ -1,0 +1,122 @@
+"""Mask R-CNN in the torchvision engine: it learns masks, goes on to the bit, and finds one for each detection."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from scaleprior.detect import get_engine
+from scaleprior.detect.data.segmentation import Polygons
+from scaleprior.detect.faster_rcnn.model import build_detector
+from scaleprior.detect.faster_rcnn.trainer import METRICS
+from tests.detect.conftest import add_outlines, data_overrides, make_coco, tiny_config
+
+MASKS = ["MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8", "MODEL.ROI_MASK_HEAD.NUM_CONV", "1"]
+
+
+class _Stop(Exception):
+    """Stands in for a kill within the process."""
+
+
+@pytest.fixture
+def outlined(tmp_path: Path) -> list[str]:
+    """Overrides that train and evaluate a Mask R-CNN on one small set of squares."""
+    return [*data_overrides(*make_coco(tmp_path / "data", change=add_outlines)), *MASKS]
+
+
+def _train(
+    kind: str, out: Path, words: list[str], *, stop_after: int = 0, resume: bool = False
+) -> list[dict[str, Any]]:
+    """The figures of every step."""
+    figures: list[dict[str, Any]] = []
+
+    def progress(done: int, total: int, numbers: Any) -> None:
+        if done == stop_after:
+            raise _Stop
+
+    get_engine("torchvision").train(tiny_config(kind, words), None, out, resume=resume, progress=progress)
+    figures += [json.loads(line) for line in (out / METRICS).open()]
+    return figures
+
+
+@pytest.mark.parametrize(("kind", "form"), [("FPN", "polygon"), ("C4", "bitmask")])
+def test_a_run_that_was_interrupted_ends_with_the_same_bits(
+    tmp_path: Path, outlined: list[str], kind: str, form: str
+) -> None:
+    words = [*outlined, "INPUT.MASK_FORMAT", form, "SOLVER.CHECKPOINT_PERIOD", "2", "SOLVER.MAX_ITER", "5"]
+    whole = _train(kind, tmp_path / "whole", words)
+    with pytest.raises(_Stop):
+        _train(kind, tmp_path / "part", words, stop_after=3)
+    assert _train(kind, tmp_path / "part", words, resume=True) == whole
+    assert {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"} < set(whole[-1])
+    # a fresh predictor is near 0: -log(1/2) for each pixel
+    assert whole[-1]["loss_mask"] == pytest.approx(math.log(2), abs=0.05)
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "part"))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert "roi_heads.mask_head.mask_fcn1.weight" in one
+
+
+def test_masks_are_learnt(tmp_path: Path, outlined: list[str]) -> None:
+    """The objects fill their boxes."""
+    quick = [
+        "SOLVER.MAX_ITER",
+        "40",
+        "SOLVER.STEPS",
+        "(99,)",
+        "SOLVER.BASE_LR",
+        "0.02",
+        "SOLVER.CLIP_GRADIENTS.ENABLED",
+        "True",
+    ]
+    rows = _train("FPN", tmp_path / "run", [*outlined, *quick])
+    assert [row["step"] for row in rows] == [20, 40]
+    assert rows[1]["loss_mask"] < rows[0]["loss_mask"] < math.log(2)
+
+
+@pytest.mark.parametrize("kind", ["FPN", "C4"])
+def test_mixed_precision_is_near_full_precision(kind: str) -> None:
+    model = build_detector(tiny_config(kind, [*MASKS, "MODEL.ROI_HEADS.NUM_CLASSES", "2"]).cfg).train()
+    image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    square = Polygons.of([[8, 8, 40, 8, 40, 40, 8, 40]])
+    truth = ([torch.tensor([[8.0, 8, 40, 40]])], [torch.tensor([1])], [[square]])
+    full = model.losses([image], *truth)["loss_mask"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = model.losses([image], *truth)["loss_mask"]
+    assert full.dtype == half.dtype == torch.float32
+    assert half.item() == pytest.approx(full.item(), rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["FPN", "C4"])
+def test_every_detection_has_a_mask_and_an_image_without_any_has_none(kind: str) -> None:
+    words = [*MASKS, "MODEL.ROI_HEADS.NUM_CLASSES", "2", "MODEL.ROI_HEADS.SCORE_THRESH_TEST"]
+    images = [torch.zeros(3, 64, 64, dtype=torch.uint8)] * 2
+    for threshold, some in (("0.0", True), ("1.0", False)):
+        model = build_detector(tiny_config(kind, [*words, threshold]).cfg).eval()
+        for found in model.detect(images):
+            assert found.masks is not None
+            assert (len(found.scores) > 0) == some
+            side = {"FPN": 28, "C4": 14}[kind]  # C4: half of 14 pooled cells behind the stride of res5, doubled
+            assert found.masks.shape == (len(found.scores), side, side)
+            assert ((found.masks > 0) & (found.masks < 1)).all()
+    assert build_detector(tiny_config(kind).cfg).eval().detect(images)[0].masks is None
+
+
+def test_regions_without_an_object_take_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mean is over the pixels of objects; so it is with one class for all, and with images that have none."""
+    words = [*MASKS, "MODEL.ROI_HEADS.NUM_CLASSES", "2", "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", "True"]
+    model = build_detector(tiny_config("FPN", words).cfg).train()
+    seen: list[int] = []
+    head = model.roi_heads.mask_head
+    assert head is not None
+    head.register_forward_hook(lambda module, args, out: seen.append(len(out)))
+    images = [torch.zeros(3, 64, 64, dtype=torch.uint8)] * 2
+    boxes = [torch.tensor([[8.0, 8, 40, 40]]), torch.zeros(0, 4)]
+    classes = [torch.tensor([1]), torch.zeros(0, dtype=torch.int64)]
+    model.losses(images, boxes, classes, [[Polygons.of([[8, 8, 40, 8, 40, 40, 8, 40]])], []])
+    assert 1 <= seen[0] <= 2  # the true box itself, and at most a quarter of 8 regions of the first image
