@@ -5,9 +5,10 @@
         MODEL.WEIGHTS backbone.safetensors OUTPUT_DIR runs/r50
     python tools/train_net.py --config-file ... --eval-only OUTPUT_DIR runs/r50
 
-With Detectron2 installed it is Detectron2's trainer, logs and files, on as many GPUs as asked for; without, the same
-config runs on the embedded torchvision engine in one process (the model is then model.safetensors). Either way it
-ends with a row in OUTPUT_DIR/results.csv, or in the file that SCALEPRIOR.RESULTS names.
+With Detectron2 installed it is Detectron2's trainer, logs and files; without, the same config runs on the embedded
+torchvision engine (the model is then model.safetensors). Either way it runs on as many GPUs as asked for, or in as many
+processes on the CPU (--num-gpus 2 ... MODEL.DEVICE cpu), and ends with a row in OUTPUT_DIR/results.csv, or in the file
+that SCALEPRIOR.RESULTS names.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ import sys
 from pathlib import Path
 
 from scaleprior.cli import main as scaleprior_main
-from scaleprior.commands.tool_flags import exit_code, tool_parser
+from scaleprior.commands.tool_flags import exit_code, settle_processes, tool_parser
 from scaleprior.config import load_config
 from scaleprior.detect import get_engine
-from scaleprior.errors import UserError
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -32,35 +32,24 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="go on with the run in OUTPUT_DIR under a larger SOLVER.MAX_ITER; run.json and the detector tell of it",
     )
-    args = parser.parse_args(argv)
-    if args.num_gpus == 0:
-        args.num_gpus, args.opts = 1, [*args.opts, "MODEL.DEVICE", "cpu"]
-    return args
+    return settle_processes(parser.parse_args(argv))
 
 
 def arguments(args: argparse.Namespace) -> list[str]:
-    """The words of the ``scaleprior detect`` command that does the same in one process.
-
-    Raises:
-        UserError: a flag that asks for more than one process.
-    """
-    for flag, value, only in (
-        ("--num-gpus", args.num_gpus, (1,)),
-        ("--num-machines", args.num_machines, (1,)),
-        ("--machine-rank", args.machine_rank, (0,)),
-        ("--dist-url", args.dist_url, ("auto",)),
-    ):
-        if value not in only:
-            raise UserError(
-                f"{flag} {value} needs the detectron2 engine; others run in one process",
-                hint=f"use {flag} {only[-1]}",
-            )
+    """The words of the ``scaleprior detect`` command that does the same."""
     cfg = load_config(args.config_file, args.opts).cfg
     results = cfg.SCALEPRIOR.RESULTS or str(Path(cfg.OUTPUT_DIR) / "results.csv")
     own = ["SCALEPRIOR.RESULTS", results]
     asked = {"--resume": args.resume, "--extend": args.extend, "--no-check": args.no_check}
     flags = [flag for flag, given in asked.items() if given and not args.eval_only]
     action = "eval" if args.eval_only else "train"
+    places = {
+        "--num-gpus": args.num_gpus,
+        "--num-machines": args.num_machines,
+        "--machine-rank": args.machine_rank,
+        "--dist-url": args.dist_url,
+    }
+    flags += [str(word) for flag in places.items() for word in flag]
     return ["detect", action, "--config-file", args.config_file, "--engine", args.engine, *flags, *args.opts, *own]
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaleprior.commands.export import register_detect_export
+from scaleprior.commands.tool_flags import add_process_flags, settle_processes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scaleprior.detect import DetectionResult
     from scaleprior.detect.calibration import Calibration
+    from scaleprior.progress import ProgressFn
 
 __all__ = ["print_results", "register"]
 
@@ -68,6 +73,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         )
         action.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: OUTPUT_DIR)")
         action.add_argument("--json", action="store_true", help="print the result as one JSON object")
+        add_process_flags(action)
         action.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override, e.g. SEED 1")
 
     score = actions.add_parser(
@@ -96,43 +102,99 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _train(args: argparse.Namespace) -> None:
-    from scaleprior.config import load_config
-    from scaleprior.detect import get_engine
-    from scaleprior.detect.check import check_detection
-    from scaleprior.detect.engines import can_extend
-    from scaleprior.detect.start import start_from
-    from scaleprior.progress import progress_bar
-
-    engine = get_engine(args.engine)
-    further = can_extend(engine) if args.extend else {}
-    loaded = load_config(args.config_file, _words(args), defaults=engine.default_config())
-    out = args.out or Path(loaded.cfg.OUTPUT_DIR)
-    if args.check:
-        with progress_bar("checking", unit="images") as progress:
-            check_detection(loaded, args.weights, out, engine=engine, progress=progress).refuse()
-    loaded, weights = start_from(loaded, args.weights, engine)
-    with progress_bar("fine-tuning") as progress:
-        model = engine.train(loaded, weights, out, resume=args.resume, progress=progress, **further)
-    results: dict[str, DetectionResult] = {}
-    if loaded.cfg.DATASETS.TEST:
-        with progress_bar("evaluating", unit="images") as progress:
-            results = engine.evaluate(loaded, model, out, progress=progress)
-    print_results(results, engine.name, model, as_json=args.json)
+    _in_processes(_train_here, args)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    _in_processes(_evaluate_here, args)
+
+
+def _in_processes(work: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """``work(args)`` in the processes that the flags ask for, once they are known to make sense."""
     from scaleprior.config import load_config
     from scaleprior.detect import get_engine
-    from scaleprior.detect.start import model_to_evaluate
-    from scaleprior.progress import progress_bar
+    from scaleprior.detect.engines import check_processes
+    from scaleprior.training.launching import check_counts, check_gpus, launch
 
+    settle_processes(args)
+    check_counts(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     engine = get_engine(args.engine)
+    check_processes(engine, args.num_gpus * args.num_machines)
+    loaded = load_config(args.config_file, _words(args), defaults=engine.default_config())  # wrong keys are said once
+    check_gpus(loaded.cfg.MODEL.DEVICE, args.num_gpus)
+    launch(
+        work,
+        (args,),
+        processes=args.num_gpus,
+        machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+    )
+
+
+def _train_here(args: argparse.Namespace) -> None:
+    """One process' share; of several the first speaks for all."""
+    from scaleprior.config import load_config
+    from scaleprior.detect import get_engine
+    from scaleprior.detect.check import check_detection
+    from scaleprior.detect.engines import can_extend, check_processes
+    from scaleprior.detect.start import start_from
+    from scaleprior.progress import progress_bar
+    from scaleprior.training.processes import place_in_group
+
+    engine, (rank, processes) = get_engine(args.engine), place_in_group()
+    check_processes(engine, processes)  # of torchrun's, too
+    _log_as_main()
+    further = can_extend(engine) if args.extend else {}
+    loaded = load_config(args.config_file, _words(args), defaults=engine.default_config())
+    out = args.out or Path(loaded.cfg.OUTPUT_DIR)
+    if args.check and rank == 0:
+        with progress_bar("checking", unit="images") as progress:
+            report = check_detection(loaded, args.weights, out, engine=engine, processes=processes, progress=progress)
+        report.refuse()
+    loaded, weights = start_from(loaded, args.weights, engine)
+    with _bar("fine-tuning", rank) as progress:
+        model = engine.train(loaded, weights, out, resume=args.resume, progress=progress, **further)
+    results: dict[str, DetectionResult] = {}
+    if loaded.cfg.DATASETS.TEST:
+        with _bar("evaluating", rank, unit="images") as progress:
+            results = engine.evaluate(loaded, model, out, progress=progress)
+    if rank == 0:
+        print_results(results, engine.name, model, as_json=args.json)
+
+
+def _evaluate_here(args: argparse.Namespace) -> None:
+    """One process' share; of several the first speaks for all."""
+    from scaleprior.config import load_config
+    from scaleprior.detect import get_engine
+    from scaleprior.detect.engines import check_processes
+    from scaleprior.detect.start import model_to_evaluate
+    from scaleprior.training.processes import place_in_group
+
+    engine, (rank, processes) = get_engine(args.engine), place_in_group()
+    check_processes(engine, processes)
+    _log_as_main()
     loaded = load_config(args.config_file, _words(args), defaults=engine.default_config())
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
     model = Path(model_to_evaluate(engine, loaded, out, given=args.weights, words=args.opts))
-    with progress_bar("evaluating", unit="images") as progress:
+    with _bar("evaluating", rank, unit="images") as progress:
         results = engine.evaluate(loaded, model, out, progress=progress)
-    print_results(results, engine.name, model, as_json=args.json)
+    if rank == 0:
+        print_results(results, engine.name, model, as_json=args.json)
+
+
+def _bar(label: str, rank: int, *, unit: str = "steps") -> contextlib.AbstractContextManager[ProgressFn | None]:
+    """A bar on the terminal, of the first process."""
+    from scaleprior.progress import progress_bar
+
+    return progress_bar(label, unit=unit) if rank == 0 else contextlib.nullcontext()
+
+
+def _log_as_main() -> None:
+    """Logging as ``main`` sets it up, for processes that we started."""
+    import logging
+
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
 
 
 def _words(args: argparse.Namespace) -> list[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from scaleprior.backbones.readers.containers import open_container
 from scaleprior.d2.plan import Plan, read_trained
 from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.trained import TrainedDetector
+from scaleprior.detect.workers import other_schedule_told
 from scaleprior.errors import UserError
 from scaleprior.training.run_folder import RUN_FILE, RunFolder
 from scaleprior.wording import counted, parameter
@@ -54,7 +53,7 @@ def claim(plan: Plan, out: Path, *, resume: bool, extend: bool = False) -> tuple
         pointer.unlink(missing_ok=True)
         folder.write()
         return plan.trained, False
-    with _other_schedule_told(plan, out):
+    with other_schedule_told(plan.cfg, out, now=comm.get_world_size(), then=_processes_of(out)):
         known = folder.resumed(extend=extend, steps_done=lambda: _steps_done(out))
     if known is None:
         if pointer.is_file():
@@ -79,26 +78,6 @@ def claim(plan: Plan, out: Path, *, resume: bool, extend: bool = False) -> tuple
     # what a comparison reads in the detector stands in the folder, too
     replace(known, identity={**identity, "tuning": dict(trained.tuning)}).write()
     return trained, False
-
-
-@contextlib.contextmanager
-def _other_schedule_told(plan: Plan, out: Path) -> Iterator[None]:
-    """Around looking at the folder.
-
-    Raises:
-        UserError: another schedule, by SOLVER.REFERENCE_WORLD_SIZE on another number of processes.
-    """
-    try:
-        yield
-    except UserError as e:
-        now, then = comm.get_world_size(), _processes_of(out)
-        if then in (None, now) or not plan.cfg.SOLVER.REFERENCE_WORLD_SIZE:
-            raise
-        raise UserError(
-            f"{out} holds a run of {counted(then, 'processes')}; on {now} SOLVER.REFERENCE_WORLD_SIZE gives it another "
-            "batch, learning rate and number of steps",
-            hint=f"resume with {parameter('processes', then, option='num_gpus')}, or choose another output folder",
-        ) from e
 
 
 def _tell_of_processes(out: Path) -> None:

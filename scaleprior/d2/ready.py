@@ -15,7 +15,7 @@ from scaleprior.config import add_scaleprior_config
 from scaleprior.d2.data.datasets import register_datasets
 from scaleprior.detect.data.minival import MINIVAL_SETS
 from scaleprior.detect.data.names import own_sets
-from scaleprior.errors import UserError
+from scaleprior.detect.workers import check_reference
 from scaleprior.training.device import resolve_device
 
 __all__ = ["ddp_on_cpu", "ready", "scaled", "with_own_keys", "with_sets"]
@@ -64,12 +64,7 @@ def scaled(cfg: CfgNode) -> CfgNode:
     Raises:
         UserError: the batch cannot be shared out among so many.
     """
-    meant, batch = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH
-    if meant < 0 or (meant and batch % meant):
-        raise UserError(
-            f"SOLVER.REFERENCE_WORLD_SIZE is {meant}, SOLVER.IMS_PER_BATCH {batch}",
-            hint="give the number of GPUs that the config is meant for, which divides the batch; 0 scales nothing",
-        )
+    check_reference(cfg)
     return DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
 
 

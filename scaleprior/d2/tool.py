@@ -37,9 +37,8 @@ from scaleprior.detect.metrics import results_to_dict
 from scaleprior.detect.start import model_to_evaluate
 from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.files import write_bytes, write_json
-from scaleprior.training.launching import check_counts, supervise
+from scaleprior.training.launching import check_counts, check_gpus, supervise
 from scaleprior.training.run_folder import RUN_FILE
-from scaleprior.wording import parameter
 
 __all__ = ["run"]
 
@@ -65,12 +64,8 @@ def run(args: argparse.Namespace) -> None:
         return
     # wrong words are said once, not by every process
     device = load_config(args.config_file, args.opts, defaults=default_config()).cfg.MODEL.DEVICE
+    check_gpus(device, args.num_gpus)
     on_cpu = device != "auto" and torch.device(device).type == "cpu"
-    if not on_cpu and args.num_gpus > torch.cuda.device_count():
-        raise UserError(
-            f"{parameter('num_gpus')} is {args.num_gpus}, there are {torch.cuda.device_count()} here",
-            hint="to try several processes on the CPU use MODEL.DEVICE cpu",
-        )
     counts = (args.num_gpus, args.num_machines, args.machine_rank)
     with _without_gpus() if on_cpu else contextlib.nullcontext():
         supervise(lambda guarded: launch(guarded, *counts, args.dist_url, args=(args,)), _work)

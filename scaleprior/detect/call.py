@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaleprior.config.sources import ConfigSource, open_config
 from scaleprior.detect.data.problems import DropBad
-from scaleprior.detect.engines import Engine, can_extend, get_engine
+from scaleprior.detect.engines import Engine, can_extend, check_processes, get_engine
 from scaleprior.errors import UserError
 from scaleprior.progress import ProgressFn, watched
 
@@ -78,6 +78,8 @@ def detect(
         sp.detect("COCO-Detection/faster_rcnn_R_50_FPN_jft10m.yaml", out="det", weights="r50/backbone.safetensors",
                   train=("instances_train.json", "images"), val=("instances_val.json", "images"))
 
+    Under torchrun every process calls this with the same arguments (torchvision engine); process 0 writes.
+
     Args:
         config: a YAML file, by path or by its name in ``configs/``; a mapping of keys; or a config that is loaded.
         out: folder of the run; by default the config's ``OUTPUT_DIR``.
@@ -105,8 +107,11 @@ def detect(
             "model is a trained detector, which is only evaluated", hint="leave out weights, train, resume, extend"
         )
     from scaleprior.detect.start import start_from
+    from scaleprior.training.processes import place_in_group
 
     chosen = get_engine(engine)
+    rank, processes = place_in_group()
+    check_processes(chosen, processes)
     further = can_extend(chosen) if extend else {}
     loaded = open_config(config, overrides, defaults=chosen.default_config())
     loaded = open_config(loaded, _dataset_keys(loaded, train, val))
@@ -115,8 +120,8 @@ def detect(
     folder = Path(out or loaded.cfg.OUTPUT_DIR)
     if model is None:
         with _named(weights) as named:
-            if check:
-                _check(chosen, loaded, named, folder, progress)
+            if check and rank == 0:  # who looks for all
+                _check(chosen, loaded, named, folder, progress, processes)
             loaded, start = start_from(loaded, named, chosen)
             with watched(progress, "fine-tuning") as report:
                 trained = chosen.train(loaded, start, folder, resume=resume, progress=report, **further)
@@ -126,14 +131,19 @@ def detect(
 
 
 def _check(
-    engine: Engine, loaded: LoadedConfig, start: str | Path | None, out: Path, progress: ProgressFn | bool
+    engine: Engine,
+    loaded: LoadedConfig,
+    start: str | Path | None,
+    out: Path,
+    progress: ProgressFn | bool,
+    processes: int,
 ) -> None:
     """Refuse what would stop the run."""
     from scaleprior.detect.check import check_detection
 
     # a function of the caller's counts steps
     with watched(progress is True, "checking", unit="images") as report:
-        check_detection(loaded, start, out, engine=engine, progress=report).refuse()
+        check_detection(loaded, start, out, engine=engine, processes=processes, progress=report).refuse()
 
 
 def _evaluate(

@@ -26,6 +26,7 @@ from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine
 from scaleprior.detect.faster_rcnn.model import build_detector
 from scaleprior.detect.plan import check_class_count, set_names, starts_from_detector
 from scaleprior.detect.start import stays_an_address
+from scaleprior.detect.workers import check_share, scaled
 from scaleprior.errors import ScalePriorError
 from scaleprior.progress import ProgressFn
 from scaleprior.training.checkpoints import KEPT
@@ -82,6 +83,8 @@ def check_detection(
             loaded = LoadedConfig(apply_card(loaded, card), loaded.explicit, loaded.source)
     with report.collecting("config"):
         engine.check_config(loaded.cfg)
+        if isinstance(engine, TorchvisionEngine):
+            check_share(scaled(loaded.cfg, processes), processes)
     sets, classes = check_sets(
         _sets(loaded.cfg, engine, report),
         same_ids=isinstance(engine, TorchvisionEngine),

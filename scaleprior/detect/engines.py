@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from scaleprior.config import LoadedConfig
     from scaleprior.detect.metrics import DetectionResult
 
-__all__ = ["ENGINE_GROUP", "Engine", "can_extend", "get_engine", "known_engines", "resolve_auto"]
+__all__ = [
+    "ENGINE_GROUP", "Engine", "can_extend", "check_processes", "get_engine", "known_engines", "resolve_auto",
+]  # fmt: skip
 
 ENGINE_GROUP = "scaleprior.engines"
 _BUILTIN = "torchvision"
@@ -96,6 +98,22 @@ def can_extend(engine: Engine) -> dict[str, bool]:
             hint="train anew in another folder, or use the detectron2 engine",
         )
     return {"extend": True}
+
+
+def check_processes(engine: Engine, processes: int) -> None:
+    """Refuse several processes for an engine whose methods are not meant to be called in each of them at once.
+
+    An engine says that its are by an attribute ``several_processes`` that is true.
+
+    Raises:
+        UserError: names the engine.
+    """
+    if processes > 1 and not getattr(engine, "several_processes", False):
+        hint = "tools/train_net.py starts Detectron2's" if engine.name == "detectron2" else "use the torchvision engine"
+        raise UserError(
+            f"{processes} processes are asked for, and here the {engine.name} engine runs in one",
+            hint=f"{hint}, or take one process",
+        )
 
 
 def known_engines() -> list[str]:

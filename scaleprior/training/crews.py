@@ -17,14 +17,16 @@ def with_crew(folder: RunFolder, *, steps: int, processes: int) -> RunFolder:
     """``folder``, whose identity then says who made the steps so far and who makes those to come.
 
     Args:
-        steps: that are done, and saved. What ``run.json`` says of later ones was lost with them.
+        steps: that are done, and saved; ``run.json`` is of this run then, or of what it extends. What that says of
+            later steps was lost with them.
         processes: that go on.
 
     Raises:
-        UserError: ``run.json`` is damaged, or another run's.
+        UserError: ``run.json`` is damaged.
     """
+    before = folder.read() if steps else None
     try:
-        crews = [crew for crew in (folder.found() or {}).get(TRAINED_BY, ()) if crew["from_step"] < steps]
+        crews = [crew for crew in (before or {}).get(TRAINED_BY, ()) if crew["from_step"] < steps]
         last = crews[-1]["processes"] if crews else None
     except (TypeError, KeyError) as e:
         raise UserError(f"{folder.out / RUN_FILE} cannot be read: {TRAINED_BY}", hint="the file is damaged") from e

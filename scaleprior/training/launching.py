@@ -21,20 +21,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+import torch
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, spawn
 
 from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.files import write_text
+from scaleprior.training.agreement import error_of
 from scaleprior.training.lost import LostProcess, lost_process
 from scaleprior.training.signals import Interrupted
 from scaleprior.wording import parameter
 
-__all__ = ["check_counts", "launch", "supervise"]
+__all__ = ["check_counts", "check_gpus", "launch", "supervise"]
 
 _HEAD_START = 1.0
 """Seconds between the loss of a process and the end of those that noticed, so that who waits for the first to end sees
 what became of that one. If it does not, its line is theirs, which is less telling."""
-_BY_CODE = {kind.exit_code: kind for kind in (FailureError, UserError, Interrupted)}
 
 
 def launch(
@@ -85,6 +86,31 @@ def check_counts(processes: int, machines: int, machine_rank: int, dist_url: str
         )
 
 
+def check_gpus(device: str, processes: int) -> None:
+    """Refuse several processes of one machine that would not have a GPU each.
+
+    Args:
+        device: MODEL.DEVICE; only "cpu" is meant for processes without one.
+
+    Raises:
+        UserError: there are fewer, or ``device`` names one.
+    """
+    kind, _, number = device.partition(":")
+    if processes == 1 or kind == "cpu":
+        return
+    asked, there = parameter("processes", option="num_gpus"), torch.cuda.device_count()
+    if number:
+        raise UserError(
+            f"MODEL.DEVICE is {device!r} and {asked} {processes}: they would have one GPU between them",
+            hint=f"take MODEL.DEVICE {kind}, and choose GPUs by CUDA_VISIBLE_DEVICES",
+        )
+    if processes > there:
+        raise UserError(
+            f"{asked} is {processes}, there are {there} GPUs here",
+            hint="to try several processes on the CPU use MODEL.DEVICE cpu",
+        )
+
+
 def supervise(start: Callable[[Callable[..., None]], object], work: Callable[..., None]) -> None:
     """Call ``start(guarded)``, which starts processes by torch.multiprocessing, has each call ``guarded(*args)``, that
     is ``work(*args)``, and waits for them. SIGTERM is passed on to them meanwhile.
@@ -102,7 +128,7 @@ def supervise(start: Callable[[Callable[..., None]], object], work: Callable[...
             said = _first_words(Path(folder), e.error_pid)
             if said is not None:
                 code, text = said.split(" ", 1)
-                raise _BY_CODE.get(int(code), FailureError)(text) from None
+                raise error_of(int(code), text) from None
             if isinstance(e, ProcessRaisedException):
                 raise
             if e.exit_code == -signal.SIGTERM:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -17,6 +18,8 @@ from scaleprior.training.meeting import meeting
 from scaleprior.wording import parameter
 
 __all__ = ["ProcessGroup", "join_processes", "place_in_group"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,14 @@ class ProcessGroup:
         found = torch.tensor(number)
         distributed.all_reduce(found, distributed.ReduceOp.MIN, group=self.host)
         return int(found)
+
+    def from_one(self, value: T, rank: int = 0) -> T:
+        """``value`` of the process ``rank``, in every one; every process has to call it. No GPU is waited for."""
+        if self.size == 1:
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values, src=rank, group=self.host)
+        return values[0]
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Make ``tensor``, on :attr:`device`, the sum over all processes, in place; every process has to call it.

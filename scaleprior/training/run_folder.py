@@ -60,7 +60,7 @@ class RunFolder:
         Raises:
             UserError: it is another run's.
         """
-        before = self._read()
+        before = self.read()
         if before is not None:
             self._refuse_other(before, self.fingerprint)
         return before
@@ -77,7 +77,7 @@ class RunFolder:
         Raises:
             UserError: it is another run's; or there is none to extend, or no longer schedule.
         """
-        before = self._read()
+        before = self.read()
         if before is None:
             if extend:
                 raise UserError(
@@ -115,7 +115,12 @@ class RunFolder:
         other = differing_parts(now, then) if isinstance(then, dict) else ""
         refuse_other_run(before, fingerprint, str(self.out), other or self.parts)
 
-    def _read(self) -> dict[str, Any] | None:
+    def read(self) -> dict[str, Any] | None:
+        """The ``run.json`` that is there, of whatever run; None where there is none.
+
+        Raises:
+            UserError: it cannot be read.
+        """
         path = self.out / RUN_FILE
         if not path.is_file():
             return None

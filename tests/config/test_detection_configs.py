@@ -19,7 +19,6 @@ from scaleprior.config.dotted import flat_config
 from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.detect.faster_rcnn.model import build_detector
 from scaleprior.detect.faster_rcnn.model_file import model_names
-from scaleprior.errors import UserError
 
 FOLDER = data_file("configs", "COCO-Detection/Base-Common.yaml").parent
 DEPTHS = (50, 101, 152)
@@ -29,7 +28,6 @@ LADDER = ("imagenet_paper", *JFT_IMAGES, "imagenet_jft300m")  # one recipe of pr
 WEIGHTS = ("scratch", "imagenet", *LADDER)
 TORCHVISION: set[str] = set()  # models that were built
 DETECTRON2: set[str] = set()
-FOR_DETECTRON2 = "Base-Schedule-any-gpus"
 GRID = list(itertools.product(DEPTHS, KINDS, WEIGHTS))
 
 
@@ -66,10 +64,6 @@ def test_the_grid_is_complete_and_there_is_nothing_else_like_it() -> None:
 
 @pytest.mark.parametrize("path", _every_file(), ids=lambda p: p.stem)
 def test_every_file_builds_in_the_torchvision_engine(path: Path) -> None:
-    if path.stem == FOR_DETECTRON2:
-        with pytest.raises(UserError, match=r"SOLVER.REFERENCE_WORLD_SIZE: 8 .*needs the detectron2 engine"):
-            load_config(path)
-        return
     cfg = load_config(path).cfg
     check_keys(cfg)
     if _is_new(cfg, TORCHVISION):
@@ -97,9 +91,6 @@ def test_every_file_means_the_same_to_stock_detectron2(path: Path) -> None:
     theirs = get_cfg()
     add_scaleprior_config(theirs)
     theirs.merge_from_file(str(path))
-    if path.stem == FOR_DETECTRON2:
-        assert theirs.SOLVER.REFERENCE_WORLD_SIZE == 8
-        return
     ours = load_config(path).cfg
     values = dict(flat_config(theirs))
     differing = {"MODEL.DEVICE", "SEED"}  # "auto" here, "cuda" there; a negative seed is 0 here

@@ -18,7 +18,14 @@ KEYS = (
         legal=one_of("WarmupMultiStepLR", "WarmupCosineLR"), elsewhere=True,
     ),
     _training("SOLVER.MAX_ITER", 40000, "Length of training.", legal=at_least(0), unit="steps"),
-    _training("SOLVER.IMS_PER_BATCH", 16, "Images per step.", legal=at_least(1)),
+    _training("SOLVER.IMS_PER_BATCH", 16, "Images per step, of all processes together.", legal=at_least(1)),
+    _training(
+        "SOLVER.REFERENCE_WORLD_SIZE", 0,
+        "For how many processes (GPUs) the config is meant. On another number IMS_PER_BATCH and BASE_LR follow the "
+        "processes, and MAX_ITER, STEPS, WARMUP_ITERS and CHECKPOINT_PERIOD become longer or shorter accordingly "
+        "(Detectron2's arithmetic). It is settled before a run begins: files say what ran. 0 = nothing is scaled.",
+        legal=at_least(0), unit="processes", since=2,
+    ),
     _training("SOLVER.BASE_LR", 0.001, "Learning rate after warmup.", legal=POSITIVE),
     _training(
         "SOLVER.BASE_LR_END", 0.0, "Learning rate at the end, at most BASE_LR (cosine only).", legal=at_least(0)

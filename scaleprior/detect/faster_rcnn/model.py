@@ -41,7 +41,7 @@ from scaleprior.errors import UserError
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["Detector", "build_detector"]
+__all__ = ["Detector", "build_detector", "has_idle_parameters"]
 
 
 class Detector(nn.Module):
@@ -179,6 +179,17 @@ def build_detector(cfg: CfgNode) -> Detector:
     )
     # NHWC in memory: convolutions of this size run about 1.4 times as fast on a CPU
     return detector.to(memory_format=torch.channels_last)
+
+
+def has_idle_parameters(cfg: CfgNode) -> bool:
+    """Whether some of the detector's parameters have no part in its loss: a stage above those of the pyramid, or one of
+    its levels that nobody reads."""
+    if cfg.MODEL.BACKBONE.NAME == "build_resnet_backbone":
+        return False
+    stages = [int(name[3:]) for name in cfg.MODEL.FPN.IN_FEATURES]
+    read = {min(int(name[1:]), stages[-1]) for name in (*cfg.MODEL.RPN.IN_FEATURES, *cfg.MODEL.ROI_HEADS.IN_FEATURES)}
+    highest = max(int(name[3:]) for name in cfg.MODEL.RESNETS.OUT_FEATURES)
+    return highest > stages[-1] or not set(stages) <= read
 
 
 def _build_trunk(cfg: CfgNode, arch: TrunkSpec, *, pyramid: bool) -> tuple[TrunkFeatures, nn.Module | None]:

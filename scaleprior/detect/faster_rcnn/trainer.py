@@ -1,7 +1,8 @@
 """The training loop: one function from a model, its data and a config to trained weights, resumable to the bit.
 
 Everything random in a step comes from (seed, step), so a checkpoint holds no generator and a run that was killed and
-resumed ends with the same bits as an undisturbed one (CPU).
+resumed ends with the same bits as an undisturbed one (CPU). Of several processes the first writes; before every step
+they tell one another whether all have their images and whether anybody was asked to stop, so that all end together.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.detect.data.loader import DetectionBatch, TrainLoader
@@ -18,10 +20,12 @@ from scaleprior.detect.faster_rcnn.step import TrainStep
 from scaleprior.errors import UserError
 from scaleprior.files import WriteError
 from scaleprior.progress import ProgressFn
+from scaleprior.training.agreement import agree, agree_on_steps
 from scaleprior.training.checkpoints import Checkpoints
 from scaleprior.training.metrics_file import MetricsFile, cut_lines
+from scaleprior.training.processes import ProcessGroup
 from scaleprior.training.run_folder import RunFolder, refuse_other_run, restoring, with_room, with_way_on
-from scaleprior.training.signals import Interrupted, catch_sigterm
+from scaleprior.training.signals import Interrupted, StopRequest, catch_sigterm
 from scaleprior.wording import parameter
 
 if TYPE_CHECKING:
@@ -39,17 +43,22 @@ class DetectorTrainer:
     """Trains ``model`` in place.
 
     Args:
+        loader: of this process' share.
         folder: of the run, for the checkpoints and the metrics; a checkpoint of another run is refused.
     """
 
-    def __init__(self, cfg: CfgNode, model: Detector, loader: TrainLoader, folder: RunFolder) -> None:
+    def __init__(
+        self, cfg: CfgNode, model: Detector, loader: TrainLoader, folder: RunFolder, processes: ProcessGroup
+    ) -> None:
         self.cfg = cfg
         self.model = model
         self.loader = loader
         self.folder = folder
+        self.processes = processes
         self.checkpoints = Checkpoints(folder.out)
-        self.take = TrainStep(cfg, model, seed=loader.seed)
+        self.take = TrainStep(cfg, model, seed=loader.seed, processes=processes)
         self.step = 0
+        self._saved = 0  # steps that a checkpoint has, or the start
         self._unwritten = ""  # the line of figures that the disk had no room for
 
     def resume(self) -> None:
@@ -57,22 +66,25 @@ class DetectorTrainer:
 
         Raises:
             UserError: it belongs to another run, or none can be read.
+            FailureError: the processes find different ones.
         """
-        found = self.checkpoints.load()
-        if found is None:
-            return
-        path, state = found
+        found = self.checkpoints.load(tell=self.processes.main)
+        if found is not None:
+            self._restore(*found)
+        agree_on_steps(self.processes, None if found is None else self.step, self.folder.out)
+
+    def _restore(self, path: Path, state: Mapping[str, Any]) -> None:
         if not self._is_before_extension(state):
             refuse_other_run(state, self.folder.fingerprint, str(path), self.folder.parts)
         with restoring(path):
             self.model.load_state_dict(state["model"])
             self.take.load_state_dict(state)
-            self.step = state["step"]
+            self.step = self._saved = state["step"]
             self._unwritten = state.get("unwritten", "")
         logger.info("resumed at step %d from %s", self.step, path)
 
     def train(self, *, progress: ProgressFn | None = None) -> None:
-        """Run the steps that are left.
+        """Run the steps that are left. Of several processes each calls this, and each has the same errors.
 
         Raises:
             FailureError: the loss is not finite; names the step and the images. WriteError: the disk is full, perhaps;
@@ -87,36 +99,46 @@ class DetectorTrainer:
             catch_sigterm() as stop,
             contextlib.closing(self.loader.batches(self.step, total)) as batches,
         ):
-            for batch in self._saved_from(batches):
+            for batch in self._admitted(batches, stop):
                 numbers = self.take(batch, self.step)
                 self.step += 1
-                if self.step % _METRICS_PERIOD == 0 or self.step == total:
+                if metrics is not None and (self.step % _METRICS_PERIOD == 0 or self.step == total):
                     self._write(metrics, json.dumps({"step": self.step, **numbers}))
                 if progress is not None:
                     progress(self.step, total, {"loss": numbers["loss"]})
-                if stop.requested and self.step < total:
-                    self._save()
-                    raise Interrupted(
-                        f"stopped by SIGTERM after step {self.step} of {total}",
-                        hint=f"run again with {parameter('resume', True)} to go on",
-                    )
                 if period and self.step % period == 0 and self.step < total:
                     self._save()
 
-    def _saved_from(self, batches: Iterator[DetectionBatch]) -> Iterator[DetectionBatch]:
-        """The batches; where the data of one cannot be used, the steps before it are saved first.
+    def _admitted(self, batches: Iterator[DetectionBatch], stop: StopRequest) -> Iterator[DetectionBatch]:
+        """The batches, each once every process has its share and nobody was asked to stop.
+
+        Else all end together, and the steps that are done are saved first.
 
         Raises:
-            UserError: says how to go on.
+            UserError: a process cannot use its images; says how to go on. Interrupted: one was asked to stop.
         """
-        begun = self.step
-        try:
-            yield from batches
-        except UserError as e:
-            if self.step == begun:  # what there is to save is on the disk, or nothing was trained yet
-                raise
-            self._save()
-            raise with_way_on(e, self.step) from e
+        total = self.cfg.SOLVER.MAX_ITER
+        while self.step < total:
+            batch, error = None, None
+            try:
+                batch = next(batches)
+            except UserError as e:
+                error = e
+            found, stopped = agree(self.processes, error, stop=stop.requested)
+            if batch is not None and found is None and not stopped:
+                yield batch
+                continue
+            to_save = self.step > self._saved  # else it is on the disk, or nothing was trained yet
+            if to_save:
+                self._save()
+                self.processes.wait()  # else the first to leave would have the others ended while main saves
+            if stopped:
+                raise Interrupted(
+                    f"stopped by SIGTERM after step {self.step} of {total}",
+                    hint=f"run again with {parameter('resume', True)} to go on",
+                )
+            assert found is not None
+            raise (with_way_on(found, self.step) if to_save else found) from error
 
     def _write(self, metrics: MetricsFile, line: str) -> None:
         try:
@@ -127,6 +149,9 @@ class DetectorTrainer:
             raise with_room(e, self.step) from e
 
     def _save(self) -> None:
+        self._saved = self.step
+        if not self.processes.main:
+            return
         state: dict[str, Any] = {
             "fingerprint": self.folder.fingerprint,
             "step": self.step,
@@ -141,8 +166,11 @@ class DetectorTrainer:
         last = self.folder.history[-1] if self.folder.history else None
         return last is not None and (state.get("fingerprint"), state.get("step")) == (last.fingerprint, last.steps)
 
-    def _metrics(self) -> contextlib.closing[MetricsFile]:
-        """metrics.jsonl, open for appending; lines past the step we start from are those of the lost steps."""
+    def _metrics(self) -> contextlib.AbstractContextManager[MetricsFile | None]:
+        """metrics.jsonl, open for appending, on the process that writes it; lines past the step we start from are
+        those of the lost steps."""
+        if not self.processes.main:
+            return contextlib.nullcontext()
         path = self.folder.out / METRICS
         cut_lines(path, "step", self.step)
         metrics = MetricsFile(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scaleprior.errors import FailureError
+from scaleprior.training.agreement import agree_on_steps
 from scaleprior.training.run_folder import refuse_other_run, restoring
 
 if TYPE_CHECKING:
@@ -23,16 +23,10 @@ def saved_state(folder: RunFolder, checkpoints: Checkpoints, processes: ProcessG
         FailureError: another process sees another one, as where a folder is not shared or a disk reads wrongly.
     """
     found = checkpoints.load(tell=processes.main)
-    step = -1
+    step = None
     if found is not None:
         refuse_other_run(found.state, folder.fingerprint, str(found.path), folder.parts)
         with restoring(found.path):
             step = found.state["counters"]["step"]
-    steps = processes.sum(*(step if rank == processes.rank else 0 for rank in range(processes.size)))
-    if len(set(steps)) > 1:
-        said = ", ".join(f"{round(each)} on process {rank}" for rank, each in enumerate(steps))
-        raise FailureError(
-            f"the processes find different checkpoints in {folder.out}, after step {said} (-1 is none)",
-            hint="see that all of them read the same folder",
-        )
+    agree_on_steps(processes, step, folder.out)
     return found

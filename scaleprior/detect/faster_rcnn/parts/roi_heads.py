@@ -25,6 +25,8 @@ from scaleprior.detect.faster_rcnn.truth import Truth
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
+    from scaleprior.training.processes import ProcessGroup
+
 __all__ = ["BoxHead", "Detections", "Predictor", "Res5Head", "RoiHeads", "RoiSettings", "Sampled"]
 
 
@@ -207,6 +209,7 @@ class RoiHeads(nn.Module):
         self.settings = settings
         self.mask_head = mask_head
         self.mask_pooler = mask_pooler
+        self.processes: ProcessGroup | None = None  # that train it together, if there are several
 
     def sample(self, proposals: Proposals, truth: Truth, seeds: Tensor) -> Sampled:
         """Choose the regions to learn from.
@@ -246,7 +249,7 @@ class RoiHeads(nn.Module):
             objects = None if self.mask_head is None else self._objects(sampled, rows, truth)
         logits, codes, maps = self._predict(features, sampled.boxes, rows)
         # an empty mean is NaN: a batch without any proposal has no loss, but keeps the graph
-        count = self.normaliser((kind >= 0).sum().clamp(min=1).to(logits.dtype))
+        count = self.normaliser((kind >= 0).sum().to(logits.dtype))
         each = F.cross_entropy(logits, label, reduction="none")
         loss_cls = torch.where(kind >= 0, each, 0.0).sum() / count
         codes = codes.view(len(codes), -1, 4)
@@ -274,13 +277,15 @@ class RoiHeads(nn.Module):
         else:
             seen = self._pooled(self.mask_pooler, features, objects.boxes, objects.images)
         logits = self.mask_head(seen, objects.classes)
-        # without an object here there may be some in another process, which then share one mean
-        count = self.normaliser(logits.new_tensor(float(len(logits)))).clamp(min=1e-6)
+        count = self.normaliser(logits.new_tensor(float(len(logits))))
         return mask_loss(logits, objects.targets(logits.shape[-1]), count)
 
     def normaliser(self, count: Tensor) -> Tensor:
-        """What the losses are divided by, from the number of regions that were sampled."""
-        return count
+        """What the losses are divided by, from the number of regions that were sampled here: its mean over the
+        processes, so that the mean of their losses is the loss of all regions. 1 where there are none at all."""
+        if self.processes is None:
+            return count.clamp(min=1)
+        return self.processes.all_reduce(count).clamp(min=1) / self.processes.size
 
     @torch.no_grad()
     def detect(self, features: Mapping[str, Tensor], proposals: Proposals, sizes: Tensor) -> list[Detections]:

@@ -1,0 +1,194 @@
+"""Several processes: what they learn together is what one learns, and they end together."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from scaleprior.detect import get_engine
+from scaleprior.detect.data.loader import batch_order
+from scaleprior.training.checkpoints import Checkpoints
+from tests import processes
+from tests.detect.conftest import TINY, TINY_FPN, data_overrides, make_coco, tiny_config
+from tests.detect.test_call import save_start
+from tests.training.test_lost import free_port
+
+WORK = """
+import json, os, signal, sys, torch
+from pathlib import Path
+from scaleprior.config import load_config
+from scaleprior.detect import get_engine
+from scaleprior.errors import ScalePriorError
+torch.set_num_threads(1)
+for run in json.loads(sys.argv[1]):
+    losses = []
+    def progress(done, total, numbers):
+        losses.append(numbers["loss"])
+        if done == run.get("stop") and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        get_engine("torchvision").train(
+            load_config(run["config"], run["words"]), Path(run["weights"]), Path(run["out"]),
+            resume=True, progress=progress)
+        print(json.dumps(losses), flush=True)
+    except ScalePriorError as e:
+        print(json.dumps([type(e).__name__, str(e)]), flush=True)
+"""
+
+
+def in_two(runs: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """What each of two processes says of each of ``runs``: the losses of its steps, or its error's kind and text."""
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    command = [sys.executable, "-c", WORK, json.dumps(runs)]
+    started = [processes.start(command, env=processes.environment(**place, RANK=rank)) for rank in "01"]
+    said = []
+    try:
+        for process in started:
+            output, errors = process.communicate()
+            assert process.returncode == 0, errors
+            said.append([json.loads(line) for line in output.splitlines()])
+    finally:
+        for process in started:  # one would wait for the other that failed
+            process.kill()
+    return said
+
+
+OWN = (
+    *("SOLVER.IMS_PER_BATCH", "4", "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "()", "SOLVER.WARMUP_ITERS", "0"),
+    *("SOLVER.BASE_LR", "0.002", "INPUT.MIN_SIZE_TRAIN", "(48, 64)", "MODEL.RESNETS.NORM", "FrozenBN"),
+)
+IDLE = (  # res5 and p2 are nobody's
+    *("MODEL.FPN.IN_FEATURES", "['res2', 'res3', 'res4']", "MODEL.RPN.IN_FEATURES", "['p3', 'p4', 'p5']"),
+    *("MODEL.ANCHOR_GENERATOR.SIZES", "[[32], [64], [128]]", "MODEL.ROI_HEADS.IN_FEATURES", "['p3', 'p4']"),
+)
+ALIKE = {"C4": ("C4", ()), "FPN": ("FPN", ()), "idle": ("FPN", IDLE)}
+SAVING = ("SOLVER.CHECKPOINT_PERIOD", "1")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What two processes did: ``said`` by name of the run, of each process; and where runs, data and weights are."""
+
+    folder: Path
+    said: Mapping[str, list[Any]]
+    coco: Sequence[str]
+
+    def words(self, kind: str, *further: str) -> list[str]:
+        return [*(TINY_FPN if kind == "FPN" else TINY), *OWN, *self.coco, *further]
+
+    def run(self, kind: str, name: str, *further: str, **how: Any) -> dict[str, Any]:
+        words, weights = self.words(kind, *further), str(self.folder / "w.safetensors")
+        config = f"COCO-Detection/Base-RCNN-{kind}.yaml"
+        return {"config": config, "words": words, "weights": weights, "out": str(self.folder / name), **how}
+
+    def alone(self, kind: str, out: Path, *further: str) -> tuple[dict[str, Tensor], list[float]]:
+        """Tensors and losses of the same in this process."""
+        losses: list[float] = []
+        model = get_engine("torchvision").train(
+            tiny_config(kind, self.words(kind, *further)), self.folder / "w.safetensors", out, resume=True,
+            progress=lambda done, total, numbers: losses.append(numbers["loss"]),
+        )  # fmt: skip
+        return load_file(model), losses
+
+    def model(self, name: str) -> dict[str, Tensor]:
+        return load_file(self.folder / name / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """All that these tests look at, in one start of two processes."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("shared")
+    path, root = make_coco(folder / "data", images=8)
+    save_start(folder / "w.safetensors")
+    made = Shared(folder, {}, data_overrides(path, root))
+    runs = {name: made.run(kind, name, *words) for name, (kind, words) in ALIKE.items()}
+    runs["BN"] = made.run("C4", "BN", "MODEL.RESNETS.NORM", "BN")
+    runs["stopped"] = made.run("FPN", "stopped", *SAVING, stop=2)
+    runs["resumed"] = made.run("FPN", "stopped", *SAVING)
+    runs["left"] = made.run("FPN", "left", *SAVING, stop=2)
+    runs["diverged"] = made.run("FPN", "diverged", "SOLVER.BASE_LR", "1e20", "SOLVER.MAX_ITER", "9")
+    damaged = make_coco(folder / "damaged_data", images=8)
+    order = next(islice(batch_order([False] * 8, 4, int(TINY[TINY.index("SEED") + 1]), grouping=True), 1, None))
+    (damaged[1] / f"{order[1]:03d}.png").write_bytes(b"no image")
+    runs["damaged"] = made.run("FPN", "damaged", *data_overrides(*damaged))
+    return replace(made, said=dict(zip(runs, zip(*in_two(list(runs.values()))))))
+
+
+def apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> float:
+    """The largest difference of two models' tensors, as a share of the largest step that either took there."""
+    assert one.keys() == other.keys() == start.keys()
+    moved = [name for name in one if one[name].is_floating_point() and not one[name].equal(start[name])]
+    assert moved
+    return max(float((one[n] - other[n]).abs().max() / (one[n] - start[n]).abs().max()) for n in moved)
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_two_processes_learn_what_one_does(name: str, shared: Shared, tmp_path: Path) -> None:
+    """In float32: sums of as many numbers in another order."""
+    kind, words = ALIKE[name]
+    whole, losses = shared.alone(kind, tmp_path / "one", *words)
+    start, _ = shared.alone(kind, tmp_path / "start", *words, "SOLVER.MAX_ITER", "0")
+    of_both = shared.said[name]
+    assert of_both[0] == of_both[1]
+    assert of_both[0] == pytest.approx(losses, rel=1e-5)
+    assert apart(whole, shared.model(name), start) < 1e-3
+    run = json.loads((shared.folder / name / "run.json").read_text())
+    assert run["trained_by"] == [{"from_step": 0, "processes": 2}]
+
+
+def test_norms_with_the_statistics_of_each_process_are_another_network(shared: Shared, tmp_path: Path) -> None:
+    """What the tests above would see of a step that is not shared out exactly; saved are process 0's statistics."""
+    whole, _ = shared.alone("C4", tmp_path / "one", "MODEL.RESNETS.NORM", "BN")
+    start, _ = shared.alone("C4", tmp_path / "start", "MODEL.RESNETS.NORM", "BN", "SOLVER.MAX_ITER", "0")
+    assert apart(whole, shared.model("BN"), start) > 0.1
+
+
+def test_sigterm_in_one_process_stops_all_and_the_run_goes_on_to_the_same_bits(shared: Shared) -> None:
+    said = "stopped by SIGTERM after step 2 of 3; run again with resume=True to go on"
+    assert shared.said["stopped"] == (["Interrupted", said],) * 2
+    whole, resumed = shared.model("FPN"), shared.model("stopped")
+    assert [len(losses) for losses in shared.said["resumed"]] == [1, 1]
+    assert all(whole[name].equal(resumed[name]) for name in whole)
+
+
+def test_a_run_goes_on_with_another_number_of_processes_and_says_so(shared: Shared, tmp_path: Path) -> None:
+    shutil.copytree(shared.folder / "left", tmp_path / "left")
+    one, losses = shared.alone("FPN", tmp_path / "left", *SAVING)
+    start, _ = shared.alone("FPN", tmp_path / "start", "SOLVER.MAX_ITER", "0")
+    assert len(losses) == 1
+    assert apart(shared.model("FPN"), one, start) < 1e-3
+    run = json.loads((tmp_path / "left" / "run.json").read_text())
+    assert run["trained_by"] == [{"from_step": 0, "processes": 2}, {"from_step": 2, "processes": 1}]
+
+
+def test_an_image_that_one_process_cannot_use_ends_both_with_its_words(shared: Shared) -> None:
+    """And with the steps before it saved; it is first drawn at step 1, by process 1."""
+    first, second = shared.said["damaged"]
+    assert first == second
+    kind, text = first
+    assert kind == "UserError"
+    assert re.search(
+        r"image 00\d\.png: .*; the step before it is saved: repair that file and go on with resume=True", text
+    )
+    found = Checkpoints(shared.folder / "damaged").load()
+    assert found is not None
+    assert found.state["step"] == 1
+
+
+def test_a_loss_that_is_not_finite_ends_both_with_the_same_words(shared: Shared) -> None:
+    first, second = shared.said["diverged"]
+    assert first == second
+    assert re.search(r"the loss is not finite at step \d: loss_.*; images 10\d, 10\d; lower SOLVER\.BASE_LR", first[1])
