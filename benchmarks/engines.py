@@ -1,6 +1,7 @@
 """Two engines, one experiment: does Detectron2 measure what the torchvision engine measures?
 
     python benchmarks/engines.py                                 # a synthetic world, about six minutes on two cores
+    python benchmarks/engines.py --masks                         # Mask R-CNN: AP of boxes and of masks
     python benchmarks/engines.py --data FOLDER --backbone W.safetensors --config COCO-Detection/small_images_FPN.yaml
 
 Peer: Detectron2 itself. Three questions, from the exact to the noisy:
@@ -15,6 +16,8 @@ Peer: Detectron2 itself. Three questions, from the exact to the noisy:
    error se = s * sqrt(2 / n), s the pooled standard deviation over seeds. Tolerance: t * se with Student's 95 %
    quantile for 2n - 2 degrees of freedom (2.78 for 3 seeds), but at least 1 AP: less is no difference to a study whose
    own seeds scatter by about that. A test that could not see 3 AP (t * se above it) proves nothing, and is not met.
+
+With ``--masks`` all of this holds for the AP of masks, too, whose figures begin with "mask_".
 
 A step's cost is the median CPU time of the process between two steps, loading included, with one thread.
 """
@@ -44,6 +47,10 @@ FEATURES, SAME_WEIGHTS, AP, RESOLUTION = 1e-4, 0.2, 1.0, 3.0  # targets; the las
 _WORLD_SPEC = Path(__file__).with_suffix(".yaml")
 _ERROR = "benchmarks/engines.py: error: "
 _WARM_UP = 3  # steps that are not timed, where there are more
+_MASKS = (  # a narrow head, as the other parts of the default config are
+    *("MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.NUM_CONV", "2", "MODEL.ROI_MASK_HEAD.CONV_DIM", "64"),
+    *("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", "2"),
+)
 
 
 def main() -> int:
@@ -56,6 +63,7 @@ def main() -> int:
     parser.add_argument("--depths", type=int, nargs="*", default=[50, 152], help="of the table of features")
     parser.add_argument("--jobs", type=int, default=2, help="processes of one thread (default 2; 0: this one alone)")
     parser.add_argument("--world", type=int, nargs=3, default=[2560, 320, 256], metavar=("CORPUS", "TRAIN", "VAL"))
+    parser.add_argument("--masks", action="store_true", help="train Mask R-CNN; of --data, sets with segmentations")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE", help="further keys, for both engines")
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -85,13 +93,15 @@ def report(args: argparse.Namespace, folder: Path) -> None:
     sets, weights = prepare(args, folder)
     runs = train_all(args, sets, weights, folder)
     crossed = evaluate_crosswise(runs, folder, args.jobs)
-    figures |= table(runs, crossed)
-    targets = {
-        "feature_difference": FEATURES,
-        "ap_same_weights": SAME_WEIGHTS,
-        "ap_difference": max(figures["ap_t_times_se"], AP),
-        "ap_t_times_se": RESOLUTION,
-    }
+    targets = {"feature_difference": FEATURES}
+    for prefix in ("", "mask_") if args.masks else ("",):
+        figures |= table(runs, crossed, prefix)
+        targets |= {
+            f"{prefix}ap_same_weights": SAME_WEIGHTS,
+            f"{prefix}ap_difference": max(figures[f"{prefix}ap_t_times_se"], AP),
+            f"{prefix}ap_t_times_se": RESOLUTION,
+        }
+    figures |= costs(runs)
     met = all(abs(figures[name]) <= limit for name, limit in targets.items())
     if not met:
         print("NOT MET: " + ", ".join(n for n, limit in targets.items() if abs(figures[n]) > limit))
@@ -141,6 +151,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> tuple[list[list[str]], Pa
         return sets, args.backbone.absolute()
     corpus, train, val = args.world
     sizes = ["corpus.world.images", str(corpus), "detection.world.train", str(train), "detection.world.val", str(val)]
+    sizes += ["detection.world.masks", "true"] if args.masks else []
     spec = load_spec(_WORLD_SPEC, sizes)
     data = prepare_data(spec, folder / "world")
     sets = sets or [list(data.train), list(data.val)]
@@ -168,7 +179,7 @@ def train_all(args: argparse.Namespace, sets: list[list[str]], weights: Path, fo
             words = [
                 *("SCALEPRIOR.DATASETS", repr(sets), "DATASETS.TRAIN", train, "DATASETS.TEST", val),
                 *("SOLVER.MAX_ITER", str(args.steps), "SOLVER.CHECKPOINT_PERIOD", "1000000", "MODEL.DEVICE", "cpu"),
-                *("SEED", str(seed), *args.set),
+                *("SEED", str(seed), *(_MASKS if args.masks else ()), *args.set),
             ]
             out = str(folder / f"{engine}-{seed}")
             jobs[engine, seed] = {"engine": engine, "config": args.config, "words": words, "out": out}
@@ -253,48 +264,67 @@ def run_job(path: Path) -> None:
         model = engine.train(loaded, Path(job["weights"]), out, progress=progress)
     steps = [b - a for a, b in itertools.pairwise(marks)]
     (result,) = engine.evaluate(loaded, model, out).values()
-    numbers = {"AP": result.ap, "AP50": result.ap50, "AP75": result.ap75}
+    numbers = {"AP": result.ap, "AP50": result.ap50}
+    if result.masks is not None:
+        numbers |= {f"mask_{name}": result.masks[name] for name in ("AP", "AP50")}
     if steps:
         numbers["step_s"] = statistics.median(steps[_WARM_UP:] or steps)
     (out / "done.json").write_text(json.dumps({**numbers, "model": str(model)}))
 
 
-def table(runs: Mapping[tuple, dict], crossed: Mapping[tuple, dict]) -> dict[str, Any]:
+def table(runs: Mapping[tuple, dict], crossed: Mapping[tuple, dict], prefix: str = "") -> dict[str, Any]:
+    """Print and return what both engines measured.
+
+    Args:
+        prefix: "" of boxes, "mask_" of masks.
+    """
     from scipy.stats import t
 
-    seeds = sorted({seed for _, seed in runs})
+    seeds, ap = sorted({seed for _, seed in runs}), f"{prefix}AP"
     columns = "".join(f"{f'seed {s}':>9}" for s in seeds) + f"{'mean':>9}{'sd':>7}"
-    print(f"\n{'AP, trained and evaluated by':38}{columns}")
+    what = "mask AP" if prefix else "AP"
+    print(f"\n{f'{what}, trained and evaluated by':38}{columns}")
     figures: dict[str, Any] = {}
     for engine in ENGINES:
-        aps = [runs[engine, seed]["AP"] for seed in seeds]
+        aps = [runs[engine, seed][ap] for seed in seeds]
         mean, sd = statistics.mean(aps), statistics.stdev(aps)
-        print(f"{engine:38}" + "".join(f"{ap:9.2f}" for ap in aps) + f"{mean:9.2f}{sd:7.2f}")
+        print(f"{engine:38}" + "".join(f"{each:9.2f}" for each in aps) + f"{mean:9.2f}{sd:7.2f}")
         other = ENGINES[1 - ENGINES.index(engine)]
-        print(f"{f'  the same, evaluated by {other}':38}" + "".join(f"{crossed[engine, s]['AP']:9.2f}" for s in seeds))
+        print(f"{f'  the same, evaluated by {other}':38}" + "".join(f"{crossed[engine, s][ap]:9.2f}" for s in seeds))
         figures |= {f"{engine}_ap": aps, f"{engine}_mean": mean, f"{engine}_sd": sd}
-        figures[f"{engine}_ap50_mean"] = statistics.mean(runs[engine, seed]["AP50"] for seed in seeds)
-        figures[f"{engine}_step_cpu_s"] = statistics.median(runs[engine, seed]["step_s"] for seed in seeds)
-    differences = [runs["detectron2", s]["AP"] - runs["torchvision", s]["AP"] for s in seeds]
+        figures[f"{engine}_ap50_mean"] = statistics.mean(runs[engine, seed][f"{ap}50"] for seed in seeds)
+    differences = [runs["detectron2", s][ap] - runs["torchvision", s][ap] for s in seeds]
     mean = statistics.mean(differences)
     print(f"{'detectron2 - torchvision':38}" + "".join(f"{d:9.2f}" for d in differences) + f"{mean:9.2f}")
     error = ((figures["torchvision_sd"] ** 2 + figures["detectron2_sd"] ** 2) / len(seeds)) ** 0.5
     reach = float(t.ppf(0.975, 2 * len(seeds) - 2)) * error
-    same = max(abs(runs[key]["AP"] - crossed[key]["AP"]) for key in runs)
-    costs = [figures[f"{engine}_step_cpu_s"] for engine in ENGINES]
+    same = max(abs(runs[key][ap] - crossed[key][ap]) for key in runs)
     tolerance = f"tolerance {max(reach, AP):.2f} AP (t * se {reach:.2f}, at least {AP})"
     print(f"difference of the means {mean:.2f}, standard error {error:.2f}, {tolerance}")
     print(f"the same weights in both engines: at most {same:.3f} AP apart (tolerance {SAME_WEIGHTS})")
-    print(f"CPU s a step: torchvision {costs[0]:.3f}, detectron2 {costs[1]:.3f}, ratio {costs[1] / costs[0]:.2f}")
     figures |= {
         "ap_differences": differences,
         "ap_difference": mean,
         "ap_se": error,
         "ap_t_times_se": reach,
         "ap_same_weights": same,
-        "step_cpu_ratio": costs[1] / costs[0],
     }
-    return {k: [round(x, 4) for x in v] if isinstance(v, list) else round(v, 4) for k, v in figures.items()}
+    return {f"{prefix}{k}": _rounded(v) for k, v in figures.items()}
+
+
+def costs(runs: Mapping[tuple, dict]) -> dict[str, float]:
+    """Print and return what a step of training takes in each engine."""
+    found = [
+        statistics.median(run["step_s"] for (name, _), run in runs.items() if name == engine) for engine in ENGINES
+    ]
+    ratio = found[1] / found[0]
+    print(f"CPU s a step: torchvision {found[0]:.3f}, detectron2 {found[1]:.3f}, ratio {ratio:.2f}")
+    named = {f"{engine}_step_cpu_s": seconds for engine, seconds in zip(ENGINES, found)}
+    return {name: _rounded(value) for name, value in {**named, "step_cpu_ratio": ratio}.items()}
+
+
+def _rounded(value: Any) -> Any:
+    return [round(x, 4) for x in value] if isinstance(value, list) else round(value, 4)
 
 
 def commit() -> str:

@@ -31,7 +31,24 @@ def test_the_last_line_says_all() -> None:
     small = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "SOLVER.IMS_PER_BATCH", "2"]
     detect_all = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.001"]  # so that AP is a number after two steps
     done = run(
-        *("--steps", 2, "--seeds", 2, "--depths", 50, "--world", 16, 4, 4, "--jobs", 0, "--set", *small, *detect_all)
+        *(
+            "--steps",
+            2,
+            "--seeds",
+            2,
+            "--depths",
+            50,
+            "--world",
+            16,
+            4,
+            4,
+            "--jobs",
+            0,
+            "--masks",
+            "--set",
+            *small,
+            *detect_all,
+        )
     )
     assert done.returncode == 0, done.stderr
     *people, last = done.stdout.splitlines()
@@ -41,23 +58,25 @@ def test_the_last_line_says_all() -> None:
     figures, targets = said["figures"], said["targets"]
     assert set(targets) < set(figures)
     for engine in ("torchvision", "detectron2"):
-        aps = figures[f"{engine}_ap"]
-        assert len(aps) == 2
-        assert figures[f"{engine}_mean"] == pytest.approx(sum(aps) / 2, abs=1e-3)
         assert figures[f"{engine}_step_cpu_s"] > 0
-    # two runs each: pooled sd of n = 2, and Student's quantile for 2 degrees of freedom, 4.303
-    (a, b), (c, d) = figures["torchvision_ap"], figures["detectron2_ap"]
-    error = (((a - b) ** 2 / 2 + (c - d) ** 2 / 2) / 2) ** 0.5
-    assert figures["ap_se"] == pytest.approx(error, abs=1e-3)
-    assert figures["ap_t_times_se"] == pytest.approx(4.303 * error, abs=5e-3)
-    assert figures["ap_differences"] == pytest.approx([c - a, d - b], abs=1e-3)
-    assert figures["ap_difference"] == pytest.approx((c + d - a - b) / 2, abs=1e-3)
-    assert targets["ap_difference"] == max(1.0, figures["ap_t_times_se"])
+    for of in ("", "mask_"):
+        for engine in ("torchvision", "detectron2"):
+            aps = figures[f"{of}{engine}_ap"]
+            assert len(aps) == 2
+            assert figures[f"{of}{engine}_mean"] == pytest.approx(sum(aps) / 2, abs=1e-3)
+        # two runs each: pooled sd of n = 2, and Student's quantile for 2 degrees of freedom, 4.303
+        (a, b), (c, d) = figures[f"{of}torchvision_ap"], figures[f"{of}detectron2_ap"]
+        error = (((a - b) ** 2 / 2 + (c - d) ** 2 / 2) / 2) ** 0.5
+        assert figures[f"{of}ap_se"] == pytest.approx(error, abs=1e-3)
+        assert figures[f"{of}ap_t_times_se"] == pytest.approx(4.303 * error, abs=5e-3)
+        assert figures[f"{of}ap_differences"] == pytest.approx([c - a, d - b], abs=1e-3)
+        assert figures[f"{of}ap_difference"] == pytest.approx((c + d - a - b) / 2, abs=1e-3)
+        assert targets[f"{of}ap_difference"] == max(1.0, figures[f"{of}ap_t_times_se"])
+        assert figures[f"{of}ap_same_weights"] <= targets[f"{of}ap_same_weights"]
     maps = {name for name in figures if name.startswith("R-50 ")}
     assert {name.split()[1] for name in maps} == set(KINDS)
     assert len(maps) == sum(line.startswith("R-50 ") for line in people) == 9
     assert figures["feature_difference"] == max(figures[name] for name in maps) <= targets["feature_difference"]
-    assert figures["ap_same_weights"] <= targets["ap_same_weights"]
     assert said["met"] == all(abs(figures[name]) <= limit for name, limit in targets.items())
 
 

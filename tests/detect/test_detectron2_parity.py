@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import faster_coco_eval.core.mask as mask_api
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from scaleprior.config.dotted import get_key, set_key
 from scaleprior.detect.data.segmentation import Segmentation, read_mask, to_image
 from scaleprior.detect.faster_rcnn.model import Detector, build_detector
 from scaleprior.detect.faster_rcnn.model_file import model_names
+from scaleprior.detect.faster_rcnn.paste import paste_masks
 from scaleprior.detect.faster_rcnn.solver import build_optimizer, lr_factor
 from tests.detect.conftest import tiny_config
 
@@ -230,14 +232,24 @@ def test_mask_rcnn_has_the_same_losses_detections_and_masks(kind: str, overrides
     assert actual["loss_mask"] > 0.3
 
     ours.eval(), theirs.eval()
+    found = ours.detect(images)
     # before Detectron2 pastes the masks into the image: probabilities
-    for mine, their in zip(ours.detect(images), theirs.inference(inputs, do_postprocess=False)):
+    for mine, their in zip(found, theirs.inference(inputs, do_postprocess=False)):
         assert len(mine.scores) == len(their) > 0
         torch.testing.assert_close(mine.boxes, their.pred_boxes.tensor, rtol=1e-4, atol=2e-3)
         assert torch.equal(mine.classes, their.pred_classes)
         assert mine.masks is not None
         torch.testing.assert_close(mine.masks, their.pred_masks[:, 0], rtol=1e-3, atol=1e-4)
         assert mine.masks.std() > 0.05
+    for mine, their, image in zip(found, theirs(inputs), images):
+        assert mine.masks is not None
+        runs = paste_masks(mine.masks, mine.boxes, *image.shape[1:])
+        pasted = mask_api.decode([{"counts": counts, "size": list(image.shape[1:])} for counts in runs])
+        expected = their["instances"].pred_masks.permute(1, 2, 0).numpy()
+        assert pasted.shape == expected.shape
+        # a probability that is 0.5 but for rounding falls on either side: a few of some 1e5 pixels
+        assert (pasted != expected).mean() < 1e-4
+        assert 0.01 < expected.mean() < 0.99
 
 
 @pytest.mark.parametrize("kind", ["FPN", "C4"])
