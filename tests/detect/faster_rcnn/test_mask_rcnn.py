@@ -120,3 +120,32 @@ def test_regions_without_an_object_take_no_part(monkeypatch: pytest.MonkeyPatch)
     classes = [torch.tensor([1]), torch.zeros(0, dtype=torch.int64)]
     model.losses(images, boxes, classes, [[Polygons.of([[8, 8, 40, 8, 40, 40, 8, 40]])], []])
     assert 1 <= seen[0] <= 2  # the true box itself, and at most a quarter of 8 regions of the first image
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("kind", ["FPN", "C4"])
+def test_a_gpu_has_the_same_losses_in_float32_and_near_ones_in_float16(kind: str) -> None:
+    model = build_detector(tiny_config(kind, [*MASKS, "MODEL.ROI_HEADS.NUM_CLASSES", "2"]).cfg).train()
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    square = Polygons.of([[8, 8, 40, 8, 40, 40, 8, 40]])
+    boxes = [torch.tensor([[8.0, 8, 40, 40]]), torch.zeros(0, 4)]
+    truth = (boxes, [torch.tensor([1]), torch.zeros(0, dtype=torch.int64)], [[square], []])
+
+    def losses() -> dict[str, float]:
+        torch.manual_seed(3)
+        found = model.losses(list(images), *truth)
+        torch.stack(list(found.values())).sum().backward()
+        gradients = [p.grad for p in model.roi_heads.parameters()]
+        assert all(g is not None and torch.isfinite(g).all() for g in gradients)
+        return {name: value.item() for name, value in found.items()}
+
+    here = losses()
+    model.cuda().zero_grad()
+    there = losses()
+    assert there == {name: pytest.approx(value, rel=0.02, abs=1e-3) for name, value in here.items()}
+    with torch.autocast("cuda", dtype=torch.float16):
+        assert losses()["loss_mask"] == pytest.approx(here["loss_mask"], rel=0.02)
+    with torch.autocast("cuda", dtype=torch.float16):
+        found = model.eval().detect(list(images))
+    assert all(each.masks is not None and each.masks.dtype == torch.float32 for each in found)
