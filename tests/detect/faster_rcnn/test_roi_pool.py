@@ -6,6 +6,7 @@ import pytest
 import torch
 from torchvision.ops import roi_align
 
+from scaleprior.detect.faster_rcnn import kernels
 from scaleprior.detect.faster_rcnn.parts.roi_pool import RoiPooler, pool_by_matmul
 
 
@@ -84,3 +85,16 @@ def test_images_may_come_in_any_order() -> None:
     boxes, images = torch.tensor([[0.0, 0.0, 16.0, 16.0]]).expand(4, 4), torch.tensor([2, 0, 1, 0])
     pooled = RoiPooler(1, [4], sampling_ratio=2, aligned=True)(maps, boxes, images)
     assert pooled[:, 0].flatten().tolist() == [2, 0, 1, 0]
+
+
+def test_the_kernel_is_left_alone_where_bits_are_to_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "usable", lambda tensor: True)
+    pooler, maps = RoiPooler(1, [4], sampling_ratio=2, aligned=True), [torch.ones(1, 1, 8, 8)]
+    assert pooler._by_kernel(maps)
+    assert not pooler._by_kernel([maps[0].double()])
+    assert not pooler._by_kernel(maps * 6)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert not pooler._by_kernel(maps)
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from scaleprior.detect.faster_rcnn.kernels.overlap import iou
+
 __all__ = ["suppress"]
 
 _MASK_BYTES = 256 * 2**20  # of the marks that exist at once
@@ -42,22 +44,22 @@ def suppress(
     marks = torch.empty((rows, part, words), dtype=torch.int32, device=boxes.device)
     gone, kept = torch.zeros((2, rows, words), dtype=torch.int32, device=boxes.device)
     found = torch.zeros_like(numbers)
-    word_tiles, block = triton.cdiv(words, _TILE_WORDS), triton.next_power_of_2(words)
-    for start in range(0, count, part):
-        # Fused multiply-adds would round otherwise than torchvision does on a CPU, and so decide otherwise.
-        _mark[(triton.cdiv(min(part, count - start), _TILE_ROWS) * word_tiles, rows)](
-            *(corners, sorted_groups, numbers, found, marks, _at_most(threshold), limit, count, words, start, part),
-            GROUPED=groups is not None,
-            ROWS=_TILE_ROWS,
-            WORDS=_TILE_WORDS,
-            num_warps=4,
-            enable_fp_fusion=False,
-        )
-        _choose[(rows,)](
-            *(marks, numbers, gone, found, kept, limit, words, start, part),
-            BLOCK=block,
-            num_warps=min(max(block // 64, 1), 32),
-        )
+    word_tiles, block = triton.cdiv(words, _TILE_WORDS), max(triton.next_power_of_2(words), 32)
+    with torch.cuda.device_of(boxes):
+        for start in range(0, count, part):
+            _mark[(triton.cdiv(min(part, count - start), _TILE_ROWS) * word_tiles, rows)](
+                *(corners, sorted_groups, numbers, found, marks, _at_most(threshold), limit, count, words, start, part),
+                GROUPED=groups is not None,
+                ROWS=_TILE_ROWS,
+                WORDS=_TILE_WORDS,
+                num_warps=4,
+                enable_fp_fusion=False,
+            )
+            _choose[(rows,)](
+                *(marks, numbers, gone, found, kept, limit, words, start, part),
+                BLOCK=block,
+                num_warps=min(max(block // 64, 1), 32),
+            )
     bits = kept[:, :, None] >> torch.arange(32, dtype=torch.int32, device=boxes.device)
     return keep.scatter_(1, order, (bits & 1).flatten(1)[:, :count].bool())
 
@@ -116,7 +118,6 @@ def _mark(
         y1 = tl.load(corners + count + row, mask=real, other=0.0)[None, :]
         x2 = tl.load(corners + 2 * count + row, mask=real, other=0.0)[None, :]
         y2 = tl.load(corners + 3 * count + row, mask=real, other=0.0)[None, :]
-        area = (x2 - x1) * (y2 - y1)
         group = tl.load(groups + batch * count + row, mask=real, other=0)[None, :]  # left out unless it is used
         word = word0 + tl.arange(0, WORDS)
         bits = tl.zeros([WORDS, ROWS], dtype=tl.int32)
@@ -127,12 +128,8 @@ def _mark(
             top = tl.load(corners + count + other, mask=there, other=0.0)[:, None]
             right = tl.load(corners + 2 * count + other, mask=there, other=0.0)[:, None]
             bottom = tl.load(corners + 3 * count + other, mask=there, other=0.0)[:, None]
-            width = tl.maximum(tl.minimum(x2, right) - tl.maximum(x1, left), 0.0)
-            height = tl.maximum(tl.minimum(y2, bottom) - tl.maximum(y1, top), 0.0)
-            inter = width * height
-            # `/` would be the approximate division
-            iou = tl.div_rn(inter, area + (right - left) * (bottom - top) - inter)
-            hit = (iou > threshold) & there[:, None] & (other[:, None] > row[None, :])
+            overlap = iou(x1, y1, x2, y2, left, top, right, bottom)
+            hit = (overlap > threshold) & there[:, None] & (other[:, None] > row[None, :])
             if GROUPED:
                 hit = hit & (tl.load(groups + batch * count + other, mask=there, other=0)[:, None] == group)
             bits = bits | (hit.to(tl.int32) << bit)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from scaleprior.detect.faster_rcnn import kernels
+
 __all__ = ["best_overlaps"]
 
 # Overlaps that exist at once, in bytes. At 800 pixels a batch of 16 has 240,000 anchors and up to some 50 true boxes an
@@ -20,7 +22,7 @@ _PART = 64 * 2**20
 def best_overlaps(anchors: Tensor, truth: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """IoU and index of the true box that each anchor overlaps most, and whether no anchor overlaps some box more.
 
-    IoU is what ``torchvision.ops.box_iou`` computes, bit by bit. Of equal overlaps the first true box counts.
+    IoU is what ``torchvision.ops.box_iou`` computes on a CPU, bit by bit. Of equal overlaps the first true box counts.
 
     Args:
         anchors: [A, 4] of all images, or [N, A, 4].
@@ -31,7 +33,15 @@ def best_overlaps(anchors: Tensor, truth: Tensor, present: Tensor) -> tuple[Tens
         IoU float32 [N, A] (-1 in an image without objects), index int64 [N, A] (0 there), and bool [N, A]: overlaps
         some true box as much as any anchor of its image does, however little (so that each object has an anchor).
     """
-    anchors = anchors.expand(len(truth), -1, -1)
+    if kernels.usable(anchors):
+        from scaleprior.detect.faster_rcnn.kernels.matching import best_of_all
+
+        return best_of_all(anchors, truth, present)
+    return _by_parts(anchors.expand(len(truth), -1, -1), truth, present)
+
+
+def _by_parts(anchors: Tensor, truth: Tensor, present: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for anchors [N, A, 4], some of them at a time."""
     count, objects = anchors.shape[1], truth.shape[1]
     iou = truth.new_full((len(truth), count), -1.0)
     index = torch.zeros_like(iou, dtype=torch.int64)

@@ -17,7 +17,7 @@ def test_kernels_compute_what_torchvision_does() -> None:
     # a process of its own: Triton asks at its first import whether it is to interpret
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts="]
     environment = processes.environment(TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
-    files = [Path(__file__).with_name(f"test_{name}.py") for name in ("nms", "roi_align")]
+    files = [Path(__file__).with_name(f"test_{name}.py") for name in ("matching", "nms", "roi_align")]
     done = processes.run([*command, *files], env=environment)
     assert done.returncode == 0, done.stdout[-4000:]
     assert " passed" in done.stdout

@@ -144,8 +144,3 @@ def test_the_pooler_takes_the_kernel_and_makes_no_wider_copy(device: str, whole:
     assert pooled.dtype == dtype
     extra = torch.cuda.max_memory_allocated() - before
     assert extra < 1.2 * pooled.numel() * pooled.element_size()  # the maps in float32 would be 16 times that
-    torch.use_deterministic_algorithms(True)
-    try:
-        torch.testing.assert_close(pooler([feature], boxes, images), pooled, rtol=1e-2, atol=1e-2)
-    finally:
-        torch.use_deterministic_algorithms(False)
