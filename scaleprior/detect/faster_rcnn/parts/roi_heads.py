@@ -335,7 +335,7 @@ class RoiHeads(nn.Module):
         flat = boxes.flatten(1, 2)
         places = index if boxes.shape[2] == s.classes else torch.div(index, s.classes, rounding_mode="floor")
         found = box_ops.clip(box_ops.rows_of(flat, places), sizes)
-        kept = keep_best(found, best, s.nms_thresh, classes)
+        kept = keep_best(found, best, s.nms_thresh, classes, limit=s.per_image)
         best, index = best.masked_fill(~kept, -torch.inf).topk(min(s.per_image, most), dim=1)
         found, classes = box_ops.rows_of(found, index), box_ops.rows_of(classes, index)
         counts = (best > -torch.inf).sum(1).tolist()

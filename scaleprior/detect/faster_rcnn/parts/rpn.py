@@ -175,7 +175,9 @@ class Rpn(nn.Module):
         # One row for each level of each image; shorter levels have places behind their own.
         all_scores = torch.stack([F.pad(score, (0, most - score.shape[1]), value=-torch.inf) for score in scores], 1)
         all_boxes = torch.stack([F.pad(box, (0, 0, 0, most - box.shape[1])) for box in boxes], 1)
-        kept = keep_best(all_boxes.flatten(0, 1), all_scores.flatten(0, 1), s.nms_thresh)
+        # of a level, no more can come to be among the best of all
+        limit = s.post_nms[mode]
+        kept = keep_best(all_boxes.flatten(0, 1), all_scores.flatten(0, 1), s.nms_thresh, limit=limit)
         remaining = all_scores.masked_fill(~kept.view_as(all_scores), -torch.inf).flatten(1)
         best, index = remaining.topk(min(s.post_nms[mode], remaining.shape[1]), dim=1)
         return Proposals(box_ops.rows_of(all_boxes.flatten(1, 2), index), best > -torch.inf)
