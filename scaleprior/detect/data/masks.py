@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from scaleprior.detect.data.rasterise import LARGEST, rasterise
 from scaleprior.detect.data.segmentation import Bitmap, Polygons, Segmentation, cut, draw
 
 __all__ = ["mask_targets"]
@@ -30,14 +31,16 @@ def mask_targets(masks: Sequence[Segmentation], boxes: Tensor, side: int) -> Ten
         boxes: float32 [M, 4] on the CPU, in pixels of the masks' image.
     """
     assert len(masks) == len(boxes), (len(masks), len(boxes))
+    outlines = [mask for mask in masks if isinstance(mask, Polygons)]
+    if outlines and len(outlines) == len(masks):
+        return torch.from_numpy(_drawn_in(outlines, boxes.numpy(), side)).view(torch.bool)
     targets = torch.zeros(len(boxes), side, side, dtype=torch.bool)
-    outlines = [(i, mask) for i, mask in enumerate(masks) if isinstance(mask, Polygons)]
     if outlines:
-        rows, polygons = zip(*outlines)
-        targets[list(rows)] = torch.from_numpy(_drawn_in(polygons, boxes[list(rows)].numpy(), side)).bool()
+        rows = [row for row, mask in enumerate(masks) if isinstance(mask, Polygons)]
+        targets[rows] = torch.from_numpy(_drawn_in(outlines, boxes[rows].numpy(), side)).view(torch.bool)
     bitmaps: dict[int, tuple[Bitmap, list[int]]] = {}
     for row, mask in enumerate(masks):
-        if not isinstance(mask, Polygons):  # unpacked once, however many boxes it has
+        if isinstance(mask, Bitmap):  # unpacked once, however many boxes it has
             bitmaps.setdefault(id(mask), (mask, []))[1].append(row)
     for mask, rows in bitmaps.values():
         targets[rows] = _averaged(mask.array(), boxes[rows], side)
@@ -53,8 +56,11 @@ def _drawn_in(outlines: Sequence[Polygons], boxes: np.ndarray, side: int) -> np.
     counts = [len(each.points) for each in outlines]
     points = np.concatenate([each.points for each in outlines])
     points = (points - np.repeat(boxes[:, :2], counts, axis=0)) * np.repeat(scale, counts, axis=0)
-    flat = cut(points, [count for each in outlines for count in each.counts])
-    return draw(flat, [len(each.counts) for each in outlines], side, side)
+    of_polygons = [count for each in outlines for count in each.counts]
+    of_objects = [len(each.counts) for each in outlines]
+    if side > LARGEST:
+        return np.ascontiguousarray(draw(cut(points, of_polygons), of_objects, side, side))
+    return rasterise(points, of_polygons, of_objects, side)
 
 
 def _averaged(bitmap: np.ndarray, boxes: Tensor, side: int) -> Tensor:

@@ -61,7 +61,7 @@ def test_no_boxes_and_both_kinds_at_once() -> None:
 
 
 @pytest.mark.detectron2
-@pytest.mark.parametrize("side", [14, 28])
+@pytest.mark.parametrize("side", [14, 28, 64])
 def test_polygons_are_drawn_as_in_detectron2(side: int) -> None:
     from detectron2.structures import PolygonMasks
 
