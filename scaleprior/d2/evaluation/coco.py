@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 
-from scaleprior.detect.data.coco_format import CocoId
+from scaleprior.detect.data.coco_format import CocoId, CocoTruth
+from scaleprior.detect.evaluate import coco_ap
+from scaleprior.detect.metrics import DetectionResult
+from scaleprior.errors import UserError
 
-__all__ = ["Evaluator", "class_labels", "classes_of"]
+__all__ = ["BoxNumbers", "Evaluator", "class_labels", "classes_of"]
+
+
+class BoxNumbers(dict[str, float]):
+    """What Detectron2 says of boxes, and all that we measure of the same detections.
+
+    A dict, so that Detectron2 prints, stores and compares it as any other of its results.
+
+    Attributes:
+        measured: by the definitions of the torchvision engine, of masks too where there are such; None where the truth
+            has nothing to measure on.
+    """
+
+    measured: DetectionResult | None = None
 
 
 class Evaluator(COCOEvaluator):
@@ -32,6 +48,25 @@ class Evaluator(COCOEvaluator):
         for number, annotation in enumerate(coco.dataset.get("annotations", []), start=1):
             annotation["id"] = number
         coco.anns = {annotation["id"]: annotation for annotation in coco.dataset.get("annotations", [])}
+
+    def _eval_predictions(self, predictions: Any, img_ids: Any = None) -> None:
+        super()._eval_predictions(predictions, img_ids=img_ids)
+        boxes = self._results.get("bbox")
+        if boxes is None or img_ids is not None:
+            return
+        self._results["bbox"] = numbers = BoxNumbers(boxes)
+        # Detectron2 has given them the categories' ids by now, in place
+        found = [entry for of_image in predictions for entry in of_image["instances"]]
+        numbers.measured = self._measured(found, masks="segm" in self._results)
+
+    def _measured(self, found: list[dict[str, Any]], *, masks: bool) -> DetectionResult | None:
+        truth = cast("CocoTruth", self._coco_api.dataset)
+        kept = ("image_id", "category_id", "bbox", "score", *(("segmentation",) if masks else ()))
+        detections: Any = [{key: each[key] for key in kept} for each in found]
+        try:
+            return coco_ap(truth, detections, masks=masks)
+        except UserError:  # no objects: Detectron2 says nan of that
+            return None
 
     def _derive_coco_results(
         self, coco_eval: Any, iou_type: str, class_names: Sequence[str] | None = None

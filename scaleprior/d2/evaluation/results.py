@@ -12,7 +12,7 @@ from detectron2.data import MetadataCatalog
 
 from scaleprior.ap_names import AP_NAMES
 from scaleprior.d2.evaluation.augmented import SUFFIX, split_augmented
-from scaleprior.d2.evaluation.coco import class_labels, classes_of
+from scaleprior.d2.evaluation.coco import BoxNumbers, class_labels, classes_of
 from scaleprior.detect.data.coco import load_truth
 from scaleprior.detect.data.coco_format import CocoId
 from scaleprior.detect.evaluate import coco_ap
@@ -56,14 +56,35 @@ def to_result(found: Mapping[str, Any], dataset: str) -> DetectionResult:
     if nothing and MetadataCatalog.get(dataset).get("evaluator_type") in _ANNOTATED:
         # Detectron2 evaluates nothing where nothing was detected; COCO's AP is 0 then.
         truth, _ = load_truth(MetadataCatalog.get(dataset).json_file, problems=[])
-        return replace(coco_ap(truth, []), metrics=metrics)
+        return replace(coco_ap(truth, [], masks="segm" in metrics), metrics=metrics)
     masks = {name: value for name, value in metrics.get("segm", {}).items() if "-" not in name} or None
     if boxes is None or any(boxes.get(AP_NAMES[name]) is None for name in ("ap", "ap50", "ap75")):
         if boxes is not None:
             logger.warning("%s: Detectron2 found no box AP: %s", dataset, boxes)
         return replace(DetectionResult.without_boxes(metrics=metrics), masks=masks)
     whole: dict[str, Any] = {name: boxes.get(word) for name, word in AP_NAMES.items()}
-    return DetectionResult(**whole, per_class=_per_class(boxes, dataset), masks=masks, metrics=metrics)
+    result = DetectionResult(**whole, per_class=_per_class(boxes, dataset), masks=masks, metrics=metrics)
+    said = found["bbox"]
+    return result if not isinstance(said, BoxNumbers) or said.measured is None else _joined(result, said.measured)
+
+
+def _joined(result: DetectionResult, measured: DetectionResult) -> DetectionResult:
+    """Detectron2's AP, with what it does not say: recall, sizes of a class, calibration."""
+    per_class = {
+        number: replace(measured.per_class[number], ap=own.ap) if number in measured.per_class else own
+        for number, own in result.per_class.items()
+    }
+    masks = None if result.masks is None else {**(measured.masks or {}), **result.masks}
+    return replace(
+        result,
+        **measured.recalls(),
+        per_class=per_class,
+        calibration=measured.calibration,
+        masks=masks,
+        masks_per_class=measured.masks_per_class,
+        masks_calibration=measured.masks_calibration,
+        detections=measured.detections,
+    )
 
 
 def _numbers(found: Mapping[str, Any]) -> _Numbers:
