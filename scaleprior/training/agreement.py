@@ -5,12 +5,16 @@ An error in one of them would leave the others waiting for it; so all raise it, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar, cast
+
 from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.training.processes import ProcessGroup
 from scaleprior.training.signals import Interrupted
 
-__all__ = ["agree", "agree_on_steps", "error_of"]
+__all__ = ["agree", "agree_on_steps", "error_of", "together"]
 
+T = TypeVar("T")
 _BY_CODE = {kind.exit_code: kind for kind in (FailureError, UserError, Interrupted)}
 
 
@@ -40,6 +44,24 @@ def agree(
     said = processes.from_one(None if error is None else (error.exit_code, error.wording.marked), first)
     assert said is not None
     return (error if processes.rank == first else error_of(*said)), stopped > 0
+
+
+def together(processes: ProcessGroup, work: Callable[[], T]) -> T:
+    """What ``work()`` returns in this process, once it has returned in every one; each has to call this.
+
+    Raises:
+        ScalePriorError: as ``work`` raised it in one of them, in all.
+    """
+    result: T | None = None
+    error: ScalePriorError | None = None
+    try:
+        result = work()
+    except ScalePriorError as e:
+        error = e
+    error, _ = agree(processes, error)
+    if error is not None:
+        raise error
+    return cast("T", result)
 
 
 def agree_on_steps(processes: ProcessGroup, steps: int | None, where: object) -> None:

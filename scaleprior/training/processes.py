@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -68,6 +68,14 @@ class ProcessGroup:
         values = [value]
         distributed.broadcast_object_list(values, src=rank, group=self.host)
         return values[0]
+
+    def to_main(self, value: T) -> list[T] | None:
+        """The values of all processes, by rank, in process 0; None in the others. Every process has to call it."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.main else None
+        distributed.gather_object(value, values, dst=0, group=self.host)
+        return values
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Make ``tensor``, on :attr:`device`, the sum over all processes, in place; every process has to call it.

@@ -77,7 +77,13 @@ def test_train_and_evaluate(kind: str, tmp_path: Path, coco: list[str]) -> None:
     assert 0 <= result.ap <= 100
     assert {number: c.name for number, c in result.per_class.items()} == {3: "block", 7: "square"}
     written = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert written == {"engine": "detectron2", "model": str(model), **result.to_dict(), **result.named(), **result.recalls()}
+    assert written == {
+        "engine": "detectron2",
+        "model": str(model),
+        **result.to_dict(),
+        **result.named(),
+        **result.recalls(),
+    }
     (row,) = csv.DictReader((tmp_path / "results.csv").open())
     assert (row["images"], row["seed"], row["engine"]) == ("1000", "4", "detectron2")
     assert row["tensors_sha256"] == card.tensors_sha256

@@ -7,11 +7,7 @@ were left out.
 
 from __future__ import annotations
 
-import json
 import logging
-import re
-import time
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,16 +17,13 @@ from scaleprior.backbones.zoo import model_path
 from scaleprior.config import LoadedConfig, get_cfg
 from scaleprior.config.saved import write_config
 from scaleprior.config.seed import run_seed
-from scaleprior.detect.data.coco import DetectionSet
 from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.data.loader import TrainLoader
-from scaleprior.detect.data.store.room import machine_room
-from scaleprior.detect.evaluate import coco_ap
 from scaleprior.detect.faster_rcnn import model_file as weights_io
 from scaleprior.detect.faster_rcnn.claiming import MODEL_FILE, TrainingPlan, claim, load_sets, plan_training
+from scaleprior.detect.faster_rcnn.evaluating import evaluate_set
 from scaleprior.detect.faster_rcnn.keys import check_keys
-from scaleprior.detect.faster_rcnn.model import Detector, build_detector
-from scaleprior.detect.faster_rcnn.predict import BatchLimits, predict
+from scaleprior.detect.faster_rcnn.model import build_detector
 from scaleprior.detect.faster_rcnn.trainer import DetectorTrainer
 from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
@@ -38,9 +31,10 @@ from scaleprior.detect.plan import check_same_classes, follow_training, warn_of_
 from scaleprior.detect.results_file import append_result
 from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import UserError
-from scaleprior.files import write_json, write_text
+from scaleprior.files import write_json
 from scaleprior.progress import ProgressFn
 from scaleprior.provenance import created_by
+from scaleprior.training.agreement import together
 from scaleprior.training.crews import with_crew
 from scaleprior.training.device import resolve_device
 from scaleprior.training.processes import ProcessGroup, join_processes, place_in_group
@@ -129,8 +123,9 @@ class TorchvisionEngine:
         weights_io.load_model(model, detector)
         with join_processes(resolve_device(cfg.MODEL.DEVICE), timeout=_PATIENCE) as processes:
             detector.to(processes.device)
-            results = {data.name: _evaluate_set(cfg, detector, data, out, progress, processes) for data in sets}
-            if processes.main:
+            results = {data.name: evaluate_set(cfg, detector, data, out, processes, progress=progress) for data in sets}
+
+            def record() -> None:
                 record_dropped(out, {data.name: data.problems for data in sets}, anew=False)
                 found = {"engine": self.name, "model": str(model), **results_to_dict(results)}
                 write_json(out / "results.json", found)
@@ -138,7 +133,8 @@ class TorchvisionEngine:
                     append_result(
                         cfg.SCALEPRIOR.RESULTS, results, cfg=cfg, engine=self.name, trained=trained, model=model
                     )
-            processes.wait()
+
+            together(processes, lambda: record() if processes.main else None)
         return results
 
 
@@ -185,36 +181,3 @@ def _train(
         )
         trainer.checkpoints.making_room(lambda: weights_io.save_model(out / MODEL_FILE, model, trained))
         trainer.checkpoints.remove()  # the model says it all; a checkpoint is twice as large
-
-
-def _evaluate_set(
-    cfg: CfgNode,
-    model: Detector,
-    data: DetectionSet,
-    out: Path,
-    progress: ProgressFn | None,
-    processes: ProcessGroup,
-) -> DetectionResult:
-    """What process 0 finds; the others wait for it."""
-    result = None
-    if processes.main:
-        start = time.perf_counter()
-        found = predict(
-            model,
-            data,
-            order=cfg.INPUT.FORMAT,
-            short=cfg.INPUT.MIN_SIZE_TEST,
-            longest=cfg.INPUT.MAX_SIZE_TEST,
-            limits=BatchLimits.on(processes.device, cfg),
-            threads=cfg.DATALOADER.NUM_WORKERS,
-            strict=cfg.SCALEPRIOR.STRICT_IMAGES,
-            room=machine_room(cfg.SCALEPRIOR.IMAGE_STORE_MB),
-            progress=progress,
-        )
-        detections = found.rows(data)
-        write_text(out / f"detections_{re.sub(r'[^A-Za-z0-9._-]', '_', data.name)}.json", json.dumps(detections))
-        result = coco_ap(data.truth, detections, masks=cfg.MODEL.get("MASK_ON", False))
-        result = replace(result, seconds=round(time.perf_counter() - start, 3))
-    result = processes.from_one(result)
-    assert result is not None
-    return result

@@ -106,6 +106,8 @@ def predict(
                 found = model(images.to(device, non_blocking=True), [shape] * len(indices))
                 leaving = Leaving(indices, cast("list[Detections]", found), shape)
                 parts.append(pool.submit(leaving.found, data))
+                if len(parts) > threads + 1:
+                    parts[-threads - 2].result()  # until then its masks lie on the device
                 done += len(indices)
                 if progress is not None:
                     progress(round(done / of_share * len(data)), len(data), {})

@@ -49,6 +49,9 @@ def _mixed(folder: Path) -> DetectionSet:
             pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), dtype=np.uint8)
             cv2.imwrite(str(folder / "images" / image["file_name"]), pixels)
             image.update(height=height, width=width)
+        for annotation in data["annotations"]:
+            x, y, w, h = annotation["bbox"]
+            annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
 
     return load_coco(*make_coco(folder, images=11, change=change), name="mixed")
 
