@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from scaleprior.detect import get_engine
 from scaleprior.detect.data.segmentation import Polygons
 from scaleprior.detect.faster_rcnn.model import build_detector
+from scaleprior.detect.faster_rcnn.parts import roi_heads
 from scaleprior.detect.faster_rcnn.trainer import METRICS
 from tests.detect.conftest import add_outlines, data_overrides, make_coco, tiny_config
 
@@ -62,6 +63,20 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(
     assert "roi_heads.mask_head.mask_fcn1.weight" in one
 
 
+@pytest.mark.parametrize("kind", ["FPN", "C4"])
+def test_results_have_the_ap_of_boxes_and_of_masks(tmp_path: Path, outlined: list[str], kind: str) -> None:
+    """Of detections at random; those of a learnt mask are in ``test_masks_are_learnt``."""
+    words = [*outlined, "SOLVER.MAX_ITER", "1", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+    engine, loaded = get_engine("torchvision"), tiny_config(kind, words)
+    (result,) = engine.evaluate(loaded, engine.train(loaded, None, tmp_path), tmp_path).values()
+    assert result.masks is not None
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert (written["AP"], written["segm"]["AP"]) == (result.ap, result.masks["AP"])
+    detections = json.loads((tmp_path / "detections_tiny.json").read_text())
+    assert len(detections) == result.detections > 0
+    assert all(d["segmentation"]["size"] == [64, 64] for d in detections)
+
+
 def test_masks_are_learnt(tmp_path: Path, outlined: list[str]) -> None:
     """The objects fill their boxes."""
     quick = [
@@ -74,9 +89,15 @@ def test_masks_are_learnt(tmp_path: Path, outlined: list[str]) -> None:
         "SOLVER.CLIP_GRADIENTS.ENABLED",
         "True",
     ]
-    rows = _train("FPN", tmp_path / "run", [*outlined, *quick])
+    words = [*outlined, *quick]
+    rows = _train("FPN", tmp_path / "run", words)
     assert [row["step"] for row in rows] == [20, 40]
     assert rows[1]["loss_mask"] < rows[0]["loss_mask"] < math.log(2)
+    run = tmp_path / "run"
+    (result,) = get_engine("torchvision").evaluate(tiny_config("FPN", words), run / "model.safetensors", run).values()
+    assert result.masks is not None
+    assert result.masks["AP50"] == pytest.approx(result.ap50, abs=3)
+    assert result.ap50 > 1
 
 
 @pytest.mark.parametrize("kind", ["FPN", "C4"])
@@ -93,7 +114,9 @@ def test_mixed_precision_is_near_full_precision(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["FPN", "C4"])
-def test_every_detection_has_a_mask_and_an_image_without_any_has_none(kind: str) -> None:
+def test_every_detection_has_a_mask_and_an_image_without_any_has_none(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = [*MASKS, "MODEL.ROI_HEADS.NUM_CLASSES", "2", "MODEL.ROI_HEADS.SCORE_THRESH_TEST"]
     images = [torch.zeros(3, 64, 64, dtype=torch.uint8)] * 2
     for threshold, some in (("0.0", True), ("1.0", False)):
@@ -104,6 +127,11 @@ def test_every_detection_has_a_mask_and_an_image_without_any_has_none(kind: str)
             side = {"FPN": 28, "C4": 14}[kind]  # C4: half of 14 pooled cells behind the stride of res5, doubled
             assert found.masks.shape == (len(found.scores), side, side)
             assert ((found.masks > 0) & (found.masks < 1)).all()
+        if some:  # in one pass or in several
+            at_once = model.detect(images)
+            monkeypatch.setattr(roi_heads, "_MASKS_AT_ONCE", 7)
+            for one, other in zip(at_once, model.detect(images)):
+                torch.testing.assert_close(one.masks, other.masks)
     assert build_detector(tiny_config(kind).cfg).eval().detect(images)[0].masks is None
 
 

@@ -21,7 +21,7 @@ from scaleprior.detect import get_engine
 from scaleprior.detect.data.loader import batch_order
 from scaleprior.training.checkpoints import Checkpoints
 from tests import processes
-from tests.detect.conftest import TINY, TINY_FPN, data_overrides, make_coco, tiny_config
+from tests.detect.conftest import TINY, TINY_FPN, add_outlines, data_overrides, make_coco, tiny_config
 from tests.detect.test_call import save_start
 from tests.training.test_lost import free_port
 
@@ -73,7 +73,11 @@ IDLE = (  # res5 and p2 are nobody's
     *("MODEL.FPN.IN_FEATURES", "['res2', 'res3', 'res4']", "MODEL.RPN.IN_FEATURES", "['p3', 'p4', 'p5']"),
     *("MODEL.ANCHOR_GENERATOR.SIZES", "[[32], [64], [128]]", "MODEL.ROI_HEADS.IN_FEATURES", "['p3', 'p4']"),
 )
-ALIKE = {"C4": ("C4", ()), "FPN": ("FPN", ()), "idle": ("FPN", IDLE)}
+MASKS = ("MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8")
+ALIKE = {
+    **{"C4": ("C4", ()), "FPN": ("FPN", ()), "idle": ("FPN", IDLE)},
+    **{"masks-C4": ("C4", MASKS), "masks-FPN": ("FPN", MASKS)},
+}
 SAVING = ("SOLVER.CHECKPOINT_PERIOD", "1")
 
 
@@ -111,7 +115,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     """All that these tests look at, in one start of two processes."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("shared")
-    path, root = make_coco(folder / "data", images=8)
+    path, root = make_coco(folder / "data", images=8, change=add_outlines)
     save_start(folder / "w.safetensors")
     made = Shared(folder, {}, data_overrides(path, root))
     runs = {name: made.run(kind, name, *words) for name, (kind, words) in ALIKE.items()}

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BoxHead", "Detections", "Predictor", "Res5Head", "RoiHeads", "RoiSettings", "Sampled"]
 
+_MASKS_AT_ONCE = 256  # detections in one pass of the mask head: its widest map takes 0.2 GB for them in float32
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -312,12 +314,14 @@ class RoiHeads(nn.Module):
         # from a list, so that nobody asks the device how many there are
         images = torch.tensor([image for image, count in enumerate(counts) for _ in range(count)], dtype=torch.int64)
         images = images.to(boxes.device, non_blocking=True)
-        if self.mask_pooler is None:
-            seen = self._maps(features, boxes, images)
-        else:
-            seen = self._pooled(self.mask_pooler, features, boxes, images)
-        masks = self.mask_head(seen, classes).sigmoid()
-        return [replace(each, masks=mask) for each, mask in zip(detections, masks.split(counts))]
+        masks = []
+        for b, i, c in zip(*(each.split(_MASKS_AT_ONCE) for each in (boxes, images, classes))):
+            if self.mask_pooler is None:
+                seen = self._maps(features, b, i)
+            else:
+                seen = self._pooled(self.mask_pooler, features, b, i)
+            masks.append(self.mask_head(seen, c).sigmoid())
+        return [replace(each, masks=mask) for each, mask in zip(detections, torch.cat(masks).split(counts))]
 
     def select(self, boxes: Tensor, scores: Tensor, sizes: Tensor) -> list[Detections]:
         """The detections of each image: those of a sufficient score that overlap no better one of their class.
