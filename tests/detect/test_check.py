@@ -16,7 +16,7 @@ import scaleprior as sp
 from scaleprior.checking import CheckReport
 from scaleprior.config import LoadedConfig
 from scaleprior.detect import build_detector, get_engine
-from scaleprior.detect.check import check_detection
+from scaleprior.detect.check import check_detection, detection_needs
 from scaleprior.detect.data.coco import load_dataset
 from scaleprior.errors import UserError
 from scaleprior.training import resources
@@ -224,3 +224,16 @@ def test_the_command_looks_at_a_config(tmp_path: Path, cli: Callable[..., Any], 
     assert done.returncode == 0, done.stderr
     assert set(json.loads(done.stdout)["facts"]) == {"train tiny", "val tiny", "disk", "memory"}
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["C4", "FPN"])
+def test_a_mask_head_counts_in_what_a_run_needs(kind: str) -> None:
+    words = ["MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8", "MODEL.ROI_HEADS.NUM_CLASSES", "2"]
+    engine = get_engine("torchvision")
+    plain, masks = (detection_needs(tiny_config(kind, w).cfg, engine) for w in (words[4:], words))
+    assert plain is not None
+    assert masks is not None
+    # a transposed convolution of 2x2 with its bias, and the predictor: float32, with gradient and momentum in training
+    channels = {"C4": 128, "FPN": 8}[kind]
+    head = 4 * (channels * 8 * 4 + 8 + 8 * 2 + 2)
+    assert (masks.left - plain.left, masks.memory - plain.memory) == (head, 3 * head)

@@ -39,7 +39,7 @@ def lr_factor(cfg: CfgNode) -> ParamScheduler:
             raise UserError(f"SOLVER.BASE_LR_END is {solver.BASE_LR_END}", hint="give a rate from 0 to BASE_LR")
         schedule: ParamScheduler = CosineParamScheduler(1, end)
     else:
-        steps = [step for step in solver.STEPS if step <= total]
+        steps = [step for step in solver.STEPS if step < total]  # the others would change the rate when all is over
         if steps != sorted(set(steps)):
             raise UserError(f"SOLVER.STEPS is {tuple(solver.STEPS)}", hint="give ascending steps")
         schedule = MultiStepParamScheduler(

@@ -25,6 +25,11 @@ def test_warmup_then_steps() -> None:
     assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
+def test_a_step_at_the_very_end_or_behind_it_changes_nothing() -> None:
+    words = ["SOLVER.MAX_ITER", "4", "SOLVER.WARMUP_ITERS", "0", "SOLVER.STEPS"]
+    assert _rates(*words, "(2, 4, 9)") == _rates(*words, "(2,)") == pytest.approx([1, 1, 0.1, 0.1])
+
+
 def test_warmup_to_where_the_cosine_is_by_then() -> None:
     rates = _rates(
         *("SOLVER.MAX_ITER", "8", "SOLVER.WARMUP_ITERS", "2", "SOLVER.WARMUP_FACTOR", "0.5"),
