@@ -162,9 +162,14 @@ class Pair:
             from scaleprior.detect.faster_rcnn.step import TrainStep
         except ModuleNotFoundError:  # a checkout of before
             return self._step_of_before(cfg, batch)
-        step = TrainStep(cfg, self.ours, seed=0)
-        step.optimizer = self._optimizer
-        return lambda: step(batch, 0)
+        step = TrainStep(cfg, self.ours, seed=0, optimizer=self._optimizer)
+
+        def work() -> None:
+            step(batch, 0)
+            for _ in step.settled():  # as a run does: on a GPU what the step before found
+                pass
+
+        return work
 
     def _step_of_before(self, cfg: Any, batch: Any) -> Callable[[], object]:
         from scaleprior.detect.faster_rcnn.trainer import DetectorTrainer

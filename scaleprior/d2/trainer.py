@@ -39,6 +39,7 @@ from scaleprior.d2.evaluation.checks import check_evaluation
 from scaleprior.d2.evaluation.hooks import evaluation_hooks
 from scaleprior.d2.evaluation.kinds import build_evaluator
 from scaleprior.d2.normalizers import NORMALIZERS, normalizers, set_normalizers
+from scaleprior.d2.precision import LossScale, overflow_in, set_precision, with_scaler
 from scaleprior.d2.ready import ddp_on_cpu, ready, with_sets
 from scaleprior.d2.weights.checkpoint import EXTRA_KEY
 from scaleprior.d2.weights.norm_eps import build_norm_eps
@@ -103,6 +104,8 @@ class Trainer(DefaultTrainer):
             with_sets(cfg, [name for name in cfg.DATASETS.TEST if name not in DatasetCatalog])
         with ddp_on_cpu(cfg.MODEL.DEVICE):
             super().__init__(cfg)
+        set_precision(self._trainer, cfg)
+        self._loss_scale = LossScale(self._trainer)
         # Whoever builds models or hooks without asking ours owes the key and the checkpoints nevertheless.
         build_norm_eps(getattr(self.model, "module", self.model), cfg)
         if type(self.checkpointer) is DetectionCheckpointer:
@@ -174,9 +177,11 @@ class Trainer(DefaultTrainer):
                     hint=f"free space in OUTPUT_DIR and go on with {parameter('resume', True)}",
                 ) from e
             except FloatingPointError as e:
+                dtype, batch = getattr(self._trainer, "precision", None), getattr(self.data_loader, "last", None)
+                overflow, hint = overflow_in(self.model, dtype, batch, self.iter)
                 raise FailureError(
-                    f"step {self.iter}: {' '.join(str(e).split())}{_images(self.data_loader)}",
-                    hint="lower SOLVER.BASE_LR, lengthen the warmup or clip gradients (SOLVER.CLIP_GRADIENTS)",
+                    f"step {self.iter}: {' '.join(str(e).split())}{_images(self.data_loader)}{overflow}",
+                    hint=hint or "lower SOLVER.BASE_LR, lengthen the warmup or clip gradients (SOLVER.CLIP_GRADIENTS)",
                 ) from e
 
     def _save_at(self, error: UserError) -> int:
@@ -214,6 +219,7 @@ class Trainer(DefaultTrainer):
         )
         self._normalizers = [kept for _, kept in said if kept]
         super().after_step()
+        self._loss_scale.look(self.iter)
         if self.progress is not None:
             loss = self.storage.latest().get("total_loss", (math.nan, 0))[0]
             self.progress(self._done, self.max_iter, {"loss": float(loss)})
@@ -232,7 +238,7 @@ class Trainer(DefaultTrainer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See :meth:`state_dict`; Detectron2's own checkpoints lack a part of it."""
-        super().load_state_dict(state_dict)
+        super().load_state_dict(with_scaler(state_dict, self._trainer))
         set_normalizers(self.model, state_dict.get(NORMALIZERS, []))
 
     def build_hooks(self) -> list[HookBase]:

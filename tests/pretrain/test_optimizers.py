@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from scaleprior.config import load_config
 from scaleprior.errors import UserError
-from scaleprior.pretrain.optim.optimizers import build_optimizer, device_optimizer, load_optimizer, set_rate
+from scaleprior.pretrain.optim.optimizers import build_optimizer, device_optimizer, set_rate
 from scaleprior.training.checkpoint import load_checkpoint, save_checkpoint
-from scaleprior.training.guarding import guard, guards_itself
+from scaleprior.training.optimizers import guard, guards_itself, load_optimizer
 
 TIMM = {"sgd": "nesterov", "rmsprop": "rmsproptf", "adamw": "adamw", "lamb": "lamb"}
 ON_DEVICE = ("sgd", "rmsprop", "adamw")

@@ -14,7 +14,7 @@ from scaleprior.pretrain.losses import terms
 from scaleprior.pretrain.network.pretrainer import Pretrainer
 from scaleprior.pretrain.optim.average import WeightAverage
 from scaleprior.pretrain.optim.optimizers import device_optimizer
-from scaleprior.training.guarding import guard
+from scaleprior.training.optimizers import guard
 from scaleprior.training.processes import ProcessGroup
 from tests.asked import Asked
 from tests.pretrain.test_modes import LABELS, batch, network

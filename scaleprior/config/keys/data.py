@@ -139,6 +139,13 @@ OWN = (
         engines=(DETECTRON2,), changes=(FINETUNE,), legal=one_of("backbone", "detector"), since=2,
     ),
     Key(
+        "SCALEPRIOR.AMP_DTYPE", "auto",
+        "Numbers of SOLVER.AMP: float16, whose range is small, so that the loss is scaled, or bfloat16, which has the "
+        "range of float32 and fewer digits; auto = float16 on cuda, bfloat16 on cpu. Without SOLVER.AMP.ENABLED it "
+        "means nothing.",
+        engines=DETECTORS, changes=(FINETUNE,), legal=one_of("auto", "float16", "bfloat16"), since=2,
+    ),
+    Key(
         "SCALEPRIOR.RESULTS", "",
         'A CSV file that every evaluation appends a row to, for `scaleprior laws fit`; "" = none.',
         engines=DETECTORS, changes=(),

@@ -63,5 +63,5 @@ KEYS = (
     ),
     _training("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 1.0, "See CLIP_TYPE.", legal=at_least(0)),
     _training("SOLVER.CLIP_GRADIENTS.NORM_TYPE", 2.0, "See CLIP_TYPE.", legal=Number(0, above=True, also=(math.inf,))),
-    _training("SOLVER.AMP.ENABLED", False, "Mixed precision: float16 with loss scaling on cuda, bfloat16 on cpu."),
+    _training("SOLVER.AMP.ENABLED", False, "Mixed precision, in the numbers of SCALEPRIOR.AMP_DTYPE."),
 )  # fmt: skip

@@ -57,8 +57,12 @@ def lr_factor(cfg: CfgNode) -> ParamScheduler:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.SGD:
-    """SGD over the parameters that learn: norm layers with WEIGHT_DECAY_NORM, other biases with WEIGHT_DECAY_BIAS."""
+    """SGD over the parameters that learn: norm layers with WEIGHT_DECAY_NORM, other biases with WEIGHT_DECAY_BIAS.
+
+    On a GPU it is torch's fused one, which looks on the device whether a step may change anything.
+    """
     solver = cfg.SOLVER
+    fused = next(model.parameters()).is_cuda
     bias_decay = solver.WEIGHT_DECAY if solver.WEIGHT_DECAY_BIAS is None else solver.WEIGHT_DECAY_BIAS
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for module in model.modules():
@@ -82,7 +86,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.SGD:
         lr=solver.BASE_LR,
         momentum=solver.MOMENTUM,
         nesterov=solver.NESTEROV,
-        foreach=True,
+        foreach=not fused,
+        fused=fused,
     )
 
 

@@ -59,7 +59,9 @@ class DetectorTrainer:
         self.take = TrainStep(cfg, model, seed=loader.seed, processes=processes)
         self.step = 0
         self._saved = 0  # steps that a checkpoint has, or the start
-        self._unwritten = ""  # the line of figures that the disk had no room for
+        self._unwritten = ""  # the lines of figures that the disk had no room for
+        self._lines: MetricsFile | None = None
+        self._progress: ProgressFn | None = None
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint in the folder, if there is any; nothing is written.
@@ -95,18 +97,17 @@ class DetectorTrainer:
         total, period = self.cfg.SOLVER.MAX_ITER, self.cfg.SOLVER.CHECKPOINT_PERIOD
         self.model.train()
         with (
-            self._metrics() as metrics,
+            self._metrics() as self._lines,
             catch_sigterm() as stop,
             contextlib.closing(self.loader.batches(self.step, total)) as batches,
         ):
+            self._progress = progress
             for batch in self._admitted(batches, stop):
-                numbers = self.take(batch, self.step)
+                self.take(batch, self.step)
                 self.step += 1
-                if metrics is not None and (self.step % _METRICS_PERIOD == 0 or self.step == total):
-                    self._write(metrics, json.dumps({"step": self.step, **numbers}))
-                if progress is not None:
-                    progress(self.step, total, {"loss": numbers["loss"]})
-                if period and self.step % period == 0 and self.step < total:
+                save = bool(period) and self.step % period == 0 and self.step < total
+                self._settle(everything=save or self.step == total)
+                if save:
                     self._save()
 
     def _admitted(self, batches: Iterator[DetectionBatch], stop: StopRequest) -> Iterator[DetectionBatch]:
@@ -130,6 +131,7 @@ class DetectorTrainer:
                 continue
             to_save = self.step > self._saved  # else it is on the disk, or nothing was trained yet
             if to_save:
+                self._settle(everything=True)
                 self._save()
                 self.processes.wait()  # else the first to leave would have the others ended while main saves
             if stopped:
@@ -140,13 +142,30 @@ class DetectorTrainer:
             assert found is not None
             raise (with_way_on(found, self.step) if to_save else found) from error
 
-    def _write(self, metrics: MetricsFile, line: str) -> None:
-        try:
-            metrics.write(line)
-        except WriteError as e:
-            self._unwritten = line
+    def _settle(self, *, everything: bool) -> None:
+        """Read what steps found, and tell it.
+
+        Args:
+            everything: of the newest step, too, for which a GPU is waited for.
+
+        Raises:
+            FailureError: a loss was not finite. WriteError: a line of figures has no room; it is saved with the state.
+        """
+        full = None
+        for done, numbers in self.take.settled(all_of_them=everything):
+            if self._lines is not None and (done % _METRICS_PERIOD == 0 or done == self.cfg.SOLVER.MAX_ITER):
+                line = json.dumps({"step": done, **numbers})
+                try:
+                    self._lines.write(line)
+                except WriteError as e:
+                    full = e
+                    self._unwritten = "\n".join(filter(None, (self._unwritten, line)))
+            if self._progress is not None:
+                self._progress(done, self.cfg.SOLVER.MAX_ITER, {"loss": numbers["loss"]})
+        if full is not None:
+            self._settle(everything=True)
             self._save()
-            raise with_room(e, self.step) from e
+            raise with_room(full, self.step) from full
 
     def _save(self) -> None:
         self._saved = self.step

@@ -18,7 +18,7 @@ from scaleprior.pretrain.loop.memory import Memory
 from scaleprior.pretrain.network.sharded import ShardedHead
 from scaleprior.pretrain.optim.clipping import clip_gradients, gradient_norm
 from scaleprior.pretrain.optim.optimizers import set_rate
-from scaleprior.training.guarding import guard, guards_itself
+from scaleprior.training.optimizers import guard, guards_itself
 from scaleprior.training.parallel import in_parallel
 
 if TYPE_CHECKING:

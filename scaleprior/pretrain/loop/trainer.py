@@ -27,9 +27,9 @@ from scaleprior.pretrain.loop.admission import Admission, Refusal, admit
 from scaleprior.pretrain.loop.memory import memory_errors
 from scaleprior.pretrain.loop.step import StepRecord, TrainStep
 from scaleprior.pretrain.network.sharded import own_state, whole_state
-from scaleprior.pretrain.optim.optimizers import load_optimizer
 from scaleprior.training.checkpoint import restore_rng, rng_state
 from scaleprior.training.metrics_file import write_errors
+from scaleprior.training.optimizers import load_optimizer
 from scaleprior.training.pending import Pending
 from scaleprior.training.run_folder import restoring, with_room, with_way_on
 from scaleprior.training.seeds import step_seed

@@ -6,7 +6,6 @@ rate is a tensor there, which a captured step reads anew each time, and a step w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,13 +13,12 @@ from torch import Tensor, nn
 
 from scaleprior.errors import UserError
 from scaleprior.pretrain.optim.rmsprop import DeviceRMSprop
-from scaleprior.training.checkpoint import lay_out_as_weights
-from scaleprior.training.guarding import begin_at_zero
+from scaleprior.training.optimizers import begin_at_zero
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["build_optimizer", "device_optimizer", "load_optimizer", "set_rate"]
+__all__ = ["build_optimizer", "device_optimizer", "set_rate"]
 
 _TIMM = {"sgd": "nesterov", "rmsprop": "rmsproptf", "adamw": "adamw", "lamb": "lamb"}
 
@@ -85,24 +83,3 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         elif id(group["lr"]) not in filled:
             filled.add(id(group["lr"]))
             group["lr"].fill_(rate)
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Take on the state that an optimiser of the same name saved, on whatever device.
-
-    Its settings stay its own: rate, decay and what tells a GPU's optimiser from a CPU's follow from the config.
-
-    Raises:
-        ValueError: it was saved over other groups of parameters.
-    """
-    own = [{name: group[name] for name in optimizer.defaults} for group in optimizer.param_groups]
-    if len(own) == len(saved["param_groups"]):
-        # What only the saved group has, such as lamb's count of steps, is state.
-        groups = [{**theirs, **ours} for theirs, ours in zip(saved["param_groups"], own)]
-        saved = {**saved, "param_groups": groups}
-    optimizer.load_state_dict(dict(saved))
-    for group, ours in zip(optimizer.param_groups, own):
-        group.update(ours)  # load_state_dict copied them; a captured step reads the originals
-    lay_out_as_weights(optimizer)
-    if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["fused"]:
-        begin_at_zero(optimizer)

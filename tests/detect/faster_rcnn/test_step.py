@@ -1,0 +1,195 @@
+"""A step: that it waits for nothing, that a loss that is not finite updates nothing, and its numbers' precision."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from scaleprior.detect import get_engine
+from scaleprior.detect.data.loader import DetectionBatch
+from scaleprior.detect.faster_rcnn.model import Detector, build_detector
+from scaleprior.detect.faster_rcnn.step import TrainStep
+from scaleprior.detect.faster_rcnn.trainer import METRICS
+from scaleprior.errors import FailureError
+from scaleprior.training.checkpoints import Checkpoints
+from scaleprior.training.optimizers import guards_itself
+from tests.asked import Asked
+from tests.detect.conftest import tiny_config
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+_AMP = ("SOLVER.AMP.ENABLED", "True")
+_HALF = (*_AMP, "SCALEPRIOR.AMP_DTYPE", "float16")
+# Maps of these norms grow from block to block, as fresh weights' do behind frozen norms in a deep trunk.
+_FROZEN = ("MODEL.RESNETS.NORM", "FrozenBN", "SOLVER.WARMUP_ITERS", "0")
+
+
+class _Stop(Exception):
+    """Stands in for a kill within the process."""
+
+
+def _train(out: Path, words: Sequence[str], *, stop_after: int | None = None, resume: bool = False) -> Path:
+    def progress(done: int, total: int, numbers: Any) -> None:
+        if done == stop_after:
+            raise _Stop
+
+    return get_engine("torchvision").train(tiny_config("FPN", words), None, out, resume=resume, progress=progress)
+
+
+def _batch(first_id: int = 100) -> DetectionBatch:
+    generator = torch.Generator().manual_seed(first_id)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=generator)
+    boxes = [torch.tensor([[4.0, 6.0, 40.0, 50.0]]), torch.tensor([[10.0, 20.0, 50.0, 60.0], [0.0, 0.0, 30.0, 30.0]])]
+    classes = [torch.tensor([0]), torch.tensor([1, 0])]
+    return DetectionBatch(images, [(64, 64)] * 2, boxes, classes, [first_id, first_id + 1], [0, 1])
+
+
+def _step(*words: str, fused: bool = False, device: str = "cpu") -> TrainStep:
+    cfg = tiny_config("FPN", ["MODEL.ROI_HEADS.NUM_CLASSES", "2", "MODEL.DEVICE", device, *words]).cfg
+    torch.manual_seed(0)
+    model = build_detector(cfg).to(device).train()
+    if not fused:
+        return TrainStep(cfg, model, seed=1)
+    return TrainStep(cfg, model, seed=1, optimizer=_fused(TrainStep(cfg, model, seed=1).optimizer))
+
+
+def _fused(like: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """As a GPU has it: torch's fused SGD of a CPU looks at found_inf, too."""
+    groups = [{k: v for k, v in group.items() if k not in ("foreach", "fused")} for group in like.param_groups]
+    return torch.optim.SGD(groups, fused=True)
+
+
+def _state(step: TrainStep) -> list[Tensor]:
+    momenta = [value for state in step.optimizer.state.values() for value in state.values() if value is not None]
+    return [tensor.detach().clone() for tensor in (*step.model.parameters(), *momenta)]
+
+
+def _poison(model: Detector) -> None:
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.bias.fill_(math.nan)
+
+
+def _same(a: list[Tensor], b: list[Tensor]) -> bool:
+    """NaN is the same as NaN."""
+    return len(a) == len(b) and all(torch.equal(x.nan_to_num(7), y.nan_to_num(7)) for x, y in zip(a, b))
+
+
+@pytest.mark.parametrize("words", [(), _AMP, _HALF, ("SOLVER.CLIP_GRADIENTS.ENABLED", "True")])
+def test_an_optimiser_that_guards_itself_learns_the_same_and_waits_for_nothing(words: tuple[str, ...]) -> None:
+    plain, guarded = _step(*words), _step(*words, fused=True)
+    assert not guards_itself(plain.optimizer)
+    losses: list[list[float]] = [[], []]
+    for number in range(3):
+        for step, found in zip((plain, guarded), losses):
+            step(_batch(), number)
+            found += [numbers["loss"] for _, numbers in step.settled()]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    for mine, theirs in zip(plain.model.parameters(), guarded.model.parameters()):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+    losses_of, guarded._losses = guarded._losses, lambda *args: made  # the network's own waiting is not this test's
+    made = losses_of(guarded.net, _batch(), 3)
+    with Asked() as asked:
+        guarded(_batch(), 3)
+    assert asked.names == []
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("words", [(), _AMP, _HALF])
+def test_a_loss_that_is_not_finite_updates_nothing(words: tuple[str, ...], fused: bool) -> None:
+    step = _step(*words, fused=fused)
+    step(_batch(100), 0)
+    assert [done for done, _ in step.settled()] == [1]
+    _poison(step.model)
+    before = _state(step)
+    step(_batch(200), 1)
+    assert _same(_state(step), before)
+    said = r"not finite at step 1: loss_cls nan; images 200, 201; "
+    cause = r"what roi_heads.box_predictor.cls_score puts out is the first that is not finite, in float32, too; lower"
+    with pytest.raises(FailureError, match=said + (cause if words else "lower SOLVER")):
+        list(step.settled())
+
+
+def test_what_float16_cannot_hold_is_named(tmp_path: Path, coco_overrides: list[str]) -> None:
+    said = r"not finite at step 0: loss_.*; float16 cannot hold what backbone\.bottom_up\.res\d\.\d+.* puts out "
+    with pytest.raises(
+        FailureError, match=said + r"\(largest \d\.?\d*e\+0[45] in float32\); use SCALEPRIOR\.AMP_DTYPE bf"
+    ):
+        _train(tmp_path / "half", [*coco_overrides, *_HALF, *_FROZEN, "MODEL.RESNETS.DEPTH", "152"])
+    assert not (tmp_path / "half" / "model.safetensors").exists()
+
+
+def test_float16_is_scaled_and_resumed_to_the_bit(tmp_path: Path, coco_overrides: list[str]) -> None:
+    words = [*coco_overrides, *_HALF, "SOLVER.CHECKPOINT_PERIOD", "3"]
+    whole = _train(tmp_path / "whole", words)
+    with pytest.raises(_Stop):
+        _train(tmp_path / "part", words, stop_after=4)
+    found = Checkpoints(tmp_path / "part").load()
+    assert found is not None
+    saved = found.state["scaler"]
+    assert saved["scale"] < 2.0**16  # what it begins with: the gradients of a step were too large for it
+    resumed = load_file(_train(tmp_path / "part", words, resume=True))
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in load_file(whole).items())
+
+
+def test_a_scale_of_nothing_ends_the_run(tmp_path: Path) -> None:
+    step = _step(*_HALF)
+    step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**-17)
+    step(_batch(), 0)
+    with pytest.raises(FailureError, match=r"gradients of step 0 .* do not fit float16"):
+        list(step.settled())
+
+
+def test_float16_and_bfloat16_are_near_float32(tmp_path: Path, coco_overrides: list[str]) -> None:
+    losses = []
+    for number, words in enumerate(((), _AMP, _HALF)):
+        _train(tmp_path / str(number), [*coco_overrides, *words, "SOLVER.MAX_ITER", "1"])
+        losses.append(json.loads((tmp_path / str(number) / METRICS).read_text())["loss"])
+    assert len(set(losses)) == 3
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[2] == pytest.approx(losses[0], rel=0.003)  # 10 bits of mantissa instead of 7
+
+
+@GPU
+@pytest.mark.gpu
+@pytest.mark.parametrize("words", [(), _AMP, (*_AMP, "SCALEPRIOR.AMP_DTYPE", "bfloat16")])
+def test_on_a_gpu_the_step_that_was_not_finite_is_named_when_the_next_was_handed_over(words: tuple[str, ...]) -> None:
+    step = _step(*words, device="cuda")
+    assert guards_itself(step.optimizer)
+    for number in range(3):
+        step(_batch(), number)
+    assert [done for done, _ in step.settled()] == [1, 2]
+    assert [done for done, _ in step.settled(all_of_them=True)] == [3]
+    _poison(step.model)
+    before = _state(step)
+    step(_batch(200), 3)
+    assert list(step.settled()) == []
+    step(_batch(300), 4)
+    assert _same(_state(step), before)
+    with pytest.raises(FailureError, match=r"not finite at step 3: loss_cls nan; images 200, 201; "):
+        list(step.settled())
+
+
+@GPU
+@pytest.mark.gpu
+@pytest.mark.parametrize("words", [_AMP, (*_AMP, "SCALEPRIOR.AMP_DTYPE", "bfloat16")])
+def test_on_a_gpu_mixed_precision_trains_resumes_and_evaluates(
+    tmp_path: Path, coco_overrides: list[str], words: tuple[str, ...]
+) -> None:
+    words = (*coco_overrides, *words, "MODEL.DEVICE", "cuda", "SOLVER.CHECKPOINT_PERIOD", "2")
+    whole = _train(tmp_path / "whole", words)
+    with pytest.raises(_Stop):
+        _train(tmp_path / "part", words, stop_after=4)
+    resumed = _train(tmp_path / "part", words, resume=True)
+    rows = [[json.loads(line) for line in (tmp_path / name / METRICS).open()] for name in ("whole", "part")]
+    assert rows[0][-1]["loss"] == pytest.approx(rows[1][-1]["loss"], rel=0.05)
+    engine: Any = get_engine("torchvision")
+    for model in (whole, resumed):
+        (found,) = engine.evaluate(tiny_config("FPN", words), model, tmp_path / "e").values()
+        assert math.isfinite(found.ap)
