@@ -105,10 +105,11 @@ def _unseen(function: Callable[[CfgNode], Any]) -> Callable[[CfgNode], Any]:
 
 def test_every_key_is_read_by_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Validation looks at every key, so its look-ups do not count: what remains has to use them."""
-    from scaleprior.detect.faster_rcnn import engine as torchvision_engine, model, model_file as weights
+    from scaleprior.detect.faster_rcnn import claiming, engine as torchvision_engine, model, model_file as weights
 
-    for module, name in ((model, "check_keys"), (torchvision_engine, "check_keys"), (weights, "fixed_values")):
-        monkeypatch.setattr(module, name, _unseen(getattr(module, name)))
+    for module in (model, claiming, torchvision_engine):
+        monkeypatch.setattr(module, "check_keys", _unseen(module.check_keys))
+    monkeypatch.setattr(weights, "fixed_values", _unseen(weights.fixed_values))
     engine = torchvision_engine.TorchvisionEngine()
     data = [*data_overrides(*make_coco(tmp_path / "data", change=add_outlines)), "SOLVER.MAX_ITER", "1"]
     _Recording.seen.clear()

@@ -15,7 +15,7 @@ _of_model = partial(Key, engines=DETECTORS, changes=DETECTION, fixed=True)
 _of_trunk = partial(Key, engines=EVERYBODY, changes=_EVERY_STAGE, fixed=True)
 _STAGES = one_of("res2", "res3", "res4", "res5")
 # The norms of convolutions in pyramid and heads.
-NO_NORM_OR = one_of("", "BN", "GN")
+NO_NORM_OR = one_of("", "BN", "SyncBN", "GN")
 
 KEYS = (
     _detector("VERSION", 2, "Version of Detectron2's config format; only 2 is read.", legal=one_of(2)),
@@ -84,9 +84,10 @@ KEYS = (
     ),
     _of_trunk("MODEL.RESNETS.NUM_GROUPS", 1, "1 = ResNet, above 1 = ResNeXt.", legal=at_least(1)),
     _of_trunk(
-        "MODEL.RESNETS.NORM", "FrozenBN", "Norm of the trunk, which its family must have. Pretraining needs one that "
-        "learns: BN, GN or LN.",
-        legal=one_of("FrozenBN", "BN", "GN", "LN"), elsewhere=True,
+        "MODEL.RESNETS.NORM", "FrozenBN",
+        "Norm of the trunk, which its family must have. SyncBN is BN with the statistics of all processes' images; "
+        "with BN each process has its own, and process 0's are saved. Pretraining needs one that learns: BN, GN or LN.",
+        legal=one_of("FrozenBN", "BN", "SyncBN", "GN", "LN"), elsewhere=True,
     ),
     _of_trunk(
         "MODEL.RESNETS.WIDTH_PER_GROUP", 64, "Bottleneck width of res2 per group; doubles with every stage.",

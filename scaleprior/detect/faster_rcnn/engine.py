@@ -20,10 +20,11 @@ from scaleprior.config.seed import run_seed
 from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.data.loader import TrainLoader
 from scaleprior.detect.faster_rcnn import model_file as weights_io
-from scaleprior.detect.faster_rcnn.claiming import MODEL_FILE, TrainingPlan, claim, load_sets, plan_training
+from scaleprior.detect.faster_rcnn.claiming import MODEL_FILE, TrainingPlan, claim, last_crew, load_sets, plan_training
 from scaleprior.detect.faster_rcnn.evaluating import evaluate_set
 from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.detect.faster_rcnn.model import build_detector
+from scaleprior.detect.faster_rcnn.norms import share_norms, uses_own_statistics
 from scaleprior.detect.faster_rcnn.trainer import DetectorTrainer
 from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
@@ -40,6 +41,7 @@ from scaleprior.training.device import resolve_device
 from scaleprior.training.processes import ProcessGroup, join_processes, place_in_group
 from scaleprior.training.run_folder import RunFolder
 from scaleprior.training.seeds import seed_everything
+from scaleprior.wording import counted
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -158,10 +160,18 @@ def _train(
     elif processes.main:
         warn_of_frozen_stages(cfg)
     model.to(processes.device)
+    share_norms(model, cfg, processes)
     trainer = DetectorTrainer(cfg, model, loader, folder, processes)
     if resume:
         trainer.resume()
     if processes.main:
+        if trainer.step and last_crew(folder) not in (None, processes.size) and uses_own_statistics(model, cfg):
+            logger.warning(
+                "%s was trained by %s and goes on with %d: BN has the statistics of other images from here on",
+                out,
+                counted(last_crew(folder) or 1, "processes"),
+                processes.size,
+            )
         with_crew(folder, steps=trainer.step, processes=processes.size).write()  # the folder is this run's from here on
         write_config(cfg, out)
         record_dropped(out, {data.name: data.problems for data in plan.sets}, anew=True)

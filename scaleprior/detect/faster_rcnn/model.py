@@ -197,7 +197,7 @@ def _build_trunk(cfg: CfgNode, arch: TrunkSpec, *, pyramid: bool) -> tuple[Trunk
     frozen, out_features = cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.RESNETS.OUT_FEATURES
     trunk = detection_trunk(
         arch,
-        norm=cfg.MODEL.RESNETS.NORM,
+        norm="BN" if cfg.MODEL.RESNETS.NORM == "SyncBN" else cfg.MODEL.RESNETS.NORM,  # until share_norms
         freeze_stages=frozen if pyramid else min(frozen, 4),
         norm_eps=config_eps(cfg),
     )

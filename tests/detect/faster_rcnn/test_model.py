@@ -89,7 +89,7 @@ def test_padding_is_the_mean_and_strides_divide_the_batch() -> None:
     [
         ("FPN", "MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "is 'CascadeROIHeads'; that needs the detectron2 engine"),
         ("FPN", "MODEL.BACKBONE.NAME", "build_mnetv2", "needs the detectron2 engine"),
-        ("FPN", "MODEL.RESNETS.NORM", "SyncBN", "needs the detectron2 engine"),
+        ("FPN", "MODEL.RESNETS.NORM", "nnSyncBN", "needs the detectron2 engine"),
         ("FPN", "MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool", "needs the detectron2 engine"),
         ("FPN", "MODEL.ROI_BOX_HEAD.NAME", "", "needs the detectron2 engine"),
         ("FPN", "SOLVER.LR_SCHEDULER_NAME", "WarmupPolyLR", "needs the detectron2 engine"),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -19,8 +21,13 @@ from torch import Tensor
 
 from scaleprior.detect import get_engine
 from scaleprior.detect.data.loader import batch_order
+from scaleprior.detect.faster_rcnn.model import build_detector
+from scaleprior.detect.faster_rcnn.norms import share_norms, uses_own_statistics
+from scaleprior.detect.faster_rcnn.trainer import METRICS
 from scaleprior.training.checkpoints import Checkpoints
+from scaleprior.training.processes import ProcessGroup
 from tests import processes
+from tests.conftest import REPO
 from tests.detect.conftest import TINY, TINY_FPN, add_outlines, data_overrides, make_coco, tiny_config
 from tests.detect.test_call import save_start
 from tests.training.test_lost import free_port
@@ -74,9 +81,19 @@ IDLE = (  # res5 and p2 are nobody's
     *("MODEL.ANCHOR_GENERATOR.SIZES", "[[32], [64], [128]]", "MODEL.ROI_HEADS.IN_FEATURES", "['p3', 'p4']"),
 )
 MASKS = ("MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.CONV_DIM", "8")
+SYNC = ("MODEL.RESNETS.NORM", "SyncBN")
+SYNC_ALL = (
+    *(*SYNC, "MODEL.FPN.NORM", "SyncBN", "MODEL.BACKBONE.FREEZE_AT", "2", "MODEL.ROI_BOX_HEAD.NORM", "SyncBN"),
+    *("MODEL.ROI_BOX_HEAD.NUM_CONV", "1", "MODEL.ROI_BOX_HEAD.CONV_DIM", "8"),
+)
 ALIKE = {
-    **{"C4": ("C4", ()), "FPN": ("FPN", ()), "idle": ("FPN", IDLE)},
-    **{"masks-C4": ("C4", MASKS), "masks-FPN": ("FPN", MASKS)},
+    "C4": ("C4", ()),
+    "FPN": ("FPN", ()),
+    "idle": ("FPN", IDLE),
+    "masks-C4": ("C4", MASKS),
+    "masks-FPN": ("FPN", MASKS),
+    "C4 SyncBN": ("C4", SYNC),
+    "FPN SyncBN": ("FPN", SYNC_ALL),
 }
 SAVING = ("SOLVER.CHECKPOINT_PERIOD", "1")
 
@@ -141,14 +158,14 @@ def apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor], start: Mapping
 
 @pytest.mark.parametrize("name", ALIKE)
 def test_two_processes_learn_what_one_does(name: str, shared: Shared, tmp_path: Path) -> None:
-    """In float32: sums of as many numbers in another order."""
+    """In float32: sums of as many numbers in another order; BN divides by such sums, which makes more of it."""
     kind, words = ALIKE[name]
     whole, losses = shared.alone(kind, tmp_path / "one", *words)
     start, _ = shared.alone(kind, tmp_path / "start", *words, "SOLVER.MAX_ITER", "0")
     of_both = shared.said[name]
     assert of_both[0] == of_both[1]
     assert of_both[0] == pytest.approx(losses, rel=1e-5)
-    assert apart(whole, shared.model(name), start) < 1e-3
+    assert apart(whole, shared.model(name), start) < (0.02 if "SyncBN" in name else 1e-3)
     run = json.loads((shared.folder / name / "run.json").read_text())
     assert run["trained_by"] == [{"from_step": 0, "processes": 2}]
 
@@ -196,3 +213,96 @@ def test_a_loss_that_is_not_finite_ends_both_with_the_same_words(shared: Shared)
     first, second = shared.said["diverged"]
     assert first == second
     assert re.search(r"the loss is not finite at step \d: loss_.*; images 10\d, 10\d; lower SOLVER\.BASE_LR", first[1])
+
+
+def test_a_file_of_shared_norms_has_the_names_of_bns(shared: Shared) -> None:
+    assert shared.model("C4 SyncBN").keys() == shared.model("BN").keys()
+
+
+def test_the_norms_that_share_are_those_whose_key_says_so() -> None:
+    """And frozen ones, which learn nothing, are none of them."""
+    cfg = tiny_config("FPN", [*SYNC_ALL, "MODEL.FPN.NORM", "BN"]).cfg
+    model = build_detector(cfg)
+    before = list(model.state_dict())
+    share_norms(model, cfg, ProcessGroup(0, 2, torch.device("cpu")))
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    norms = {name: kind for name, kind in kinds.items() if "BatchNorm" in kind or kind == "_FusedNorm"}
+    ours = {name for name, kind in norms.items() if kind == "_HostSyncBatchNorm"}
+    trunk, pyramid = "backbone.bottom_up.trunk.body.", "backbone.fpn."
+    assert any(name.startswith(f"{trunk}layer2") for name in ours)
+    assert any(name.startswith("roi_heads.box_head") for name in ours)
+    assert {kind for name, kind in norms.items() if name.startswith(pyramid)} == {"BatchNorm2d"}
+    assert not any(name.startswith((f"{trunk}bn1", f"{trunk}layer1", pyramid)) for name in ours)
+    assert list(model.state_dict()) == before
+    assert uses_own_statistics(model, cfg)
+    assert not uses_own_statistics(model, tiny_config("FPN", SYNC_ALL).cfg)
+
+
+def test_the_tool_and_the_command_start_processes_and_speak_once(tmp_path: Path) -> None:
+    """A config that is meant for one process: on two it has twice the batch and the rate, and half the steps."""
+    words = [*TINY_FPN, *data_overrides(*make_coco(tmp_path / "data")), "OUTPUT_DIR", tmp_path / "run"]
+    words += ["SOLVER.REFERENCE_WORLD_SIZE", "1", "SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "()"]
+    config = ["--config-file", "COCO-Detection/Base-RCNN-FPN.yaml", "--engine", "torchvision"]
+    tool = [sys.executable, REPO / "tools" / "train_net.py", *config]
+    done = processes.run([*tool, "--num-gpus", "2", *words])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("model: ") == done.stdout.count("engine torchvision") == 1
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["trained_by"] == [{"from_step": 0, "processes": 2}]
+    (row,) = csv.DictReader((tmp_path / "run" / "results.csv").open())
+    assert (row["max_iter"], row["batch_size"], row["base_lr"]) == ("2", "4", "0.02")
+    alone = processes.run([*tool, "--resume", *words])
+    assert alone.returncode == 2
+    assert "holds a run of 2 processes; on 1 SOLVER.REFERENCE_WORLD_SIZE gives it another" in alone.stderr
+    assert "resume with --num-gpus 2" in alone.stderr
+    command = [sys.executable, "-m", "scaleprior", "detect", "eval", *config, "--num-gpus", "2", "--json", *words]
+    found = processes.run(command)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["AP"] == pytest.approx(float(row["ap"]), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--num-gpus", "3", "SOLVER.IMS_PER_BATCH", "4"], r"SOLVER.IMS_PER_BATCH is 4, .* with 3 processes; give a m"),
+        (["--num-gpus", "2", "MODEL.DEVICE", "cuda:0"], r"MODEL.DEVICE is 'cuda:0' and --num-gpus 2: they would have"),
+        (
+            ["--num-gpus", "99", "MODEL.DEVICE", "auto"],
+            r"--num-gpus is 99, there are \d+ GPUs here; .*DEVICE cpu",
+        ),
+        (["--num-machines", "2"], r"--dist-url auto works on one machine only"),
+    ],
+)
+def test_processes_that_cannot_be_are_refused_in_one_line(
+    words: list[str], said: str, cli: Callable[..., CompletedProcess[str]], tmp_path: Path
+) -> None:
+    data = data_overrides(*make_coco(tmp_path / "data"))
+    config = (
+        "--engine",
+        "torchvision",
+        "--config-file",
+        "COCO-Detection/Base-RCNN-FPN.yaml",
+        "--out",
+        tmp_path / "run",
+    )
+    done = cli("detect", "train", *config, *TINY_FPN, *data, *words)
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if "error" in line]
+    assert re.search(said, line)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu_a_process_in_a_group_of_one_learns_what_it_does_alone(tmp_path: Path) -> None:
+    """By torchrun: NCCL, and torch's exchange of gradients."""
+    words = [*TINY_FPN, *data_overrides(*make_coco(tmp_path / "data")), "MODEL.DEVICE", "cuda"]
+    config = ["--config-file", "COCO-Detection/Base-RCNN-FPN.yaml", "--engine", "torchvision", "--json"]
+    found = []
+    for start in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]):
+        out = tmp_path / f"run{len(start)}"
+        command = [sys.executable, *start, "-m", "scaleprior", "detect", "train", *config, "--out", out, *words]
+        processes.run(command, check=True)
+        (line,) = (out / METRICS).read_text().splitlines()
+        found.append(json.loads(line)["loss"])
+    assert found[1] == pytest.approx(found[0], rel=1e-2)

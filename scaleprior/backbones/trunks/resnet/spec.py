@@ -142,7 +142,7 @@ class ResNetSpec:
         bottleneck = node.DEPTH >= 50
         return cls(
             depth=node.DEPTH,
-            norm=node.NORM,
+            norm="BN" if node.NORM == "SyncBN" else node.NORM,  # but for its statistics, which are no architecture's
             stem_out_channels=node.STEM_OUT_CHANNELS,
             res2_out_channels=node.RES2_OUT_CHANNELS,
             num_groups=node.NUM_GROUPS,

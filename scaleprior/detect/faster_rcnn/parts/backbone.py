@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -24,12 +25,15 @@ __all__ = ["PyramidBackbone", "TrunkFeatures", "fuse_frozen_norms", "norm_layer"
 def norm_layer(name: str, key: str) -> Callable[[int], nn.Module] | None:
     """The maker of a norm layer from its width for the config value ``name`` of ``key``; None for "".
 
+    SyncBN is BN until ``share_norms``.
+
     Raises:
         UserError: a norm that only Detectron2 has.
     """
-    makers = {"": None, "BN": nn.BatchNorm2d, "GN": lambda channels: nn.GroupNorm(32, channels)}
+    group_norm = partial(nn.GroupNorm, 32)
+    makers = {"": None, "BN": nn.BatchNorm2d, "SyncBN": nn.BatchNorm2d, "GN": group_norm}
     if name not in makers:
-        raise UserError(f"{key} is {name!r}; that needs the detectron2 engine", hint='take "", "BN" or "GN"')
+        raise UserError(f"{key} is {name!r}; that needs the detectron2 engine", hint='take "", "BN", "SyncBN" or "GN"')
     return makers[name]
 
 
