@@ -139,8 +139,11 @@ def _sets(cfg: CfgNode, engine: Engine, report: CheckReport) -> list[SetFiles]:
                 builtin = name not in own
                 if builtin:
                     require_files(name, annotations, root)
-                masks = mask_use(cfg, evaluated=role == "val")
-                found.append(SetFiles(role, name, annotations, root, builtin, cfg.SCALEPRIOR.DROP_BAD, masks))
+                drop_bad = cfg.SCALEPRIOR.DROP_BAD
+                # what has no mask is left out by the torchvision engine alone; the other one refuses it later
+                leaves_out = drop_bad == "none" or isinstance(engine, TorchvisionEngine)
+                masks = mask_use(cfg, evaluated=role == "val") if leaves_out else None
+                found.append(SetFiles(role, name, annotations, root, builtin, drop_bad, masks))
     return found
 
 

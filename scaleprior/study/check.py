@@ -77,8 +77,10 @@ def check_study(
         sets = [SetFiles("train", *train), SetFiles("val", *val)]
         with report.collecting("config"):
             cfg = finetuning_config(spec, chosen.name)
-            masks = {role: mask_use(cfg, evaluated=role == "val") for role in ("train", "val")}
-            sets = [each._replace(drop_bad=cfg.SCALEPRIOR.DROP_BAD, masks=masks[each.role]) for each in sets]
+            drop_bad = cfg.SCALEPRIOR.DROP_BAD
+            leaves_out = drop_bad == "none" or isinstance(chosen, TorchvisionEngine)  # see ``check_detection``
+            uses = [mask_use(cfg, evaluated=each.role == "val") if leaves_out else None for each in sets]
+            sets = [each._replace(drop_bad=drop_bad, masks=masks) for each, masks in zip(sets, uses)]
         found, classes = check_sets(
             sets,
             same_ids=isinstance(chosen, TorchvisionEngine),
