@@ -61,6 +61,15 @@ def test_boxes_are_torchvisions(device: str, whole: bool, rows: int, count: int,
         assert torch.equal(by_kernel(device, *case), expected(*case))
 
 
+@pytest.mark.parametrize(("inter", "union", "kept"), [(3, 10, 1), (7, 10, 2), (1, 2, 2)])
+def test_an_overlap_of_just_the_threshold(device: str, inter: int, union: int, kept: int) -> None:
+    # torchvision compares the float32 IoU with the threshold in double: float32's 0.3 is above 0.3, its 0.7 below 0.7
+    boxes, scores = torch.tensor([[[0.0, 0, union, 1], [0, 0, inter, 1]]]), torch.tensor([[1.0, 0.5]])
+    case = boxes, scores, inter / union
+    assert int(by_kernel(device, *case).sum()) == kept
+    assert int(expected(*case).sum()) == kept
+
+
 def test_rows_do_not_touch_each_other(device: str) -> None:
     boxes, scores, _ = some_rows(3, 40, seed=1)
     scores[1] = -torch.inf
