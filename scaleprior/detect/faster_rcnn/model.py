@@ -25,11 +25,11 @@ from scaleprior.detect.faster_rcnn.parts.backbone import (
     norm_layer,
 )
 from scaleprior.detect.faster_rcnn.parts.mask_head import MaskHead
+from scaleprior.detect.faster_rcnn.parts.res5_head import Res5Head
 from scaleprior.detect.faster_rcnn.parts.roi_heads import (
     BoxHead,
     Detections,
     Predictor,
-    Res5Head,
     RoiHeads,
     RoiSettings,
 )

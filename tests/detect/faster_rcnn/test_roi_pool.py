@@ -22,7 +22,7 @@ def test_a_ramp_is_pooled_to_the_cells_centres(aligned: bool, shift: float, rati
 
 
 @pytest.mark.parametrize("aligned", [True, False])
-@pytest.mark.parametrize("ratio", [1, 2, 3])
+@pytest.mark.parametrize("ratio", [0, 1, 2, 3])
 def test_matmul_equals_torchvisions_kernel(aligned: bool, ratio: int) -> None:
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand(40, 2, generator=generator) * 70 - 5  # some boxes leave the map

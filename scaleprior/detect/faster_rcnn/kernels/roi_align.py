@@ -34,10 +34,17 @@ class Pooling:
     """Cells of the first map per pixel; every next map has half of it."""
     sampling_ratio: int
     aligned: bool
+    step: int = 1
+    """Of the cells of a square only every so many-th is pooled."""
+
+    @property
+    def side(self) -> int:
+        """Cells along a side that are pooled."""
+        return -(-self.resolution // self.step)
 
 
 def pool(maps: Sequence[Tensor], boxes: Tensor, images: Tensor, levels: Tensor, pooling: Pooling) -> Tensor:
-    """Pooled squares [R, C, P, P] in the type of the maps [N, C, H, W], channels last in memory.
+    """Pooled squares [R, C, side, side] in the type of the maps [N, C, H, W], channels last in memory.
 
     Autocast changes nothing here: coordinates and sums are float32. A box that is not finite pools zeros.
 
@@ -58,7 +65,7 @@ class _Pool(torch.autograd.Function):
         ctx.save_for_backward(boxes, images, levels)
         ctx.pooling = pooling
         ctx.shapes = [m.shape for m in maps]
-        size = (len(boxes), maps[0].shape[1], pooling.resolution, pooling.resolution)
+        size = (len(boxes), maps[0].shape[1], pooling.side, pooling.side)
         # empty() is asked in the order of memory, so that it is dense in that order also where a side is 1
         pooled = maps[0].new_empty((size[0], size[2], size[3], size[1]))
         last = [m.permute(0, 2, 3, 1).contiguous() for m in maps]  # no copy of maps that are channels_last
@@ -102,7 +109,9 @@ def _launch(
             *(pooled, boxes, images, levels, *padded, *sizes, channels, pooling.scale),
             FORWARD=forward,
             LEVELS=len(maps),
-            SIDE=side,
+            SIDE=pooling.resolution,
+            STEP=pooling.step,
+            OUT=side,
             ROW=row,
             BLOCK=block,
             SAMPLES=max(pooling.sampling_ratio, 0),
@@ -117,7 +126,7 @@ _SIZES = [f"{side}{level}" for level in range(_LEVELS) for side in ("height", "w
 
 @triton.jit(do_not_specialize=_SIZES)
 def _pool(
-    pooled,  # [R, SIDE, SIDE, C]: the answer, or the gradient by it
+    pooled,  # [R, OUT, OUT, C]: the answer, or the gradient by it
     boxes,  # float32 [R, 4]
     images,  # int64 [R]
     levels,  # int64 [R]
@@ -141,13 +150,15 @@ def _pool(
     FORWARD: tl.constexpr,
     LEVELS: tl.constexpr,
     SIDE: tl.constexpr,
+    STEP: tl.constexpr,
+    OUT: tl.constexpr,
     ROW: tl.constexpr,
     BLOCK: tl.constexpr,
     SAMPLES: tl.constexpr,
     ALIGNED: tl.constexpr,
 ):
     """One row of pooled cells of one box, some of its channels."""
-    box = tl.program_id(0) // SIDE
+    box = tl.program_id(0) // OUT
     level = tl.load(levels + box)
     cells, height, width = map0, height0, width0
     if LEVELS > 1:
@@ -160,16 +171,16 @@ def _pool(
         cells, height, width, scale = _other(level, 4, map4, height4, width4, scale, cells, height, width)
     x1, x2 = tl.load(boxes + box * 4), tl.load(boxes + box * 4 + 2)
     y1, y2 = tl.load(boxes + box * 4 + 1), tl.load(boxes + box * 4 + 3)
-    row, column = tl.program_id(0) % SIDE, tl.arange(0, ROW)
-    first_y, step_y, number_y = _samples(row, y1 * scale, y2 * scale, SIDE, SAMPLES, ALIGNED)
-    first_x, step_x, number_x = _samples(column, x1 * scale, x2 * scale, SIDE, SAMPLES, ALIGNED)
+    row, column = tl.program_id(0) % OUT, tl.arange(0, ROW)
+    first_y, step_y, number_y = _samples(row * STEP, y1 * scale, y2 * scale, SIDE, SAMPLES, ALIGNED)
+    first_x, step_x, number_x = _samples(column * STEP, x1 * scale, x2 * scale, SIDE, SAMPLES, ALIGNED)
     top, bottom = _reach(first_y, step_y, number_y, height)
     left, right = _reach(first_x, step_x, number_x, width)
     channel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     line = width.to(tl.int64) * channels
     cells += tl.load(images + box) * height * line
-    place = pooled + ((tl.program_id(0).to(tl.int64) * SIDE + column) * channels)[:, None] + channel[None, :]
-    real = (column < SIDE)[:, None] & (channel < channels)[None, :]
+    place = pooled + ((tl.program_id(0).to(tl.int64) * OUT + column) * channels)[:, None] + channel[None, :]
+    real = (column < OUT)[:, None] & (channel < channels)[None, :]
     count = tl.maximum(number_y * number_x, 1).to(tl.float32)
     if FORWARD:
         tile = tl.zeros([ROW, BLOCK], dtype=tl.float32)

@@ -19,7 +19,7 @@ from scaleprior.backbones.trunks.freezing import FrozenBatchNormAct
 from scaleprior.backbones.trunks.trunk import Trunk
 from scaleprior.errors import UserError
 
-__all__ = ["PyramidBackbone", "TrunkFeatures", "fuse_frozen_norms", "norm_layer"]
+__all__ = ["PyramidBackbone", "TrunkFeatures", "fuse_frozen_norms", "norm_layer", "weight_and_bias"]
 
 
 def norm_layer(name: str, key: str) -> Callable[[int], nn.Module] | None:
@@ -61,11 +61,14 @@ class _ConvThenFrozenNorm(nn.Conv2d):
 
     _norm: tuple[Any]  # in a tuple, so that it is not registered as a second child
 
-    def forward(self, input: Tensor) -> Tensor:
+    def both(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution that does the work of both."""
         (norm,) = self._norm
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        weight = self.weight * scale.view(-1, 1, 1, 1)
-        shift = norm.bias - norm.running_mean * scale
+        return self.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, shift = self.both()
         return F.conv2d(input, weight, shift, self.stride, self.padding, self.dilation, self.groups)
 
 
@@ -102,6 +105,11 @@ def fuse_frozen_norms(pairs: Iterable[tuple[nn.Module, nn.Module]]) -> None:
         if type(conv) is nn.Conv2d and type(norm) in _FUSED and conv.bias is None:
             conv.__class__, norm.__class__ = _ConvThenFrozenNorm, _FUSED[type(norm)]
             setattr(conv, "_norm", (norm,))  # noqa: B010 (a tuple, which the checker does not take for a module's)
+
+
+def weight_and_bias(conv: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
+    """What ``conv`` computes with, also where :func:`fuse_frozen_norms` gave it a norm's work."""
+    return conv.both() if isinstance(conv, _ConvThenFrozenNorm) else (conv.weight, conv.bias)
 
 
 class PyramidBackbone(nn.Module):

@@ -18,6 +18,7 @@ from scaleprior.detect.faster_rcnn.parts import boxes as box_ops
 from scaleprior.detect.faster_rcnn.parts.draws import REGIONS, random_keys
 from scaleprior.detect.faster_rcnn.parts.mask_head import MaskHead, Objects, mask_loss
 from scaleprior.detect.faster_rcnn.parts.nms import keep_best
+from scaleprior.detect.faster_rcnn.parts.res5_head import Pool, Res5Head
 from scaleprior.detect.faster_rcnn.parts.roi_pool import RoiPooler
 from scaleprior.detect.faster_rcnn.parts.rpn import Proposals
 from scaleprior.detect.faster_rcnn.truth import Truth
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from scaleprior.training.processes import ProcessGroup
 
-__all__ = ["BoxHead", "Detections", "Predictor", "Res5Head", "RoiHeads", "RoiSettings", "Sampled"]
+__all__ = ["BoxHead", "Detections", "Predictor", "RoiHeads", "RoiSettings", "Sampled"]
 
 _MASKS_AT_ONCE = 256  # detections in one pass of the mask head: its widest map takes 0.2 GB for them in float32
 
@@ -85,9 +86,9 @@ class BoxHead(nn.Module):
             size = width
         self.out_channels = size
 
-    def maps(self, pooled: Tensor) -> Tensor:
-        """What :meth:`forward` takes: the pooled maps themselves."""
-        return pooled
+    def maps(self, features: Sequence[Tensor], pool: Pool, *, skips: bool = True) -> Tensor:
+        """What is pooled from the pyramid, [R, channels, P, P]."""
+        return pool(features, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
         """[R, out_channels] from [R, channels, P, P]."""
@@ -97,23 +98,6 @@ class BoxHead(nn.Module):
                 x = x.flatten(1)
             x = F.relu(layer(x))
         return x.flatten(1)
-
-
-class Res5Head(nn.Module):
-    """The C4 head: the backbone's last stage on the pooled maps, then the mean over positions."""
-
-    def __init__(self, res5: nn.Module, out_channels: int) -> None:
-        super().__init__()
-        self.res5 = res5
-        self.out_channels = out_channels
-
-    def maps(self, pooled: Tensor) -> Tensor:
-        """What boxes and masks are found from: [R, out_channels, P / 2, P / 2] from [R, channels, P, P]."""
-        return self.res5(pooled)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """[R, out_channels] from :meth:`maps`."""
-        return maps.mean(dim=(2, 3))
 
 
 class Predictor(nn.Module):
@@ -277,7 +261,7 @@ class RoiHeads(nn.Module):
         if self.mask_pooler is None:
             seen = maps[objects.rows]
         else:
-            seen = self._pooled(self.mask_pooler, features, objects.boxes, objects.images)
+            seen = self.mask_pooler(self._levels(features), objects.boxes, objects.images)
         logits = self.mask_head(seen, objects.classes)
         count = self.normaliser(logits.new_tensor(float(len(logits))))
         return mask_loss(logits, objects.targets(logits.shape[-1]), count)
@@ -319,7 +303,7 @@ class RoiHeads(nn.Module):
             if self.mask_pooler is None:
                 seen = self._maps(features, b, i)
             else:
-                seen = self._pooled(self.mask_pooler, features, b, i)
+                seen = self.mask_pooler(self._levels(features), b, i)
             masks.append(self.mask_head(seen, c).sigmoid())
         return [replace(each, masks=mask) for each, mask in zip(detections, torch.cat(masks).split(counts))]
 
@@ -364,10 +348,12 @@ class RoiHeads(nn.Module):
 
     def _maps(self, features: Mapping[str, Tensor], boxes: Tensor, images: Tensor) -> Tensor:
         """What the box head sees of ``boxes`` [R, 4] of ``images`` [R]."""
-        return self.box_head.maps(self._pooled(self.pooler, features, boxes, images))
+        maps = self._levels(features)
+        skips = self.pooler.skips(maps)
+        return self.box_head.maps(maps, lambda maps, step: self.pooler(maps, boxes, images, step), skips=skips)
 
-    def _pooled(self, pooler: RoiPooler, features: Mapping[str, Tensor], boxes: Tensor, images: Tensor) -> Tensor:
-        return pooler([features[name] for name in self.settings.in_features], boxes, images)
+    def _levels(self, features: Mapping[str, Tensor]) -> list[Tensor]:
+        return [features[name] for name in self.settings.in_features]
 
 
 def _images_of(boxes: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ _CANONICAL_SIZE, _CANONICAL_LEVEL = 224, 4  # FPN paper, Eq. 1: a 224-pixel box 
 # a quarter of a whole training step.
 _MATMUL_CELLS = 64 * 64
 _KERNEL_LEVELS = 5  # maps that the kernel takes
+_MATMUL_CELLS_FORWARD = 24 * 24  # where no backward pass follows
 
 
 class RoiPooler(nn.Module):
@@ -41,7 +42,7 @@ class RoiPooler(nn.Module):
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
 
-    def forward(self, maps: Sequence[Tensor], boxes: Tensor, images: Tensor) -> Tensor:
+    def forward(self, maps: Sequence[Tensor], boxes: Tensor, images: Tensor, step: int = 1) -> Tensor:
         """Pool [R, C, P, P] from the maps, in their type; coordinates stay float32, also under autocast.
 
         With Triton on a GPU that is one kernel for all levels, and the result lies in memory with its channels last.
@@ -51,19 +52,20 @@ class RoiPooler(nn.Module):
         Args:
             boxes: float32 [R, 4], xyxy in pixels.
             images: int64 [R], which image of the maps each box is in.
+            step: of the P x P cells only every so many-th, from the first on: [R, C, ceil(P / step), ...].
         """
         with torch.autocast(boxes.device.type, enabled=False):
             level = self.levels(boxes) if len(maps) > 1 else torch.zeros_like(images)
             if self._by_kernel(maps):
                 from scaleprior.detect.faster_rcnn.kernels.roi_align import Pooling, pool
 
-                pooling = Pooling(self.resolution, 1.0 / self.strides[0], self.sampling_ratio, self.aligned)
+                pooling = Pooling(self.resolution, 1.0 / self.strides[0], self.sampling_ratio, self.aligned, step)
                 return pool(maps, boxes, images, level, pooling)
             rois = torch.cat([images[:, None].to(boxes.dtype), boxes], dim=1)
             if len(maps) == 1:
-                return self._align(maps[0], rois, self.strides[0])
+                return self._align(maps[0], rois, self.strides[0], step)
             rows = [torch.nonzero(level == number).squeeze(1) for number in range(len(maps))]
-            pooled = [self._align(*part) for part in zip(maps, (rois[r] for r in rows), self.strides)]
+            pooled = [self._align(*part, step) for part in zip(maps, (rois[r] for r in rows), self.strides)]
             # one gather puts the rows back in order
             order = torch.empty_like(level)
             order[torch.cat(rows)] = torch.arange(len(level), device=level.device)
@@ -84,20 +86,34 @@ class RoiPooler(nn.Module):
             and kernels.usable(maps[0])
         )
 
-    def _align(self, feature: Tensor, rois: Tensor, stride: int) -> Tensor:
+    def skips(self, maps: Sequence[Tensor]) -> bool:
+        """Whether cells that a step leaves out cost nothing."""
+        return self._by_kernel(maps) or all(map(self._by_matmul, maps))
+
+    def _by_matmul(self, feature: Tensor) -> bool:
         cells = feature.shape[2] * feature.shape[3]
+        most = _MATMUL_CELLS if torch.is_grad_enabled() else _MATMUL_CELLS_FORWARD
+        return feature.device.type == "cpu" and cells <= most
+
+    def _align(self, feature: Tensor, rois: Tensor, stride: int, step: int) -> Tensor:
         # 16 bits have no room for pixels: at 800 pixels a coordinate would be off by up to half of one
         wide = feature.float() if feature.dtype in (torch.float16, torch.bfloat16) else feature
         rois = rois.to(wide.dtype)
         args = wide, rois, self.resolution, 1.0 / stride, self.sampling_ratio, self.aligned
-        matmul = feature.device.type == "cpu" and self.sampling_ratio > 0 and cells <= _MATMUL_CELLS
-        # which wants the boxes of an image together
-        pooled = pool_by_matmul(*args) if matmul and bool((rois[1:, 0] >= rois[:-1, 0]).all()) else roi_align(*args)
-        return pooled.to(feature.dtype)
+        # The products want the boxes of an image together.
+        if self._by_matmul(feature) and bool((rois[1:, 0] >= rois[:-1, 0]).all()):
+            return pool_by_matmul(*args, step).to(feature.dtype)
+        return roi_align(*args)[:, :, ::step, ::step].to(feature.dtype)
 
 
 def pool_by_matmul(
-    feature: Tensor, rois: Tensor, resolution: int, scale: float, sampling_ratio: int, aligned: bool
+    feature: Tensor,
+    rois: Tensor,
+    resolution: int,
+    scale: float,
+    sampling_ratio: int,
+    aligned: bool,
+    step: int = 1,
 ) -> Tensor:
     """What ``torchvision.ops.roi_align`` computes, as ``Wy @ feature @ Wx^T`` per box.
 
@@ -106,21 +122,22 @@ def pool_by_matmul(
 
     Args:
         rois: [R, 5], the image's index and xyxy in pixels; rows of an image follow one another.
-        sampling_ratio: S > 0.
+        sampling_ratio: S, or 0.
+        step: see ``RoiPooler.forward``.
     """
     height, width = feature.shape[2:]
     box = rois[:, 1:] * scale - (0.5 if aligned else 0.0)
-    weights_x = _weights(box[:, 0], box[:, 2], width, resolution, sampling_ratio, aligned).to(feature.dtype)
-    weights_y = _weights(box[:, 1], box[:, 3], height, resolution, sampling_ratio, aligned).to(feature.dtype)
-    pooled = []
+    weights_x = _weights(box[:, 0], box[:, 2], width, resolution, sampling_ratio, aligned)[:, ::step].to(feature.dtype)
+    weights_y = _weights(box[:, 1], box[:, 3], height, resolution, sampling_ratio, aligned)[:, ::step].to(feature.dtype)
+    pooled, side = [], -(-resolution // step)
     counts = torch.bincount(rois[:, 0].to(torch.int64), minlength=len(feature)).tolist()
     for image, wy, wx in zip(feature.permute(0, 2, 3, 1), weights_y.split(counts), weights_x.split(counts)):
         if len(wy):
             # [R * P, H] @ [H, W * C] -> [R, P, W, C]; then over W: [R, 1, P, W] @ [R, P, W, C] -> [R, P, P, C]
-            rows = (wy.flatten(0, 1) @ image.reshape(height, -1)).view(len(wy), resolution, width, -1)
+            rows = (wy.flatten(0, 1) @ image.reshape(height, -1)).view(len(wy), side, width, -1)
             pooled.append(wx[:, None] @ rows)
     if not pooled:
-        return feature.new_zeros(0, feature.shape[1], resolution, resolution) + feature.sum() * 0
+        return feature.new_zeros(0, feature.shape[1], side, side) + feature.sum() * 0
     return torch.cat(pooled).permute(0, 3, 1, 2)
 
 
@@ -129,10 +146,14 @@ def _weights(low: Tensor, high: Tensor, cells: int, resolution: int, sampling_ra
     size = high - low
     if not aligned:
         size = size.clamp(min=1.0)  # the older ROIAlign pools at least one map cell
-    number = resolution * sampling_ratio
-    place = (torch.arange(number, device=low.device, dtype=low.dtype) + 0.5) / number
-    samples = low[:, None] + size[:, None] * place
-    inside = (samples >= -1) & (samples <= cells)
+    # Sample points of a pooled cell, the same number for all boxes, or as many as the box has map cells in one.
+    own = torch.full_like(size, sampling_ratio) if sampling_ratio else torch.ceil(size / resolution).clamp(min=0)
+    most = sampling_ratio or max(int(own.max()) if len(own) else 0, 1)
+    point = torch.arange(most, device=low.device, dtype=low.dtype)
+    place = (point + 0.5) / own.clamp(min=1)[:, None]
+    cell = torch.arange(resolution, device=low.device, dtype=low.dtype)
+    samples = low[:, None, None] + (cell[:, None] + place[:, None]) * (size / resolution)[:, None, None]  # [R, P, S]
+    inside = (samples >= -1) & (samples <= cells) & (point < own[:, None])[:, None]
     samples = samples.clamp(0, cells - 1)
     hat = 1 - (samples[..., None] - torch.arange(cells, device=low.device)).abs()
-    return (hat.clamp(min=0) * inside[..., None]).unflatten(1, (resolution, sampling_ratio)).mean(dim=2)
+    return (hat.clamp(min=0) * inside[..., None]).sum(dim=2) / own.clamp(min=1)[:, None, None]

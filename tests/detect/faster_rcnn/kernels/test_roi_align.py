@@ -99,6 +99,24 @@ def test_maps_may_lie_in_memory_as_they_like(device: str) -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize(("side", "step"), [(4, 2), (5, 2), (7, 3)])
+def test_cells_that_are_left_out_change_no_other(device: str, whole: bool, side: int, step: int) -> None:
+    if not whole and side > 4:
+        pytest.skip("a GPU's sizes")
+    from scaleprior.detect.faster_rcnn.kernels.roi_align import Pooling, pool
+
+    feature = some_maps(1, 5 if whole else 1, torch.float32)[0].to(device).requires_grad_()
+    boxes, zeros = some_boxes(20 if whole else 2).to(device), torch.zeros(20 if whole else 2, dtype=torch.int64)
+    found = []
+    for pooling in (Pooling(side, 0.25, 0, aligned=True, step=step), Pooling(side, 0.25, 0, aligned=True)):
+        pooled = pool([feature], boxes, zeros.to(device), zeros.to(device), pooling)
+        pooled = pooled if pooling.step == step else pooled[:, :, ::step, ::step]
+        assert pooled.shape[2:] == (-(-side // step),) * 2
+        slope = torch.linspace(0, 1, pooled.numel(), device=device).view(pooled.shape)
+        found.append((pooled.detach(), *torch.autograd.grad(pooled, feature, slope)))
+    torch.testing.assert_close(found[0], found[1])
+
+
 def test_five_levels_in_any_order(device: str, whole: bool) -> None:
     pooler = RoiPooler(1, [4, 8, 16, 32, 64], sampling_ratio=2, aligned=True)
     levels = torch.tensor([4, 0, 3, 3, 1, 2, 4, 0])
