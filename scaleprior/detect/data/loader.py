@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from scaleprior.detect.data.coco import DetectionSet, ImageRecord
 from scaleprior.detect.data.segmentation import MaskFormat, Segmentation, to_image
 from scaleprior.detect.data.store.images import ImageStore
 from scaleprior.detect.data.store.room import Room, machine_room
-from scaleprior.detect.data.transforms import ResizeAugmentation, flip, pad_images, resized_shape
+from scaleprior.detect.data.transforms import ResizeAugmentation, mirror_boxes, paste, resized_shape
 from scaleprior.errors import UserError
+from scaleprior.training.device import resolve_device
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -31,8 +32,17 @@ if TYPE_CHECKING:
 __all__ = ["DetectionBatch", "TrainLoader", "batch_order", "usable"]
 
 _AUGMENT = 1  # keeps the generators of order and augmentation apart
-_Item = tuple[Tensor, Tensor, Tensor, "int | str", "list[Segmentation] | None"]
-"""Image, boxes, classes, id, masks."""
+_Item = tuple[Tensor, Tensor, "int | str", "list[Segmentation] | None"]
+"""Boxes, classes, id, masks."""
+
+
+class _Drawn(NamedTuple):
+    """An image of a step: its place in ``TrainLoader.entries``, the shorter side and the (height, width) it gets."""
+
+    entry: int
+    size: int
+    shape: tuple[int, int]
+    mirrored: bool
 
 
 @dataclass(frozen=True)
@@ -92,6 +102,7 @@ class TrainLoader:
         cache_bytes, strict, room: see :class:`ImageStore`.
         rank, processes: this process and how many there are.
         mask_format: how masks leave it, of sets that were read with them.
+        pinned: images lie in memory that a GPU copies from while the step goes on.
     """
 
     def __init__(
@@ -111,6 +122,7 @@ class TrainLoader:
         rank: int = 0,
         processes: int = 1,
         mask_format: MaskFormat = "polygon",
+        pinned: bool = False,
     ) -> None:
         assert batch_size % processes == 0, (batch_size, processes)  # so that a mean over processes is one over images
         self.stores = [
@@ -129,12 +141,13 @@ class TrainLoader:
         self.grouping = grouping
         self.slots = range(rank, batch_size, processes)
         self.mask_format: MaskFormat = mask_format
+        self.pinned = pinned
 
     @classmethod
     def from_config(
         cls, cfg: CfgNode, sets: Sequence[DetectionSet], *, rank: int = 0, processes: int = 1
     ) -> TrainLoader:
-        """Read ``INPUT``, ``DATALOADER``, ``SOLVER.IMS_PER_BATCH``, ``SEED`` and what keeps decoded images."""
+        """Read ``INPUT``, ``DATALOADER``, ``SOLVER.IMS_PER_BATCH``, ``SEED``, the device and what keeps images."""
         return cls(
             sets,
             ResizeAugmentation.from_config(cfg),
@@ -150,6 +163,7 @@ class TrainLoader:
             mask_format=cfg.INPUT.get("MASK_FORMAT", "polygon"),
             rank=rank,
             processes=processes,
+            pinned=resolve_device(cfg.MODEL.DEVICE).type == "cuda",
         )
 
     def batches(self, first_step: int, steps: int) -> Generator[DetectionBatch, None, None]:
@@ -168,64 +182,68 @@ class TrainLoader:
 
     def _one_by_one(self, jobs: Iterator[tuple[int, list[int]]]) -> Iterator[DetectionBatch]:
         for step, entries in jobs:
-            yield self._collate(step, entries, [self._prepare(step, slot, entries[slot]) for slot in self.slots])
+            images, drawn = self._begun(step, entries)
+            yield self._batch(images, drawn, [self._prepare(*each) for each in zip(drawn, images)])
 
     def _threaded(self, jobs: Iterator[tuple[int, list[int]]]) -> Iterator[DetectionBatch]:
         pool = ThreadPoolExecutor(self.threads)
+        # no thread should wait for the step: the batch that comes next, and behind it images for all threads
+        depth = 1 + max(1, -(-self.threads // len(self.slots)))
         try:
-            ahead: deque = deque()
+            ahead: deque[tuple[Tensor, list[_Drawn], list[Future[_Item]]]] = deque()
             for step, entries in jobs:
-                items = [pool.submit(self._prepare, step, slot, entries[slot]) for slot in self.slots]
-                ahead.append((step, entries, items))
-                if len(ahead) > 2:
-                    yield self._collated_when_ready(*ahead.popleft())
+                images, drawn = self._begun(step, entries)
+                ahead.append((images, drawn, [pool.submit(self._prepare, *each) for each in zip(drawn, images)]))
+                if len(ahead) > depth:
+                    yield self._batch_when_ready(*ahead.popleft())
             while ahead:
-                yield self._collated_when_ready(*ahead.popleft())
+                yield self._batch_when_ready(*ahead.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _collated_when_ready(self, step: int, entries: list[int], items: list[Future[_Item]]) -> DetectionBatch:
-        return self._collate(step, entries, [item.result() for item in items])
+    def _batch_when_ready(self, images: Tensor, drawn: list[_Drawn], items: list[Future[_Item]]) -> DetectionBatch:
+        return self._batch(images, drawn, [item.result() for item in items])
 
-    def _collate(self, step: int, entries: list[int], items: Sequence[_Item]) -> DetectionBatch:
-        images, boxes, classes, ids, masks = zip(*items)
-        batch, sizes = pad_images(images, self._canvas(step, entries))
+    def _batch(self, images: Tensor, drawn: list[_Drawn], items: Sequence[_Item]) -> DetectionBatch:
+        boxes, classes, ids, masks = zip(*items)
         all_masks = None if None in masks else list(masks)
-        return DetectionBatch(batch, sizes, list(boxes), list(classes), list(ids), list(self.slots), all_masks)
+        sizes = [each.shape for each in drawn]
+        return DetectionBatch(images, sizes, list(boxes), list(classes), list(ids), list(self.slots), all_masks)
 
-    def _canvas(self, step: int, entries: list[int]) -> tuple[int, int]:
-        """(H, W) that the images of all processes fit in."""
-        shapes = [self._shape(step, slot, entry) for slot, entry in enumerate(entries)]
-        return max(height for height, _ in shapes), max(width for _, width in shapes)
+    def _begun(self, step: int, entries: list[int]) -> tuple[Tensor, list[_Drawn]]:
+        """Room for the images of a step, as much as those of any process need, and what is drawn for each of them."""
+        drawn = [self._drawn(step, slot, entry) for slot, entry in enumerate(entries)]
+        canvas = max(each.shape[0] for each in drawn), max(each.shape[1] for each in drawn)
+        own = [drawn[slot] for slot in self.slots]
+        make = torch.empty if all(each.shape == canvas for each in own) else torch.zeros
+        return make((len(own), 3, *canvas), dtype=torch.uint8, pin_memory=self.pinned), own
 
-    def _shape(self, step: int, slot: int, entry: int) -> tuple[int, int]:
-        store, index = self.entries[entry]
+    def _drawn(self, step: int, slot: int, entry: int) -> _Drawn:
+        augmentation, (store, index) = self.augmentation, self.entries[entry]
+        size, mirrored = augmentation.only_size, False
+        if size is None or slot in self.slots:  # a generator takes longer than all else here
+            size, mirrored = augmentation.draw(np.random.default_rng([self.seed, _AUGMENT, step, slot]))
         record = store.data.records[index]
-        size, _ = self._drawn(step, slot)
-        return resized_shape(record.height, record.width, size, self.augmentation.longest)
+        return _Drawn(entry, size, resized_shape(record.height, record.width, size, augmentation.longest), mirrored)
 
-    def _drawn(self, step: int, slot: int) -> tuple[int, bool]:
-        return self.augmentation.draw(np.random.default_rng([self.seed, _AUGMENT, step, slot]))
-
-    def _prepare(self, step: int, slot: int, entry: int) -> _Item:
-        store, index = self.entries[entry]
-        record = store.data.records[index]
-        augmentation = self.augmentation
-        size, mirrored = self._drawn(step, slot)
-        image = store.load(index, size, augmentation.longest, keep=augmentation.only_size is not None)
-        height, width = image.shape[1:]
+    def _prepare(self, drawn: _Drawn, row: Tensor) -> _Item:
+        """Write the image into ``row``, uint8 [3, H, W]; what else there is of it."""
+        store, index = self.entries[drawn.entry]
+        record, (height, width) = store.data.records[index], drawn.shape
+        keep, direction = self.augmentation.only_size is not None, self.augmentation.direction if drawn.mirrored else ""
+        paste(store.load(index, drawn.size, self.augmentation.longest, keep=keep), row, mirrored=direction)
         scale = np.array([width / record.width, height / record.height] * 2, dtype=np.float32)
         boxes, classes = record.boxes[~record.crowd] * scale, record.classes[~record.crowd]
-        if mirrored:
-            image, boxes = flip(image, boxes, augmentation.direction)
+        if direction:
+            boxes = mirror_boxes(boxes, drawn.shape, direction)
         limit = np.array([width, height] * 2, dtype=np.float32)
         boxes = boxes.clip(0, limit)
         visible = ((boxes[:, 2:] - boxes[:, :2]) > 1e-5).all(axis=1)
-        masks = self._masks(record, (height, width), mirrored=mirrored)
+        masks = self._masks(record, drawn.shape, mirrored=drawn.mirrored)
         if masks is not None:
             visible &= np.array([mask.visible for mask in masks], dtype=bool)
             masks = [mask for mask, stays in zip(masks, visible) if stays]
-        return image, torch.from_numpy(boxes[visible]), torch.from_numpy(classes[visible]), record.id, masks
+        return torch.from_numpy(boxes[visible]), torch.from_numpy(classes[visible]), record.id, masks
 
     def _masks(self, record: ImageRecord, shape: tuple[int, int], *, mirrored: bool) -> list[Segmentation] | None:
         """Of all objects but crowds, in the resized image."""

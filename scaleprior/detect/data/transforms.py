@@ -16,7 +16,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-__all__ = ["ResizeAugmentation", "flip", "pad_images", "resize", "resized_shape"]
+__all__ = ["ResizeAugmentation", "mirror_boxes", "pad_images", "paste", "resize", "resized_shape"]
 
 
 def resized_shape(height: int, width: int, short: int, longest: int) -> tuple[int, int]:
@@ -36,12 +36,32 @@ def resize(image: Tensor, shape: tuple[int, int]) -> Tensor:
     return F.interpolate(image[None], size=shape, mode="bilinear", antialias=True)[0]
 
 
-def flip(image: Tensor, boxes: np.ndarray, direction: str) -> tuple[Tensor, np.ndarray]:
-    """Mirrored left-right ("horizontal") or upside down ("vertical"): x becomes width - x, y becomes height - y."""
-    axis, size = (0, image.shape[2]) if direction == "horizontal" else (1, image.shape[1])
+def mirror_boxes(boxes: np.ndarray, shape: tuple[int, int], direction: str) -> np.ndarray:
+    """Those of a (height, width) mirrored left-right ("horizontal") or upside down ("vertical").
+
+    x becomes width - x, y becomes height - y.
+    """
+    axis, size = (0, shape[1]) if direction == "horizontal" else (1, shape[0])
     boxes = boxes.copy()
     boxes[:, [axis, axis + 2]] = size - boxes[:, [axis + 2, axis]]
-    return image.flip(2 - axis), boxes
+    return boxes
+
+
+def paste(image: Tensor, row: Tensor, *, mirrored: str = "") -> None:
+    """Write ``image`` into the upper left corner of ``row``, uint8 [3, H, W].
+
+    Args:
+        mirrored: "horizontal", "vertical" or "".
+    """
+    corner = row[:, : image.shape[1], : image.shape[2]]
+    pixels = image.permute(1, 2, 0)
+    if not pixels.is_contiguous():
+        corner.copy_(image.flip(2 if mirrored == "horizontal" else 1) if mirrored else image)
+        return
+    import cv2  # takes channels apart five times as fast as a copy by strides
+
+    turned = cv2.flip(pixels.numpy(), int(mirrored == "horizontal")) if mirrored else pixels.numpy()
+    cv2.split(turned, list(corner.numpy()))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from scaleprior.detect.data.coco import DetectionSet, load_coco
 from scaleprior.detect.data.loader import TrainLoader, batch_order, usable
 from scaleprior.detect.data.segmentation import Bitmap, MaskFormat, Polygons
 from scaleprior.detect.data.store.images import ImageStore
-from scaleprior.detect.data.transforms import ResizeAugmentation, flip, resize, resized_shape
+from scaleprior.detect.data.transforms import ResizeAugmentation, mirror_boxes, paste, resize, resized_shape
 from scaleprior.errors import UserError
 from tests.corpus.images.files import TURNS, exif, noise, pillow, save
 from tests.detect.conftest import add_outlines, data_overrides, make_coco, tiny_config
@@ -36,7 +36,8 @@ def test_a_resumed_order_goes_on_and_threads_change_nothing(tmp_path: Path) -> N
     data = load_coco(*make_coco(tmp_path), name="tiny")
     whole = _flat(_loader(data), 0, 7)
     assert whole[4:] == _flat(_loader(data), 4, 7)
-    assert whole == _flat(_loader(data, threads=3, cache_bytes=10_000), 0, 7)
+    for threads in (1, 3, 11):
+        assert whole == _flat(_loader(data, threads=threads, cache_bytes=10_000), 0, 7)
     assert whole != _flat(_loader(data, seed=2), 0, 7)
 
 
@@ -54,6 +55,19 @@ def test_the_shares_of_processes_are_the_batch_of_one_padded_alike(tmp_path: Pat
                 assert part.boxes[place].equal(whole.boxes[slot])
                 assert part.classes[place].equal(whole.classes[slot])
     assert any(len({tuple(size) for size in batch.sizes}) > 1 for batch in alone)  # else any padding would do
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("threads", ["0", "2"])
+def test_images_for_a_gpu_lie_where_it_copies_from(tmp_path: Path, threads: str) -> None:
+    path, root = make_coco(tmp_path)
+    words = [*data_overrides(path, root), "MODEL.DEVICE", "cuda", "DATALOADER.NUM_WORKERS", threads]
+    data = load_coco(path, root, name="tiny")
+    plain = _flat(TrainLoader.from_config(tiny_config("FPN", [*words, "MODEL.DEVICE", "cpu"]).cfg, [data]), 0, 4)
+    loader = TrainLoader.from_config(tiny_config("FPN", words).cfg, [data])
+    assert all(batch.images.is_pinned() for batch in loader.batches(0, 4))
+    assert _flat(loader, 0, 4) == plain
 
 
 def test_every_epoch_sees_every_image_once() -> None:
@@ -102,15 +116,33 @@ def test_boxes_are_cut_to_the_image_and_those_outside_dropped(tmp_path: Path) ->
     assert len(boxes[101]) == 1  # of two
 
 
-def test_flip_by_hand() -> None:
-    image = torch.arange(6, dtype=torch.uint8).view(1, 2, 3).expand(3, 2, 3)
+@pytest.mark.parametrize("interleaved", [True, False])
+def test_mirrored_by_hand(interleaved: bool) -> None:
+    image = torch.stack([torch.arange(6, dtype=torch.uint8).view(2, 3) + 10 * channel for channel in range(3)])
+    if interleaved:  # as decoders write it
+        image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    for mirrored, expected in (
+        ("", [[0, 1, 2], [3, 4, 5]]),
+        ("horizontal", [[2, 1, 0], [5, 4, 3]]),
+        ("vertical", [[3, 4, 5], [0, 1, 2]]),
+    ):
+        row = torch.full((3, 3, 5), 99, dtype=torch.uint8)
+        paste(image, row, mirrored=mirrored)
+        assert row[:, :2, :3].tolist() == (torch.tensor(expected) + torch.tensor([0, 10, 20]).view(3, 1, 1)).tolist()
+        assert (row[:, 2:] == 99).all()
+        assert (row[:, :, 3:] == 99).all()
     box = np.array([[0.0, 0.0, 1.0, 2.0]], dtype=np.float32)
-    mirrored, boxes = flip(image, box, "horizontal")
-    assert mirrored[0].tolist() == [[2, 1, 0], [5, 4, 3]]
-    assert boxes.tolist() == [[2.0, 0.0, 3.0, 2.0]]
-    turned, boxes = flip(image, np.array([[0.0, 0.0, 1.0, 1.0]], dtype=np.float32), "vertical")
-    assert turned[0].tolist() == [[3, 4, 5], [0, 1, 2]]
-    assert boxes.tolist() == [[0.0, 1.0, 1.0, 2.0]]
+    assert mirror_boxes(box, (2, 3), "horizontal").tolist() == [[2.0, 0.0, 3.0, 2.0]]
+    assert mirror_boxes(box - [0, 0, 0, 1], (2, 3), "vertical").tolist() == [[0.0, 1.0, 1.0, 2.0]]
+
+
+def test_pixels_are_resized_to_the_same_bits_whatever_their_strides() -> None:
+    """An image in the size of one run comes from channels apart, in that of another from pixels as they are decoded."""
+    generator = np.random.default_rng(0)
+    for _ in range(40):
+        height, width, *shape = generator.integers(1, 90, 4).tolist()
+        pixels = torch.from_numpy(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)).permute(2, 0, 1)
+        assert torch.equal(resize(pixels, (shape[0], shape[1])), resize(pixels.contiguous(), (shape[0], shape[1])))
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from PIL import Image
 from scaleprior.corpus.images.orientation import stored
 from scaleprior.detect.data.coco import DetectionSet, load_coco
 from scaleprior.detect.data.loader import TrainLoader
-from scaleprior.detect.faster_rcnn.engine import _evaluate_set
+from scaleprior.detect.faster_rcnn.evaluating import evaluate_set
 from scaleprior.detect.faster_rcnn.model import build_detector
 from scaleprior.detect.faster_rcnn.predict import predict
 from scaleprior.errors import UserError
+from scaleprior.training.processes import ProcessGroup
 from tests.corpus.images.files import exif, save
 from tests.detect.conftest import data_overrides, make_coco, tiny_config
 
@@ -62,10 +63,10 @@ def test_training_and_evaluation_see_the_same(tmp_path: Path, cache: str) -> Non
 def test_strictness_reaches_the_evaluation(tmp_path: Path) -> None:
     path, root = make_coco(tmp_path, 2)
     (root / "001.png").write_bytes((root / "001.png").read_bytes() + b"x")
-    data = load_coco(path, root, name="tiny")
+    data, alone = load_coco(path, root, name="tiny"), ProcessGroup(0, 1, torch.device("cpu"))
     words = [*data_overrides(path, root), "MODEL.ROI_HEADS.NUM_CLASSES", "2"]
     cfg = tiny_config("FPN", words).cfg
-    assert _evaluate_set(cfg, build_detector(cfg), data, tmp_path, None).images == 2
+    assert evaluate_set(cfg, build_detector(cfg), data, tmp_path, alone).images == 2
     cfg = tiny_config("FPN", [*words, "SCALEPRIOR.STRICT_IMAGES", "True"]).cfg
     with pytest.raises(UserError, match=r"001\.png: PNG with bytes after the end"):
-        _evaluate_set(cfg, build_detector(cfg), data, tmp_path, None)
+        evaluate_set(cfg, build_detector(cfg), data, tmp_path, alone)

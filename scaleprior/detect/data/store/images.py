@@ -19,7 +19,7 @@ from scaleprior.detect.data.image_sizes import EXIF_HINT, SIZE_HINT, describe_si
 from scaleprior.detect.data.oddities import Oddities
 from scaleprior.detect.data.store.room import Room
 from scaleprior.detect.data.store.stored import StoredImages, source_of
-from scaleprior.detect.data.transforms import resize, resized_shape
+from scaleprior.detect.data.transforms import paste, resize, resized_shape
 from scaleprior.errors import UserError
 
 __all__ = ["ImageStore"]
@@ -126,7 +126,9 @@ class ImageStore:
             self.decoded += 1
         if size is not None:
             shape = resized_shape(record.height, record.width, *size)
-            image = resize(_to_tensor(image, None), shape).contiguous().numpy()
+            resized = resize(_to_tensor(image, None), shape)
+            image = np.empty((3, *shape), dtype=np.uint8)
+            paste(resized, torch.from_numpy(image))
         return image, not odd
 
     def _on_disk(self, size: Size | None) -> StoredImages | None:

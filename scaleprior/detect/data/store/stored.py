@@ -119,8 +119,8 @@ class StoredImages:
     def _mark(self, index: int, source: Source) -> bytes:
         return hashlib.blake2b(repr((source, self._shapes[index])).encode("utf-8", "replace"), digest_size=16).digest()
 
-    def _path(self, index: int) -> Path:
-        return self._folder / f"{index // _IN_A_FOLDER:03d}" / f"{index:06d}"
+    def _path(self, index: int) -> str:
+        return f"{self._folder}/{index // _IN_A_FOLDER:03d}/{index:06d}"
 
     def _read(self, index: int, mark: bytes) -> np.ndarray | None:
         pixels, tail = np.empty(self._shapes[index], dtype=np.uint8), bytearray(_TAIL.size)
@@ -145,7 +145,7 @@ class StoredImages:
     def _write(self, index: int, mark: bytes, pixels: np.ndarray) -> bool:
         """Whether it could be."""
         assert (pixels.shape, pixels.dtype) == (self._shapes[index], np.uint8)
-        path, pixels = self._path(index), np.ascontiguousarray(pixels)
+        path, pixels = Path(self._path(index)), np.ascontiguousarray(pixels)
         try:
             path.parent.mkdir(exist_ok=True)  # not the set's folder, if somebody removed that
             with (
