@@ -1,22 +1,70 @@
-"""Which errors say that memory ran out, on the host or on a GPU."""
+"""Which errors say that memory ran out, and whose: the host's or a GPU's."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Literal
+
 import torch
 
-__all__ = ["is_out_of_memory"]
+from scaleprior.errors import FailureError
 
-_SAID = (
-    "DefaultCPUAllocator",
+__all__ = ["Memory", "OutOfMemory", "causes", "is_out_of_memory", "memory_that_ran_out"]
+
+Memory = Literal["gpu", "host"]
+
+_HOST = ("DefaultCPUAllocator",)
+_GPU = (
+    "CUDA out of memory",
     "CUDA error: out of memory",
+    "CUDA_ERROR_OUT_OF_MEMORY",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 )
 """In the texts of plain RuntimeErrors: of the host's allocator, and of what takes a GPU's memory beside torch's."""
 
 
+class OutOfMemory(FailureError):
+    """Memory ran out, told in the words of whoever knows what it was needed for.
+
+    Attributes:
+        memory: whose.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", memory: Memory = "gpu") -> None:
+        super().__init__(message, hint=hint)
+        self.memory: Memory = memory
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` is of Python, torch or a library that was refused memory."""
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID)
+    return _refused(error) is not None
+
+
+def memory_that_ran_out(error: BaseException) -> Memory | None:
+    """Whose memory ran out, by ``error`` or by one that led to it; None where it is another kind of error."""
+    for each in causes(error):
+        memory = each.memory if isinstance(each, OutOfMemory) else _refused(each)
+        if memory is not None:
+            return memory
+    return None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those before it: the end of a recording, say, fails for the error that ended it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _refused(error: BaseException) -> Memory | None:
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "gpu"
+    if isinstance(error, MemoryError):
+        return "host"
+    if not isinstance(error, RuntimeError) or isinstance(error, FailureError):
+        return None
+    said = str(error)
+    return "host" if any(text in said for text in _HOST) else "gpu" if any(text in said for text in _GPU) else None

@@ -18,6 +18,7 @@ from scaleprior.pretrain.loop.compiled import compile_errors
 from scaleprior.pretrain.loop.memory import Memory, fitting_images, memory_errors, memory_errors_elsewhere
 from scaleprior.pretrain.losses.targets import Targets
 from scaleprior.pretrain.network.pretrainer import Pretrainer
+from scaleprior.training.memory import OutOfMemory
 
 GIB = 2**30
 IMAGES = 64
@@ -48,8 +49,9 @@ class Gpu:
 
 
 def said_by(gpu: Gpu, *, parts: int = 1) -> str:
-    with pytest.raises(FailureError) as caught, memory_errors(7, batch(), parts=parts, memory=gpu.memory):
+    with pytest.raises(OutOfMemory) as caught, memory_errors(7, batch(), parts=parts, memory=gpu.memory):
         gpu.taken(IMAGES // parts)
+    assert caught.value.memory == "gpu"
     return str(caught.value)
 
 

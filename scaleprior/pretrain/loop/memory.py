@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scaleprior.errors import FailureError, ScalePriorError
-from scaleprior.training.memory import is_out_of_memory
+from scaleprior.errors import ScalePriorError
+from scaleprior.training.memory import OutOfMemory, causes, is_out_of_memory, memory_that_ran_out
 from scaleprior.training.resources import bytes_in_words
 from scaleprior.wording import counted, parameter
 
@@ -47,7 +47,7 @@ def memory_errors(
         memory: asked for it once it has run out; None where nobody can tell, as on a CPU.
 
     Raises:
-        FailureError: memory ran out; with the batch and, where it can be found out, what would fit.
+        OutOfMemory: memory ran out; with the batch and, where it can be found out, what would fit.
     """
     try:
         yield
@@ -56,12 +56,13 @@ def memory_errors(
         said = _said(e)
         if said is None:
             raise
-        for each in _chain(e):  # whoever waits for this block to end still holds the error, and so its frames' tensors
+        whose = memory_that_ran_out(e) or "host"
+        for each in causes(e):  # whoever waits for this block to end still holds the error, and so its frames' tensors
             traceback.clear_frames(each.__traceback__)
     height, width = batch.images.shape[1:3]
     what = f"memory ran out at step {step}, {counted(len(batch), 'images')} of {height}x{width} pixels"
     what += f" in {parts} parts" if parts > 1 else ""
-    raise FailureError(f"{what}: {said}", hint=_way_on(len(batch), parts, memory(batch)))
+    raise OutOfMemory(f"{what}: {said}", hint=_way_on(len(batch), parts, memory(batch)), memory=whose)
 
 
 @contextlib.contextmanager
@@ -69,7 +70,7 @@ def memory_errors_elsewhere() -> Iterator[None]:
     """Around all of a run: what is built before its steps, decoded for them on a GPU, and measured after them.
 
     Raises:
-        FailureError: memory ran out.
+        OutOfMemory: memory ran out.
     """
     try:
         yield
@@ -79,23 +80,16 @@ def memory_errors_elsewhere() -> Iterator[None]:
             raise
         hint = f"free memory, where another process has some, and go on with {parameter('resume', True)}: "
         hint += "what was saved is whole; or take a smaller PRETRAIN.BATCH_SIZE or PRETRAIN.INPUT.SIZE"
-        raise FailureError(f"memory ran out: {said}", hint=hint) from e
+        raise OutOfMemory(f"memory ran out: {said}", hint=hint, memory=memory_that_ran_out(e) or "host") from e
 
 
 def _said(error: BaseException) -> str | None:
     """What was asked for in vain; None where memory did not run out."""
-    ran_out = None if isinstance(error, ScalePriorError) else next(filter(is_out_of_memory, _chain(error)), None)
+    ran_out = None if isinstance(error, ScalePriorError) else next(filter(is_out_of_memory, causes(error)), None)
     if ran_out is None:
         return None
     said = " ".join(str(ran_out).split()) or type(ran_out).__name__
     return said[said.find("Tried to allocate") :].split(". ")[0] if "Tried to allocate" in said else said[:160]
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and those before it: the end of a recording, say, fails for the error that ended it."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _way_on(images: int, parts: int, memory: Memory | None) -> str:
