@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from scaleprior.errors import FailureError, UserError
 
@@ -26,6 +27,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     run.add_argument("spec", help="study spec (YAML); a name such as studies/quickstart.yaml finds a shipped one")
     run.add_argument("--out", type=Path, help="the study's folder (default: the spec's name)")
     run.add_argument("--jobs", type=int, metavar="N", help="cells at a time (default: as many as cores or GPUs allow)")
+    run.add_argument(
+        "--jobs-per-gpu",
+        type=_per_gpu,
+        metavar="N|auto",
+        help="cells at a time on each GPU, in place of --jobs; auto: as many as its memory and its use leave room for",
+    )
     run.add_argument("--engine", metavar="NAME", help="auto, torchvision, detectron2, ...: overrides the spec's engine")
     run.add_argument("--executor", metavar="NAME", help="what runs the cells: overrides the spec's executor")
     run.add_argument(
@@ -68,15 +75,25 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     report.set_defaults(handler=_report)
 
 
+def _per_gpu(word: str) -> int | str:
+    """A number where it is one; what else it may be, and how large, is for the executor to say."""
+    try:
+        return int(word)
+    except ValueError:
+        return word
+
+
 def _run(args: argparse.Namespace) -> int:
     from scaleprior.study import load_spec
 
+    logging.getLogger("scaleprior.study.executors").setLevel(logging.INFO)  # how many cells a GPU was found to hold
     spec = load_spec(args.spec, args.opts)
     out = args.out or Path(spec.name)
     return run_and_report(
         spec,
         out,
         jobs=args.jobs,
+        jobs_per_gpu=args.jobs_per_gpu,
         engine=args.engine,
         executor=args.executor,
         check=args.check,
@@ -91,6 +108,7 @@ def run_and_report(
     *,
     jobs: int | None,
     as_json: bool,
+    jobs_per_gpu: int | Literal["auto"] | None = None,
     engine: str | None = None,
     executor: str | None = None,
     check: bool = True,
@@ -116,6 +134,7 @@ def run_and_report(
             spec,
             out,
             jobs=jobs,
+            jobs_per_gpu=jobs_per_gpu,
             engine=engine,
             executor=executor,
             check=check,

@@ -6,12 +6,13 @@
         cell.json       what the process that runs the cell has to know
         running         the cell was begun; true while a runner holds the lock, left over otherwise
         progress.json   how far it is
+        sharing.json    where it runs, and with how many; memory.json: what it takes of its GPU
         result.json     what it measured: it is done
         error.json      why its last attempt failed
 
-Every file is written whole under a temporary name and renamed, by one process alone: ``study.json`` and ``running`` by
-the runner, the others by the cell's own process. So a kill of either at any moment leaves a folder that says the truth,
-and a cell whose folder is removed is one that has not been run.
+Every file is written whole under a temporary name and renamed, by one process alone: ``study.json``, ``running`` and
+``sharing.json`` by the runner, the others by the cell's own process. So a kill of either at any moment leaves a folder
+that says the truth, and a cell whose folder is removed is one that has not been run.
 """
 
 from __future__ import annotations

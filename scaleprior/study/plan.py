@@ -1,7 +1,7 @@
 """What a study is before it runs: its grid, what of it is done, what is missing, and its work in steps and images.
 
 Work is counted, time is not guessed: seconds come from whoever measured a step, or from cells that are done. A cell is
-fine-tuned by one process on one device, so with GPUs::
+fine-tuned by one process on one device, or on its part of one where cells share it, so with GPUs::
 
     GPU hours = steps x seconds a step / 3600
 """
@@ -76,11 +76,13 @@ class Rate:
     Attributes:
         cells: done cells that it was measured in; 0 where it was given.
         evaluation: seconds that such a cell evaluated for; None where it was given.
+        at_once: cells that shared the GPU or the machine meanwhile, on average over the time; 1 where nobody said.
     """
 
     seconds: float
     cells: int = 0
     evaluation: float | None = None
+    at_once: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class StudyPlan:
     Attributes:
         missing: of each architecture, backbones that are not here.
         rates: of (architecture, arm); none where nobody measured.
-        pretraining_rates: of an architecture, measured seconds an image that pretraining sees.
+        pretraining_rates: of an architecture, measured seconds of a device for an image that pretraining sees.
     """
 
     name: str
@@ -115,12 +117,13 @@ class StudyPlan:
     def seconds_left(self) -> dict[tuple[str, str], float | None]:
         """Seconds of fine-tuning that each (architecture, arm) still needs, on one device; None: nobody measured.
 
-        Evaluation is in it where it was measured.
+        Evaluation is in it where it was measured. Of cells that shared a device, each counts with its part of the time.
         """
         found: dict[tuple[str, str], float | None] = {}
         for group, cells in self.groups().items():
             left, rate = [cell for cell in cells if cell.state != "done"], self.rates.get(group)
-            found[group] = sum(c.steps * rate.seconds + (rate.evaluation or 0.0) for c in left) if rate else None
+            seconds = sum(c.steps * rate.seconds + (rate.evaluation or 0.0) for c in left) if rate else None
+            found[group] = seconds / rate.at_once if rate and seconds is not None else None
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -264,25 +267,30 @@ def _pretrainings(
 
 def _measured(view: StudyView) -> dict[tuple[str, str], Rate]:
     """Seconds a step of each (architecture, arm) that has cells which are done."""
-    groups: dict[tuple[str, str], list[tuple[int, float, float]]] = {}
+    groups: dict[tuple[str, str], list[tuple[int, float, float, float]]] = {}
     for cell, result in view.finished():
         steps, _ = fine_tuning_work(cell.finetune_config().cfg)
         if steps and "finetune" in result.seconds:
-            measured = steps, result.seconds["finetune"], result.seconds.get("evaluate", 0.0)
+            tuning, evaluation = result.seconds["finetune"], result.seconds.get("evaluate", 0.0)
+            at_once = result.cells_at_once
+            own = tuning / at_once.get("finetune", 1.0) + evaluation / at_once.get("evaluate", 1.0)
+            measured = steps, tuning, evaluation, own
             groups.setdefault((cell.arch, cell.arm), []).append(measured)
     rates = {}
     for group, measured in groups.items():
-        steps, seconds, evaluation = (sum(column) for column in zip(*measured))
-        rates[group] = Rate(seconds / steps, len(measured), evaluation / len(measured))
+        steps, seconds, evaluation, own = (sum(column) for column in zip(*measured))
+        at_once = (seconds + evaluation) / own if own else 1.0
+        rates[group] = Rate(seconds / steps, len(measured), evaluation / len(measured), at_once)
     return rates
 
 
 def _pretraining_rates(view: StudyView) -> dict[str, float]:
-    """Seconds an image that pretraining sees, of each architecture that has finished one."""
+    """Seconds of a device for an image that pretraining sees, of each architecture that has finished one."""
     seen: dict[str, dict[str, tuple[float, int]]] = {}
     for cell, result in view.finished():
         if result.pretrain is not None and result.pretrain.images_seen and "pretrain" in result.seconds:
-            runs, measured = seen.setdefault(cell.arch, {}), (result.seconds["pretrain"], result.pretrain.images_seen)
+            own = result.seconds["pretrain"] / result.cells_at_once.get("pretrain", 1.0)
+            runs, measured = seen.setdefault(cell.arch, {}), (own, result.pretrain.images_seen)
             # of the arms that share it, the first pretrained it; each later one has its look at it on top
             runs[cell.backbone_name] = min(runs.get(cell.backbone_name, measured), measured)
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class CellResult:
         pretrain: of its backbone; None from scratch, and with a backbone that was trained elsewhere.
         seconds, cpu_seconds: wall and CPU time of each stage, summed over attempts.
         versions: of the programs that ran it.
+        cells_at_once: of each stage, how many cells shared its GPU, or its machine, on average over its time; itself
+            included. Empty where the executor did not say, and in what earlier versions wrote.
     """
 
     detection: DetectionResult
@@ -34,6 +36,14 @@ class CellResult:
     seconds: Mapping[str, float]
     cpu_seconds: Mapping[str, float]
     versions: Mapping[str, str]
+    cells_at_once: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def mean_at_once(self) -> float | None:
+        """Cells at once over all stages, each as long as it was; None where nobody said."""
+        told = {stage: seconds for stage, seconds in self.seconds.items() if stage in self.cells_at_once}
+        total = sum(told.values())
+        return sum(self.cells_at_once[s] * seconds for s, seconds in told.items()) / total if total else None
 
     def save(self, folder: Path) -> None:
         """Write ``result.json``, which makes the cell of ``folder`` done."""
@@ -43,6 +53,8 @@ class CellResult:
         raw["detection"] = self.detection.to_dict()
         raw["seconds"], raw["cpu_seconds"] = dict(self.seconds), dict(self.cpu_seconds)
         raw["versions"] = dict(self.versions)
+        if self.cells_at_once:
+            raw["cells_at_once"] = dict(self.cells_at_once)
         write_json(folder / RESULT_FILE, raw)
 
     @classmethod
@@ -63,11 +75,13 @@ class CellResult:
                 seconds=raw["seconds"],
                 cpu_seconds=raw["cpu_seconds"],
                 versions=raw["versions"],
+                cells_at_once=raw.get("cells_at_once", {}),
             )
         except (KeyError, TypeError) as e:
             raise UserError(f"{path} is damaged: {e}", hint=_HINT) from e
-        for name, kind in (("seconds", is_number), ("cpu_seconds", is_number), ("versions", _is_text)):
-            value = raw[name]
+        numbers = ("seconds", "cpu_seconds", "cells_at_once")
+        for name, kind in (*((name, is_number) for name in numbers), ("versions", _is_text)):
+            value = getattr(result, name)
             if not isinstance(value, dict) or not all(map(kind, value.values())):
                 raise UserError(f"{path} is damaged: {name} is {value!r}", hint=_HINT)
         return result

@@ -9,20 +9,23 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
-from scaleprior.files import remove_leftovers, write_json
+from scaleprior.files import remove_leftovers
 from scaleprior.progress import ProgressFn
 from scaleprior.study.cells import plan_cells
 from scaleprior.study.check import check_study
 from scaleprior.study.executors.executor import Executor, check_executor, get_executor
+from scaleprior.study.failure import ERROR_FILE, Failure
 from scaleprior.study.folder import StudyFolder, StudyRecord
 from scaleprior.study.prepare import PrepareProgress, describe_data, prepare_data
 from scaleprior.study.result import RESULT_FILE
 from scaleprior.study.rungs import AbsentRung, skip_absent
+from scaleprior.study.sharing import SHARING_FILE
 from scaleprior.study.spec import StudySpec
-from scaleprior.study.status import CellStatus, StudyView, cell_error, study_view
+from scaleprior.study.status import CellStatus, StudyView, study_view
 from scaleprior.wording import flag, parameter
 
 __all__ = ["StudyOutcome", "run_study"]
@@ -47,6 +50,7 @@ def run_study(
     out: Path,
     *,
     jobs: int | None = None,
+    jobs_per_gpu: int | Literal["auto"] | None = None,
     engine: str | None = None,
     executor: Executor | str | None = None,
     check: bool = True,
@@ -59,9 +63,11 @@ def run_study(
     Args:
         out: the study's folder; made if absent, gone on with if it holds this study.
         jobs: cells at a time; by default what the executor takes (the local one: as many as cores or GPUs allow).
+        jobs_per_gpu: in its place, cells at a time on each GPU; "auto" lets the local executor find out how many. An
+            option of the executor, over the spec's.
         engine: overrides the spec's.
         executor: a name overrides the spec's; an :class:`Executor` that was made already is taken as it is, and knows
-            its own ``jobs``.
+            its own ``jobs`` and options.
         check: look at all data, disk and memory before anything is made; see ``scaleprior.check``.
         skip_missing: leave out cells whose backbones are not here; the next run has those that came.
         show: called a few times a second with the state of all cells.
@@ -69,13 +75,13 @@ def run_study(
 
     Raises:
         UserError: see :func:`load_spec`, :func:`get_executor`, :func:`prepare_data`, :func:`plan_cells`; another
-            study's folder; ``jobs`` beside an executor that was made already.
+            study's folder; ``jobs`` or ``jobs_per_gpu`` beside an executor that was made already.
     """
     if jobs is not None and (type(jobs) is not int or jobs < 1):
         raise UserError(f"{parameter('jobs')} is {jobs!r}", hint="give a whole number of at least 1")
     name = engine or spec.engine
     get_engine(name)  # one that is not there should leave no folder behind
-    place = _executor(spec, executor, jobs)
+    place = _executor(spec, executor, jobs, jobs_per_gpu)
     left_out = {}
     if skip_missing:
         spec, left_out = skip_absent(spec)
@@ -142,18 +148,23 @@ def _resolve_engine(folder: StudyFolder, known: StudyRecord, name: str) -> str:
     return resolved
 
 
-def _executor(spec: StudySpec, wanted: Executor | str | None, jobs: int | None) -> Executor:
+def _executor(
+    spec: StudySpec, wanted: Executor | str | None, jobs: int | None, jobs_per_gpu: int | Literal["auto"] | None
+) -> Executor:
     """Made before anything costs time, so that what cannot run the cells is refused first."""
     if wanted is not None and not isinstance(wanted, str):
         place = check_executor(wanted, parameter("executor"))
-        if jobs is not None:
-            raise UserError(
-                f"{parameter('jobs')} is {jobs} beside an executor that was made already",
-                hint="give jobs where that executor is made, or the executor's name in its place",
-            )
+        for name, value in (("jobs", jobs), ("jobs_per_gpu", jobs_per_gpu)):
+            if value is not None:
+                raise UserError(
+                    f"{parameter(name)} is {value} beside an executor that was made already",
+                    hint=f"give {name} where that executor is made, or the executor's name in its place",
+                )
         return place
     name = wanted or spec.executor.name
-    options = spec.executor.options if name == spec.executor.name else {}  # those are of the executor they stand by
+    options = dict(spec.executor.options) if name == spec.executor.name else {}  # of the executor they stand by
+    if jobs_per_gpu is not None:
+        options["jobs_per_gpu"] = jobs_per_gpu
     return get_executor(name, jobs=jobs, threads=spec.threads, options=options)
 
 
@@ -197,15 +208,19 @@ def _in_order(missing: Sequence[CellStatus]) -> list[CellStatus]:
 
 
 def _begin(place: Path) -> None:
-    (place / "error.json").unlink(missing_ok=True)
+    for name in (
+        ERROR_FILE,
+        SHARING_FILE,
+    ):  # of an earlier attempt, perhaps by another executor
+        (place / name).unlink(missing_ok=True)
     (place / "running").touch()
 
 
 def _end(place: Path, code: int) -> None:
     """What a cell's process could not say itself, because it was killed, is said for it."""
     if not (place / RESULT_FILE).is_file():
-        if not (place / "error.json").is_file():
+        if not (place / ERROR_FILE).is_file():
             cause = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            write_json(place / "error.json", {"error": f"its process {cause} without a result (see log.txt)"})
-        logger.error("cell %s failed: %s", place.name, cell_error(place))
+            Failure(f"its process {cause} without a result (see log.txt)").save(place)
+        logger.error("cell %s failed: %s", place.name, Failure.load(place).error)
     (place / "running").unlink(missing_ok=True)

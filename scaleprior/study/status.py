@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from scaleprior.errors import UserError
-from scaleprior.files import is_number, read_json
+from scaleprior.files import is_number
 from scaleprior.study.cell import Cell
+from scaleprior.study.failure import ERROR_FILE, Failure
 from scaleprior.study.folder import StudyFolder, StudyRecord
 from scaleprior.study.result import RESULT_FILE, CellResult
+from scaleprior.study.sharing import Sharing
 
-__all__ = ["CellProgress", "CellState", "CellStatus", "StudyView", "cell_error", "study_status", "study_view"]
+__all__ = ["CellProgress", "CellState", "CellStatus", "StudyView", "study_status", "study_view"]
 
 CellState = Literal["pending", "running", "done", "failed"]
 
@@ -43,6 +44,7 @@ class CellStatus:
         error: why the last attempt failed; empty otherwise.
         result: what the cell measured and what it cost; None until it is done.
         progress: None before the first attempt, and of a cell that is done.
+        sharing: where a running cell works, and with how many; None where its executor does not say.
     """
 
     cell: Cell
@@ -51,6 +53,7 @@ class CellStatus:
     error: str = ""
     result: CellResult | None = None
     progress: CellProgress | None = None
+    sharing: Sharing | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """In the words of ``study status --json``."""
@@ -59,6 +62,8 @@ class CellStatus:
             "arch": cell.arch, "images": cell.images, "seed": cell.seed, "arm": cell.arm, "cell": cell.key,
             "state": self.state, "stage": at.stage, "done": at.done, "total": at.total, "error": self.error,
             "folder": str(self.folder),
+            "place": self.sharing.place if self.sharing else "",
+            "cells_at_once": self.sharing.cells if self.sharing else None,
         }  # fmt: skip
 
 
@@ -103,23 +108,10 @@ def _status(cell: Cell, folder: Path, busy: bool) -> CellStatus:
         return CellStatus(cell, folder, "done", result=CellResult.load(folder))
     progress = _progress(folder / "progress.json")
     if busy and (folder / "running").is_file():
-        return CellStatus(cell, folder, "running", progress=progress)
-    if (folder / "error.json").is_file():
-        return CellStatus(cell, folder, "failed", error=cell_error(folder), progress=progress)
+        return CellStatus(cell, folder, "running", progress=progress, sharing=Sharing.read(folder))
+    if (folder / ERROR_FILE).is_file():
+        return CellStatus(cell, folder, "failed", error=Failure.load(folder).error, progress=progress)
     return CellStatus(cell, folder, "pending", progress=progress)
-
-
-def cell_error(folder: Path) -> str:
-    """Why the last attempt at the cell of ``folder`` failed.
-
-    Raises:
-        UserError: ``error.json`` is damaged.
-    """
-    path = folder / "error.json"
-    raw = read_json(path, what="cell error")
-    if not isinstance(raw, dict) or not isinstance(raw.get("error"), str):
-        raise UserError(f"{path} is damaged: it holds {raw!r}", hint="remove it, and run the study again")
-    return raw["error"]
 
 
 def _progress(path: Path) -> CellProgress | None:

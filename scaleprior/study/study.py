@@ -137,6 +137,7 @@ class Study:
         out: str | Path | None = None,
         *,
         jobs: int | None = None,
+        jobs_per_gpu: int | Literal["auto"] | None = None,
         engine: str | None = None,
         executor: Executor | str | None = None,
         check: bool = True,
@@ -150,6 +151,7 @@ class Study:
         Args:
             out: the study's folder; by default where it ran before, or the spec's name.
             jobs: cells at a time; by default as many as the executor takes.
+            jobs_per_gpu: in its place, cells at a time on each GPU; "auto": as many as fit, found out while they run.
             engine: overrides the spec's.
             executor: overrides the spec's: a name, or an :class:`Executor` that was made already, with its own jobs.
             check: look at all data, disk and memory before anything is made; see ``scaleprior.check``.
@@ -167,7 +169,8 @@ class Study:
 
         folder = Path(out) if out is not None else self._out or Path(self.spec.name)
         options: dict[str, Any] = {
-            "jobs": jobs, "engine": engine, "executor": executor, "check": check, "skip_missing": skip_missing
+            "jobs": jobs, "jobs_per_gpu": jobs_per_gpu, "engine": engine, "executor": executor, "check": check,
+            "skip_missing": skip_missing,
         }  # fmt: skip
         if progress is True:
             from scaleprior.study.report.terminal import StudyDisplay

@@ -32,7 +32,10 @@ from scaleprior.files import read_json, remove_leftovers, write_json
 from scaleprior.pretrain import pretrain
 from scaleprior.progress import ProgressFn
 from scaleprior.study.cell import CELL_FILE, Cell
+from scaleprior.study.failure import ERROR_FILE, Failure
 from scaleprior.study.result import RESULT_FILE, CellResult
+from scaleprior.study.sharing import CellMemory, Sharing
+from scaleprior.training.memory import memory_that_ran_out
 
 __all__ = ["main", "run_cell"]
 
@@ -80,7 +83,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _attempt(folder: Path) -> int:
-    (folder / "error.json").unlink(missing_ok=True)
+    (folder / ERROR_FILE).unlink(missing_ok=True)
     remove_leftovers(folder)
     try:
         cell = Cell.load(folder)
@@ -90,12 +93,20 @@ def _attempt(folder: Path) -> int:
         return 0
     except ScalePriorError as e:
         logger.error("%s", e)
-        write_json(folder / "error.json", {"error": str(e)})
+        _failed(folder, e, str(e))
     except Exception as e:
         # The boundary of the process: whatever went wrong in this cell is recorded, and the other cells go on.
         logger.error("%s", traceback.format_exc())
-        write_json(folder / "error.json", {"error": f"{type(e).__name__}: {e} (traceback in log.txt)"})
+        _failed(folder, e, f"{type(e).__name__}: {e} (traceback in log.txt)")
     return 1
+
+
+def _failed(folder: Path, error: Exception, said: str) -> None:
+    """Write why; where memory ran out, also who had a part of it, because alone the cell may well have room."""
+    memory, sharing = memory_that_ran_out(error), Sharing.read(folder)
+    if memory is not None and sharing is not None:
+        said = f"{said}; it worked {sharing.words}"
+    Failure(said, memory or "").save(folder)
 
 
 def _stages(cell: Cell, folder: Path) -> CellResult:
@@ -120,7 +131,7 @@ def _stages(cell: Cell, folder: Path) -> CellResult:
     if not found.has_boxes:
         raise UserError("the detector has no box AP, which a study measures", hint="take one that detects objects")
     versions = {"scaleprior": __version__, "torch": torch.__version__}
-    return CellResult(found, pretrained, seconds=clock.wall, cpu_seconds=clock.cpu, versions=versions)
+    return CellResult(found, pretrained, clock.wall, clock.cpu, versions, clock.cells_at_once)
 
 
 def _pretraining_folder(cell: Cell, folder: Path) -> Path:
@@ -152,27 +163,37 @@ def _given_weights(cell: Cell) -> Path:
 
 
 class _Spent:
-    """Wall and CPU seconds by stage, summed over attempts and kept in a folder."""
+    """Wall and CPU seconds by stage, summed over attempts and kept in a folder.
+
+    ``told`` are those wall seconds in which somebody said how many cells worked side by side, ``shared`` the same
+    times that number.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "seconds.json"
-        spent = read_json(self._file) if self._file.is_file() else {"wall": {}, "cpu": {}}
-        self.wall: dict[str, float] = spent["wall"]
-        self.cpu: dict[str, float] = spent["cpu"]
+        spent = read_json(self._file) if self._file.is_file() else {}
+        self.wall, self.cpu, self.told, self.shared = (
+            dict[str, float](spent.get(name, {})) for name in ("wall", "cpu", "told", "shared")
+        )
 
-    def add(self, name: str, wall: float, cpu: float) -> None:
-        self.wall[name] = self.wall.get(name, 0.0) + wall
-        self.cpu[name] = self.cpu.get(name, 0.0) + cpu
-        write_json(self._file, {"wall": self.wall, "cpu": self.cpu}, durable=False)
+    def add(self, name: str, wall: float, cpu: float, cells: float | None) -> None:
+        for sums, seconds in ((self.wall, wall), (self.cpu, cpu)):
+            sums[name] = sums.get(name, 0.0) + seconds
+        if cells is not None:
+            self.told[name] = self.told.get(name, 0.0) + wall
+            self.shared[name] = self.shared.get(name, 0.0) + wall * cells
+        sums = {"wall": self.wall, "cpu": self.cpu, "told": self.told, "shared": self.shared}
+        write_json(self._file, sums, durable=False)
 
 
 class _Clock:
-    """The seconds of each stage, and the progress file that the runner shows."""
+    """The seconds of each stage, and the files by which the runner knows how far it is and what it takes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._progress_file = folder / "progress.json"
         self._spent = {folder: _Spent(folder)}
+        self._peak = 0
 
     @property
     def wall(self) -> dict[str, float]:
@@ -182,6 +203,16 @@ class _Clock:
     def cpu(self) -> dict[str, float]:
         return {name: seconds for spent in self._spent.values() for name, seconds in spent.cpu.items()}
 
+    @property
+    def cells_at_once(self) -> dict[str, float]:
+        """Of each stage the mean over its time of how many cells shared the GPU or the machine, where it was told."""
+        return {
+            name: spent.shared[name] / seconds
+            for spent in self._spent.values()
+            for name, seconds in spent.told.items()
+            if seconds
+        }
+
     def stage(self, name: str, folder: Path | None = None) -> _Stage:
         """Time a stage; what it cost is kept in ``folder`` where that outlives the cell."""
         place = self._folder if folder is None or folder.parent == self._folder else folder
@@ -189,6 +220,19 @@ class _Clock:
 
     def show(self, **state: Any) -> None:
         write_json(self._progress_file, state, durable=False)
+
+    def cells(self) -> int | None:
+        """How many work here now; None where nobody says."""
+        sharing = Sharing.read(self._folder)
+        return None if sharing is None else sharing.cells
+
+    def show_memory(self) -> None:
+        """Tell what the process holds of its GPU. A process that uses none is not made to."""
+        now = peak = 0
+        if torch.cuda.is_initialized():
+            now, peak = torch.cuda.memory_reserved(), torch.cuda.max_memory_reserved()
+        self._peak = max(self._peak, peak)  # torch's own is set back by who measures a part of the run
+        CellMemory(now, self._peak).save(self._folder)
 
 
 class _Stage:
@@ -201,6 +245,7 @@ class _Stage:
 
     def __enter__(self) -> ProgressFn:
         self._mark = time.monotonic(), time.process_time()
+        self._cells = self._clock.cells()
         shown = self._mark[0]
         self._clock.show(stage=self._name, done=0, total=0, numbers={})
 
@@ -213,6 +258,7 @@ class _Stage:
                 # Progress is shown, not kept: a number that JSON has no word for (a nan loss) is left out.
                 finite = {k: v for k, v in numbers.items() if v == v and abs(v) != float("inf")}
                 self._clock.show(stage=self._name, done=done, total=total, numbers=finite)
+                self._clock.show_memory()
 
         return progress
 
@@ -220,9 +266,12 @@ class _Stage:
         self._flush()
 
     def _flush(self) -> None:
-        now = time.monotonic(), time.process_time()
-        self._spent.add(self._name, now[0] - self._mark[0], now[1] - self._mark[1])
-        self._mark = now
+        now, cells = (time.monotonic(), time.process_time()), self._clock.cells()
+        # of what was said before and after, the mean: when in between it changed, nobody asked
+        said = [count for count in (self._cells, cells) if count is not None]
+        mean = sum(said) / len(said) if said else None
+        self._spent.add(self._name, now[0] - self._mark[0], now[1] - self._mark[1], mean)
+        self._mark, self._cells = now, cells
 
 
 def _redirect_output(path: Path) -> None:

@@ -72,8 +72,8 @@ def test_unknown_names_are_exit_code_2_and_leave_no_folder(tmp_path: Path) -> No
 
 
 def test_options_are_checked() -> None:
-    assert (get_executor("local", jobs=3, options={"gpus": 0}).jobs, LocalExecutor(gpus=4).jobs) == (3, 4)
-    with pytest.raises(UserError, match=r"executor local: .*'partition'; its options are gpus"):
+    assert get_executor("local", jobs=3, options={"gpus": 0}).jobs == 3
+    with pytest.raises(UserError, match=r"executor local: .*'partition'; its options are gpus, jobs_per_gpu$"):
         get_executor("local", options={"partition": "gpu"})
 
 

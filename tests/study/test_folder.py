@@ -19,10 +19,11 @@ from scaleprior.files import write_json
 from scaleprior.pretrain.metrics import PretrainMetrics
 from scaleprior.study import load_spec, run_study, study_status
 from scaleprior.study.cell import Cell, CellData, Noise
+from scaleprior.study.failure import Failure
 from scaleprior.study.folder import StudyFolder, StudyRecord
 from scaleprior.study.result import CellResult
 from scaleprior.study.sections import StageSection
-from scaleprior.study.status import cell_error, study_view
+from scaleprior.study.status import study_view
 from tests.pretrain.test_metrics import RECORD as LEARNED, WORDS as LEARNED_WORDS
 from tests.study.conftest import write_spec
 
@@ -140,7 +141,7 @@ def test_a_damaged_result_is_an_error_with_file_and_value(tmp_path: Path, name: 
 def test_a_damaged_error_is_an_error_with_file_and_value(tmp_path: Path) -> None:
     write_json(tmp_path / "error.json", [1])
     with pytest.raises(UserError, match=r"error\.json is damaged: it holds \[1\]"):
-        cell_error(tmp_path)
+        Failure.load(tmp_path)
 
 
 SOUND = {"stage": "finetune", "done": 1, "total": 3, "numbers": {}}

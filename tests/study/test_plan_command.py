@@ -164,8 +164,13 @@ def test_what_is_done_counts_and_its_time_is_what_was_measured(finished: Path, t
     assert rate.cells == 4
     assert rate.seconds == pytest.approx(sum(r.seconds["finetune"] for r in results) / (4 * 3))
     evaluation = sum(r.seconds["evaluate"] for r in results) / 4
-    assert plan.seconds_left()["R-50", ""] == pytest.approx(6 * (3 * rate.seconds + evaluation))
-    seen = sum(r.seconds["pretrain"] for r in results if r.pretrain is not None) / (3 * 32)
+    own = sum(r.seconds[s] / r.cells_at_once[s] for r in results for s in ("finetune", "evaluate"))  # two at a time
+    assert 1.0 < rate.at_once <= 2.0
+    assert plan.seconds_left()["R-50", ""] == pytest.approx(6 * (3 * rate.seconds + evaluation) / rate.at_once)
+    assert plan.seconds_left()["R-50", ""] == pytest.approx(6 * own / 4)
+    seen = sum(r.seconds["pretrain"] / r.cells_at_once["pretrain"] for r in results if r.pretrain is not None) / (
+        3 * 32
+    )
     assert plan.pretraining_rates == {"R-50": pytest.approx(seen)}
     other = {"finetune": {**TINY["finetune"], "overrides": {**TINY["finetune"]["overrides"], "SOLVER.BASE_LR": 0.01}}}
     changed = plan_study(load_spec(write_spec(tmp_path, **other)), finished)

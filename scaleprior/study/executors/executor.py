@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from scaleprior.errors import UserError
 from scaleprior.plugins import announced, find_announced, unknown_name
@@ -97,10 +97,17 @@ def check_executor(value: object, what: str) -> Executor:
 
 def _factory(name: str) -> ExecutorFactory:
     if name == _BUILTIN:
-        from scaleprior.study.executors.local import LocalExecutor
-
-        return LocalExecutor
+        return _local
     factory = find_announced(EXECUTOR_GROUP, name, "executor")
     if factory is None:
         raise unknown_name("executor", name, known_executors())
     return factory
+
+
+def _local(
+    *, jobs: int | None, threads: int, gpus: int | None = None, jobs_per_gpu: int | Literal["auto"] | None = None
+) -> Executor:
+    """The built-in executor, of whose arguments a spec may give those that a file can hold."""
+    from scaleprior.study.executors.local import LocalExecutor
+
+    return LocalExecutor(jobs=jobs, threads=threads, gpus=gpus, jobs_per_gpu=jobs_per_gpu)

@@ -6,7 +6,7 @@ import base64
 import io
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from scaleprior.ap_names import AP_NAMES
 from scaleprior.errors import UserError
 from scaleprior.files import write_bytes, write_text
 from scaleprior.pages.environment import render
-from scaleprior.study.report.sentences import describe_cell, study_sentences
+from scaleprior.study.report.sentences import describe_cell, sharing_sentence, study_sentences
 from scaleprior.study.report.summary import ArchSummary, images_seen, result_rows, summarise, write_results
 from scaleprior.study.status import CellStatus, StudyView
 
@@ -37,6 +37,7 @@ class StudyReport:
         missing: cells without a result, each with its reason.
         seconds: CPU seconds by stage, summed over cells; a backbone that arms share is counted once.
         command: what makes the study again.
+        at_once: of each finished cell that knows, by its key, how many cells shared its GPU or machine on average.
     """
 
     view: StudyView
@@ -45,6 +46,12 @@ class StudyReport:
     missing: tuple[str, ...]
     seconds: Mapping[str, float]
     command: str
+    at_once: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def sharing(self) -> str:
+        """What that means for the seconds; "" where every cell was alone."""
+        return sharing_sentence(tuple(self.at_once.values()))
 
     def __repr__(self) -> str:
         cells = len(self.view.cells)
@@ -90,6 +97,7 @@ class StudyReport:
             "sentences": list(self.sentences),
             "missing": list(self.missing),
             "seconds": dict(self.seconds),
+            "cells_at_once": dict(self.at_once),
         }
 
     def figure(self) -> Figure:
@@ -153,6 +161,7 @@ def build_report(view: StudyView, *, command: str | None = None) -> StudyReport:
         missing=tuple(_missing(c) for c in view.cells if c.state != "done"),
         seconds=_seconds(view),
         command=command or view.facts["command"],
+        at_once={cell.key: mean for cell, r in view.finished() if (mean := r.mean_at_once) is not None},
     )
 
 
@@ -197,7 +206,11 @@ def _context(report: StudyReport) -> dict[str, Any]:
     for cell, result in finished:
         seconds = [result.seconds.get(stage, math.nan) for stage in _STAGES]
         cpu = sum(result.cpu_seconds.values())
-        costs.append({"cell": describe_cell(cell), "seen": images_seen(cell, result), "seconds": seconds, "cpu": cpu})
+        at_once = report.at_once.get(cell.key, math.nan)
+        costs.append(
+            {"cell": describe_cell(cell), "seen": images_seen(cell, result), "seconds": seconds, "cpu": cpu,
+             "at_once": at_once}
+        )  # fmt: skip
     return {
         "report": report,
         "name": report.view.name,

@@ -95,6 +95,7 @@ def _fine_tuning(plan: StudyPlan, left: Sequence[PlannedCell]) -> list[str]:
         title = f"{group[0]} ({group[1]})" if group[1] else group[0]
         if todo and rate is not None:
             source = f"measured in {rate.cells} cells, evaluation is in it" if rate.cells else "given"
+            source += f"; {rate.at_once:.1f} of them at once" if rate.at_once >= 1.05 else ""
             lines.append(
                 f"- {title}: {todo:,} steps x {rate.seconds:.3g} s ({source}) = {_time(seconds[group] or 0.0)}"
             )

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from scaleprior.study.cell import Cell
 from scaleprior.study.report.summary import ArchSummary
 
-__all__ = ["describe_cell", "pooled_spread", "study_sentences"]
+__all__ = ["describe_cell", "pooled_spread", "sharing_sentence", "study_sentences"]
 
 
 def describe_cell(cell: Cell) -> str:
@@ -25,6 +25,21 @@ def pooled_spread(summary: ArchSummary) -> float | None:
     if not spreads:
         return None
     return math.sqrt(sum(s * s * n for s, n in spreads) / sum(n for _, n in spreads))
+
+
+def sharing_sentence(cells_at_once: Sequence[float]) -> str:
+    """What the costs of cells that worked side by side do not say; "" where each was alone, or nobody knows.
+
+    Args:
+        cells_at_once: of each cell that knows, how many shared its GPU or machine on average.
+    """
+    if not cells_at_once or max(cells_at_once) < 1.05:
+        return ""
+    least, most = min(cells_at_once), max(cells_at_once)
+    return (
+        f"Cells shared their GPU or machine, {least:.1f} to {most:.1f} at once on average: seconds of cells that "
+        "shared it with other numbers do not compare."
+    )
 
 
 def study_sentences(summaries: Sequence[ArchSummary]) -> Iterator[str]:

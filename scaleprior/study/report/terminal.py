@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from scaleprior.study.cell import Cell
 from scaleprior.study.status import CellStatus, StudyView
+from scaleprior.wording import counted
 
 if TYPE_CHECKING:
     from scaleprior.study.report.page import StudyReport
@@ -57,7 +59,8 @@ class StudyDisplay:
         """The state of all cells; called a few times a second."""
         ended = {c.cell.key: c for c in view.cells if c.state in ("done", "failed")}
         failed = sum(c.state == "failed" for c in view.cells)
-        self._update("[bold]cells", len(ended), len(view.cells), f"{failed} failed" if failed else "")
+        notes = [*([f"{failed} failed"] if failed else []), *_places(view)]
+        self._update("[bold]cells", len(ended), len(view.cells), ", ".join(notes))
         running = {_title(c.cell): c for c in view.cells if c.state == "running"}
         for title in [t for t in self._tasks if t not in running and not t.startswith("[bold]")]:
             self._drop(title)
@@ -87,6 +90,12 @@ def _title(cell: Cell) -> str:
     return f"{cell.title} {images} seed {cell.seed}"
 
 
+def _places(view: StudyView) -> list[str]:
+    """``GPU 0: 3 cells``, of each place where cells work."""
+    found = Counter(c.sharing.place for c in view.cells if c.state == "running" and c.sharing is not None)
+    return [f"{place}: {counted(cells, 'cells')}" for place, cells in sorted(found.items())]
+
+
 def _outcome(status: CellStatus) -> str:
     if status.result is not None:
         return f"AP {status.result.detection.ap:.2f} in {sum(status.result.seconds.values()):.0f} s"
@@ -96,18 +105,21 @@ def _outcome(status: CellStatus) -> str:
 def print_status(view: StudyView) -> None:
     """A table of all cells, and what failed."""
     table = Table(title=f"study {view.name} in {view.folder}")
-    for name in ("cell", "state", "stage", "step", "AP"):
+    for name in ("cell", "state", "where", "stage", "step", "AP"):
         table.add_column(name, justify="right" if name in ("step", "AP") else "left")
     for status in view.cells:
         at = status.progress
         step = f"{at.done}/{at.total}" if at is not None and at.total else ""
         ap = f"{status.result.detection.ap:.2f}" if status.result else ""
         state = f"[{_STATE_STYLE[status.state]}]{status.state}"
-        table.add_row(_title(status.cell), state, at.stage if at is not None else "", step, ap)
+        where = status.sharing.place if status.sharing is not None else ""
+        table.add_row(_title(status.cell), state, where, at.stage if at is not None else "", step, ap)
     console = Console()
     console.print(table)
     done = sum(c.state == "done" for c in view.cells)
     console.print(f"{done} of {len(view.cells)} cells are done")
+    if places := _places(view):
+        console.print(f"at work: {', '.join(places)}", highlight=False)
     _print_failed(console, view)
 
 
@@ -157,3 +169,5 @@ def _print_parts(console: Console, report: StudyReport) -> None:
     if report.seconds:
         text = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in report.seconds.items())
         console.print(f"CPU seconds, all cells: {text}", soft_wrap=True, highlight=False)
+    if report.sharing:
+        console.print(report.sharing, soft_wrap=True, highlight=False)
