@@ -102,7 +102,7 @@ def mask_use(cfg: CfgNode, *, evaluated: bool) -> MaskUse | None:
     """What a run of ``cfg`` needs the masks of a set for; None without ``MODEL.MASK_ON``."""
     if not cfg.MODEL.get("MASK_ON", False):
         return None
-    return "truth" if evaluated else cfg.INPUT.MASK_FORMAT
+    return "truth" if evaluated else cfg.INPUT.get("MASK_FORMAT", "polygon")
 
 
 def load_coco(

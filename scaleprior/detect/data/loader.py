@@ -160,7 +160,7 @@ class TrainLoader:
             cache_bytes=cfg.SCALEPRIOR.IMAGE_CACHE_MB * 2**20,
             strict=cfg.SCALEPRIOR.STRICT_IMAGES,
             room=machine_room(cfg.SCALEPRIOR.IMAGE_STORE_MB),
-            mask_format=cfg.INPUT.get("MASK_FORMAT", "polygon"),
+            mask_format=cfg.INPUT.MASK_FORMAT,
             rank=rank,
             processes=processes,
             pinned=resolve_device(cfg.MODEL.DEVICE).type == "cuda",

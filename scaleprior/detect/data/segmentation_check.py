@@ -9,20 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
-
 from scaleprior.detect.data.coco_format import CocoId, CocoImage, are_pixels
 from scaleprior.detect.data.problems import Findings, Numbered, Unchecked, drop_hint, offender
+from scaleprior.detect.data.segmentation import run_lengths
 from scaleprior.files import is_number
 
-__all__ = ["MaskUse", "check_segmentations", "run_lengths"]
+__all__ = ["MaskUse", "check_segmentations"]
 
 MaskUse = Literal["polygon", "bitmask", "truth"]
 """What masks are for: to train on, as ``INPUT.MASK_FORMAT`` keeps them, or to measure AP by, also that of crowds."""
 
 _WITHOUT = "leave MODEL.MASK_ON False to train and measure boxes alone"
 _SHORTEST = 6  # numbers of a polygon, those of three points
-_DIGITS = 7  # of 5 bits in a compressed number; more are no length in an image of fewer than 2^31 pixels
 
 # Why a mask cannot be used -> in words; the first that holds, in this order.
 _FAULTS = {
@@ -82,28 +80,6 @@ def check_segmentations(
     return kept, bad + emptied
 
 
-def run_lengths(counts: str) -> np.ndarray | None:
-    """Lengths of the runs, int64 [R], in ``counts`` as COCO compresses them; None where it is damaged.
-
-    A number is written in digits of 5 bits from the lowest, a sixth bit says that another follows, and the highest one
-    gives the sign; from the fourth number on it is the difference to the one before the last.
-    """
-    code = np.frombuffer(counts.encode("utf-8"), dtype=np.uint8).astype(np.int64) - 48
-    if not len(code) or code.min() < 0 or code.max() > 63:
-        return None
-    last = np.flatnonzero(code < 32)
-    first = np.concatenate([[0], last[:-1] + 1])
-    digits = last - first + 1
-    if not len(last) or last[-1] != len(code) - 1 or digits.max() > _DIGITS:
-        return None
-    place = np.arange(len(code)) - np.repeat(first, digits)
-    numbers = np.add.reduceat((code & 31) << (5 * place), first)
-    numbers -= np.where(code[last] & 16, 1 << (5 * digits), 0)
-    numbers[1::2] = np.cumsum(numbers[1::2])
-    numbers[2::2] = np.cumsum(numbers[2::2])
-    return numbers
-
-
 def _counts(entry: Unchecked, use: MaskUse) -> bool:
     """Whether the annotation's mask is used at all."""
     return use == "truth" or not entry.get("iscrowd")
@@ -135,7 +111,7 @@ def _fault(entry: Unchecked, image: CocoImage, use: MaskUse) -> str | None:
 def _fills(counts: str | list[Any], pixels: int) -> bool:
     """Whether runs, compressed or not, are as many pixels as the image has; what else they are, the API never asks."""
     if isinstance(counts, str):
-        runs = run_lengths(counts)
+        runs = run_lengths(counts.encode()) if counts.isascii() else None
         return runs is not None and bool((runs >= 0).all()) and int(runs.sum()) == pixels
     return all(is_number(run) and run >= 0 and run == int(run) for run in counts) and sum(counts) == pixels
 

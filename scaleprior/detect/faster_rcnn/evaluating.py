@@ -75,4 +75,4 @@ def _found(
 def _measured(cfg: CfgNode, found: Found, data: DetectionSet, out: Path) -> DetectionResult:
     detections = found.rows(data)
     write_text(out / f"detections_{re.sub(r'[^A-Za-z0-9._-]', '_', data.name)}.json", json.dumps(detections))
-    return coco_ap(data.truth, detections, masks=cfg.MODEL.get("MASK_ON", False))
+    return coco_ap(data.truth, detections, masks=cfg.MODEL.MASK_ON)

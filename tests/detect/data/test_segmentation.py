@@ -8,7 +8,7 @@ import faster_coco_eval.core.mask as mask_api
 import numpy as np
 import pytest
 
-from scaleprior.detect.data.segmentation import Bitmap, Polygons, RunLengths, read_mask, to_image
+from scaleprior.detect.data.segmentation import Bitmap, Polygons, RunLengths, read_mask, run_lengths, to_image
 
 SQUARE = [2, 2, 6, 2, 6, 4, 2, 4]  # 4 wide, 2 high
 
@@ -70,6 +70,23 @@ def test_run_lengths_are_read_compressed_and_not() -> None:
     assert plain.array().tolist() == [[0, 1, 1, 1], [0, 1, 1, 1], [0, 0, 1, 1]]
     again = read_mask({"counts": plain.counts.decode(), "size": [3, 4]})
     assert (again.array() == plain.array()).all()  # type: ignore[union-attr]
+
+
+def test_run_lengths_are_those_that_were_compressed() -> None:
+    generator = np.random.default_rng(0)
+    for height, width in [(1, 1), (3, 5), (40, 30), (700, 900)]:
+        for share in (0, 0.001, 0.5, 1):
+            bitmap = (generator.random((height, width)) < share).astype(np.uint8)
+            flat = np.concatenate([[0], bitmap.T.reshape(-1)])  # the first run is of 0
+            edges = np.flatnonzero(np.diff(flat)).tolist()
+            expected = np.diff([0, *edges, height * width]).tolist()
+            counts = mask_api.encode(np.asfortranarray(bitmap))["counts"]
+            found = run_lengths(counts)
+            assert found is not None
+            assert found.tolist() == expected
+            assert (RunLengths(counts, height, width).array() == bitmap).all()
+    assert run_lengths(b"`") is None  # says that more follows
+    assert run_lengths(b"ooooooooo0") is None
 
 
 def test_polygons_become_a_bitmap_of_the_new_size_where_the_config_wants_bitmaps() -> None:

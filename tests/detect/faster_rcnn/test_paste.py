@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from scaleprior.detect.data.segmentation_check import run_lengths
+from scaleprior.detect.data.segmentation import run_lengths
 from scaleprior.detect.faster_rcnn import paste
 from scaleprior.detect.faster_rcnn.paste import paste_masks
 
 
 def _runs(counts: str) -> list[int]:
-    runs = run_lengths(counts)
+    runs = run_lengths(counts.encode())
     assert runs is not None
     return runs.tolist()
 
