@@ -102,6 +102,20 @@ def test_every_file_means_the_same_to_stock_detectron2(name: str) -> None:
     assert shapes == {n: tuple(p.shape) for n, p in expected.named_parameters()}
 
 
+@pytest.mark.detectron2
+@pytest.mark.parametrize("kind", KINDS)
+def test_detectron2s_own_files_load_as_they_are(kind: str) -> None:
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from scaleprior.d2.zoo_files import zoo_file
+
+    files = sorted(zoo_file(f"{FOLDER}/mask_rcnn_R_50_{kind}_1x.yaml").parent.glob(f"mask_rcnn_*_{kind}_[13]x.yaml"))
+    assert len(files) >= 3
+    for file in files:
+        cfg = load_config(file).cfg
+        check_keys(cfg)
+        assert (cfg.MODEL.MASK_ON, cfg.MODEL.ROI_MASK_HEAD.NUM_CONV) == (True, {"C4": 0, "FPN": 4}[kind])
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
