@@ -113,7 +113,7 @@ def test_detectron2s_own_files_load_as_they_are(kind: str) -> None:
     for file in files:
         cfg = load_config(file).cfg
         check_keys(cfg)
-        assert (cfg.MODEL.MASK_ON, cfg.MODEL.ROI_MASK_HEAD.NUM_CONV) == (True, {"C4": 0, "FPN": 4}[kind])
+        assert (True, {"C4": 0, "FPN": 4}[kind]) == (cfg.MODEL.MASK_ON, cfg.MODEL.ROI_MASK_HEAD.NUM_CONV)
 
 
 @pytest.mark.parametrize(

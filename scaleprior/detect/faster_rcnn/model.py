@@ -24,15 +24,10 @@ from scaleprior.detect.faster_rcnn.parts.backbone import (
     fuse_frozen_norms,
     norm_layer,
 )
+from scaleprior.detect.faster_rcnn.parts.box_head import BoxHead, Predictor
 from scaleprior.detect.faster_rcnn.parts.mask_head import MaskHead
 from scaleprior.detect.faster_rcnn.parts.res5_head import Res5Head
-from scaleprior.detect.faster_rcnn.parts.roi_heads import (
-    BoxHead,
-    Detections,
-    Predictor,
-    RoiHeads,
-    RoiSettings,
-)
+from scaleprior.detect.faster_rcnn.parts.roi_heads import Detections, RoiHeads, RoiSettings
 from scaleprior.detect.faster_rcnn.parts.roi_pool import RoiPooler
 from scaleprior.detect.faster_rcnn.parts.rpn import Rpn, RpnHead, RpnSettings
 from scaleprior.detect.faster_rcnn.truth import Truth

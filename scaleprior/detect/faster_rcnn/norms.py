@@ -12,7 +12,7 @@ from torch import nn
 
 from scaleprior.detect.faster_rcnn.model import Detector
 from scaleprior.detect.faster_rcnn.parts.backbone import PyramidBackbone
-from scaleprior.detect.faster_rcnn.parts.roi_heads import Res5Head
+from scaleprior.detect.faster_rcnn.parts.res5_head import Res5Head
 from scaleprior.training.processes import ProcessGroup
 from scaleprior.training.sync_norms import share_statistics
 

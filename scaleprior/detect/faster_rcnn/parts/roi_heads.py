@@ -1,4 +1,4 @@
-"""What is in each proposal: the C4 (res5) and FPN (fully connected) heads, with masks or without; losses, detections.
+"""What is in each proposal: regions to learn from, losses, detections and their masks, by the C4 or the FPN head.
 
 Shapes: N images, S sampled regions of an image, R regions of all images, C classes, P side of the pooled square.
 Class C is background.
@@ -6,7 +6,7 @@ Class C is background.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scaleprior.detect.faster_rcnn.parts import boxes as box_ops
+from scaleprior.detect.faster_rcnn.parts.box_head import BoxHead, Predictor
 from scaleprior.detect.faster_rcnn.parts.draws import REGIONS, random_keys
 from scaleprior.detect.faster_rcnn.parts.mask_head import MaskHead, Objects, mask_loss
 from scaleprior.detect.faster_rcnn.parts.nms import keep_best
-from scaleprior.detect.faster_rcnn.parts.res5_head import Pool, Res5Head
+from scaleprior.detect.faster_rcnn.parts.res5_head import Res5Head
 from scaleprior.detect.faster_rcnn.parts.roi_pool import RoiPooler
 from scaleprior.detect.faster_rcnn.parts.rpn import Proposals
 from scaleprior.detect.faster_rcnn.truth import Truth
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from scaleprior.training.processes import ProcessGroup
 
-__all__ = ["BoxHead", "Detections", "Predictor", "RoiHeads", "RoiSettings", "Sampled"]
+__all__ = ["Detections", "RoiHeads", "RoiSettings", "Sampled"]
 
 _MASKS_AT_ONCE = 256  # detections in one pass of the mask head: its widest map takes 0.2 GB for them in float32
 
@@ -45,75 +46,6 @@ class Detections:
     scores: Tensor
     classes: Tensor
     masks: Tensor | None = None
-
-
-class BoxHead(nn.Module):
-    """Detectron2's ``FastRCNNConvFCHead``: 3x3 convolutions, then fully connected layers, each with ReLU.
-
-    Args:
-        channels: of the pooled maps.
-        resolution: P.
-        conv_dims, fc_dims: widths of the layers.
-        norm: makes a norm layer from its width; None = none (the convolutions then have a bias).
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        resolution: int,
-        conv_dims: Sequence[int],
-        fc_dims: Sequence[int],
-        norm: Callable[[int], nn.Module] | None = None,
-    ) -> None:
-        super().__init__()
-        self._layers: list[nn.Module] = []
-        for number, width in enumerate(conv_dims, start=1):
-            conv = nn.Conv2d(channels, width, 3, padding=1, bias=norm is None)
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-            if conv.bias is not None:
-                nn.init.zeros_(conv.bias)
-            layer = conv if norm is None else nn.Sequential(conv, norm(width))
-            self.add_module(f"conv{number}", layer)
-            self._layers.append(layer)
-            channels = width
-        size = channels * resolution * resolution
-        for number, width in enumerate(fc_dims, start=1):
-            layer = nn.Linear(size, width)
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
-            self.add_module(f"fc{number}", layer)
-            self._layers.append(layer)
-            size = width
-        self.out_channels = size
-
-    def maps(self, features: Sequence[Tensor], pool: Pool, *, skips: bool = True) -> Tensor:
-        """What is pooled from the pyramid, [R, channels, P, P]."""
-        return pool(features, 1)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """[R, out_channels] from [R, channels, P, P]."""
-        x = maps
-        for layer in self._layers:
-            if isinstance(layer, nn.Linear) and x.dim() > 2:
-                x = x.flatten(1)
-            x = F.relu(layer(x))
-        return x.flatten(1)
-
-
-class Predictor(nn.Module):
-    """Class logits [R, C + 1] and box codes [R, 4 * C] (or 4, class-agnostic)."""
-
-    def __init__(self, channels: int, classes: int, *, agnostic: bool = False) -> None:
-        super().__init__()
-        self.cls_score: nn.Linear = nn.Linear(channels, classes + 1)
-        self.bbox_pred: nn.Linear = nn.Linear(channels, 4 if agnostic else 4 * classes)
-        nn.init.normal_(self.cls_score.weight, std=0.01)
-        nn.init.normal_(self.bbox_pred.weight, std=0.001)
-        for layer in (self.cls_score, self.bbox_pred):
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.cls_score(x).float(), self.bbox_pred(x).float()
 
 
 @dataclass(frozen=True)
