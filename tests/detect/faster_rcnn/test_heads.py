@@ -44,25 +44,24 @@ def _present(proposals: Proposals) -> list[list[float]]:
 
 def test_a_short_level_is_no_worse_for_the_places_behind_it() -> None:
     rpn = _rpn(in_features=("p2", "p3"), pre_nms=(50, 50), post_nms=(3, 3), nms_thresh=0.5).eval()
-    anchors = [
-        torch.tensor([[0.0, 0, 8, 8], [8, 0, 16, 8], [0, 8, 8, 16], [0, 0, 8, 7]]),
-        torch.tensor([[0.0, 0, 8, 8]]),
-    ]
-    logits = [torch.tensor([[0.1, 0.2, -3.0, 0.3]]), torch.tensor([[-1.0]])]
-    found = rpn._propose(anchors, logits, [torch.zeros(1, 4, 4), torch.zeros(1, 1, 4)], _SIZES)
+    anchors = torch.tensor([[0.0, 0, 8, 8], [8, 0, 16, 8], [0, 8, 8, 16], [0, 0, 8, 7], [0, 0, 8, 8]])
+    logits = torch.tensor([[0.1, 0.2, -3.0, 0.3, -1.0]])  # the last is the other level's
+    found = rpn._propose(anchors, logits, torch.zeros(1, 5, 4), [4, 1], _SIZES)
     # the first is suppressed by the fourth, that of the other level is not; then by score over both levels
     assert _present(found) == [[0.0, 0.0, 8.0, 7.0], [8.0, 0.0, 16.0, 8.0], [0.0, 0.0, 8.0, 8.0]]
 
 
 def test_proposals_are_the_best_scored_without_overlap_or_empty_ones() -> None:
     rpn = _rpn(pre_nms=(3, 3), post_nms=(2, 2), nms_thresh=0.5).eval()
-    anchors = rpn.anchors([torch.zeros(1, 1, 2, 2)])
-    logits = [torch.tensor([[0.1, 0.9, 0.5, 0.7]])]
-    codes = [torch.zeros(1, 4, 4)]
-    assert _present(rpn._propose(anchors, logits, codes, _SIZES)) == [[8.0, 0.0, 16.0, 8.0], [8.0, 8.0, 16.0, 16.0]]
-    codes[0][0, 3, 1] = -1.0  # the second best moves up by its height, onto the best
-    assert _present(rpn._propose(anchors, logits, codes, _SIZES)) == [[8.0, 0.0, 16.0, 8.0], [0.0, 8.0, 8.0, 16.0]]
-    assert _present(rpn._propose(anchors, logits, codes, _SIZES / 2)) == []  # all three lie outside this image
+    (anchors,) = rpn.anchors([torch.zeros(1, 1, 2, 2)])
+    logits, codes = torch.tensor([[0.1, 0.9, 0.5, 0.7]]), torch.zeros(1, 4, 4)
+    assert _present(rpn._propose(anchors, logits, codes, [4], _SIZES)) == [
+        [8.0, 0.0, 16.0, 8.0],
+        [8.0, 8.0, 16.0, 16.0],
+    ]
+    codes[0, 3, 1] = -1.0  # the second best moves up by its height, onto the best
+    assert _present(rpn._propose(anchors, logits, codes, [4], _SIZES)) == [[8.0, 0.0, 16.0, 8.0], [0.0, 8.0, 8.0, 16.0]]
+    assert _present(rpn._propose(anchors, logits, codes, [4], _SIZES / 2)) == []  # all three lie outside this image
 
 
 def _heads(**settings: object) -> RoiHeads:

@@ -41,6 +41,32 @@ def test_fused_norms_compute_the_same_and_so_do_their_gradients() -> None:
         torch.testing.assert_close(b.grad, a.grad, msg=name)
 
 
+def test_a_fused_norm_or_weight_that_is_written_to_is_worked_out_anew() -> None:
+    plain = freeze_norms(build_resnet(ResNetSpec(depth=50, res2_out_channels=16, width_per_group=4)))
+    _randomise(plain)
+    fused = copy.deepcopy(plain)
+    fuse_frozen_norms(ResNetSpec().family.conv_norms(fused))
+    x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+    def same() -> bool:
+        with torch.inference_mode():
+            evaluated = torch.allclose(fused(x), plain(x), rtol=1e-4, atol=1e-5)
+        return evaluated and torch.allclose(fused(x), plain(x), rtol=1e-4, atol=1e-5)
+
+    assert same()
+    for change in ("layer1.0.conv1.weight", "layer2.0.bn1.running_var", "layer3.0.bn2.weight"):
+        before = fused(x).detach()
+        for model in (plain, fused):
+            with torch.no_grad():
+                model.state_dict()[change].mul_(3)
+        assert not torch.allclose(fused(x), before, rtol=1e-3)
+        assert same(), change
+    fused.double(), plain.double()
+    x = x.double()
+    assert same()
+    fused(x).sum().backward()  # what inference left does not stand in the way
+
+
 @pytest.mark.parametrize(("kind", "depth"), [("C4", 50), ("C4", 152), ("FPN", 18), ("FPN", 101)])
 def test_builds_and_runs(kind: str, depth: int) -> None:
     widths = ["MODEL.RESNETS.RES2_OUT_CHANNELS", "64"] if depth < 50 else []

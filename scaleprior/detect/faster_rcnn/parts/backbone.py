@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
@@ -60,16 +61,64 @@ class _ConvThenFrozenNorm(nn.Conv2d):
     """A convolution that also does the work of the FrozenBN behind it: see :func:`fuse_frozen_norms`."""
 
     _norm: tuple[Any]  # in a tuple, so that it is not registered as a second child
+    _kept: _Kept | None = None
 
     def both(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the convolution that does the work of both."""
         (norm,) = self._norm
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        return self.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
+        kept = self._kept
+        if kept is None or not kept.holds(norm):
+            kept = self._kept = _Kept.of(norm)
+        if self.weight.requires_grad and torch.is_grad_enabled():
+            return self.weight * kept.scale, kept.shift
+        return kept.scaled(self.weight), kept.shift
 
     def forward(self, input: Tensor) -> Tensor:
         weight, shift = self.both()
         return F.conv2d(input, weight, shift, self.stride, self.padding, self.dilation, self.groups)
+
+
+class _Kept:
+    """What a FrozenBN multiplies by and adds, worked out once: its four tensors do not learn.
+
+    That they are the ones, and were not written to since, is told by themselves and by torch's count of writes.
+    """
+
+    def __init__(self, tensors: tuple[Tensor, ...], scale: Tensor, shift: Tensor) -> None:
+        self._of = _written(*tensors)
+        self.scale = scale
+        self.shift = shift
+        self._weight: tuple[tuple[tuple[Tensor, int], ...], Tensor] | None = None
+
+    @classmethod
+    def of(cls, norm: Any) -> _Kept:
+        # whoever evaluates first, in inference mode, leaves tensors that training can use
+        with torch.inference_mode(mode=False), torch.no_grad():
+            scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+            shift = norm.bias - norm.running_mean * scale
+            return cls(_tensors(norm), scale.view(-1, 1, 1, 1), shift)
+
+    def holds(self, norm: Any) -> bool:
+        return _same(self._of, _tensors(norm))
+
+    def scaled(self, weight: Tensor) -> Tensor:
+        """``weight`` times the scale, for as long as it is not written to."""
+        if self._weight is None or not _same(self._weight[0], (weight,)):
+            with torch.inference_mode(mode=False), torch.no_grad():
+                self._weight = _written(weight), weight * self.scale
+        return self._weight[1]
+
+
+def _tensors(norm: Any) -> tuple[Tensor, ...]:
+    return norm.weight, norm.bias, norm.running_mean, norm.running_var
+
+
+def _written(*tensors: Tensor) -> tuple[tuple[Tensor, int], ...]:
+    return tuple((tensor, tensor._version) for tensor in tensors)
+
+
+def _same(before: tuple[tuple[Tensor, int], ...], now: tuple[Tensor, ...]) -> bool:
+    return all(tensor is other and version == other._version for (tensor, version), other in zip(before, now))
 
 
 class _FusedNorm(FrozenBatchNorm2d):

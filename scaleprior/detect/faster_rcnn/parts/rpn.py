@@ -132,17 +132,16 @@ class Rpn(nn.Module):
         maps = [features[name] for name in self.settings.in_features]
         anchors = self.anchors(maps)
         logits, codes = self.rpn_head(maps)
-        losses = {} if truth is None else self._losses(torch.cat(anchors), logits, codes, truth, seeds)
+        levels = [logit.shape[1] for logit in logits]
+        every = torch.cat(anchors), torch.cat(logits, dim=1), torch.cat(codes, dim=1)
+        losses = {} if truth is None else self._losses(*every, truth, seeds)
         with torch.no_grad():
-            return self._propose(anchors, logits, codes, sizes), losses
+            return self._propose(*every, levels, sizes), losses
 
-    def _losses(
-        self, anchors: Tensor, logits: list[Tensor], codes: list[Tensor], truth: Truth, seeds: Tensor
-    ) -> dict[str, Tensor]:
+    def _losses(self, anchors: Tensor, logits: Tensor, codes: Tensor, truth: Truth, seeds: Tensor) -> dict[str, Tensor]:
         """Sums over the sampled anchors, divided by batch_size_per_image * N (Detectron2; torchvision divides by
         the number really sampled)."""
         s = self.settings
-        all_logits, all_codes = torch.cat(logits, dim=1), torch.cat(codes, dim=1)
         with torch.no_grad():
             matched, label = box_ops.match(anchors, truth, s.iou_thresholds, keep_best=True)
             keys = random_keys(seeds, ANCHORS, len(anchors))
@@ -151,33 +150,38 @@ class Rpn(nn.Module):
             goal = box_ops.rows_of(truth.boxes, box_ops.rows_of(matched, positives))
             target = box_ops.encode(anchors[positives], goal, s.box_weights)
         normaliser = s.batch_size_per_image * len(truth)
-        chosen = box_ops.rows_of(all_logits, index)
+        chosen = box_ops.rows_of(logits, index)
         each = F.binary_cross_entropy_with_logits(chosen, (kind == 1).to(chosen.dtype), reduction="none")
         loss_cls = torch.where(kind >= 0, each, 0.0).sum() / normaliser
-        predicted, objects = box_ops.rows_of(all_codes, positives), kind[:, : positives.shape[1]] == 1
+        predicted, objects = box_ops.rows_of(codes, positives), kind[:, : positives.shape[1]] == 1
         loss_loc = box_ops.smooth_l1_sum(predicted, target, s.beta, objects) / normaliser
         return {"loss_rpn_cls": loss_cls * s.cls_weight, "loss_rpn_loc": loss_loc * s.loc_weight}
 
-    def _propose(self, anchors: list[Tensor], logits: list[Tensor], codes: list[Tensor], sizes: Tensor) -> Proposals:
-        """The best of every level, without those that overlap a better one of it, then the best of all levels."""
+    def _propose(
+        self, anchors: Tensor, logits: Tensor, codes: Tensor, levels: Sequence[int], sizes: Tensor
+    ) -> Proposals:
+        """The best of every level, without those that overlap a better one of it, then the best of all levels.
+
+        Args:
+            levels: how many of the anchors [A, 4], logits [N, A] and codes [N, A, 4] are of each level, in their order.
+        """
         s = self.settings
         mode = 0 if self.training else 1
-        scores, boxes = [], []
-        for anchor, logit, code in zip(anchors, logits, codes):
-            best, index = logit.topk(min(s.pre_nms[mode], logit.shape[1]), dim=1)
-            box = box_ops.decode(anchor[index], box_ops.rows_of(code, index), s.box_weights)
-            box = box_ops.clip(box, sizes)
-            # a comparison with NaN is false, so this also drops boxes that are not finite
-            usable = (box[..., 2:] - box[..., :2] > s.min_size).all(dim=-1) & torch.isfinite(best)
-            scores.append(best.masked_fill(~usable, -torch.inf))
-            boxes.append(box)
-        most = max(score.shape[1] for score in scores)
-        # One row for each level of each image; shorter levels have places behind their own.
-        all_scores = torch.stack([F.pad(score, (0, most - score.shape[1]), value=-torch.inf) for score in scores], 1)
-        all_boxes = torch.stack([F.pad(box, (0, 0, 0, most - box.shape[1])) for box in boxes], 1)
-        # of a level, no more can come to be among the best of all
-        limit = s.post_nms[mode]
-        kept = keep_best(all_boxes.flatten(0, 1), all_scores.flatten(0, 1), s.nms_thresh, limit=limit)
-        remaining = all_scores.masked_fill(~kept.view_as(all_scores), -torch.inf).flatten(1)
-        best, index = remaining.topk(min(s.post_nms[mode], remaining.shape[1]), dim=1)
-        return Proposals(box_ops.rows_of(all_boxes.flatten(1, 2), index), best > -torch.inf)
+        most, first, scores, places = min(s.pre_nms[mode], max(levels)), 0, [], []
+        for number, logit in zip(levels, logits.split(list(levels), dim=1)):
+            best, index = logit.topk(min(most, number), dim=1)
+            # One row for each level of each image; shorter levels have places behind their own that hold nothing.
+            scores.append(F.pad(best, (0, most - best.shape[1]), value=-torch.inf))
+            places.append(F.pad(index + first, (0, most - best.shape[1])))
+            first += number
+        best, index = torch.cat(scores, dim=1), torch.cat(places, dim=1)
+        boxes = box_ops.decode(anchors[index], box_ops.rows_of(codes, index), s.box_weights)
+        boxes = box_ops.clip(boxes, sizes)
+        # a comparison with NaN is false, so this also drops boxes that are not finite
+        usable = (boxes[..., 2:] - boxes[..., :2] > s.min_size).all(dim=-1) & torch.isfinite(best)
+        best = best.masked_fill(~usable, -torch.inf)
+        kept = keep_best(boxes.view(-1, most, 4), best.view(-1, most), s.nms_thresh)
+        best, index = best.masked_fill(~kept.view_as(best), -torch.inf).topk(
+            min(s.post_nms[mode], best.shape[1]), dim=1
+        )
+        return Proposals(box_ops.rows_of(boxes, index), best > -torch.inf)
