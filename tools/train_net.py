@@ -44,12 +44,12 @@ def arguments(args: argparse.Namespace) -> list[str]:
     flags = [flag for flag, given in asked.items() if given and not args.eval_only]
     action = "eval" if args.eval_only else "train"
     places = {
-        "--num-gpus": args.num_gpus,
-        "--num-machines": args.num_machines,
-        "--machine-rank": args.machine_rank,
-        "--dist-url": args.dist_url,
+        "--num-gpus": (args.num_gpus, 1),
+        "--num-machines": (args.num_machines, 1),
+        "--machine-rank": (args.machine_rank, 0),
+        "--dist-url": (args.dist_url, "auto"),
     }
-    flags += [str(word) for flag in places.items() for word in flag]
+    flags += [str(word) for flag, (asked, usual) in places.items() if asked != usual for word in (flag, asked)]
     return ["detect", action, "--config-file", args.config_file, "--engine", args.engine, *flags, *args.opts, *own]
 
 

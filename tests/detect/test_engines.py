@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,6 @@ from scaleprior.detect import engines
 from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import UserError
-from tests import processes
 from tests.conftest import REPO
 from tests.detect.conftest import TINY_FPN, data_overrides, make_coco
 
@@ -147,21 +147,6 @@ def test_no_torch_before_an_engine_works() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(REPO)})
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--num-gpus", "2"], "--num-gpus 2 needs the detectron2 engine"),
-        (["--num-machines", "2"], "--num-machines 2 needs the detectron2 engine"),
-        (["--dist-url", "tcp://x"], "--dist-url tcp://x needs the detectron2 engine"),
-    ],
-)
-def test_the_tool_refuses_what_one_process_cannot_do(flags: list[str], message: str) -> None:
-    tool = REPO / "tools" / "train_net.py"
-    done = processes.run([sys.executable, tool, "--config-file", "x.yaml", "--engine", "torchvision", *flags])
-    assert done.returncode == 2
-    assert message in done.stderr
-
-
 def test_the_tools_flags_become_the_commands(tmp_path: Path) -> None:
     import importlib.util
 
@@ -178,6 +163,30 @@ def test_the_tools_flags_become_the_commands(tmp_path: Path) -> None:
     assert tool.arguments(args)[-2:] == ["SCALEPRIOR.RESULTS", "all.csv"]
     args = tool.parse(["--config-file", str(config), "--extend", *opts])
     assert tool.arguments(args)[:7] == ["detect", "train", "--config-file", str(config), "--engine", "auto", "--extend"]
+
+
+def test_the_tools_flags_of_processes_become_the_commands(tmp_path: Path) -> None:
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("train_net", REPO / "tools" / "train_net.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    flags = ["--num-gpus", "4", "--num-machines", "2", "--machine-rank", "1", "--dist-url", "tcp://host:1"]
+    config = tmp_path / "c.yaml"
+    config.write_text("OUTPUT_DIR: runs/x\n")
+    words = tool.arguments(tool.parse(["--config-file", str(config), *flags]))
+    assert words[words.index("--num-gpus") :][: len(flags)] == flags
+
+
+def test_an_engine_that_says_nothing_of_processes_runs_in_one() -> None:
+    engines.check_processes(engines.get_engine("torchvision"), 8)
+    other: Any = SimpleNamespace(name="mine")
+    engines.check_processes(other, 1)
+    with pytest.raises(UserError, match=r"2 processes are asked for, and here the mine engine runs in one; use the to"):
+        engines.check_processes(other, 2)
+    other.name = "detectron2"
+    with pytest.raises(UserError, match=r"the detectron2 engine runs in one; tools/train_net.py starts Detectron2's"):
+        engines.check_processes(other, 2)
 
 
 def test_bad_data_is_one_line_and_exit_code_2(tmp_path: Path, cli: Callable[..., Any]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +21,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from scaleprior.config import LoadedConfig
 from scaleprior.detect import get_engine
 from scaleprior.detect.data.loader import batch_order
 from scaleprior.detect.faster_rcnn.model import build_detector
 from scaleprior.detect.faster_rcnn.norms import share_norms, uses_own_statistics
 from scaleprior.detect.faster_rcnn.trainer import METRICS
+from scaleprior.errors import FailureError
 from scaleprior.training.checkpoints import Checkpoints
+from scaleprior.training.launching import launch
 from scaleprior.training.processes import ProcessGroup
 from tests import processes
 from tests.conftest import REPO
@@ -195,6 +200,15 @@ def test_a_run_goes_on_with_another_number_of_processes_and_says_so(shared: Shar
     assert run["trained_by"] == [{"from_step": 0, "processes": 2}, {"from_step": 2, "processes": 1}]
 
 
+def test_a_run_that_is_extended_tells_its_former_schedule_and_who_trained_it(shared: Shared, tmp_path: Path) -> None:
+    shutil.copytree(shared.folder / "left", tmp_path / "left")
+    loaded = tiny_config("FPN", shared.words("FPN", *SAVING, "SOLVER.MAX_ITER", "4"))
+    get_engine("torchvision").train(loaded, shared.folder / "w.safetensors", tmp_path / "left", extend=True)
+    run = json.loads((tmp_path / "left" / "run.json").read_text())
+    assert [(each["steps"], each["schedule"]["SOLVER.MAX_ITER"]) for each in run["extended"]] == [(2, 3)]
+    assert run["trained_by"] == [{"from_step": 0, "processes": 2}, {"from_step": 2, "processes": 1}]
+
+
 def test_an_image_that_one_process_cannot_use_ends_both_with_its_words(shared: Shared) -> None:
     """And with the steps before it saved; it is first drawn at step 1, by process 1."""
     first, second = shared.said["damaged"]
@@ -259,6 +273,42 @@ def test_the_tool_and_the_command_start_processes_and_speak_once(tmp_path: Path)
     found = processes.run(command)
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout)["AP"] == pytest.approx(float(row["ap"]), abs=0.01)
+
+
+def _train_until(out: Path, end: str, loaded: LoadedConfig) -> None:
+    """One process' share; process 1 is killed after the first step, or process 0 finds the disk full."""
+
+    def progress(done: int, total: int, numbers: Any) -> None:
+        if end == "killed" and done == 1 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.set_num_threads(1)
+    get_engine("torchvision").train(loaded, None, out, resume=True, progress=progress)
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ("killed", r"^(process 1 terminated with signal SIGKILL|another process was lost: .*); .*resume=True goes on"),
+        (
+            "full",
+            r"^cannot write .*metrics\.jsonl: No space left on device .*; the first 6 steps are saved: .*",
+        ),
+    ],
+)
+def test_a_lost_process_and_a_full_disk_end_both_in_one_line(
+    end: str, said: str, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    words = [*data_overrides(*make_coco(tmp_path / "data")), *SAVING]
+    if end == "full":
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / METRICS).symlink_to("/dev/full")
+    with pytest.raises(FailureError, match=said):
+        launch(_train_until, (tmp_path / "run", end, tiny_config("FPN", words)), processes=2)
+    assert "Traceback" not in capfd.readouterr().err
+    found = Checkpoints(tmp_path / "run").load()
+    assert found is not None
+    assert found.state["step"] == (6 if end == "full" else 1)
 
 
 @pytest.mark.parametrize(
