@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from scaleprior import plugins
 from scaleprior.commands import detect as command
 from scaleprior.config import load_config
 from scaleprior.detect import engines
+from scaleprior.detect.calibration import Calibration
 from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import UserError
@@ -137,9 +139,22 @@ def test_printed_results() -> None:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         command.print_results({"a": result, "b": result}, "torchvision", Path("m"), as_json=False)
-    assert out.getvalue().splitlines()[1] == (
-        "a: AP 1.23, AP50 5.00, AP75 0.00, APs -, APm 2.00, APl 3.00 (engine torchvision, 9 images)"
-    )
+    line = "AP 1.23, AP50 5.00, AP75 0.00, APs -, APm 2.00, APl 3.00 (engine torchvision, 9 images)"
+    assert out.getvalue().splitlines() == ["model: m", f"a: {line}", f"b: {line}"]
+    more = replace(
+        result, ar1=1.0, ar10=2.0, ar100=3.5, ar_large=4.0, masks={"AP": 0.5, "APs": None, "AR100": 7.0},
+        calibration=Calibration(12.345, ()), masks_calibration=Calibration(None, ()), augmented=result,
+    )  # fmt: skip
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        command.print_results({"a": more}, "torchvision", Path("m"), as_json=False)
+    assert out.getvalue().splitlines()[1:] == [
+        line,
+        "AR1 1.00, AR10 2.00, AR100 3.50, ARs -, ARm -, ARl 4.00, D-ECE 12.35",
+        "masks: AP 0.50, APs -",
+        "masks: AR100 7.00, D-ECE -",
+        f"with test-time augmentation: {line}",
+    ]
 
 
 def test_no_torch_before_an_engine_works() -> None:
