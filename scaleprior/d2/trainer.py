@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetMapper, build_detection_test_loader
+from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.solver import LRMultiplier
@@ -33,6 +33,7 @@ from scaleprior.d2.checks import check_keys, check_solver
 from scaleprior.d2.data.classes import check_classes
 from scaleprior.d2.data.datasets import check_annotated
 from scaleprior.d2.data.loader import NamedMapper, ResumableLoader, TestLoader, UnusableImage
+from scaleprior.d2.data.stored import with_store
 from scaleprior.d2.evaluation.as_saved import as_saved
 from scaleprior.d2.evaluation.augmented import AUGMENTED_FOLDER, SUFFIX, augmented_model
 from scaleprior.d2.evaluation.checks import check_evaluation
@@ -272,11 +273,11 @@ class Trainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> TestLoader:
         """Detectron2's, whose errors name the image."""
         cfg = with_sets(cfg, [dataset_name])
-        # Both take a config in place of their arguments, which no checker sees.
-        make_mapper: Any = DatasetMapper
-        make_loader: Any = build_detection_test_loader
-        mapper = NamedMapper(make_mapper(cfg, is_train=False), strict=cfg.SCALEPRIOR.STRICT_IMAGES)
-        return TestLoader(make_loader(cfg, dataset_name, mapper=mapper))
+        make_loader: Any = build_detection_test_loader  # its decorator hangs the reader of configs on it
+        found = make_loader.from_config(cfg, dataset_name)
+        mapper = with_store(found["mapper"], found["dataset"], cfg)
+        found["mapper"] = NamedMapper(mapper, strict=cfg.SCALEPRIOR.STRICT_IMAGES)
+        return TestLoader(make_loader(**found))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:

@@ -115,8 +115,9 @@ OWN = (
         "SCALEPRIOR.IMAGE_STORE_MB", 0,
         "Decoded images kept on the disk in $SCALEPRIOR_HOME/images, once for all processes of the machine: what all "
         "sets together may take there; 0 = none. Sets that nobody uses give way to others, the longest unused first. "
-        "The cells of a study take 2048 unless this key is set. No effect on results.",
-        engines=(TORCHVISION,), changes=(), legal=at_least(0), unit="megabytes of 2**20 bytes", since=2,
+        "The cells of a study take 2048 unless this key is set. With Detectron2 for its own mapper; the engines share "
+        "no pixels, as their decoders differ. No effect on results.",
+        engines=DETECTORS, changes=(), legal=at_least(0), unit="megabytes of 2**20 bytes", since=2,
     ),
     Key(
         "SCALEPRIOR.STRICT_IMAGES", False,

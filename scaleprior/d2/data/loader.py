@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from scaleprior.config.seed import run_seed
 from scaleprior.d2.data.images import is_wide, refuse_misread
+from scaleprior.d2.data.stored import with_store
 from scaleprior.d2.ready import with_own_keys
 from scaleprior.errors import UserError
 from scaleprior.training.seeds import step_seed
@@ -260,6 +261,7 @@ class ResumableLoader:
             )
         build: Any = build_detection_train_loader  # its decorator hangs the reader of configs on it
         found = build.from_config(cfg, mapper, dataset=dataset, sampler=sampler)
+        found["mapper"] = with_store(found["mapper"], found["dataset"], cfg)
         return cls(**found, seed=run_seed(cfg), strict=cfg.SCALEPRIOR.STRICT_IMAGES)
 
     def go_to(self, step: int) -> None:

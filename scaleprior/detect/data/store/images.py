@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import logging
 from functools import cache, partial
@@ -18,7 +17,7 @@ from scaleprior.detect.data.coco import DetectionSet
 from scaleprior.detect.data.image_sizes import EXIF_HINT, SIZE_HINT, describe_size, is_stored_size
 from scaleprior.detect.data.oddities import Oddities
 from scaleprior.detect.data.store.room import Room
-from scaleprior.detect.data.store.stored import StoredImages, source_of
+from scaleprior.detect.data.store.stored import StoredImages, names_digest, source_of
 from scaleprior.detect.data.transforms import paste, resize, resized_shape
 from scaleprior.errors import UserError
 
@@ -141,12 +140,9 @@ class ImageStore:
 
     def _opened(self, room: Room, size: Size | None) -> StoredImages | None:
         records = self.data.records
-        names = hashlib.sha256(
-            repr([(each.file_name, each.height, each.width) for each in records]).encode("utf-8", "surrogatepass")
-        )
         identity = {
             "root": self.data.root.where,
-            "images": names.hexdigest(),
+            "images": names_digest((each.file_name, each.height, each.width) for each in records),
             "order": self.order,
             "size": size,
             "upright": True,

@@ -20,7 +20,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,7 +31,7 @@ from scaleprior.detect.data.image_root import ImageRoot
 from scaleprior.errors import UserError
 from scaleprior.files import WriteError, atomic_path
 
-__all__ = ["Shape", "Source", "StoredImages", "file_bytes", "source_of"]
+__all__ = ["Shape", "Source", "StoredImages", "file_bytes", "names_digest", "source_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,11 @@ _POLL = 0.002  # seconds, about what a small image takes
 def file_bytes(shape: Shape) -> int:
     """What an image of this shape takes on the disk."""
     return -(-(math.prod(shape) + _TAIL.size) // _BLOCK) * _BLOCK
+
+
+def names_digest(images: Iterable[tuple[str, int, int]]) -> str:
+    """Of a set's images by name and by the height and width that its annotations say, for a room's identities."""
+    return hashlib.sha256(repr(list(images)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def source_of(root: ImageRoot, name: str) -> Source | None:
