@@ -106,9 +106,10 @@ def test_cells_that_are_left_out_change_no_other(device: str, whole: bool, side:
     from scaleprior.detect.faster_rcnn.kernels.roi_align import Pooling, pool
 
     feature = some_maps(1, 5 if whole else 1, torch.float32)[0].to(device).requires_grad_()
-    boxes, zeros = some_boxes(20 if whole else 2).to(device), torch.zeros(20 if whole else 2, dtype=torch.int64)
+    boxes, scale = some_boxes(20 if whole else 6).to(device), 0.25 if whole else 1 / 32
+    zeros = torch.zeros(len(boxes), dtype=torch.int64)
     found = []
-    for pooling in (Pooling(side, 0.25, 0, aligned=True, step=step), Pooling(side, 0.25, 0, aligned=True)):
+    for pooling in (Pooling(side, scale, 0, aligned=True, step=step), Pooling(side, scale, 0, aligned=True)):
         pooled = pool([feature], boxes, zeros.to(device), zeros.to(device), pooling)
         pooled = pooled if pooling.step == step else pooled[:, :, ::step, ::step]
         assert pooled.shape[2:] == (-(-side // step),) * 2
