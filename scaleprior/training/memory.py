@@ -24,6 +24,12 @@ _GPU = (
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 )
 """In the texts of plain RuntimeErrors: of the host's allocator, and of what takes a GPU's memory beside torch's."""
+_PERHAPS = (
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "unable to find an engine to execute this computation",
+)
+"""What cuBLAS and cuDNN say on a full GPU, for which they have no room to begin, but also where they are broken."""
 
 
 class OutOfMemory(FailureError):
@@ -44,11 +50,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def memory_that_ran_out(error: BaseException) -> Memory | None:
-    """Whose memory ran out, by ``error`` or by one that led to it; None where it is another kind of error."""
+    """Whose memory ran out, by ``error`` or by one that led to it; None where it is another kind of error.
+
+    Also where that is only likely: for who tries again with more of it, and learns so whether it was.
+    """
     for each in causes(error):
         memory = each.memory if isinstance(each, OutOfMemory) else _refused(each)
         if memory is not None:
             return memory
+        if isinstance(each, RuntimeError) and any(text in str(each) for text in _PERHAPS):
+            return "gpu"
     return None
 
 

@@ -31,6 +31,14 @@ def test_an_error_says_whose_memory_ran_out(error: Exception, whose: str | None)
     assert is_out_of_memory(error) == (whose is not None)
 
 
+@pytest.mark.parametrize("said", ["CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+                                  "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+                                  "GET was unable to find an engine to execute this computation"])  # fmt: skip
+def test_a_library_that_cannot_begin_may_lack_memory_which_is_not_said_for_certain(said: str) -> None:
+    assert memory_that_ran_out(RuntimeError(said)) == "gpu"
+    assert not is_out_of_memory(RuntimeError(said))
+
+
 def test_whose_memory_it_was_is_known_behind_other_errors_and_other_words() -> None:
     def told() -> None:
         try:

@@ -124,18 +124,34 @@ def test_neighbours_on_another_gpu_have_no_part_of_its_memory_but_of_the_hosts(t
 
 
 def test_for_want_of_the_machines_memory_a_cell_runs_alone_on_the_machine(tmp_path: Path) -> None:
-    """Beside it begins nothing, on no GPU."""
-    places = gpus(1, 1, 1)
-    cells = Admission(places, folders(tmp_path, 3), most=3)
+    """It begins beside nothing, on no GPU, and beside it begins nothing."""
+    places = gpus(1, 1, 1, 1)
+    cells = Admission(places, folders(tmp_path, 4), most=4)
     first = begun(cells)
     assert ran_out(cells, first["a"], "host")
     assert ran_out(cells, first["b"], "host")
-    assert begun(cells) == {}
-    cells.end(first["c"], 0)
+    assert not cells.end(first["c"], 0)
+    assert begun(cells) == {}  # two may work here at once now, but d does
+    assert not cells.end(first["d"], 0)
     (alone,) = begun(cells).values()
     assert begun(cells) == {}
-    cells.end(alone, 0)
+    assert not cells.end(alone, 0)
     assert len(begun(cells)) == 1
+
+
+def test_beside_a_cell_that_needs_the_machine_for_itself_none_begins_that_needs_a_gpu_for_itself(
+    tmp_path: Path,
+) -> None:
+    cells = Admission(gpus(2, 2), folders(tmp_path, 4), most=4)
+    first = begun(cells)
+    assert ran_out(cells, first["a"], "host")
+    assert ran_out(cells, first["c"], "gpu")
+    for name in "bd":
+        assert not cells.end(first[name], 0)
+    (alone,) = begun(cells).values()
+    assert alone.folder.name == "a"
+    assert not cells.end(alone, 0)
+    assert [*begun(cells)] == ["c"]
 
 
 def test_what_the_system_killed_for_want_of_memory_runs_again_what_somebody_killed_does_not(
