@@ -15,7 +15,7 @@ from scaleprior.detect.data.segmentation import Segmentation, read_mask, to_imag
 from scaleprior.detect.faster_rcnn.model import Detector, build_detector
 from scaleprior.detect.faster_rcnn.model_file import model_names
 from scaleprior.detect.faster_rcnn.paste import paste_masks
-from scaleprior.detect.faster_rcnn.solver import build_optimizer, lr_factor
+from scaleprior.detect.faster_rcnn.solver import build_optimizer, clip_gradients, lr_factor
 from tests.detect.conftest import tiny_config
 
 pytestmark = pytest.mark.detectron2
@@ -274,3 +274,34 @@ def test_without_objects_detectron2_and_ours_have_no_loss_of_masks_and_every_gra
     head = ours.roi_heads.mask_head
     assert head is not None
     assert all(p.grad is not None for p in head.parameters())
+
+
+def test_steps_of_training_leave_the_same_weights_of_a_mask_rcnn() -> None:
+    """Losses, gradients, clipping and updates at once; what else two runs differ in is what each draws at random."""
+    from detectron2.solver import build_optimizer as their_optimizer
+    from detectron2.utils.events import EventStorage
+
+    words = (
+        *("MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.CONV_DIM", "32", "MODEL.ROI_MASK_HEAD.NUM_CONV", "2"),
+        *("MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO", "2", "MODEL.RESNETS.NORM", "FrozenBN"),
+        *("SOLVER.CLIP_GRADIENTS.ENABLED", "True", "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "norm"),
+    )
+    loaded = tiny_config("FPN", [*_ALL, *words])
+    ours, theirs = _pair("FPN", *words)
+    (images, boxes, classes), (inputs, masks) = _inputs(), _with_masks("polygon")
+    mine, other = build_optimizer(loaded.cfg, ours.train()), their_optimizer(_theirs(loaded), theirs.train())
+    start = {name: p.detach().clone() for name, p in ours.named_parameters()}
+    for _ in range(3):
+        with EventStorage():
+            expected = torch.stack(list(theirs(inputs).values())).sum()
+        loss = torch.stack(list(ours.losses(images, boxes, classes, masks).values())).sum()
+        for optimizer, total in ((mine, loss), (other, expected)):
+            optimizer.zero_grad()
+            total.backward()
+        clip_gradients(loaded.cfg, mine)  # Detectron2's optimiser does so itself
+        mine.step(), other.step()
+    names, their_weights = model_names(ours), dict(theirs.named_parameters())
+    moved = [(n, p, their_weights[names[n]], (p - start[n]).abs().max()) for n, p in ours.named_parameters()]
+    assert sum(bool(step) for *_, step in moved) == len(moved)
+    assert all((p - q).abs().max() < 1e-2 * step for _, p, q, step in moved)
+    assert all((p - q).abs().max() < 1e-3 * step for n, p, q, step in moved if ".mask_head." in n)
