@@ -72,7 +72,7 @@ class RunLengths:
 
 @dataclass(frozen=True, eq=False)
 class Bitmap:
-    """A bitmap of 8 pixels a byte, row by row: as small as float32 is large, and unpacked at once."""
+    """A bitmap of 8 pixels a byte, row by row."""
 
     __slots__ = ("bits", "height", "width")
 
