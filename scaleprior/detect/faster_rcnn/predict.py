@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 __all__ = ["BatchLimits", "predict"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,8 @@ def predict(
             for indices, images in _ahead(pool, load, batches, depth=threads):
                 shape = (images.shape[2], images.shape[3])
                 # on the stream of the network: 50 MB of 16 images take 2 ms of a GPU's time, the network a hundred
-                found = model(images.to(device, non_blocking=True), [shape] * len(indices))
-                leaving = Leaving(indices, cast("list[Detections]", found), shape)
+                found = _detected(model, images.to(device, non_blocking=True), shape)
+                leaving = Leaving(indices, found, shape)
                 parts.append(pool.submit(leaving.found, data))
                 if len(parts) > threads + 1:
                     parts[-threads - 2].result()  # until then its masks lie on the device
@@ -114,6 +117,23 @@ def predict(
             return Found.joined([part.result() for part in parts])
     finally:
         store.report()
+
+
+def _detected(model: Detector, images: Tensor, shape: tuple[int, int]) -> list[Detections]:
+    """Of each of ``images``, which are of one shape; in halves where others leave a GPU's memory too little room.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: for a single image.
+    """
+    try:
+        return cast("list[Detections]", model(images, [shape] * len(images)))
+    except torch.cuda.OutOfMemoryError:
+        if len(images) == 1:
+            raise
+        logger.warning("%d images of %d x %d do not fit into the GPU's memory at once", len(images), *shape)
+    # behind the handler, which holds what was computed so far
+    half = len(images) // 2
+    return [*_detected(model, images[:half], shape), *_detected(model, images[half:], shape)]
 
 
 @contextlib.contextmanager

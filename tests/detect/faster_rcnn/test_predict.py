@@ -187,6 +187,27 @@ def test_an_unusable_image_ends_it_and_leaves_nothing_running(tmp_path: Path, th
     assert not [t.name for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
 
 
+def test_a_batch_that_does_not_fit_is_computed_in_halves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As where other programs use the GPU, too. One image that does not fit is an error."""
+
+    class Full(_Fixed):
+        room = 2
+
+        def forward(self, images: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+            if len(images) > self.room:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return super().forward(images, sizes)
+
+    data = load_coco(*make_coco(tmp_path, images=7, side=64), name="tiny")
+    assert _same(_predict(Full(), data), _predict(_Fixed(), data))
+    assert "7 images of 32 x 32 do not fit into the GPU's memory at once" in caplog.text
+    _predict(model := Full(), data)
+    assert [batch[0] for batch in model.batches] == [1, 2, 2, 2]
+    Full.room = 0
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        _predict(Full(), data)
+
+
 def test_a_set_of_which_nothing_is_found(tmp_path: Path) -> None:
     class Blind(_Fixed):
         def forward(self, images: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
