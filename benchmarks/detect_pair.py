@@ -141,15 +141,16 @@ class Pair:
             found["ratio"] = statistics.median(b / a for a, b in zip(*times.values()))
             if self.device.type == "cuda":
                 found["memory_ratio"] = peaks[ENGINES[0]] / peaks[ENGINES[1]]
-        del works
-        self._tidy()
         return found
 
     def _our_work(self, row: Row) -> Callable[[], object]:
+        import torch
+
         images, boxes, classes = random_images(row)
         if row.work == "inference":
             self.ours.eval()
-            return lambda: _in_parts(row, images, self._autocast(row), self._detect)
+            ready: Any = self._pinned(torch.stack(images))
+            return lambda: _in_parts(row, ready, self._autocast(row), self._detect)
         self.ours.train()
         cfg = self.cfg.clone()
         cfg.defrost()
@@ -158,6 +159,8 @@ class Pair:
             cfg.SCALEPRIOR.AMP_DTYPE = "bfloat16"
         cfg.freeze()
         batch = _ready_batch(images, boxes, classes)
+        if isinstance(batch.images, torch.Tensor):
+            batch = dataclasses.replace(batch, images=self._pinned(batch.images))
         try:
             from scaleprior.detect.faster_rcnn.step import TrainStep
         except ModuleNotFoundError:  # a checkout of before
@@ -180,8 +183,12 @@ class Pair:
         trainer.optimizer = self._optimizer
         return lambda: trainer._step(batch)
 
-    def _detect(self, images: Sequence[Tensor]) -> object:
-        return self.ours.detect(images)
+    def _detect(self, images: Tensor) -> object:
+        return self.ours(images.to(self.device, non_blocking=True), [tuple(images.shape[2:])] * len(images))
+
+    def _pinned(self, images: Tensor) -> Tensor:
+        """As our loaders give them on a GPU."""
+        return images.pin_memory() if self.device.type == "cuda" else images
 
     def _peer_work(self, row: Row) -> Callable[[], object]:
         """Detectron2's own trainer at a loader that always gives the same batch, or its model at the images."""
@@ -249,7 +256,8 @@ class Pair:
         other = (self.peer, self._peer_optimizer) if name == ENGINES[0] else (self.ours, self._optimizer)
         return torch.cuda.max_memory_allocated(self.device) - _kept(*other)
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
+        """Give back the memory that a row left to the allocator."""
         import torch
 
         gc.collect()

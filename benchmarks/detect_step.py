@@ -107,7 +107,7 @@ def serve(kind: str, depth: int, *, peer: bool) -> None:
             found = pair.measure(row, warm=2 if gpu else 1, blocks=3 if gpu else 5, steps=steps, seconds=_ROW)
         except Exception as e:  # a row of its own, such as one without memory; the next may do
             found = {"failed": f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"}
-            pair._tidy()
+        pair.tidy()  # here, where the error and what its frames hold on to are gone
         print(json.dumps(found), file=answers, flush=True)
 
 

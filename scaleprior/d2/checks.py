@@ -17,6 +17,7 @@ from scaleprior.backbones.trunks.selection import check_model_is_read, is_timm_c
 from scaleprior.config.dotted import flat_config
 from scaleprior.d2.backends import check_backends
 from scaleprior.detect.faster_rcnn.keys import check_box_head
+from scaleprior.detect.precision import amp_dtype
 from scaleprior.errors import ScalePriorError, UserError
 
 # What its readers of data sets raise for a file or a package that is missing, and for a broken file.
@@ -40,6 +41,7 @@ def check_solver(cfg: CfgNode) -> None:
             "SOLVER.AMP.ENABLED is True with MODEL.DEVICE cpu; Detectron2 mixes precision on GPUs only",
             hint="use SOLVER.AMP.ENABLED False",
         )
+    amp_dtype(cfg, torch.device(cfg.MODEL.DEVICE))
     synced = [key for key, value in flat_config(cfg.MODEL, "MODEL.") if key.endswith(".NORM") and value == "SyncBN"]
     if synced and on_cpu and comm.get_world_size() > 1:
         raise UserError(
