@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,16 +20,18 @@ from scaleprior.backbones import ResNetSpec, read_card
 from scaleprior.errors import FailureError, UserError
 from scaleprior.pretrain import pretrain
 from scaleprior.pretrain.data.batches import LabelledBatch
-from scaleprior.pretrain.data.feed import Feed, Part
+from scaleprior.pretrain.data.feed import Feed
 from scaleprior.pretrain.loop import step as step_module
 from scaleprior.pretrain.loop.compiled import compile_errors, compiled
-from scaleprior.pretrain.loop.graphs import GraphedUpdate, Lengths
+from scaleprior.pretrain.loop.graphs import Lengths, Parts
 from scaleprior.pretrain.loop.step import TrainStep
 from scaleprior.pretrain.losses.targets import Targets
 from scaleprior.pretrain.network.pretrainer import Pretrainer
 from scaleprior.pretrain.optim.optimizers import device_optimizer
 from scaleprior.pretrain.plan import check_mode
+from scaleprior.training.graphs import GraphedUpdate
 from scaleprior.training.processes import ProcessGroup
+from tests.training.test_graphs import StandIn
 
 CPU = torch.device("cpu")
 LABELS = 8
@@ -285,49 +285,21 @@ def test_lengths_only_grow_and_are_few() -> None:
     assert lengths(nothing) is nothing
 
 
-class StandIn:
-    """What graphs ask of ``torch.cuda``, on a CPU: a recording makes its step, and a replay makes it again."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.recording: StandIn.Graph | None = None
-        stream = SimpleNamespace(device=CPU, wait_stream=lambda other: None)
-        for name, value in {
-            "Stream": lambda device: stream,
-            "current_stream": lambda device: stream,
-            "stream": contextlib.nullcontext,
-            "CUDAGraph": StandIn.Graph,
-            "graph": self.graph,
-        }.items():
-            monkeypatch.setattr(torch.cuda, name, value)
-
-    class Graph:
-        replays = 0
-
-        def replay(self) -> None:
-            self.replays += 1
-
-    @contextlib.contextmanager
-    def graph(self, graph: Graph, **options: object) -> Iterator[None]:
-        self.recording = graph
-        yield
-        self.recording = None
-
-
 def test_parts_of_another_shape_are_recorded_anew_and_the_graph_before_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, made, graphs = StandIn(monkeypatch), list[str](), list[weakref.ref]()
 
-    def update(parts: Sequence[Part], images: int) -> int:
+    def update(batch: Parts) -> int:
         made.append("record" if cuda.recording else "step")
         if cuda.recording:
             graphs.append(weakref.ref(cuda.recording))
-        return int(parts[0][0].sum())
+        return int(batch.parts[0][0].sum())
 
     graphed = GraphedUpdate(update, lambda: made.append("ready"), CPU)
     lengths = Lengths()
 
     def step(number: int, side: int) -> None:
         each = batch(number)
-        graphed([(torch.full((4, side), number), lengths(each.targets))], 4)
+        graphed(Parts([(torch.full((4, side), number), lengths(each.targets))], 4))
 
     for number in range(6):
         step(number, 2)

@@ -120,6 +120,14 @@ OWN = (
         engines=DETECTORS, changes=(), legal=at_least(0), unit="megabytes of 2**20 bytes", since=2,
     ),
     Key(
+        "SCALEPRIOR.STEP_MODE", "auto",
+        "How the kernels of a training step come about on a GPU. eager = one after the other as the code asks for "
+        "them; graph = for each size of batches recorded once as a CUDA graph, with memory of its own, and from then "
+        "on started as one (one process, no masks, no BN that learns in the head); auto = graph for small images, for "
+        "which the GPU would wait for its host. No effect on results but in the last bits.",
+        engines=(TORCHVISION,), changes=(), legal=one_of("auto", "eager", "graph"), since=2,
+    ),
+    Key(
         "SCALEPRIOR.STRICT_IMAGES", False,
         "Do not read images that are out of order without harm to their pixels, such as a JPEG with spare bytes before "
         "its end marker: an error in detection, unreadable in pretraining. Damaged images are that anyway.",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scaleprior.backbones.trunks.family import TrunkSpec
@@ -16,6 +17,7 @@ from scaleprior.backbones.trunks.selection import config_eps, spec_from_config
 from scaleprior.backbones.trunks.trunk import detection_trunk
 from scaleprior.detect.data.segmentation import Segmentation
 from scaleprior.detect.data.transforms import pad_images
+from scaleprior.detect.faster_rcnn import kernels
 from scaleprior.detect.faster_rcnn.keys import check_keys
 from scaleprior.detect.faster_rcnn.parts.anchors import AnchorGrid
 from scaleprior.detect.faster_rcnn.parts.backbone import (
@@ -70,41 +72,41 @@ class Detector(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, 3, 1, 1), persistent=False)
 
-    def batch(self, images: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    def batch(self, images: Tensor, sizes: Sequence[tuple[int, int]] | Tensor) -> Tensor:
         """Normalised float32 batch [N, 3, H', W'] in channels_last; what is not of an image is 0 (the mean).
 
         Args:
-            images: uint8 [N, 3, H, W], padded right and below. sizes: (height, width) of each without padding.
+            images: uint8 [N, 3, H, W], padded right and below.
+            sizes: (height, width) of each without padding, or as float32 [N, 2] on the device.
         """
         height, width = images.shape[2:]
         divisor = max(self.divisibility, 1)
-        padded = (-(-height // divisor) * divisor, -(-width // divisor) * divisor)
         pixels = images.to(self.pixel_mean.device, non_blocking=True)
-        normalised = ((pixels.float() - self.pixel_mean) / self.pixel_std).contiguous(memory_format=torch.channels_last)
-        if all(tuple(size) == padded for size in sizes):
-            return normalised
-        batch = normalised.new_zeros(len(images), 3, *padded).contiguous(memory_format=torch.channels_last)
-        for row, image, (own_height, own_width) in zip(batch, normalised, sizes):
-            row[:, :own_height, :own_width] = image[:, :own_height, :own_width]
-        return batch
+        batch = (pixels.float() - self.pixel_mean) / self.pixel_std
+        if isinstance(sizes, Tensor) or any(tuple(size) != (height, width) for size in sizes):
+            batch = batch.masked_fill(~_inside(height, width, on_device(sizes, batch.device)), 0.0)
+        if height % divisor or width % divisor:
+            batch = F.pad(batch, (0, -width % divisor, 0, -height % divisor))
+        return batch.contiguous(memory_format=torch.channels_last)
 
     def forward(
         self,
         images: Tensor,
-        sizes: Sequence[tuple[int, int]],
+        sizes: Sequence[tuple[int, int]] | Tensor,
         truth: Truth | None = None,
-        seeds: Sequence[int] | None = None,
+        seeds: Tensor | Sequence[int] | None = None,
     ) -> dict[str, Tensor] | list[Detections]:
         """With ``truth`` the losses, whose sum is to be minimised; without it the detections, without gradients.
 
         Args:
-            images: uint8 [N, 3, H, W], padded right and below. sizes: (height, width) of each without padding.
-            seeds: of the choice of anchors and regions in each image, in [0, 2**32); by default from torch's global
-                generator.
+            images: uint8 [N, 3, H, W], padded right and below.
+            sizes: (height, width) of each without padding, or as float32 [N, 2] on the device.
+            seeds: of the choice of anchors and regions in each image, in [0, 2**32), or as int64 [N]; by default from
+                torch's global generator.
         """
         device = self.pixel_mean.device
-        sides = torch.tensor(sizes, dtype=torch.float32).to(device, non_blocking=True)
-        drawn = torch.randint(2**32, (len(sizes),)) if seeds is None else torch.tensor(seeds)
+        sides = on_device(sizes, device)
+        drawn = torch.randint(2**32, (len(sizes),)) if seeds is None else torch.as_tensor(seeds)
         drawn = drawn.to(device, non_blocking=True)
         if truth is None:
             with torch.no_grad():
@@ -115,6 +117,14 @@ class Detector(nn.Module):
         features = self.backbone(self.batch(images, sizes))
         proposals, losses = self.proposal_generator(features, sides, truth, drawn)
         return {**losses, **self.roi_heads.losses(features, proposals, truth, drawn)}
+
+    def waits_for(self) -> str | None:
+        """Why a step on a GPU has to ask the device or the host for something; None if it need not."""
+        if not kernels.usable(self.pixel_mean):
+            return "there are no Triton kernels here"
+        if torch.are_deterministic_algorithms_enabled():
+            return "torch was told to use deterministic algorithms"
+        return self.roi_heads.waits_for()
 
     def losses(
         self,
@@ -134,6 +144,19 @@ class Detector(nn.Module):
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
         """Detections of each of a list of images, uint8 [3, h, w], in its pixels."""
         return cast("list[Detections]", self(*pad_images(images)))
+
+
+def on_device(sizes: Sequence[tuple[int, int]] | Tensor, device: torch.device) -> Tensor:
+    """(height, width) of each image as float32 [N, 2] on ``device``; nobody waits for the copy."""
+    sides = sizes if isinstance(sizes, Tensor) else torch.tensor(sizes, dtype=torch.float32)
+    return sides.to(device, non_blocking=True)
+
+
+def _inside(height: int, width: int, sizes: Tensor) -> Tensor:
+    """Bool [N, 1, H, W]: which pixels are of an image of ``sizes`` [N, 2] in the upper left corner."""
+    rows = torch.arange(height, device=sizes.device) < sizes[:, :1]
+    columns = torch.arange(width, device=sizes.device) < sizes[:, 1:]
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
 def build_detector(cfg: CfgNode) -> Detector:

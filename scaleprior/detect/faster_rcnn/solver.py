@@ -78,9 +78,16 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.SGD:
                 if solver.WEIGHT_DECAY_BIAS is not None or not isinstance(module, _NORMS):
                     decay = bias_decay
             groups.setdefault((rate, decay), []).append(parameter)
+    device = next(model.parameters()).device
     return torch.optim.SGD(
         [
-            {"params": params, "lr": rate, "weight_decay": decay, "initial_lr": rate}
+            # on a GPU the rate is a tensor there, which a recorded step reads anew
+            {
+                "params": params,
+                "lr": torch.tensor(rate, dtype=torch.float32, device=device) if fused else rate,
+                "weight_decay": decay,
+                "initial_lr": rate,
+            }
             for (rate, decay), params in groups.items()
         ],
         lr=solver.BASE_LR,

@@ -7,7 +7,7 @@ read when the next one was handed over.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from scaleprior.detect.data.loader import DetectionBatch
+from scaleprior.detect.faster_rcnn.inputs import Inputs
 from scaleprior.detect.faster_rcnn.model import Detector, has_idle_parameters
 from scaleprior.detect.faster_rcnn.model_file import model_names
 from scaleprior.detect.faster_rcnn.solver import build_optimizer, clip_gradients, lr_factor
@@ -22,8 +23,9 @@ from scaleprior.detect.faster_rcnn.truth import Truth
 from scaleprior.detect.overflow import first_overflow, label_of
 from scaleprior.detect.precision import amp_dtype
 from scaleprior.detect.scaling import ScaleWatch
-from scaleprior.errors import FailureError, ScalePriorError
+from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.training.agreement import agree
+from scaleprior.training.graphs import GraphedUpdate
 from scaleprior.training.optimizers import begin_at_zero, guard, guards_itself, load_optimizer
 from scaleprior.training.parallel import in_parallel
 from scaleprior.training.pending import Pending
@@ -36,6 +38,11 @@ if TYPE_CHECKING:
 __all__ = ["StepRecord", "TrainStep"]
 
 _HINT = "lower SOLVER.BASE_LR, lengthen the warmup or clip gradients (SOLVER.CLIP_GRADIENTS.ENABLED True)"
+
+
+_SMALL = 2**22
+"""Pixels of a batch, up to which a step is bound by its launches on a fast GPU: 16 images of 512 x 512."""
+_RECORDINGS = 16
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,9 @@ class TrainStep:
 
     Attributes:
         dtype: of autocast; None without.
+
+    Raises:
+        UserError: SCALEPRIOR.STEP_MODE asks for what cannot be here.
     """
 
     def __init__(
@@ -94,24 +104,63 @@ class TrainStep:
         if guards_itself(self.optimizer):
             begin_at_zero(self.optimizer)
             self._found_inf = torch.zeros((), device=self.device)
+        self._names: tuple[str, ...] = ()
+        self._graphed: GraphedUpdate[Inputs, Tensor] | None = None
+        reason = self._cannot_record()
+        if reason is not None and cfg.SCALEPRIOR.STEP_MODE == "graph":
+            raise UserError(f"SCALEPRIOR.STEP_MODE is graph, and {reason}", hint="take auto, or eager")
+        if reason is None and cfg.SCALEPRIOR.STEP_MODE != "eager":
+            self._graphed = GraphedUpdate(self._recorded, self.optimizer.zero_grad, self.device, most=_RECORDINGS)
 
     def __call__(self, batch: DetectionBatch, step: int) -> None:
         """Learn from ``batch`` as step ``step`` (from 0); :meth:`settled` tells what it found."""
         rate = self.factor(step / self.cfg.SOLVER.MAX_ITER)
+        self._set_rate(rate)
+        torch.manual_seed(mixed_seed(self.seed, step))  # of what else may draw from torch's global generator
+        if self._graphed is not None and self._records(batch):
+            inputs = Inputs.of(batch, self._seeds(batch, step), self.device, divisor=max(self.model.divisibility, 1))
+            values = self._graphed(inputs)
+        else:
+            values = self._make(lambda net: self._losses(net, batch, step))
+        self._pending.add(StepRecord(step, batch, self._names, self.cfg.SOLVER.BASE_LR * rate), values)
+
+    def _set_rate(self, factor: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * rate
+            if isinstance(group["lr"], Tensor):  # on the device, where a recorded step reads it
+                group["lr"].fill_(group["initial_lr"] * factor)
+            else:
+                group["lr"] = group["initial_lr"] * factor
+
+    def _records(self, batch: DetectionBatch) -> bool:
+        """Whether a batch is for a recorded step: the host would be slower to start its kernels than the GPU is."""
+        large = batch.images[:, 0].numel() > _SMALL
+        return not large or self.cfg.SCALEPRIOR.STEP_MODE == "graph"
+
+    def _cannot_record(self) -> str | None:
+        """Why no step could be recorded as a CUDA graph; None if it can be."""
+        if self.device.type != "cuda":
+            return f"the device is {self.device.type}"
+        if self.processes.joined:
+            return "this process is one of a group"
+        return self.model.waits_for()
+
+    def _recorded(self, inputs: Inputs) -> Tensor:
+        return self._make(lambda net: net(inputs.images, inputs.sizes, inputs.truth, inputs.seeds))
+
+    def _make(self, losses_of: Callable[[nn.Module], dict[str, Tensor]]) -> Tensor:
+        """The step's work on the device; what it found, as :attr:`_pending` keeps it."""
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            losses = self._losses(self.net, batch, step)
+            losses = losses_of(self.net)
+        self._names = tuple(losses)
         own = torch.stack([loss.detach() for loss in losses.values()])
         # What all processes see alike: none may update what another leaves, or come to an exchange alone.
         means = self.processes.all_reduce(own.clone()) / self.processes.size
         finite = torch.isfinite(means).all()
         if self._found_inf is not None or bool(finite):
             self._update(torch.stack(list(losses.values())).sum(), finite)
-        record = StepRecord(step, batch, tuple(losses), self.cfg.SOLVER.BASE_LR * rate)
         # scale() is how a scaler gives its scale without waiting for it
         scale = self.scaler.scale(own.new_ones(1))
-        self._pending.add(record, torch.cat((means, own, cast("Tensor", scale))))
+        return torch.cat((means, own, cast("Tensor", scale)))
 
     def settled(self, *, all_of_them: bool = False) -> Iterator[tuple[int, dict[str, float]]]:
         """(steps done, figures) of the steps whose figures are to be read now, each once.
@@ -144,11 +193,12 @@ class TrainStep:
             self.scaler.load_state_dict(state["scaler"])
 
     def _losses(self, net: nn.Module, batch: DetectionBatch, step: int) -> dict[str, Tensor]:
-        seed = mixed_seed(self.seed, step)
-        torch.manual_seed(seed)  # of what else may draw from torch's global generator
-        seeds = [mixed_seed(seed, slot) % 2**32 for slot in batch.slots]
         truth = Truth.padded(batch.boxes, batch.classes, batch.masks)
-        return net(batch.images, batch.sizes, truth, seeds)
+        return net(batch.images, batch.sizes, truth, self._seeds(batch, step))
+
+    def _seeds(self, batch: DetectionBatch, step: int) -> list[int]:
+        seed = mixed_seed(self.seed, step)
+        return [mixed_seed(seed, slot) % 2**32 for slot in batch.slots]
 
     def _update(self, loss: Tensor, finite: Tensor) -> None:
         """Gradients of ``loss`` and the optimiser's step, which an optimiser that guards itself makes if ``finite``."""

@@ -31,11 +31,20 @@ class Truth:
 
     @classmethod
     def padded(
-        cls, boxes: Sequence[Tensor], classes: Sequence[Tensor], masks: list[list[Segmentation]] | None = None
+        cls,
+        boxes: Sequence[Tensor],
+        classes: Sequence[Tensor],
+        masks: list[list[Segmentation]] | None = None,
+        *,
+        multiple: int = 1,
     ) -> Truth:
-        """From one float32 [G_i, 4], one int64 [G_i] and G_i masks for each image. G is at least 1."""
+        """From one float32 [G_i, 4], one int64 [G_i] and G_i masks for each image.
+
+        Args:
+            multiple: G is one of this, and no smaller.
+        """
         counts = torch.tensor([len(each) for each in boxes])
-        most = max(int(counts.max()), 1)
+        most = -(-max(int(counts.max()), 1) // multiple) * multiple
         present = torch.arange(most) < counts[:, None]
         all_boxes = torch.zeros(len(boxes), most, 4)
         all_classes = torch.zeros(len(boxes), most, dtype=torch.int64)

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from scaleprior.pretrain.data.feed import Feed, Part
 from scaleprior.pretrain.loop.compiled import compile_errors, compiled
-from scaleprior.pretrain.loop.graphs import GraphedUpdate, Lengths
+from scaleprior.pretrain.loop.graphs import Lengths, Parts
 from scaleprior.pretrain.loop.memory import Memory
 from scaleprior.pretrain.network.sharded import ShardedHead
 from scaleprior.pretrain.optim.clipping import clip_gradients, gradient_norm
 from scaleprior.pretrain.optim.optimizers import set_rate
+from scaleprior.training.graphs import GraphedUpdate
 from scaleprior.training.optimizers import guard, guards_itself
 from scaleprior.training.parallel import in_parallel
 
@@ -107,9 +108,9 @@ class TrainStep:
         self.average = average
         self._plain = _parallel(model, processes)
         self._net = compiled(self._plain, model) if mode.startswith("compile") else self._plain
-        self._graphed: GraphedUpdate[StepFigures] | None = None
+        self._graphed: GraphedUpdate[Parts, StepFigures] | None = None
         if mode.endswith("graph"):
-            self._graphed = GraphedUpdate(self._update, optimizer.zero_grad, processes.device)
+            self._graphed = GraphedUpdate(self._recorded, optimizer.zero_grad, processes.device)
         change = Lengths() if self._graphed is not None else None
         self._feed = Feed(processes.device, change=change)
         self._found_inf: Tensor | None = None
@@ -132,7 +133,7 @@ class TrainStep:
         parts = self._feed(batch, self._parts(batch))
         if self._usual(batch, parts):
             with compile_errors(self._mode):
-                figures = (self._graphed or self._update)(parts, images)
+                figures = self._graphed(Parts(parts, images)) if self._graphed else self._update(parts, images)
         else:
             self.apart += 1
             bad = len(batch.unreadable)
@@ -177,6 +178,9 @@ class TrainStep:
         if self._graphed is not None:
             return not batch.unreadable and all(targets.repeats is not None for _, targets in parts)
         return self._net is self._plain or not batch.unreadable
+
+    def _recorded(self, batch: Parts) -> StepFigures:
+        return self._update(batch.parts, batch.images)
 
     def _update(self, parts: Sequence[Part], images: int, *, net: nn.Module | None = None) -> StepFigures:
         """The step's work on the device, of tensors that are there; no answer of it is waited for."""

@@ -45,20 +45,23 @@ class AnchorGrid(nn.Module):
         self.strides: tuple[int, ...] = tuple(strides)
         self.offset = offset
         per_level = zip(_spread(sizes, len(strides), "SIZES"), _spread(ratios, len(strides), "ASPECT_RATIOS"))
-        self._cells = [cell_anchors(level_sizes, level_ratios) for level_sizes, level_ratios in per_level]
+        for number, (level_sizes, level_ratios) in enumerate(per_level):
+            self.register_buffer(f"cell{number}", cell_anchors(level_sizes, level_ratios), persistent=False)
         self._kept: tuple[tuple, list[Tensor]] | None = None
 
     @property
     def per_cell(self) -> list[int]:
         """Number of anchors per cell, one per level."""
-        return [len(cell) for cell in self._cells]
+        return [len(cell) for cell in self.buffers()]
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Anchors [H * W * per_cell, 4] for each feature map [N, C, H, W], rows first, then cells, then shapes."""
+        levels = zip(self.buffers(), self.strides, features)
+        if features[0].is_cuda and torch.cuda.is_current_stream_capturing():
+            return [self._level(*level) for level in levels]  # what the recording reads must stay, so it makes its own
         # tensors of inference mode are of no use to a step that learns
         key = (features[0].device, torch.is_inference_mode_enabled(), *(f.shape[-2:] for f in features))
         if self._kept is None or self._kept[0] != key:
-            levels = zip(self._cells, self.strides, features)
             self._kept = (key, [self._level(*level) for level in levels])
         return self._kept[1]
 
@@ -68,7 +71,7 @@ class AnchorGrid(nn.Module):
         x = (torch.arange(width, device=feature.device) + self.offset) * stride
         y, x = torch.meshgrid(y, x, indexing="ij")
         centre = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4).float()
-        return (centre + cell.to(feature.device, non_blocking=True)).reshape(-1, 4)
+        return (centre + cell).reshape(-1, 4)
 
 
 def _spread(values: Sequence, levels: int, name: str) -> list[Sequence[float]]:

@@ -261,15 +261,25 @@ class RoiHeads(nn.Module):
         counts = (best > -torch.inf).sum(1).tolist()
         return [Detections(b[:n], score[:n], c[:n]) for b, score, c, n in zip(found, best, classes, counts)]
 
+    def waits_for(self) -> str | None:
+        """Why a step on a GPU has to ask the device or the host for something; None if it need not."""
+        if self.mask_head is not None:
+            return "the targets of masks are drawn on the host"
+        return "a BN of the head learns" if self._counts_regions() else None
+
     def _rows(self, there: Tensor) -> Tensor | slice:
         """Which of all regions [N, S], flattened, go through the head.
 
         To know those that are there costs nothing on a CPU. A GPU would have to be waited for, so all go through it
         there, unless a norm would count the empty ones in its statistics.
         """
-        if there.device.type != "cpu" and not any(_learns_statistics(module) for module in self.box_head.modules()):
+        if there.device.type != "cpu" and not self._counts_regions():
             return slice(None)
         return torch.nonzero(there.flatten()).squeeze(1)
+
+    def _counts_regions(self) -> bool:
+        """Whether a norm of the head gathers statistics over regions."""
+        return any(_learns_statistics(module) for module in self.box_head.modules())
 
     def _predict(
         self, features: Mapping[str, Tensor], boxes: Tensor, rows: Tensor | slice
