@@ -21,6 +21,7 @@ from scaleprior.detect.faster_rcnn.found import Found, Leaving
 from scaleprior.detect.faster_rcnn.model import Detector
 from scaleprior.detect.faster_rcnn.parts.roi_heads import Detections
 from scaleprior.progress import ProgressFn
+from scaleprior.training.memory import OutOfMemory, memory_that_ran_out
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -120,17 +121,24 @@ def predict(
 
 
 def _detected(model: Detector, images: Tensor, shape: tuple[int, int]) -> list[Detections]:
-    """Of each of ``images``, which are of one shape; in halves where others leave a GPU's memory too little room.
+    """Of each of ``images``, which are of one shape; in halves where others leave too little memory for all.
 
     Raises:
-        torch.cuda.OutOfMemoryError: for a single image.
+        OutOfMemory: for a single image.
     """
     try:
         return cast("list[Detections]", model(images, [shape] * len(images)))
-    except torch.cuda.OutOfMemoryError:
-        if len(images) == 1:
+    except (RuntimeError, MemoryError) as e:
+        whose = memory_that_ran_out(e)
+        if whose is None:
             raise
-        logger.warning("%d images of %d x %d do not fit into the GPU's memory at once", len(images), *shape)
+        if len(images) == 1:
+            raise OutOfMemory(
+                f"memory ran out over the detections of one image of {shape[0]} x {shape[1]}",
+                hint="lower INPUT.MIN_SIZE_TEST or MODEL.RPN.POST_NMS_TOPK_TEST, or leave more of it to this program",
+                memory=whose,
+            ) from e
+        logger.warning("%d images of %d x %d do not fit into memory at once", len(images), *shape)
     # behind the handler, which holds what was computed so far
     half = len(images) // 2
     return [*_detected(model, images[:half], shape), *_detected(model, images[half:], shape)]

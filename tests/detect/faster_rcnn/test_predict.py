@@ -18,6 +18,7 @@ from scaleprior.detect.faster_rcnn.model import Detector, build_detector
 from scaleprior.detect.faster_rcnn.parts.roi_heads import Detections
 from scaleprior.detect.faster_rcnn.predict import BatchLimits, predict
 from scaleprior.errors import UserError
+from scaleprior.training.memory import OutOfMemory
 from tests.detect.conftest import make_coco, tiny_config
 
 
@@ -200,12 +201,22 @@ def test_a_batch_that_does_not_fit_is_computed_in_halves(tmp_path: Path, caplog:
 
     data = load_coco(*make_coco(tmp_path, images=7, side=64), name="tiny")
     assert _same(_predict(Full(), data), _predict(_Fixed(), data))
-    assert "7 images of 32 x 32 do not fit into the GPU's memory at once" in caplog.text
+    assert "7 images of 32 x 32 do not fit into memory at once" in caplog.text
     _predict(model := Full(), data)
     assert [batch[0] for batch in model.batches] == [1, 2, 2, 2]
     Full.room = 0
-    with pytest.raises(torch.cuda.OutOfMemoryError):
+    with pytest.raises(
+        OutOfMemory, match=r"of one image of 32 x 32; lower INPUT\.MIN_SIZE_TEST or .*TOPK_TEST"
+    ) as caught:
         _predict(Full(), data)
+    assert caught.value.memory == "gpu"
+
+    class Broken(_Fixed):
+        def forward(self, images: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+            raise RuntimeError("of another kind")
+
+    with pytest.raises(RuntimeError, match=r"^of another kind$"):
+        _predict(Broken(), data)
 
 
 def test_a_set_of_which_nothing_is_found(tmp_path: Path) -> None:
