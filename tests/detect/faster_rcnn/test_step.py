@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from scaleprior.detect.faster_rcnn.trainer import METRICS
 from scaleprior.errors import FailureError
 from scaleprior.training.checkpoints import Checkpoints
 from scaleprior.training.optimizers import guards_itself
+from scaleprior.training.pending import Pending
+from scaleprior.training.signals import Interrupted
 from tests.asked import Asked
 from tests.detect.conftest import tiny_config
 
@@ -154,6 +158,96 @@ def test_float16_and_bfloat16_are_near_float32(tmp_path: Path, coco_overrides: l
     assert len(set(losses)) == 3
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
     assert losses[2] == pytest.approx(losses[0], rel=0.003)  # 10 bits of mantissa instead of 7
+
+
+class _Late(Pending[Any]):
+    """As on a GPU: the newest step is read when the next was handed over."""
+
+    def settled(self, *, all_of_them: bool = False) -> Iterator[tuple[Any, list[float]]]:
+        self._cuda = True
+        try:
+            yield from super().settled(all_of_them=all_of_them)
+        finally:
+            self._cuda = False  # nothing is pinned without a GPU
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaleprior.detect.faster_rcnn.step.Pending", _Late)
+
+
+def test_a_run_whose_figures_are_late_is_the_same_run_and_saves_no_step_that_was_not_told(
+    tmp_path: Path, coco_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*coco_overrides, "SOLVER.CHECKPOINT_PERIOD", "2"]
+    whole = load_file(_train(tmp_path / "whole", words))
+    monkeypatch.setattr("scaleprior.detect.faster_rcnn.step.Pending", _Late)
+    told: list[int] = []
+    saved: list[tuple[int, int]] = []
+    save = Checkpoints.save
+
+    def watched(self: Checkpoints, step: int, state: dict[str, Any]) -> None:
+        saved.append((step, told[-1]))
+        save(self, step, state)
+
+    monkeypatch.setattr(Checkpoints, "save", watched)
+    loaded = tiny_config("FPN", words)
+    model = get_engine("torchvision").train(
+        loaded, None, tmp_path / "late", progress=lambda done, total, numbers: told.append(done)
+    )
+    assert told == [1, 2, 3, 4, 5, 6]
+    assert saved == [(2, 2), (4, 4)]
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in load_file(model).items())
+    assert (tmp_path / "late" / METRICS).read_text() == (tmp_path / "whole" / METRICS).read_text()
+
+
+@pytest.mark.usefixtures("late")
+def test_sigterm_saves_the_step_that_was_handed_over(tmp_path: Path, coco_overrides: list[str]) -> None:
+    told: list[int] = []
+
+    def progress(done: int, total: int, numbers: Any) -> None:
+        told.append(done)
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    loaded, engine = tiny_config("FPN", coco_overrides), get_engine("torchvision")
+    with pytest.raises(Interrupted, match="after step 3 of 6"):
+        engine.train(loaded, None, tmp_path, progress=progress)
+    assert told == [1, 2, 3]
+    engine.train(loaded, None, tmp_path, resume=True, progress=progress)
+    assert told == [1, 2, 3, 4, 5, 6]
+
+
+def test_lines_that_do_not_fit_are_all_kept(
+    tmp_path: Path, coco_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*coco_overrides, "SOLVER.MAX_ITER", "21", "SOLVER.STEPS", "()"]
+    _train(tmp_path / "whole", words)
+    monkeypatch.setattr("scaleprior.detect.faster_rcnn.step.Pending", _Late)
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / METRICS).symlink_to("/dev/full")
+    with pytest.raises(FailureError, match=r"cannot write .*metrics\.jsonl.*; the first 21 steps are saved"):
+        _train(tmp_path / "part", words)
+    (tmp_path / "part" / METRICS).unlink()
+    _train(tmp_path / "part", words, resume=True)
+    text = (tmp_path / "part" / METRICS).read_text()
+    assert [json.loads(line)["step"] for line in text.splitlines()] == [20, 21]
+    assert text == (tmp_path / "whole" / METRICS).read_text()
+
+
+@pytest.mark.usefixtures("late")
+@pytest.mark.parametrize("words", [(), _HALF])
+def test_the_step_that_was_not_finite_is_named_when_the_next_was_handed_over(words: tuple[str, ...]) -> None:
+    step = _step(*words, fused=True)
+    step(_batch(100), 0)
+    _poison(step.model)
+    before = _state(step)
+    step(_batch(200), 1)
+    assert [done for done, _ in step.settled()] == [1]
+    step(_batch(300), 2)
+    assert _same(_state(step), before)
+    with pytest.raises(FailureError, match=r"not finite at step 1: loss_cls nan; images 200, 201; "):
+        list(step.settled())
 
 
 @GPU
