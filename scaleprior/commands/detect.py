@@ -144,7 +144,7 @@ def _train_here(args: argparse.Namespace) -> None:
 
     engine, (rank, processes) = get_engine(args.engine), place_in_group()
     check_processes(engine, processes)  # of torchrun's, too
-    _log_as_main()
+    _log_of(rank)
     further = can_extend(engine) if args.extend else {}
     loaded = load_config(args.config_file, _words(args), defaults=engine.default_config())
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
@@ -173,7 +173,7 @@ def _evaluate_here(args: argparse.Namespace) -> None:
 
     engine, (rank, processes) = get_engine(args.engine), place_in_group()
     check_processes(engine, processes)
-    _log_as_main()
+    _log_of(rank)
     loaded = load_config(args.config_file, _words(args), defaults=engine.default_config())
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
     model = Path(model_to_evaluate(engine, loaded, out, given=args.weights, words=args.opts))
@@ -190,11 +190,13 @@ def _bar(label: str, rank: int, *, unit: str = "steps") -> contextlib.AbstractCo
     return progress_bar(label, unit=unit) if rank == 0 else contextlib.nullcontext()
 
 
-def _log_as_main() -> None:
-    """Logging as ``main`` sets it up, for processes that we started."""
+def _log_of(rank: int) -> None:
+    """Logging as ``main`` sets it up, for processes that we started; what all would say alike the first one says."""
     import logging
 
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    if rank:
+        logging.getLogger("scaleprior").setLevel(logging.ERROR)
 
 
 def _words(args: argparse.Namespace) -> list[str]:

@@ -38,6 +38,8 @@ class Engine(Protocol):
     Attributes:
         name: what results carry.
         model_file: name of the trained model that ``train`` leaves in its folder.
+
+    An engine whose methods several processes may call at once, as under torchrun, says so: see :func:`check_processes`.
     """
 
     name: str

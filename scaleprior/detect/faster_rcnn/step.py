@@ -194,7 +194,9 @@ class TrainStep:
 
     def _losses(self, net: nn.Module, batch: DetectionBatch, step: int) -> dict[str, Tensor]:
         truth = Truth.padded(batch.boxes, batch.classes, batch.masks)
-        return net(batch.images, batch.sizes, truth, self._seeds(batch, step))
+        # here, because DistributedDataParallel would wait for the copy
+        images = batch.images.to(self.device, non_blocking=True)
+        return net(images, batch.sizes, truth, self._seeds(batch, step))
 
     def _seeds(self, batch: DetectionBatch, step: int) -> list[int]:
         seed = mixed_seed(self.seed, step)

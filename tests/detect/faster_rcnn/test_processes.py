@@ -252,15 +252,21 @@ def test_the_norms_that_share_are_those_whose_key_says_so() -> None:
     assert not uses_own_statistics(model, tiny_config("FPN", SYNC_ALL).cfg)
 
 
+def _flatten(data: dict[str, Any]) -> None:
+    data["annotations"][0]["bbox"][2] = 0
+
+
 def test_the_tool_and_the_command_start_processes_and_speak_once(tmp_path: Path) -> None:
     """A config that is meant for one process: on two it has twice the batch and the rate, and half the steps."""
-    words = [*TINY_FPN, *data_overrides(*make_coco(tmp_path / "data")), "OUTPUT_DIR", tmp_path / "run"]
+    data = data_overrides(*make_coco(tmp_path / "data", change=_flatten))
+    words = [*TINY_FPN, *data, "OUTPUT_DIR", tmp_path / "run", "SCALEPRIOR.DROP_BAD", "annotations"]
     words += ["SOLVER.REFERENCE_WORLD_SIZE", "1", "SOLVER.MAX_ITER", "4", "SOLVER.STEPS", "()"]
     config = ["--config-file", "COCO-Detection/Base-RCNN-FPN.yaml", "--engine", "torchvision"]
     tool = [sys.executable, REPO / "tools" / "train_net.py", *config]
     done = processes.run([*tool, "--num-gpus", "2", *words])
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("model: ") == done.stdout.count("engine torchvision") == 1
+    assert done.stderr.count("WARNING scaleprior.detect.data.problems") == 1
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["trained_by"] == [{"from_step": 0, "processes": 2}]
     (row,) = csv.DictReader((tmp_path / "run" / "results.csv").open())
@@ -355,4 +361,4 @@ def test_on_a_gpu_a_process_in_a_group_of_one_learns_what_it_does_alone(tmp_path
         processes.run(command, check=True)
         (line,) = (out / METRICS).read_text().splitlines()
         found.append(json.loads(line)["loss"])
-    assert found[1] == pytest.approx(found[0], rel=1e-2)
+    assert found[1] == pytest.approx(found[0], rel=0.05)
