@@ -11,6 +11,9 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from scaleprior.pages.numbers import some
+from scaleprior.wording import bytes_in_words
+
 __all__ = ["examine", "register"]
 
 _LIBRARIES = (
@@ -83,10 +86,22 @@ def examine() -> dict[str, Any]:
         "detectron2": detectron2,
         "engines": known_engines(),
         "executors": known_executors(),
-        "data": {"DETECTRON2_DATASETS": f"{root} ({'found' if root.is_dir() else 'absent'})"},
+        "data": {
+            "DETECTRON2_DATASETS": f"{root} ({'found' if root.is_dir() else 'absent'})",
+            "decoded images": _decoded_images(),
+        },
         "checks": checks,
         "ok": not complete,
     }
+
+
+def _decoded_images() -> str:
+    from scaleprior.detect.data.store.room import machine_room, tenants
+
+    room = machine_room(1)
+    assert room is not None
+    found = tenants(room.folder)
+    return f"{room.folder} ({some(len(found), 'set')}, {bytes_in_words(sum(each.bytes for each in found))} at most)"
 
 
 def _version(name: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +129,12 @@ class Cell:
         defaults = get_engine(self.engine).default_config()
         stage = self.finetune
         loaded = load_config(stage.config, stage.overrides, pieces=stage.pieces, defaults=defaults)
-        if _STORE_KEY not in loaded.explicit and "IMAGE_STORE_MB" in loaded.cfg.get("SCALEPRIOR", {}):
-            own[_STORE_KEY] = _STORE_MB
-        return override_config(loaded, own.items(), origin="the study")
+        loaded = override_config(loaded, own.items(), origin="the study")
+        if _STORE_KEY in loaded.explicit or "IMAGE_STORE_MB" not in loaded.cfg.get("SCALEPRIOR", {}):
+            return loaded
+        # a default of studies, which is nobody's word
+        with_store = override_config(loaded, [(_STORE_KEY, _STORE_MB)], origin="the study")
+        return replace(with_store, explicit=loaded.explicit)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; :meth:`from_dict` reads it back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -54,3 +55,4 @@ def test_doctor_tells_what_works(cli: Cli) -> None:
     assert findings["checks"][0] == {"what": "pretraining and the torchvision engine", "works": True, "why": ""}
     text = cli("doctor", PATH="/nonexistent").stdout
     assert "torchvision engine: works" in text
+    assert re.search(r"decoded images +\S*images \(\d+ sets?, .* at most\)", text)

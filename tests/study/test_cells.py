@@ -115,6 +115,18 @@ def test_what_changes_results_re_runs_the_cells_it_changes(
     assert changed == [scratch_too, True, True, True]
 
 
+@pytest.mark.parametrize(("words", "megabytes"), [([], 2048), (["SCALEPRIOR.IMAGE_STORE_MB", "0"], 0)])
+def test_cells_store_decoded_images_unless_the_spec_says_otherwise(
+    tiny: tuple[StudySpec, StudyData], words: list[str], megabytes: int
+) -> None:
+    spec, data = tiny
+    spec = with_overrides(spec, "finetune", *words) if words else spec
+    for cell in plan_cells(spec, data, "torchvision"):
+        loaded = cell.finetune_config()
+        assert megabytes == loaded.cfg.SCALEPRIOR.IMAGE_STORE_MB
+        assert ("SCALEPRIOR.IMAGE_STORE_MB" in loaded.explicit) == bool(words)
+
+
 def pretrainings(spec: StudySpec, data: StudyData) -> list[str]:
     return [cell.pretraining for cell in plan_cells(spec, data, "torchvision")]
 
