@@ -120,12 +120,12 @@ OWN = (
         engines=DETECTORS, changes=(), legal=at_least(0), unit="megabytes of 2**20 bytes", since=2,
     ),
     Key(
-        "SCALEPRIOR.STEP_MODE", "auto",
-        "How the kernels of a training step come about on a GPU. eager = one after the other as the code asks for "
-        "them; graph = for each size of batches recorded once as a CUDA graph, with memory of its own, and from then "
-        "on started as one (one process, no masks, no BN that learns in the head); auto = graph for small images, for "
-        "which the GPU would wait for its host. No effect on results but in the last bits.",
-        engines=(TORCHVISION,), changes=(), legal=one_of("auto", "eager", "graph"), since=2,
+        "SCALEPRIOR.STEP_MODE", "eager",
+        "How the kernels of a training step come about. eager = one after the other as the code asks for them; graph = "
+        "for each size of batches recorded once as a CUDA graph, with memory of its own, and from then on started as "
+        "one, for images so small that a GPU waits for its host (one process, no masks, no BN that learns in the "
+        "head). No effect on results but in the last bits.",
+        engines=(TORCHVISION,), changes=(), legal=one_of("eager", "graph"), since=2,
     ),
     Key(
         "SCALEPRIOR.STRICT_IMAGES", False,

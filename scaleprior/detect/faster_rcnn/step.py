@@ -40,9 +40,7 @@ __all__ = ["StepRecord", "TrainStep"]
 _HINT = "lower SOLVER.BASE_LR, lengthen the warmup or clip gradients (SOLVER.CLIP_GRADIENTS.ENABLED True)"
 
 
-_SMALL = 2**22
-"""Pixels of a batch, up to which a step is bound by its launches on a fast GPU: 16 images of 512 x 512."""
-_RECORDINGS = 16
+_RECORDINGS = 16  # sizes of batches that are recorded; the memory of all is that of the largest
 
 
 @dataclass(frozen=True)
@@ -106,10 +104,10 @@ class TrainStep:
             self._found_inf = torch.zeros((), device=self.device)
         self._names: tuple[str, ...] = ()
         self._graphed: GraphedUpdate[Inputs, Tensor] | None = None
-        reason = self._cannot_record()
-        if reason is not None and cfg.SCALEPRIOR.STEP_MODE == "graph":
-            raise UserError(f"SCALEPRIOR.STEP_MODE is graph, and {reason}", hint="take auto, or eager")
-        if reason is None and cfg.SCALEPRIOR.STEP_MODE != "eager":
+        if cfg.SCALEPRIOR.STEP_MODE == "graph":
+            reason = self._cannot_record()
+            if reason is not None:
+                raise UserError(f"SCALEPRIOR.STEP_MODE is graph, and {reason}", hint="take eager")
             self._graphed = GraphedUpdate(self._recorded, self.optimizer.zero_grad, self.device, most=_RECORDINGS)
 
     def __call__(self, batch: DetectionBatch, step: int) -> None:
@@ -117,7 +115,7 @@ class TrainStep:
         rate = self.factor(step / self.cfg.SOLVER.MAX_ITER)
         self._set_rate(rate)
         torch.manual_seed(mixed_seed(self.seed, step))  # of what else may draw from torch's global generator
-        if self._graphed is not None and self._records(batch):
+        if self._graphed is not None:
             inputs = Inputs.of(batch, self._seeds(batch, step), self.device, divisor=max(self.model.divisibility, 1))
             values = self._graphed(inputs)
         else:
@@ -130,11 +128,6 @@ class TrainStep:
                 group["lr"].fill_(group["initial_lr"] * factor)
             else:
                 group["lr"] = group["initial_lr"] * factor
-
-    def _records(self, batch: DetectionBatch) -> bool:
-        """Whether a batch is for a recorded step: the host would be slower to start its kernels than the GPU is."""
-        large = batch.images[:, 0].numel() > _SMALL
-        return not large or self.cfg.SCALEPRIOR.STEP_MODE == "graph"
 
     def _cannot_record(self) -> str | None:
         """Why no step could be recorded as a CUDA graph; None if it can be."""
