@@ -120,6 +120,20 @@ def test_a_loss_that_is_not_finite_updates_nothing(words: tuple[str, ...], fused
         list(step.settled())
 
 
+@pytest.mark.parametrize("words", [(), _HALF])
+def test_a_first_step_whose_gradients_are_finite_and_whose_loss_is_not_leaves_no_momentum(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = _step(*words, fused=True)
+    learning = [p for group in step.optimizer.param_groups for p in group["params"]]
+    assert len(step.optimizer.state) == len(learning)  # a fused first step would make momenta of no value
+    monkeypatch.setattr(step, "_losses", lambda *_: {"loss_cls": sum(p.sum() for p in learning) + math.inf})
+    before = _state(step)
+    step(_batch(), 0)
+    assert all(bool(p.grad.isfinite().all()) for p in learning) == (not words)
+    assert _same(_state(step), before)
+
+
 def test_what_float16_cannot_hold_is_named(tmp_path: Path, coco_overrides: list[str]) -> None:
     said = r"not finite at step 0: loss_.*; float16 cannot hold what backbone\.bottom_up\.res\d\.\d+.* puts out "
     with pytest.raises(
