@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -62,10 +63,20 @@ class BoxHead(nn.Module):
         """[R, out_channels] from [R, channels, P, P]."""
         x = maps
         for layer in self._layers:
-            if isinstance(layer, nn.Linear) and x.dim() > 2:
-                x = x.flatten(1)
-            x = F.relu(layer(x))
+            x = F.relu(_of_maps(layer, x) if isinstance(layer, nn.Linear) and x.dim() > 2 else layer(x))
         return x.flatten(1)
+
+
+def _of_maps(layer: nn.Linear, maps: Tensor) -> Tensor:
+    """``layer`` on [R, C, P, P], flattened.
+
+    Maps with their channels last in memory would be copied, and their gradient back. Where there are more regions than
+    outputs it is cheaper to put the weights in the maps' order.
+    """
+    if len(maps) <= layer.out_features or not maps.is_contiguous(memory_format=torch.channels_last):
+        return layer(maps.flatten(1))
+    weight = layer.weight.unflatten(1, maps.shape[1:]).permute(0, 2, 3, 1).flatten(1)
+    return F.linear(maps.permute(0, 2, 3, 1).flatten(1), weight, layer.bias)
 
 
 class Predictor(nn.Module):

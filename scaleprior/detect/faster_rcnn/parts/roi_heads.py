@@ -183,14 +183,15 @@ class RoiHeads(nn.Module):
         kind, images, labels, matched = (each.flatten()[rows] for each in regions)
         return Objects.among(kind, sampled.boxes.flatten(0, 1)[rows], images, labels, matched, truth.masks)
 
-    def _mask_loss(self, features: Mapping[str, Tensor], maps: Tensor, objects: Objects) -> Tensor:
+    def _mask_loss(self, features: Mapping[str, Tensor], maps: Tensor | None, objects: Objects) -> Tensor:
         """Of the masks of the sampled objects.
 
         Args:
-            maps: of all sampled regions, as the box head sees them.
+            maps: of all sampled regions, as the box head sees them, where the masks' head shares them.
         """
         assert self.mask_head is not None
         if self.mask_pooler is None:
+            assert maps is not None
             seen = maps[objects.rows]
         else:
             seen = self.mask_pooler(self._levels(features), objects.boxes, objects.images)
@@ -283,10 +284,12 @@ class RoiHeads(nn.Module):
 
     def _predict(
         self, features: Mapping[str, Tensor], boxes: Tensor, rows: Tensor | slice
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits and codes of the regions ``rows``, and what the box head saw of them."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits and codes of the regions ``rows``, and what the box head saw of them where masks are found from it."""
         maps = self._maps(features, boxes.flatten(0, 1)[rows], _images_of(boxes)[rows])
-        return *self.box_predictor(self.box_head(maps)), maps
+        shared = self.mask_head is not None and self.mask_pooler is None
+        # else nobody needs them: all there is to keep of them is what gradients need
+        return *self.box_predictor(self.box_head(maps)), maps if shared else None
 
     def _maps(self, features: Mapping[str, Tensor], boxes: Tensor, images: Tensor) -> Tensor:
         """What the box head sees of ``boxes`` [R, 4] of ``images`` [R]."""
