@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from scaleprior.errors import UserError
+from scaleprior.training.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -53,5 +54,7 @@ def _refusal(dtype: torch.dtype, device: torch.device) -> str:
                 return f"autocast gives {name_of(found.dtype)}"
         found.float().sum().backward()
     except RuntimeError as e:
+        if is_out_of_memory(e):
+            raise
         return " ".join(str(e).split())
     return ""

@@ -48,6 +48,15 @@ def test_what_a_device_cannot_calculate_in_is_refused(monkeypatch: pytest.Monkey
         amp_dtype(tiny_config("FPN", [*_ON, "SCALEPRIOR.AMP_DTYPE", "float16"]).cfg, CPU)
 
 
+def test_a_gpu_without_memory_is_no_reason_to_refuse_a_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> Any:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(precision.F, "conv2d", full)
+    with pytest.raises(torch.cuda.OutOfMemoryError):  # a study tries the cell again alone
+        amp_dtype(tiny_config("FPN", [*_ON, "SCALEPRIOR.AMP_DTYPE", "bfloat16"]).cfg, CPU)
+
+
 def test_only_numbers_that_were_asked_for_are_part_of_a_run() -> None:
     usual, said = (tiny_config("FPN", [*_ON, *more]).cfg for more in ((), ("SCALEPRIOR.AMP_DTYPE", "bfloat16")))
     before = usual.clone()

@@ -142,6 +142,7 @@ class TrainStep:
 
     def _make(self, losses_of: Callable[[nn.Module], dict[str, Tensor]]) -> Tensor:
         """The step's work on the device; what it found, as :attr:`_pending` keeps it."""
+        self.optimizer.zero_grad(set_to_none=True)  # the maps of a forward pass have the room of the last gradients
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             losses = losses_of(self.net)
         self._names = tuple(losses)
@@ -197,7 +198,6 @@ class TrainStep:
 
     def _update(self, loss: Tensor, finite: Tensor) -> None:
         """Gradients of ``loss`` and the optimiser's step, which an optimiser that guards itself makes if ``finite``."""
-        self.optimizer.zero_grad(set_to_none=True)
         scaled = cast("Tensor", self.scaler.scale(loss))
         if self._found_inf is not None:
             if self.scaler.is_enabled():  # it looks at the gradients alone, so they have to say so

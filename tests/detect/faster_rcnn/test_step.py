@@ -120,6 +120,38 @@ def test_a_loss_that_is_not_finite_updates_nothing(words: tuple[str, ...], fused
         list(step.settled())
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_no_gradients_are_kept_while_the_next_step_makes_its_maps(fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = _step(fused=fused)
+    step(_batch(), 0)
+    losses_of = step._losses
+
+    def looked(*args: Any) -> dict[str, Tensor]:
+        assert all(p.grad is None for p in step.model.parameters())
+        return losses_of(*args)
+
+    monkeypatch.setattr(step, "_losses", looked)
+    step(_batch(), 1)
+    assert any(p.grad is not None for p in step.model.parameters())
+
+
+def test_what_was_evaluated_before_a_fused_step_is_evaluated_anew_behind_it() -> None:
+    step = _step("MODEL.RESNETS.NORM", "FrozenBN", "SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR", "0.05", fused=True)
+    pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    trunk = step.model.backbone
+
+    def maps() -> list[Tensor]:
+        with torch.inference_mode():
+            return list(trunk(pixels).values())
+
+    maps()
+    step(_batch(), 0)
+    with torch.enable_grad():
+        expected = [each.detach() for each in trunk(pixels).values()]
+    for mine, theirs in zip(maps(), expected):
+        torch.testing.assert_close(mine, theirs)
+
+
 @pytest.mark.parametrize("words", [(), _HALF])
 def test_a_first_step_whose_gradients_are_finite_and_whose_loss_is_not_leaves_no_momentum(
     words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

@@ -12,6 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from scaleprior.training.memory import is_out_of_memory
+
 __all__ = ["usable"]
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ def _builds(device: torch.device) -> bool:
 
         return doubled(21, device) == 42
     except Exception as e:  # no Triton, no C compiler, no headers of Python, a cache that cannot be written, ...
+        if is_out_of_memory(e):  # of a GPU that others fill at the moment, which says nothing about Triton
+            raise
         said = " ".join(f"{type(e).__name__}: {e}".split())[:200]
         logger.warning("no Triton kernels here, so torchvision's slower operators are used (%s)", said)
         return False

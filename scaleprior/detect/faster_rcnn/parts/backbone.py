@@ -69,7 +69,7 @@ class _ConvThenFrozenNorm(nn.Conv2d):
         kept = self._kept
         if kept is None or not kept.holds(norm):
             kept = self._kept = _Kept.of(norm)
-        if self.weight.requires_grad and torch.is_grad_enabled():
+        if self.weight.requires_grad:  # a fused optimiser, and a recorded step, write to it without torch's count
             return self.weight * kept.scale, kept.shift
         return kept.scaled(self.weight), kept.shift
 
@@ -102,7 +102,7 @@ class _Kept:
         return _same(self._of, _tensors(norm))
 
     def scaled(self, weight: Tensor) -> Tensor:
-        """``weight`` times the scale, for as long as it is not written to."""
+        """``weight``, which does not learn, times the scale, for as long as it is not written to."""
         if self._weight is None or not _same(self._weight[0], (weight,)):
             with torch.inference_mode(mode=False), torch.no_grad():
                 self._weight = _written(weight), weight * self.scale

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,6 +32,16 @@ def test_without_triton_a_warning_says_so(monkeypatch: pytest.MonkeyPatch, caplo
     (record,) = caplog.records
     assert "no Triton kernels here" in record.getMessage()
     assert "triton" in record.getMessage()
+
+
+@pytest.mark.usefixtures("recent_gpu")
+def test_a_gpu_without_memory_says_nothing_about_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(number: int, device: torch.device) -> int:
+        raise RuntimeError("Triton Error [CUDA]: out of memory")
+
+    monkeypatch.setitem(sys.modules, f"{kernels.__name__}.probe", SimpleNamespace(doubled=full))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        kernels._builds.__wrapped__(GPU)
 
 
 @pytest.mark.usefixtures("recent_gpu")
