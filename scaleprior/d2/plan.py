@@ -34,6 +34,7 @@ from scaleprior.d2.evaluation.places import annotation_files
 from scaleprior.d2.ready import scaled
 from scaleprior.d2.weights.checkpoint import EXTRA_KEY
 from scaleprior.d2.weights.start_detector import follow_detector, require_weights, starting_detector
+from scaleprior.detect.faster_rcnn.model_file import is_model_file
 from scaleprior.detect.fingerprint import run_fingerprint, run_parts, run_schedule
 from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.plan import (
@@ -49,6 +50,7 @@ from scaleprior.errors import FailureError, UserError
 from scaleprior.provenance import created_by
 from scaleprior.training.device import resolve_device
 from scaleprior.training.extension import Schedule
+from scaleprior.wording import parameter
 
 __all__ = [
     "Plan",
@@ -197,13 +199,18 @@ def read_trained(model: str | Path) -> TrainedDetector | None:
     """What our engine or tool wrote into a checkpoint; None for a file of Detectron2's own.
 
     Raises:
-        UserError: no such file, a damaged one, or a backbone.
+        UserError: no such file, a damaged one, a backbone, or a detector of the torchvision engine.
     """
     path = local_file(model)
     if not path.is_file():
         raise UserError(f"model not found: {model}", hint="give the model_final.pth that training wrote")
     if has_card(path):
         raise UserError(f"{model} is a backbone, not a trained detector", hint="fine-tune it first, or train with it")
+    if is_model_file(path):
+        raise UserError(
+            f"{model} is a detector of the torchvision engine",
+            hint=f"evaluate it with {parameter('engine', 'torchvision')}, or give a model_final.pth",
+        )
     if path.suffix != ".pth":
         return None
     content = open_container(path).tree

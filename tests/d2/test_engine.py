@@ -437,6 +437,9 @@ def test_detectors_and_backbones_are_not_mixed_up(tmp_path: Path, coco: list[str
         engine.evaluate(loaded, tmp_path / "w.safetensors", tmp_path / "run")
     with pytest.raises(UserError, match="not found"):
         engine.evaluate(loaded, tmp_path / "nothing.pth", tmp_path / "run")
+    ours = get_engine("torchvision").train(loaded, tmp_path / "w.safetensors", tmp_path / "ours")
+    with pytest.raises(UserError, match=r"ours/model\.safetensors is a detector of the torchvision engine"):
+        engine.evaluate(loaded, ours, tmp_path / "run")
     (tmp_path / "junk.pth").write_bytes(b"junk" * 100)
     with pytest.raises(UserError, match=r"junk\.pth is no kind of weights that is known here"):
         engine.evaluate(loaded, tmp_path / "junk.pth", tmp_path / "run")

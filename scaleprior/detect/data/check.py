@@ -37,7 +37,7 @@ __all__ = ["SetFiles", "check_sets"]
 
 logger = logging.getLogger(__name__)
 
-_SCHEMA = 3
+_SCHEMA = 4
 
 
 class SetFiles(NamedTuple):
@@ -64,6 +64,7 @@ class _Summary:
     Attributes:
         names, heights, widths: of the images, as the JSON has them.
         objects: annotations that are no crowds.
+        refused: the JSON has annotations, and all are among the problems.
         problems: of the JSON itself, as a :class:`Finding` takes them.
         statistics: of the JSON itself, as ``DetectionStatistics.to_dict`` has them, and ``sentences``.
     """
@@ -75,6 +76,7 @@ class _Summary:
     category_ids: list[int | str]
     boxes: int
     objects: int
+    refused: bool
     problems: list[dict[str, Any]]
     statistics: dict[str, Any]
 
@@ -96,6 +98,7 @@ class _Summary:
             category_ids=list(checked.categories),
             boxes=len(checked.annotations),
             objects=sum(not annotation["iscrowd"] for annotation in checked.annotations),
+            refused=bool(data["annotations"]) and any(problem.severity == "error" for problem in problems),
             problems=[_as_finding(problem) for problem in problems if problem.severity != "note"],
             statistics={"sentences": statistics.sentences(), **statistics.to_dict()},
         )
@@ -233,7 +236,7 @@ def _misread_findings(files: SetFiles, headers: Mapping[str, Header]) -> list[Fi
 
 
 def _object_findings(files: SetFiles, summary: _Summary) -> list[Finding]:
-    if summary.objects:
+    if summary.objects or summary.refused:  # what is wrong with the objects is said already
         return []
     if files.role == "train":
         return [Finding("nothing_to_train", f"no image of {files.json} has a box to train on", hint="check the file")]

@@ -26,6 +26,7 @@ from scaleprior.detect.faster_rcnn.parts.backbone import PyramidBackbone
 from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import UserError
 from scaleprior.files import write_tensors
+from scaleprior.wording import parameter
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -37,6 +38,7 @@ __all__ = [
     "LoadReport",
     "fill_backbone",
     "fixed_values",
+    "is_model_file",
     "load_model",
     "model_names",
     "read_trained",
@@ -153,6 +155,11 @@ def read_trained(path: Path) -> TrainedDetector:
 
     if not path.is_file():
         raise UserError(f"model not found: {path}", hint="give the model.safetensors that training wrote")
+    if path.suffix in (".pth", ".pkl"):
+        raise UserError(
+            f"model {path} is a file of Detectron2's, not of the torchvision engine",
+            hint=f"evaluate it with {parameter('engine', 'detectron2')}, or give a model.safetensors",
+        )
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_INFO_KEY)
@@ -168,6 +175,17 @@ def read_trained(path: Path) -> TrainedDetector:
         raise UserError(f"{path} was written by another version of ScalePrior", hint="train again")
     trained = TrainedDetector.from_dict(raw, where=str(path))
     return replace(trained, config=_as_trained(trained.config))
+
+
+def is_model_file(path: Path) -> bool:
+    """Whether this is a trained detector of this engine, of whatever version."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _INFO_KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def _as_trained(config: Mapping[str, Any]) -> dict[str, Any]:

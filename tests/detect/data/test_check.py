@@ -125,6 +125,11 @@ def test_a_set_without_a_box_cannot_be_trained_on(tmp_path: Path) -> None:
     assert kinds(files("train", make_coco(tmp_path / "a", change=_no_boxes))) == {"nothing_to_train": 1}
 
 
+def test_a_set_whose_objects_are_all_refused_is_not_said_to_have_none(tmp_path: Path) -> None:
+    set_ = files("train", make_coco(tmp_path / "a"))
+    assert set(kinds(set_._replace(masks="polygon"))) == {"segmentation_missing"}
+
+
 def test_a_broken_json_does_not_hide_the_other_set(tmp_path: Path) -> None:
     train, val = make_coco(tmp_path / "a"), make_coco(tmp_path / "b", seed=1)
     train[0].write_text("{")

@@ -114,6 +114,19 @@ def test_mixed_precision_is_near_full_precision(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["FPN", "C4"])
+def test_gradients_lie_in_memory_as_their_weights_do(kind: str) -> None:
+    """Or DistributedDataParallel copies them in every step, and warns of it in every process."""
+    model = build_detector(tiny_config(kind, [*MASKS, "MODEL.ROI_HEADS.NUM_CLASSES", "2"]).cfg).train()
+    square = Polygons.of([[8, 8, 40, 8, 40, 40, 8, 40]])
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    losses = model.losses([image], [torch.tensor([[8.0, 8, 40, 40]])], [torch.tensor([1])], [[square]])
+    sum(losses.values(), torch.zeros(())).backward()
+    strides = {name: (p.stride(), p.grad.stride()) for name, p in model.named_parameters() if p.grad is not None}
+    assert {name: each for name, each in strides.items() if each[0] != each[1]} == {}
+    assert "roi_heads.mask_head.predictor.weight" in strides
+
+
+@pytest.mark.parametrize("kind", ["FPN", "C4"])
 def test_every_detection_has_a_mask_and_an_image_without_any_has_none(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,9 @@ def test_the_wrong_kind_of_file_is_named(tmp_path: Path, coco_overrides: list[st
         engine.evaluate(loaded, backbone, tmp_path / "e")
     with pytest.raises(UserError, match=r"model\.safetensors is a trained detector, not a backbone"):
         engine.train(loaded, model, tmp_path / "e")
+    (tmp_path / "model_final.pth").write_bytes(b"junk" * 100)
+    with pytest.raises(UserError, match=r"model_final\.pth is a file of Detectron2's.*engine='detectron2'"):
+        engine.evaluate(loaded, tmp_path / "model_final.pth", tmp_path / "e")
     with pytest.raises(UserError, match="model not found"):
         engine.evaluate(loaded, tmp_path / "none", tmp_path / "e")
     with pytest.raises(UserError, match="weights not found"):

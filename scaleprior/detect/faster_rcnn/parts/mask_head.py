@@ -145,7 +145,8 @@ class MaskHead(nn.Module):
         row = torch.zeros_like(classes) if one_for_all else classes
         assert self.predictor.bias is not None
         # [M, 4 P^2, width] @ [M, width, 1]: the maps lie in memory with their channels last
-        logits = x.permute(0, 2, 3, 1).flatten(1, 2) @ self.predictor.weight[row].flatten(2)
+        rows = self.predictor.weight.permute(0, 2, 3, 1)[row].flatten(1)  # the gradient has the weight's strides, too
+        logits = x.permute(0, 2, 3, 1).flatten(1, 2) @ rows[:, :, None]
         return logits.view(len(x), *x.shape[2:]).float() + self.predictor.bias[row].float()[:, None, None]
 
 
