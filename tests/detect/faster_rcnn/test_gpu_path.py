@@ -1,8 +1,8 @@
 """The path that a step takes on a GPU, on tensors without numbers: nothing is asked of the device, all is on it.
 
 torch's fake tensors have a device, a type and a shape, and refuse what would need their numbers (``item``, ``nonzero``)
-or would mix devices. In place of Triton's kernels and of the fused update stand what look at their arguments; there is no
-backward pass, as autograd starts a thread for a device that is not here.
+or would mix devices. In place of Triton's kernels and of the fused update stand what look at their arguments; there is
+no backward pass, as autograd starts a thread for a device that is not here.
 """
 
 from __future__ import annotations
