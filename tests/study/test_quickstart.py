@@ -52,7 +52,15 @@ def test_json_has_the_step_and_the_wall_beside_what_a_study_says(command: Quicks
 
 def test_the_last_lines_say_how_many_steps_it_took(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     view = SimpleNamespace(name="tiny", cells=(), folder=tmp_path)
-    nothing = {"missing": (), "sentences": (), "seconds": {}, "view": view, "header": list, "table": list}
+    nothing = {
+        "missing": (),
+        "sentences": (),
+        "seconds": {},
+        "sharing": "",
+        "view": view,
+        "header": list,
+        "table": list,
+    }
     report = cast(StudyReport, SimpleNamespace(**nothing))
     print_summary(report, tmp_path / "report.html", ran=16, elapsed=300.0, step=0.4)
     assert "16 cells ran in 300 s, the time of 750 bare steps\n" in capsys.readouterr().out
