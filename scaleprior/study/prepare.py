@@ -21,7 +21,7 @@ from scaleprior.files import file_sha256
 from scaleprior.progress import ProgressFn
 from scaleprior.study.arms import describe_arms
 from scaleprior.study.rungs import Rung, describe_rungs, find_rungs
-from scaleprior.study.sections import CocoSet, CorpusSection
+from scaleprior.study.sections import WORLD_NUMBERS, CocoSet, CorpusSection
 from scaleprior.study.spec import StudySpec
 from scaleprior.wording import Wording, flag
 
@@ -150,11 +150,7 @@ def describe_data(spec: StudySpec, data: StudyData, engine: str) -> dict[str, An
 def _world(spec: StudySpec) -> World | None:
     if spec.corpus is None or spec.corpus.world is None:
         return None
-    fields = {k: v for k, v in spec.corpus.world.items() if k not in ("seed", "images", "image_size")}
-    for key in ("seed", "images", "image_size"):
-        value = spec.corpus.world.get(key)
-        if type(value) is not int or value < 0:
-            raise UserError(f"study spec {spec.source}: corpus.world.{key} is {value!r}", hint="give a whole number")
+    fields = {k: v for k, v in spec.corpus.world.items() if k not in WORLD_NUMBERS}
     return World(WorldSpec.from_dict(fields), spec.corpus.world["seed"])
 
 

@@ -13,8 +13,10 @@ from scaleprior.backbones.addresses import is_path
 from scaleprior.config.dotted import flat_config
 from scaleprior.config.keys.key import PRETRAINING
 from scaleprior.config.keys.table import find_key
+from scaleprior.corpus.world.spec import WorldSpec
 from scaleprior.errors import UserError
 from scaleprior.study.sections import (
+    WORLD_NUMBERS,
     ArmSection,
     BackboneSection,
     CocoSet,
@@ -37,7 +39,7 @@ _SECTIONS = {
         "engine", "executor", "threads", "backbones", "arms",
     },
     "corpus": {"world", "source", "index", *_CORPUS_BUILD},
-    "corpus.world": None,  # checked by the world itself, which knows its fields
+    "corpus.world": None,  # its fields are the world's own, WORLD_NUMBERS aside
     "detection": {"world", "train", "val"},
     "detection.world": {"train", "val", "canvas", "masks"},
     "detection.train": {"json", "images"},
@@ -185,6 +187,8 @@ class SpecReader:
         if node is None or len(kinds) != 1:
             raise self._fail(f"corpus needs exactly one of world, source and index, has {kinds}", "keep one")
         world = self._section("world", node, "corpus.")
+        if world is not None:
+            self._check_world(world)
         build = {key: node[key] for key in _CORPUS_BUILD if key in node}
         if build and "source" not in node:
             raise self._fail(f"{sorted(build)} in section corpus only go with source", "remove them")
@@ -196,6 +200,16 @@ class SpecReader:
             index=Path(self._expand(node["index"], "corpus.index")) if "index" in node else None,
             build=build,
         )
+
+    def _check_world(self, world: Mapping[str, Any]) -> None:
+        for key in WORLD_NUMBERS:
+            value = world.get(key)
+            if type(value) is not int or value < 0:
+                raise self._fail(f"corpus.world.{key} is {value!r}", "give a whole number")
+        try:
+            WorldSpec.from_dict({key: value for key, value in world.items() if key not in WORLD_NUMBERS})
+        except UserError as e:
+            raise self._fail(f"corpus.world: {e}", "") from e
 
     def _detection(self) -> DetectionSection:
         node = self._section("detection") or {}

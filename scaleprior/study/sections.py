@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 __all__ = [
+    "WORLD_NUMBERS",
     "ArmSection",
     "BackboneSection",
     "CocoSet",
@@ -16,6 +17,9 @@ __all__ = [
     "ExecutorChoice",
     "StageSection",
 ]
+
+WORLD_NUMBERS = ("seed", "images", "image_size")
+"""Of ``corpus.world``: how much of a world is drawn, and from which seed; all else are fields of ``WorldSpec``."""
 
 
 @dataclass(frozen=True)

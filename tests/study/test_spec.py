@@ -35,6 +35,8 @@ GOOD: dict[str, Any] = {
     "finetune": {"config": "COCO-Detection/quickstart_FPN.yaml", "overrides": {"SOLVER.STEPS": [1, 2]}},
 }
 
+WORLD = {"world": {"seed": 0, "images": 9, "image_size": 32}}
+
 
 def write(folder: Path, **changes: Any) -> Path:
     path = folder / "spec.yaml"
@@ -130,9 +132,12 @@ def test_a_config_beside_the_spec_wins(tmp_path: Path) -> None:
         ({"corpus": {"source": "a", "labels": 5}}, "labels is 5, expected str"),
         ({"detection": {"world": {"train": 1, "val": 1, "canvas": 64}}}, "detection.world needs corpus.world"),
         (
-            {"corpus": {"world": {}}, "detection": {"world": {"train": 1, "val": 1, "canvas": 64, "masks": "yes"}}},
+            {"corpus": WORLD, "detection": {"world": {"train": 1, "val": 1, "canvas": 64, "masks": "yes"}}},
             "detection.world.masks is 'yes'; give true or false",
         ),
+        ({"corpus": {"world": {"images": 9, "image_size": 32}}}, "corpus.world.seed is None; give a whole number"),
+        ({"corpus": {"world": {**WORLD["world"], "kinds": 4}}}, "corpus.world: unknown world setting 'kinds'"),
+        ({"corpus": {"world": {**WORLD["world"], "shapes": ["blob"]}}}, "corpus.world: .*blob"),
         ({"detection": {"train": {"json": "a", "images": "b"}}}, "detection.val needs json and images"),
         ({"architectures": {}}, "architectures is empty"),
         ({"architectures": {"A": [1]}}, "architectures.A is"),
