@@ -73,7 +73,8 @@ def claim(plan: Plan, out: Path, *, resume: bool, extend: bool = False) -> tuple
     before = read_trained(model) if model.is_file() else None
     if before is not None and before.fingerprint == known.fingerprint:
         return trained, True
-    _last_checkpoint(out)
+    if _last_checkpoint(out) is not None:
+        known.warn_of_other_version()
     _tell_of_processes(out)
     # what a comparison reads in the detector stands in the folder, too
     replace(known, identity={**identity, "tuning": dict(trained.tuning)}).write()

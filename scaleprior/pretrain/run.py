@@ -147,6 +147,8 @@ def _claim(cfg: CfgNode, corpus: Corpus, out: Path, processes: ProcessGroup, *, 
     checkpoints, saved = Checkpoints(out, keep=cfg.PRETRAIN.CHECKPOINTS), None
     if resume and finished is None:
         saved = saved_state(folder, checkpoints, processes)
+        if saved is not None and processes.main:
+            folder.warn_of_other_version()
     if cfg.PRETRAIN.PROCESSES == "any":
         done = 0 if saved is None else saved.state["counters"]["step"]
         folder = with_crew(folder, steps=done, processes=processes.size)

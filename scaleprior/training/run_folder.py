@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from scaleprior.training.extension import Extension, Schedule, extended_fingerpr
 from scaleprior.wording import parameter, shown
 
 __all__ = ["RUN_FILE", "RunFolder", "refuse_other_run", "restoring", "with_room", "with_way_on"]
+
+logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 E = TypeVar("E", bound=ScalePriorError)
@@ -108,6 +111,18 @@ class RunFolder:
             further["extended"] = [each.to_dict() for each in self.history]
         write_json(self.out / RUN_FILE, {**self.identity, "fingerprint": self.fingerprint, **further})
 
+    def warn_of_other_version(self) -> None:
+        """Say so where another version of ScalePrior made the steps so far, which may not have drawn as this one."""
+        then, now = (self.read() or {}).get("created_by"), self.identity.get("created_by")
+        if isinstance(then, dict) and isinstance(now, dict) and then != now:
+            logger.warning(
+                "%s was trained by ScalePrior %s and goes on with %s: what a step draws and rounds may have changed, "
+                "so that it does not end with the bits of an undisturbed run",
+                self.out,
+                _version(then),
+                _version(now),
+            )
+
     def _refuse_other(self, before: Mapping[str, Any], fingerprint: str) -> None:
         """Raises UserError unless ``before`` carries the fingerprint; names the parts that differ, if it says them."""
         then = before.get(_MADE_OF)
@@ -141,6 +156,10 @@ def refuse_other_run(found: Mapping[str, Any], fingerprint: str, where: str, par
             f"{where} holds a run with another {parts}",
             hint="resume with what it was started with, or choose another output folder",
         )
+
+
+def _version(created_by: Mapping[str, Any]) -> str:
+    return f"{created_by.get('version')} (commit {str(created_by.get('commit'))[:12]})"
 
 
 def _carried(found: Mapping[str, Any]) -> str | None:

@@ -28,6 +28,18 @@ def test_a_run_finds_itself_and_refuses_another(tmp_path: Path) -> None:
         folder(tmp_path / "new", "b").found()
 
 
+def test_a_run_of_another_version_goes_on_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def folder(commit: str) -> RunFolder:
+        made = {"fingerprint": "a", "created_by": {"version": "1.2.3", "commit": commit * 40}}
+        return RunFolder(tmp_path, made, parts="config")
+
+    folder("a").write()
+    folder("a").warn_of_other_version()
+    assert not caplog.records
+    folder("b").warn_of_other_version()
+    assert f"trained by ScalePrior 1.2.3 (commit {'a' * 12}) and goes on with 1.2.3 (commit {'b' * 12})" in caplog.text
+
+
 def test_a_refusal_names_the_part_that_differs(tmp_path: Path) -> None:
     def made_of(labels: tuple[str, ...], fingerprint: str) -> RunFolder:
         parts = {"label space": {"fingerprint": "".join(labels), "labels": len(labels)}, "config": {"SIZES": (1, 2)}}

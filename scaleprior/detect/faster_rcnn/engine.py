@@ -165,6 +165,8 @@ def _train(
     if resume:
         trainer.resume()
     if processes.main:
+        if trainer.step:
+            folder.warn_of_other_version()
         if trainer.step and last_crew(folder) not in (None, processes.size) and uses_own_statistics(model, cfg):
             logger.warning(
                 "%s was trained by %s and goes on with %d: BN has the statistics of other images from here on",

@@ -87,6 +87,17 @@ def test_a_refused_resume_leaves_the_folder_as_it_was(
     assert content(run) == before
 
 
+def test_a_run_of_another_version_goes_on_with_a_warning(
+    stopped: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = shutil.copytree(stopped / "run", tmp_path / "run")
+    told = json.loads((run / "run.json").read_text())
+    told["created_by"]["commit"] = "c" * 40
+    (run / "run.json").write_text(json.dumps(told))
+    train(stopped, run, resume=True)
+    assert f"trained by ScalePrior {told['created_by']['version']} (commit {'c' * 12}) and goes on with" in caplog.text
+
+
 def test_a_run_is_extended_from_its_checkpoint(stopped: Path, tmp_path: Path) -> None:
     """Stopped in step 3 of 4 with 2 saved; from there 6 of 8. By hand, base rate 0.01, STEPS (6,): .01 to step 6."""
     run = shutil.copytree(stopped / "run", tmp_path / "run")
