@@ -22,6 +22,7 @@ pytestmark = pytest.mark.detectron2
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
 from detectron2.engine import AMPTrainer, SimpleTrainer
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, Instances
 
 from scaleprior.d2.plan import default_config
@@ -50,6 +51,23 @@ def test_bfloat16_is_not_scaled_and_float16_is() -> None:
     assert (brain.precision, brain.grad_scaler.is_enabled()) == (torch.bfloat16, False)
     assert brain.state_dict()["grad_scaler"] == {}
     assert not hasattr(plain, "precision")
+
+
+@pytest.mark.parametrize(("said", "dtype"), [("float16", torch.float16), ("bfloat16", torch.bfloat16)])
+def test_regions_are_pooled_where_they_are(said: str, dtype: torch.dtype) -> None:
+    pooler = ROIPooler(7, scales=(1 / 4, 1 / 8), sampling_ratio=0, pooler_type="ROIAlignV2")
+    maps = [torch.randn(1, 2, side, side, generator=torch.Generator().manual_seed(side)) for side in (250, 125)]
+    maps = [each.to(dtype).float() for each in maps]
+    boxes = [Boxes(torch.tensor([[701.3, 704.6, 760.2, 790.9], [620.7, 510.3, 950.1, 844.4]]))]
+    expected = pooler(maps, boxes)
+    set_precision(
+        _trainer(AMPTrainer, nn.Sequential(nn.Linear(1, 1), pooler)), _cfg(*_AMP, "SCALEPRIOR.AMP_DTYPE", said)
+    )
+    with torch.autocast("cpu", dtype=dtype):
+        found = pooler([each.to(dtype) for each in maps], boxes)
+    assert found.dtype == dtype
+    assert torch.equal(found, expected.to(dtype))
+    assert torch.equal(pooler(maps, boxes), expected)
 
 
 def test_a_state_without_a_scale_goes_on_with_a_new_one_and_any_other_with_its_own() -> None:
