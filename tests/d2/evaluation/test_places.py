@@ -138,4 +138,5 @@ def test_the_lvis_of_2020_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         check_lvis()
     source.write_text("tp_sum = np.cumsum(tps, axis=1).astype(dtype=np.float64)")
     check_lvis()
-    monkeypatch.delitem(sys.modules, "lvis", raising=False)
+    for name in ("lvis", "lvis.eval"):  # else the next test would find this one, or monkeypatch put it back
+        sys.modules.pop(name, None)
