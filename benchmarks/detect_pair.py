@@ -67,9 +67,10 @@ class Pair:
     Args:
         peer: whether Detectron2's is built, too.
         narrow: for a CPU.
+        mode: SCALEPRIOR.STEP_MODE of our steps below 800 pixels.
     """
 
-    def __init__(self, kind: str, depth: int, *, peer: bool = True, narrow: bool = False) -> None:
+    def __init__(self, kind: str, depth: int, *, peer: bool = True, narrow: bool = False, mode: str = "eager") -> None:
         import torch
 
         from scaleprior.config import load_config
@@ -78,6 +79,7 @@ class Pair:
         from scaleprior.detect.faster_rcnn.solver import build_optimizer
 
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.mode = mode
         config = f"COCO-Detection/faster_rcnn_R_{depth}_{kind}.yaml"
         words = ["MODEL.DEVICE", self.device.type, "SOLVER.BASE_LR", str(_RATE), "SOLVER.WARMUP_ITERS", "0"]
         words += NARROW if narrow else []
@@ -157,6 +159,8 @@ class Pair:
         cfg.SOLVER.AMP.ENABLED = row.precision != "float32"
         if row.precision == "bfloat16":
             cfg.SCALEPRIOR.AMP_DTYPE = "bfloat16"
+        if self.mode != "eager" and row.size < 800:  # a checkout of before has no such key
+            cfg.SCALEPRIOR.STEP_MODE = self.mode
         cfg.freeze()
         batch = _ready_batch(images, boxes, classes)
         if isinstance(batch.images, torch.Tensor):

@@ -3,6 +3,7 @@
     python benchmarks/detect_step.py                     # on a GPU under four minutes; on a CPU about three, narrow
     python benchmarks/detect_step.py --baseline FOLDER   # also against the torchvision engine of another checkout
     python benchmarks/detect_step.py --only "R-50 FPN" --seconds 60
+    python benchmarks/detect_step.py --only "256 train" --step-mode graph     # small steps recorded as CUDA graphs
 
 Peer, in the same process, taking turns with ours: Detectron2's own trainer (``SimpleTrainer``, ``AMPTrainer``) and its
 model, with the same weights under its own names. A step is forward, backward and update of 16 images of noise with
@@ -72,13 +73,19 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help=f"in all, at most (default {_BUDGET:g} on a GPU, 900 on a CPU)")
     parser.add_argument("--baseline", type=Path, help="another checkout, whose torchvision engine is measured, too")
     parser.add_argument("--only", default="", help="rows that hold all of these words, such as 'R-50 FPN train'")
+    parser.add_argument(
+        "--step-mode",
+        default="eager",
+        choices=("eager", "graph"),
+        help="SCALEPRIOR.STEP_MODE of our steps at 256 pixels",
+    )
     parser.add_argument("--serve", nargs=2, metavar=("KIND", "DEPTH"), help=argparse.SUPPRESS)
     parser.add_argument("--code", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         if args.code is not None:
             sys.path.insert(0, str(args.code))
-        serve(args.serve[0], int(args.serve[1]), peer=args.code is None)
+        serve(args.serve[0], int(args.serve[1]), peer=args.code is None, mode=args.step_mode)
         return 0
     import torch
 
@@ -86,11 +93,12 @@ def main() -> int:
     rows = [row for row in rows_of(gpu=gpu) if all(word in str(row).split() for word in args.only.split())]
     if not rows:
         parser.error(f"no row holds {args.only!r}; they are called such as {str(rows_of(gpu=gpu)[0])!r}")
-    report(rows, gpu=gpu, baseline=args.baseline, seconds=args.seconds or (_BUDGET if gpu else 900.0))
+    seconds = args.seconds or (_BUDGET if gpu else 900.0)
+    report(rows, gpu=gpu, baseline=args.baseline, seconds=seconds, mode=args.step_mode)
     return 0
 
 
-def serve(kind: str, depth: int, *, peer: bool) -> None:
+def serve(kind: str, depth: int, *, peer: bool, mode: str = "eager") -> None:
     """Build a detector, say so, and answer every row on standard input with its figures, each a line of JSON."""
     import torch
 
@@ -98,13 +106,14 @@ def serve(kind: str, depth: int, *, peer: bool) -> None:
     torch.set_num_threads(4 if gpu else 1)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
-    pair = Pair(kind, depth, peer=peer, narrow=not gpu)
+    warm = 5 if mode == "graph" else 2 if gpu else 1  # the fourth step of a size is the first that is recorded
+    pair = Pair(kind, depth, peer=peer, narrow=not gpu, mode=mode)
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         row = Row(**json.loads(line))
         steps = (2 if row.size >= 800 else 5) if gpu else 1
         try:
-            found = pair.measure(row, warm=2 if gpu else 1, blocks=3 if gpu else 5, steps=steps, seconds=_ROW)
+            found = pair.measure(row, warm=warm, blocks=3 if gpu else 5, steps=steps, seconds=_ROW)
         except Exception as e:  # a row of its own, such as one without memory; the next may do
             found = {"failed": f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"}
         pair.tidy()  # here, where the error and what its frames hold on to are gone
@@ -116,12 +125,13 @@ class Worker:
 
     Args:
         code: another checkout whose torchvision engine it holds, alone; None = both engines of this one.
+        mode: see ``Pair``.
     """
 
-    def __init__(self, kind: str, depth: int, code: Path | None = None) -> None:
+    def __init__(self, kind: str, depth: int, code: Path | None = None, *, mode: str = "eager") -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (close() does)
         line = [sys.executable, str(Path(__file__).resolve()), "--serve", kind, str(depth)]
-        line += [] if code is None else ["--code", str(code.resolve())]
+        line += ["--step-mode", mode] if code is None else ["--code", str(code.resolve())]
         paths = os.pathsep.join(filter(None, (str(code or _ROOT), os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
@@ -178,13 +188,13 @@ class Worker:
         return (self._errors.read().strip().splitlines() or [f"exit code {self._process.returncode}"])[-1]
 
 
-def report(rows: Sequence[Row], *, gpu: bool, baseline: Path | None, seconds: float) -> None:
+def report(rows: Sequence[Row], *, gpu: bool, baseline: Path | None, seconds: float, mode: str = "eager") -> None:
     import torch
 
     deadline = time.monotonic() + seconds
     pairs = dict.fromkeys((row.kind, row.depth) for row in rows)
     # On a GPU all are built at once, and none is timed before all are. A CPU has no room for that.
-    workers = {pair: Worker(*pair) for pair in pairs} if gpu else {}
+    workers = {pair: Worker(*pair, mode=mode) for pair in pairs} if gpu else {}
     before = {pair: Worker(*pair, baseline) for pair in pairs if pair[1] == 50} if gpu and baseline else {}
     for worker in (*workers.values(), *before.values()):
         worker.ready(min(_START, deadline - time.monotonic()))
@@ -197,7 +207,7 @@ def report(rows: Sequence[Row], *, gpu: bool, baseline: Path | None, seconds: fl
         for row in rows if gpu else sorted(rows, key=lambda row: (row.kind, row.depth)):
             pair = row.kind, row.depth
             if pair not in workers:
-                workers[pair] = Worker(*pair)
+                workers[pair] = Worker(*pair, mode=mode)
                 workers[pair].ready(_START)
             found = workers[pair].ask(row, deadline - time.monotonic())
             if row.work == "train" and row.size == 256 and row.precision != "bfloat16" and pair in before:
@@ -214,7 +224,7 @@ def report(rows: Sequence[Row], *, gpu: bool, baseline: Path | None, seconds: fl
     for name, target in targets.items():
         print(f"{'met' if target['met'] else 'NOT MET':8}{name}: {target['figure']}, target {target['target']}")
     device = torch.cuda.get_device_name() if gpu else "CPU, one thread, narrow"
-    said = {"bench": "detect_step", "device": device, "torch": torch.__version__, "figures": figures}
+    said = {"bench": "detect_step", "device": device, "step_mode": mode, "torch": torch.__version__, "figures": figures}
     met = all(target["met"] for target in targets.values())
     print(json.dumps({**said, "targets": targets, "met": met, "commit": commit()}))
 

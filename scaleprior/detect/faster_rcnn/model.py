@@ -124,7 +124,7 @@ class Detector(nn.Module):
             return "there are no Triton kernels here"
         if torch.are_deterministic_algorithms_enabled():
             return "torch was told to use deterministic algorithms"
-        return self.roi_heads.waits_for()
+        return self.proposal_generator.waits_for() or self.roi_heads.waits_for()
 
     def losses(
         self,

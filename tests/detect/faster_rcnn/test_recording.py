@@ -68,6 +68,9 @@ def test_a_recording_that_cannot_be_is_refused() -> None:
     words = ["MODEL.ROI_BOX_HEAD.NUM_CONV", "1", "MODEL.ROI_BOX_HEAD.CONV_DIM", "6", "MODEL.ROI_BOX_HEAD.NORM", "BN"]
     assert _detector("FPN", *words).roi_heads.waits_for() == "a BN of the head learns"
     assert _detector("FPN").roi_heads.waits_for() is None
+    many = _detector("FPN", "MODEL.RPN.PRE_NMS_TOPK_TRAIN", "70000").proposal_generator
+    assert many.waits_for() == "MODEL.RPN.PRE_NMS_TOPK_TRAIN is 70000"
+    assert _detector("FPN").proposal_generator.waits_for() is None
     assert _detector("C4").roi_heads.waits_for() == "a BN of the head learns"
     assert _detector("C4", "MODEL.RESNETS.NORM", "FrozenBN").roi_heads.waits_for() is None
 

@@ -11,9 +11,9 @@ from torchvision.ops import batched_nms, nms
 
 from scaleprior.detect.faster_rcnn import kernels
 
-__all__ = ["keep_best"]
+__all__ = ["MOST_OF_KERNEL", "keep_best"]
 
-_LONGEST_OF_KERNEL = 2**16  # boxes of a row; it holds a bit for each of them in registers
+MOST_OF_KERNEL = 2**16  # boxes of a row; it holds a bit for each of them in registers
 
 
 @torch.no_grad()
@@ -34,7 +34,7 @@ def keep_best(
         limit: keep no more than so many of a row, the best.
     """
     there = torch.isfinite(boxes).all(dim=2) & (scores > -torch.inf)
-    if boxes.shape[1] <= _LONGEST_OF_KERNEL and kernels.usable(boxes):
+    if boxes.shape[1] <= MOST_OF_KERNEL and kernels.usable(boxes):
         from scaleprior.detect.faster_rcnn.kernels.nms import suppress
 
         return suppress(boxes, scores, there, threshold, groups, limit)

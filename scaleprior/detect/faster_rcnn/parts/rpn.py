@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from scaleprior.detect.faster_rcnn.parts import boxes as box_ops
 from scaleprior.detect.faster_rcnn.parts.anchors import AnchorGrid
 from scaleprior.detect.faster_rcnn.parts.draws import ANCHORS, random_keys
-from scaleprior.detect.faster_rcnn.parts.nms import keep_best
+from scaleprior.detect.faster_rcnn.parts.nms import MOST_OF_KERNEL, keep_best
 from scaleprior.detect.faster_rcnn.truth import Truth
 
 if TYPE_CHECKING:
@@ -137,6 +137,11 @@ class Rpn(nn.Module):
         losses = {} if truth is None else self._losses(*every, truth, seeds)
         with torch.no_grad():
             return self._propose(*every, levels, sizes), losses
+
+    def waits_for(self) -> str | None:
+        """Why a step on a GPU has to ask the device for something; None if it need not."""
+        most = self.settings.pre_nms[0]
+        return None if most <= MOST_OF_KERNEL else f"MODEL.RPN.PRE_NMS_TOPK_TRAIN is {most}"
 
     def _losses(self, anchors: Tensor, logits: Tensor, codes: Tensor, truth: Truth, seeds: Tensor) -> dict[str, Tensor]:
         """Sums over the sampled anchors, divided by batch_size_per_image * N (Detectron2; torchvision divides by
