@@ -15,8 +15,6 @@ from scaleprior.detect.faster_rcnn.truth import Truth
 
 __all__ = ["Inputs"]
 
-_OBJECTS = 16  # a recording fits batches whose images have up to so many, or a multiple of it
-
 
 @dataclass(frozen=True)
 class Inputs:
@@ -32,21 +30,22 @@ class Inputs:
     seeds: Tensor
 
     @classmethod
-    def of(cls, batch: DetectionBatch, seeds: Sequence[int], device: torch.device, *, divisor: int = 1) -> Inputs:
-        """The batch on ``device``, of a shape that comes back: padded as the detector would pad it, and with empty
-        places for objects, which both change nothing.
+    def of(
+        cls, batch: DetectionBatch, seeds: Sequence[int], device: torch.device, *, divisor: int = 1, objects: int = 1
+    ) -> Inputs:
+        """The batch on ``device``; nobody waits for the copies.
 
         Args:
-            divisor: of the detector, of whose multiples it pads the sides to.
+            divisor, objects: the sides, and the places for objects, are padded to multiples of these, so that shapes
+                come back. Of the detector's own divisor, and of empty places, no loss depends.
         """
         height, width = batch.images.shape[2:]
         images = batch.images.to(device, non_blocking=True)
-        return cls(
-            F.pad(images, (0, -width % divisor, 0, -height % divisor)),
-            on_device(batch.sizes, device),
-            Truth.padded(batch.boxes, batch.classes, multiple=_OBJECTS).to(device),
-            torch.tensor(seeds).to(device, non_blocking=True),
-        )
+        if height % divisor or width % divisor:
+            images = F.pad(images, (0, -width % divisor, 0, -height % divisor))
+        truth = Truth.padded(batch.boxes, batch.classes, batch.masks, multiple=objects)
+        seeds_there = torch.tensor(seeds).to(device, non_blocking=True)
+        return cls(images, on_device(batch.sizes, device), truth.to(device), seeds_there)
 
     def shapes(self) -> Hashable:
         """Of the images, and the places for objects."""

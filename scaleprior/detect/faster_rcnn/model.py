@@ -84,7 +84,7 @@ class Detector(nn.Module):
         pixels = images.to(self.pixel_mean.device, non_blocking=True)
         batch = (pixels.float() - self.pixel_mean) / self.pixel_std
         if isinstance(sizes, Tensor) or any(tuple(size) != (height, width) for size in sizes):
-            batch = batch.masked_fill(~_inside(height, width, on_device(sizes, batch.device)), 0.0)
+            batch.masked_fill_(~_inside(height, width, on_device(sizes, batch.device)), 0.0)
         if height % divisor or width % divisor:
             batch = F.pad(batch, (0, -width % divisor, 0, -height % divisor))
         return batch.contiguous(memory_format=torch.channels_last)

@@ -37,8 +37,8 @@ class BatchLimits:
 
     A GPU takes twice as much at once as a CPU: a batch of small images is over in less time than its launches take, so
     that more images in it are free there, while a CPU is busy with a single one, and its caches hold less of several.
-    The second stage sets the bound: C4's head pools 1000 regions an image, of 1024 channels at 14 x 14, 0.8 GB in
-    float32, and its layers hold two to three times that. More than four images of 800 x 1200 save nothing.
+    The second stage sets the bound: C4's head pools 1000 regions an image, 512 channels at 14 x 14 and 2048 at 7 x 7,
+    0.8 GB in float32, and its layers hold two to three times that. More than four images of 800 x 1200 save nothing.
 
     Attributes:
         images: at most. pixels: of all images together, unless one alone has more.

@@ -7,7 +7,7 @@ read when the next one was handed over.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +19,6 @@ from scaleprior.detect.faster_rcnn.inputs import Inputs
 from scaleprior.detect.faster_rcnn.model import Detector, has_idle_parameters
 from scaleprior.detect.faster_rcnn.model_file import model_names
 from scaleprior.detect.faster_rcnn.solver import build_optimizer, clip_gradients, lr_factor
-from scaleprior.detect.faster_rcnn.truth import Truth
 from scaleprior.detect.overflow import first_overflow, label_of
 from scaleprior.detect.precision import amp_dtype
 from scaleprior.detect.scaling import ScaleWatch
@@ -39,8 +38,8 @@ __all__ = ["StepRecord", "TrainStep"]
 
 _HINT = "lower SOLVER.BASE_LR, lengthen the warmup or clip gradients (SOLVER.CLIP_GRADIENTS.ENABLED True)"
 
-
 _RECORDINGS = 16  # sizes of batches that are recorded; the memory of all is that of the largest
+_OBJECTS = 16  # a recording fits batches whose images have up to so many, or a multiple of it
 
 
 @dataclass(frozen=True)
@@ -108,18 +107,15 @@ class TrainStep:
             reason = self._cannot_record()
             if reason is not None:
                 raise UserError(f"SCALEPRIOR.STEP_MODE is graph, and {reason}", hint="take eager")
-            self._graphed = GraphedUpdate(self._recorded, self.optimizer.zero_grad, self.device, most=_RECORDINGS)
+            self._graphed = GraphedUpdate(self._make, self.optimizer.zero_grad, self.device, most=_RECORDINGS)
 
     def __call__(self, batch: DetectionBatch, step: int) -> None:
         """Learn from ``batch`` as step ``step`` (from 0); :meth:`settled` tells what it found."""
         rate = self.factor(step / self.cfg.SOLVER.MAX_ITER)
         self._set_rate(rate)
         torch.manual_seed(mixed_seed(self.seed, step))  # of what else may draw from torch's global generator
-        if self._graphed is not None:
-            inputs = Inputs.of(batch, self._seeds(batch, step), self.device, divisor=max(self.model.divisibility, 1))
-            values = self._graphed(inputs)
-        else:
-            values = self._make(lambda net: self._losses(net, batch, step))
+        inputs = self._inputs(batch, step)
+        values = self._make(inputs) if self._graphed is None else self._graphed(inputs)
         self._pending.add(StepRecord(step, batch, self._names, self.cfg.SOLVER.BASE_LR * rate), values)
 
     def _set_rate(self, factor: float) -> None:
@@ -137,14 +133,11 @@ class TrainStep:
             return "this process is one of a group"
         return self.model.waits_for()
 
-    def _recorded(self, inputs: Inputs) -> Tensor:
-        return self._make(lambda net: net(inputs.images, inputs.sizes, inputs.truth, inputs.seeds))
-
-    def _make(self, losses_of: Callable[[nn.Module], dict[str, Tensor]]) -> Tensor:
+    def _make(self, inputs: Inputs) -> Tensor:
         """The step's work on the device; what it found, as :attr:`_pending` keeps it."""
         self.optimizer.zero_grad(set_to_none=True)  # the maps of a forward pass have the room of the last gradients
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            losses = losses_of(self.net)
+            losses = self._losses(self.net, inputs)
         self._names = tuple(losses)
         own = torch.stack([loss.detach() for loss in losses.values()])
         # What all processes see alike: none may update what another leaves, or come to an exchange alone.
@@ -186,15 +179,16 @@ class TrainStep:
         if state["scaler"]:  # empty where it was saved on a device that needs none
             self.scaler.load_state_dict(state["scaler"])
 
-    def _losses(self, net: nn.Module, batch: DetectionBatch, step: int) -> dict[str, Tensor]:
-        truth = Truth.padded(batch.boxes, batch.classes, batch.masks)
-        # here, because DistributedDataParallel would wait for the copy
-        images = batch.images.to(self.device, non_blocking=True)
-        return net(images, batch.sizes, truth, self._seeds(batch, step))
-
-    def _seeds(self, batch: DetectionBatch, step: int) -> list[int]:
+    def _inputs(self, batch: DetectionBatch, step: int) -> Inputs:
+        """Of a shape that comes back, where steps are recorded; on the device, for which DDP would wait."""
         seed = mixed_seed(self.seed, step)
-        return [mixed_seed(seed, slot) % 2**32 for slot in batch.slots]
+        seeds = [mixed_seed(seed, slot) % 2**32 for slot in batch.slots]
+        if self._graphed is None:
+            return Inputs.of(batch, seeds, self.device)
+        return Inputs.of(batch, seeds, self.device, divisor=max(self.model.divisibility, 1), objects=_OBJECTS)
+
+    def _losses(self, net: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+        return net(inputs.images, inputs.sizes, inputs.truth, inputs.seeds)
 
     def _update(self, loss: Tensor, finite: Tensor) -> None:
         """Gradients of ``loss`` and the optimiser's step, which an optimiser that guards itself makes if ``finite``."""
@@ -216,7 +210,8 @@ class TrainStep:
         """What to say of a step whose loss was not finite in some process; the same in all, which all call this."""
         hint, cause = _HINT, ""
         if self.dtype is not None:
-            found = first_overflow(self.model, lambda: self._losses(self.model, record.batch, record.step), self.dtype)
+            inputs = self._inputs(record.batch, record.step)
+            found = first_overflow(self.model, lambda: self._losses(self.model, inputs), self.dtype)
             if found is not None:
                 cause = f"; {found.words(label_of(found.module, model_names(self.model)))}"
                 hint = found.hint if found.fits_float32 else hint

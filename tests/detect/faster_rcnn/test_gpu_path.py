@@ -122,7 +122,7 @@ def test_a_step_asks_nothing_and_leaves_nothing_on_the_host(
     truth = Truth(*map(to_gpu, (inputs.truth.boxes, inputs.truth.classes, inputs.truth.present)))
     moved = Inputs(to_gpu(inputs.images), to_gpu(inputs.sizes), truth, to_gpu(inputs.seeds))
     for _ in range(2):
-        found = step._recorded(moved)
+        found = step._make(moved)
         assert (found.device, found.dtype, len(found)) == (GPU, torch.float32, 9)
     assert Kernel.launches > 10
     assert sum(updated) == 2 * sum(parameter.requires_grad for parameter in model.parameters())

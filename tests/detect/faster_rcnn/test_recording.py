@@ -39,7 +39,7 @@ def _detector(kind: str, *words: str) -> Detector:
 @pytest.mark.parametrize("kind", ["FPN", "C4"])
 def test_places_behind_images_and_objects_change_no_loss(kind: str) -> None:
     model, batch = _detector(kind), a_batch(0)
-    inputs = Inputs.of(batch, [5, 6], CPU, divisor=max(model.divisibility, 1))
+    inputs = Inputs.of(batch, [5, 6], CPU, divisor=max(model.divisibility, 1), objects=16)
     assert inputs.truth.boxes.shape[1] == 16
     assert inputs.images.shape[2:] == ((64, 96) if kind == "FPN" else (60, 70))
     padded = model(inputs.images, inputs.sizes, inputs.truth, inputs.seeds)
@@ -49,9 +49,9 @@ def test_places_behind_images_and_objects_change_no_loss(kind: str) -> None:
 
 
 def test_held_tensors_take_on_every_value_of_a_batch_of_their_shape() -> None:
-    held = Inputs.of(a_batch(0), [5, 6], CPU, divisor=32).clone()
-    new = Inputs.of(a_batch(1), [7, 8], CPU, divisor=32)
-    assert held.shapes() == new.shapes() != Inputs.of(a_batch(0, 80), [5, 6], CPU, divisor=32).shapes()
+    held = Inputs.of(a_batch(0), [5, 6], CPU, divisor=32, objects=16).clone()
+    new = Inputs.of(a_batch(1), [7, 8], CPU, divisor=32, objects=16)
+    assert held.shapes() == new.shapes() != Inputs.of(a_batch(0, 80), [5, 6], CPU, divisor=32, objects=16).shapes()
     model = _detector("FPN")
     held.fill(new)
     one, other = (model(each.images, each.sizes, each.truth, each.seeds) for each in (held, new))
