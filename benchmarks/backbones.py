@@ -26,6 +26,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.commit import commit
+
 TARGETS = {"max_difference": 1e-5, "card_ms": 5.0, "memory_over_file": 2.2}
 TIMED = ("torchvision .pth", "torchvision .pth (old format)", "timm .safetensors", "detectron2 .pkl", "BiT .npz")
 REPEATS = 5
@@ -169,13 +171,6 @@ class Clock:
     def read(self) -> tuple[float, float]:
         """(wall, CPU)."""
         return time.perf_counter() - self.start[0], time.process_time() - self.start[1]
-
-
-def commit() -> str:
-    """The checked-out commit, or "unknown" outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else "unknown"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ if they were read from shards instead of drawn. Single thread, CPU time of this 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ import simplejpeg
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.commit import commit
 from scaleprior.corpus import World
 
 IMAGES = 3000
@@ -47,13 +47,6 @@ def main() -> None:
     met = figures["render_64px_per_s_core"] >= TARGET
     targets = {"render_64px_per_s_core": TARGET}
     print(json.dumps({"bench": "corpus_world", "figures": figures, "targets": targets, "met": met, "commit": commit()}))
-
-
-def commit() -> str:
-    """The checked-out commit, or "unknown" outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else "unknown"
 
 
 if __name__ == "__main__":

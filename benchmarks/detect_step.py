@@ -40,6 +40,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.commit import commit
 from benchmarks.detect_pair import Pair, Row
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -285,13 +286,6 @@ def _found(
     values = {str(row): figures.get(str(row), {}).get(name) for row in rows}
     absent = [row for row, value in values.items() if value is None]
     return [value for value in values.values() if value is not None], {"unmeasured": absent} if absent else {}
-
-
-def commit() -> str:
-    """The checked-out commit, or "unknown" outside a git checkout."""
-    line = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    result = subprocess.run(line, capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else "unknown"
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.commit import commit
 from scaleprior.errors import FailureError, ScalePriorError, UserError
 
 ENGINES = ("torchvision", "detectron2")
@@ -325,13 +326,6 @@ def costs(runs: Mapping[tuple, dict]) -> dict[str, float]:
 
 def _rounded(value: Any) -> Any:
     return [round(x, 4) for x in value] if isinstance(value, list) else round(value, 4)
-
-
-def commit() -> str:
-    """The checked-out commit, or "unknown" outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else "unknown"
 
 
 if __name__ == "__main__":

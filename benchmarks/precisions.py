@@ -35,7 +35,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import engines
-from benchmarks.engines import AP, ENGINES, RESOLUTION, commit
+from benchmarks.commit import commit
+from benchmarks.engines import AP, ENGINES, RESOLUTION
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 Key = tuple[str, str, int]

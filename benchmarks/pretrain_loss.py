@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.commit import commit
 
 if TYPE_CHECKING:
     import torch
@@ -205,13 +206,6 @@ def peak_bytes(work: Callable[[], None], device: torch.device) -> int:
         total += change
         peak = max(peak, total)
     return peak
-
-
-def commit() -> str:
-    """The checked-out commit, or "unknown" outside a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else "unknown"
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.bare_loop import LABELS, bare_step, ready_batch
+from benchmarks.commit import commit
 
 if TYPE_CHECKING:
     import torch
@@ -354,13 +355,6 @@ def finished(line: Sequence[str], limit: float, environment: Mapping[str, str]) 
     if done.returncode:
         return done.stdout, (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     return done.stdout, ""
-
-
-def commit() -> str:
-    """The checked-out commit, or "unknown" outside a git checkout."""
-    line = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    result = subprocess.run(line, capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else "unknown"
 
 
 if __name__ == "__main__":

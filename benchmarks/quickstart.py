@@ -32,6 +32,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.commit import commit
+
 REPO = Path(__file__).resolve().parents[1]
 STEPS = 900.0  # target
 _CORES = 2
@@ -126,13 +130,6 @@ def report(said: Mapping[str, Any], wall: float, own_cpu: float, *, busy: bool) 
     met = figures[counted] <= STEPS and all(gain.holds for gain in found)
     targets = {counted: STEPS, "gain": "above the spread"}
     print(json.dumps({"bench": "quickstart", "figures": figures, "targets": targets, "met": met, "commit": commit()}))
-
-
-def commit() -> str:
-    """The checked-out commit, or "unknown" outside a git checkout."""
-    command = ["git", "-C", str(REPO), "rev-parse", "HEAD"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() if result.returncode == 0 else "unknown"
 
 
 if __name__ == "__main__":
