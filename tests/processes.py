@@ -116,6 +116,33 @@ def start(command: Sequence[object], **options: Any) -> Popen:
     return Popen(words, **{**pipes, "env": environment(), **options})
 
 
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def in_two(program: str, argument: object) -> list[list[Any]]:
+    """What each of two processes that find each other says: the lines of JSON that ``program`` prints.
+
+    Args:
+        argument: of the program, as JSON.
+    """
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    command = [sys.executable, "-c", program, json.dumps(argument)]
+    started = [start(command, env=environment(**place, RANK=rank)) for rank in "01"]
+    said = []
+    try:
+        for process in started:
+            output, errors = process.communicate()
+            assert process.returncode == 0, errors
+            said.append([json.loads(line) for line in output.splitlines()])
+    finally:
+        for process in started:  # one would wait for the other that failed
+            process.kill()
+    return said
+
+
 def environment(**changes: str) -> dict[str, str]:
     """The environment of the tests' programs: what the tests see (a checkout of Detectron2, say), they see, too."""
     path = os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))

@@ -29,7 +29,7 @@ from tests import processes
 from tests.conftest import REPO
 from tests.pretrain.conftest import SMALL
 from tests.pretrain.test_run import stop_at
-from tests.training.test_lost import free_port
+from tests.processes import free_port
 
 # In float64 rounding is too small to hide a wrong sum, or to grow into something that looks like one.
 WORK = """

@@ -19,7 +19,7 @@ from scaleprior.pretrain.optim.clipping import gradient_norm
 from scaleprior.training.processes import ProcessGroup, join_processes
 from tests import processes
 from tests.pretrain.test_loss import csr
-from tests.training.test_lost import free_port
+from tests.processes import free_port
 
 IMAGES, FEATURES, STEPS = 8, 4, 3
 SPLIT = (0, 3, IMAGES)  # the images of two processes, unequal as where some could not be read

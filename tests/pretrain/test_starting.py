@@ -14,7 +14,7 @@ import pytest
 from tests import processes
 from tests.pretrain.conftest import SMALL
 from tests.pretrain.test_run import wait_for, weights
-from tests.training.test_lost import free_port
+from tests.processes import free_port
 
 PRETRAIN = ("scaleprior", "pretrain", "--config-file", "Pretrain/Base-Pretrain.yaml", "--no-check")
 STEPS = (

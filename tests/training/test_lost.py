@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import subprocess
 import sys
 from datetime import timedelta
@@ -16,6 +15,7 @@ from scaleprior.errors import FailureError
 from scaleprior.training.lost import LostProcess, lost_process
 from scaleprior.training.processes import join_processes
 from tests import processes
+from tests.processes import free_port
 
 WORK = """
 import datetime, os, signal, sys, torch
@@ -41,12 +41,6 @@ except ScalePriorError as e:
     print(e)
     sys.exit(e.exit_code)
 """
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("exchange", ["sum", "wait", "all_reduce", "gradients"])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scaleprior.training.sync_norms import share_statistics
 from tests import processes
-from tests.training.test_lost import free_port
+from tests.processes import free_port
 
 SHARES = (slice(0, 3), slice(3, 5))
 CPU = torch.device("cpu")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,6 @@ from scaleprior.training.processes import ProcessGroup
 from tests import processes
 from tests.detect.conftest import TINY_FPN, data_overrides, tiny_config
 from tests.detect.faster_rcnn.test_predict import _mixed
-from tests.training.test_lost import free_port
 
 WORK = """
 import json, sys, torch
@@ -97,18 +95,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         {"words": each, "model": str(_save(folder / f"{name}.safetensors", each)), "out": str(folder / name)}
         for name, each in words.items()
     ]
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    command = [sys.executable, "-c", WORK, json.dumps(order)]
-    started = [processes.start(command, env=processes.environment(**place, RANK=rank)) for rank in "01"]
-    said: list[list[Any]] = []
-    try:
-        for process in started:
-            output, errors = process.communicate()
-            assert process.returncode == 0, errors
-            said.append([json.loads(line) for line in output.splitlines()])
-    finally:
-        for process in started:  # one would wait for the other that failed
-            process.kill()
+    said = processes.in_two(WORK, order)
     return Runs(folder, words, dict(zip(words, map(list, zip(*said)))))
 
 

@@ -35,7 +35,6 @@ from tests import processes
 from tests.conftest import REPO
 from tests.detect.conftest import TINY, TINY_FPN, add_outlines, data_overrides, make_coco, tiny_config
 from tests.detect.test_call import save_start
-from tests.training.test_lost import free_port
 
 WORK = """
 import json, os, signal, sys, torch
@@ -58,23 +57,6 @@ for run in json.loads(sys.argv[1]):
     except ScalePriorError as e:
         print(json.dumps([type(e).__name__, str(e)]), flush=True)
 """
-
-
-def in_two(runs: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    """What each of two processes says of each of ``runs``: the losses of its steps, or its error's kind and text."""
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-    command = [sys.executable, "-c", WORK, json.dumps(runs)]
-    started = [processes.start(command, env=processes.environment(**place, RANK=rank)) for rank in "01"]
-    said = []
-    try:
-        for process in started:
-            output, errors = process.communicate()
-            assert process.returncode == 0, errors
-            said.append([json.loads(line) for line in output.splitlines()])
-    finally:
-        for process in started:  # one would wait for the other that failed
-            process.kill()
-    return said
 
 
 OWN = (
@@ -150,7 +132,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
     order = next(islice(batch_order([False] * 8, 4, int(TINY[TINY.index("SEED") + 1]), grouping=True), 1, None))
     (damaged[1] / f"{order[1]:03d}.png").write_bytes(b"no image")
     runs["damaged"] = made.run("FPN", "damaged", *data_overrides(*damaged))
-    return replace(made, said=dict(zip(runs, zip(*in_two(list(runs.values()))))))
+    return replace(made, said=dict(zip(runs, zip(*processes.in_two(WORK, list(runs.values()))))))
 
 
 def apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> float:
