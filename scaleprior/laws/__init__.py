@@ -6,7 +6,7 @@ from scaleprior._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from scaleprior.laws.compare import compare_laws as compare_laws
-    from scaleprior.laws.fit import fit_law as fit_law, fit_table as fit_table
+    from scaleprior.laws.fit import fit_law as fit_law
     from scaleprior.laws.forms.form import Form as Form
     from scaleprior.laws.forms.registry import (
         CALIBRATED as CALIBRATED,
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         known_forms as known_forms,
         register_form as register_form,
     )
+    from scaleprior.laws.ladders import fit_table as fit_table
     from scaleprior.laws.law import Estimate as Estimate, Law as Law
     from scaleprior.laws.pictures import draw_law as draw_law
     from scaleprior.laws.planning import plan as plan
