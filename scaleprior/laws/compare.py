@@ -189,11 +189,15 @@ def _verdict(
     places: int,
 ) -> str:
     span = f"between {number(start)} and {number(end)} images"
-    interval = f"{d.low:+.{places}f} to {d.high:+.{places}f}"
-    numbers = f"{abs(d.value):.{places}f} per factor of ten (interval of the difference {interval})"
     if settled:
+        # the numbers are those of the sentence, "winner minus loser": the interval turns round with the names
         winner, loser = names if d.value > 0 else names[::-1]
-        return f"{winner} gains more from data than {loser} {span}: by {numbers}."
+        value, low, high = (d.value, d.low, d.high) if d.value > 0 else (-d.value, -d.high, -d.low)
+        return (
+            f"{winner} gains more from data than {loser} {span}: by {value:.{places}f} per factor of ten "
+            f"(interval of the difference {low:+.{places}f} to {high:+.{places}f})."
+        )
+    interval = f"{d.low:+.{places}f} to {d.high:+.{places}f}"
     ways = []
     if seeds is not None:
         ways.append(f"{seeds} more seed(s) for every fraction of both")

@@ -39,6 +39,17 @@ def test_swapping_the_laws_mirrors_the_numbers() -> None:
     assert one.at[1000.0].value == pytest.approx(-other.at[1000.0].value)
 
 
+def test_the_interval_of_a_settled_verdict_is_in_the_order_of_its_names() -> None:
+    """Whoever is named first gains more by a number inside its own interval, whichever law was handed over first."""
+    a, b = ladder(6, noise=0.2, seed=0), ladder(3, noise=0.2, seed=1)
+    one = compare_laws(a, b, names=("deep", "shallow"))
+    other = compare_laws(b, a, names=("shallow", "deep"))
+    assert one.verdict == other.verdict
+    d = one.per_decade
+    interval = f"(interval of the difference {d.low:+.2f} to {d.high:+.2f})"
+    assert f"by {d.value:.2f} per factor of ten {interval}" in one.verdict
+
+
 def test_open_difference_says_what_would_settle_it() -> None:
     found = compare_laws(ladder(4.3, noise=0.6, seed=0), ladder(3.6, noise=0.6, seed=1))
     assert found.per_decade.low < 0 < found.per_decade.high
