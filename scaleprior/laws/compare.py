@@ -31,6 +31,7 @@ class Comparison:
         verdict: one or two sentences.
         more_seeds, more_rungs: runs that would settle an open difference in gain (seeds for each fraction of each
             ladder; rungs atop both); 0 when it is settled, None when that alone would not do.
+        images: the range, from and to, over which the gains of ``per_decade`` are taken.
     """
 
     per_decade: Estimate
@@ -40,6 +41,7 @@ class Comparison:
     verdict: str
     more_seeds: int | None
     more_rungs: int | None
+    images: tuple[float, float]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -51,6 +53,7 @@ class Comparison:
             "verdict": self.verdict,
             "more_seeds": self.more_seeds,
             "more_rungs": self.more_rungs,
+            "range": {"from": self.images[0], "to": self.images[1]},
         }
 
 
@@ -175,7 +178,7 @@ def compare_laws(
     settled = per_decade.low > 0 or per_decade.high < 0
     seeds, rungs = (0, 0) if settled else _settling(slope, a, b, start, end)
     verdict = _verdict(per_decade, names, start, end, settled, seeds, rungs, decimals(a))
-    return Comparison(per_decade, levels, paired, correlation, verdict, seeds, rungs)
+    return Comparison(per_decade, levels, paired, correlation, verdict, seeds, rungs, (start, end))
 
 
 def _verdict(

@@ -31,6 +31,12 @@ def test_plain_difference_is_settled_and_named() -> None:
     assert (found.more_seeds, found.more_rungs) == (0, 0)
 
 
+def test_the_compared_range_is_the_last_decade_that_both_measured() -> None:
+    a, b = ladder(6, noise=0.2, seed=0), ladder(3, noise=0.2, seed=1, top=50_000.0)
+    assert compare_laws(a, b).images == pytest.approx((316.2, 3162.0))
+    assert compare_laws(b, b).to_dict()["range"] == pytest.approx({"from": 5000.0, "to": 50_000.0})
+
+
 def test_swapping_the_laws_mirrors_the_numbers() -> None:
     a, b = ladder(6, noise=0.4, seed=0), ladder(3, noise=0.4, seed=1)
     one, other = compare_laws(a, b, at=(1000.0,)), compare_laws(b, a, at=(1000.0,))
