@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -208,7 +207,7 @@ def _notes(table: Table) -> list[str]:
 
 def _fit(args: argparse.Namespace) -> None:
     from scaleprior.laws import get_form
-    from scaleprior.laws.words import decimals
+    from scaleprior.laws.words import decimals, shared_notes, shared_reasons
 
     suffix = _out_suffix(args.out, (".png", ".svg", ".pdf", ".json"))
     if args.form != "auto":
@@ -231,7 +230,7 @@ def _fit(args: argparse.Namespace) -> None:
             for row in result["laws"][name]["predictions"]:
                 interval = f"{row['low']:{style}} to {row['high']:{style}}"
                 lines.append(f"{name:<{wide}}{row['images']:>16,.0f}{row['mean']:>10{style}}   {interval}")
-    lines += ["", *(f"{name}: {law.why}" for name, law in laws.items()), *_notes(table)]
+    lines += ["", *shared_reasons(laws), *shared_notes(laws), *_notes(table)]
     if suffix and suffix != ".json":
         _save_picture(args.out, laws, args.y, max(args.predict, default=0.0))
         lines.append(f"Picture: {args.out}")
@@ -328,7 +327,7 @@ def _more_than_one(differ: dict[str, tuple[str, str]]) -> list[str]:
 
 
 def _forecast(args: argparse.Namespace) -> None:
-    from scaleprior.laws.words import decimals
+    from scaleprior.laws.words import decimals, needs, shared_notes, shared_reasons
 
     _out_suffix(args.out, (".json",))
     if not args.target and not args.images:
@@ -342,23 +341,15 @@ def _forecast(args: argparse.Namespace) -> None:
         predictions = _predictions(law, args.images)
         result["forecasts"][name] = {
             "identity": _identity(table, name), "images_for": rows, "predictions": predictions, "why": law.why,
+            "notes": list(law.notes),
         }  # fmt: skip
         for target in args.target:
-            lines.append(f"{name:<{wide}}{args.y} {target:g} {_needs(law.images_for(target))}")
+            lines.append(f"{name:<{wide}}{args.y} {target:g} {needs(law.images_for(target), law, target)}")
         style = f".{decimals(law)}f"
         for row in predictions:
             lines.append(
                 f"{name:<{wide}}{row['images']:,.0f} images give {args.y} {row['mean']:{style}} "
                 f"({row['low']:{style}} to {row['high']:{style}})"
             )
-    lines += ["", *(f"{name}: {law.why}" for name, law in laws.items()), *_notes(table)]
+    lines += ["", *shared_reasons(laws), *shared_notes(laws), *_notes(table)]
     _finish(args, result, lines)
-
-
-def _needs(images: Estimate) -> str:
-    from scaleprior.laws.words import number
-
-    if math.isfinite(images.value):
-        return f"needs {number(images.value)} images ({number(images.low)} to {number(images.high)})"
-    best = f" (at the interval's best {number(images.low)} images)" if math.isfinite(images.low) else ""
-    return f"is out of reach{best}"

@@ -16,7 +16,7 @@ from scaleprior.laws.intervals import first_noise, group_variance, looks_smoothe
 from scaleprior.laws.law import Law
 from scaleprior.laws.observations import Observations, observe
 from scaleprior.laws.select import select
-from scaleprior.laws.words import explain
+from scaleprior.laws.words import cautions, explain
 
 __all__ = ["FormChoice", "fit_law"]
 
@@ -103,4 +103,4 @@ def fit_law(
         raw_sigma=sigma * (_RAW_TO_SMOOTHED if smoothed else 1.0),
         level_variance=group_variance(z - fitted, data.group, w),
     )
-    return replace(law, why=explain(law))
+    return replace(law, why=explain(law), notes=cautions(law))

@@ -29,11 +29,15 @@ _REACH = 1e4  # a target further than this factor beyond the data is called out 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval; ``float(estimate)`` is the number. Ends may be infinite."""
+    """A number with its interval; ``float(estimate)`` is the number. Ends may be infinite.
+
+    ``probability`` is that the number is above 0, or that a target is reached at all; nan where it is not known.
+    """
 
     value: float
     low: float
     high: float
+    probability: float = math.nan
 
     def __float__(self) -> float:
         return self.value
@@ -61,6 +65,7 @@ class Law:
         level_variance: variance of ln e common to all measurements of the same groups (few seeds).
         level: the nominal coverage of intervals.
         why: the selection in words.
+        notes: what to beware of, each a sentence or two; ``words.shared_notes`` says those of several laws once.
     """
 
     data: Observations
@@ -73,6 +78,7 @@ class Law:
     level_variance: float
     level: float = 0.9
     why: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -267,6 +273,7 @@ class Law:
             "scale": self.data.scale,
             "form": self.form,
             "why": self.why,
+            "notes": list(self.notes),
             "level": self.level,
             "noise": self.sigma,
             "noise_of_a_new_measurement": self.raw_sigma,

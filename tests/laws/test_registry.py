@@ -52,7 +52,7 @@ def install(folder: Path, module: str, text: str, entries: str, package: str = "
 def bits(law: Law) -> bytes:
     """All numbers that a law gives, as bytes."""
     arrays = [*law.predict(np.geomspace(N[0] / 3, 30 * N[-1], 50)), law.selection.weights, *law.refits]
-    return b"".join(np.ascontiguousarray(a).tobytes() for a in arrays) + law.why.encode()
+    return b"".join(np.ascontiguousarray(a).tobytes() for a in arrays) + "\n".join((law.why, *law.notes)).encode()
 
 
 def test_the_form_of_the_docs_is_short() -> None:
@@ -75,7 +75,7 @@ def test_a_form_from_outside_is_fitted_predicted_drawn_and_compared(shifted: typ
     # 60 ((1 + 1e5 / 2e4)^-0.5 - (1 + 1e6 / 2e4)^-0.5)
     assert float(law.per_decade) == pytest.approx(16.09, abs=0.5)
     assert not law.monotone  # it did not say so
-    assert "not measured with shifted" in law.why
+    assert "not measured with shifted" in law.notes[0]
     ax = Figure().subplots()
     draw_law(ax, law)
     (line,) = [line for line in ax.get_lines() if line.get_label() == "shifted"]
