@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scaleprior.laws.law import Estimate as Estimate, Law as Law
     from scaleprior.laws.pictures import draw_law as draw_law
     from scaleprior.laws.planning import plan as plan
+    from scaleprior.laws.straightness import Straightness as Straightness
     from scaleprior.laws.table import (
         Series as Series,
         Table as Table,

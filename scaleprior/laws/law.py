@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from scaleprior.laws.candidates import DENSE, Candidate
 from scaleprior.laws.forms.form import Array
 from scaleprior.laws.observations import Observations
 from scaleprior.laws.select import Selection
+from scaleprior.laws.straightness import Straightness, straightness
 
 __all__ = ["Estimate", "Law"]
 
@@ -253,6 +255,11 @@ class Law:
         sign = 1.0 if self.kind == "score" else -1.0
         return Estimate(*(_first_crossing(grid, sign * (curve - target)) for curve in better))
 
+    @cached_property
+    def straightness(self) -> Straightness:
+        """Whether the data contradict the log-linear law, and how often such data would find out a bent one."""
+        return straightness(self.data)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready description: data, forms with parameters and weights, noise, gain per decade, the reasons."""
         forms = [
@@ -279,6 +286,7 @@ class Law:
             "noise_of_a_new_measurement": self.raw_sigma,
             "noise_dof": self.dof,
             "per_decade": self.per_decade.to_dict(),
+            "straightness": self.straightness.to_dict(),
             "images": self.data.n.tolist(),
             "metric": self.data.metric.tolist(),
             "weights": self.data.w.tolist(),

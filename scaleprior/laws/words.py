@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scaleprior.laws.candidates import DENSE, fit_candidates
-from scaleprior.laws.forms.power import LogLinear
+from scaleprior.laws.candidates import DENSE
 from scaleprior.laws.forms.registry import CALIBRATED
 
 if TYPE_CHECKING:
     from scaleprior.laws.law import Estimate, Law
+    from scaleprior.laws.straightness import Straightness
 
 __all__ = [
     "GAINS",
@@ -23,7 +23,7 @@ __all__ = [
     "decimals",
     "explain",
     "judged",
-    "log_linear_verdict",
+    "log_linear_notes",
     "needs",
     "number",
     "percent",
@@ -36,7 +36,11 @@ GAINS = 0.95
 PROBABLY = 0.80
 """Probability from which it is said that something probably gains; up to 1 - PROBABLY, that it probably loses."""
 
-_CONTRADICTED = 2.0  # log-linear misses by this factor more than the law does, beyond the noise
+_POWERFUL = 0.8  # a test that finds out fewer bends says little by finding none
+_UNTESTED = (
+    "Nothing here can test the log-linear law (equal gain per factor of ten): that takes a second seed or a fourth "
+    "fraction."
+)
 
 
 def number(n: float) -> str:
@@ -52,30 +56,6 @@ def number(n: float) -> str:
 def decimals(law: Law) -> int:
     """Decimals that a metric of this law is shown with: 2 in percent, as AP is, and 4 in fractions."""
     return 4 if law.data.scale <= 1.0 else 2
-
-
-def log_linear_verdict(law: Law) -> str:
-    """Whether a straight line in log n describes the data, and over which range it does."""
-    data = law.data
-    found = [c for c in law.candidates if isinstance(c.form, LogLinear) and c.power == 0]
-    u, z = np.log(data.n / law.n_ref), np.log(data.e)
-    line = found[0] if found else fit_candidates([LogLinear()], u, z, data.w, sigma=law.sigma, powers=[0.0])[0]
-    miss = np.abs(line.log_error(u) - z)
-    fitted = law.log_error(data.n)
-    excess = np.sqrt(np.average((line.log_error(u) - z) ** 2, weights=data.w))
-    usual = max(float(np.sqrt(np.average((fitted - z) ** 2, weights=data.w))), law.sigma)
-    if excess <= _CONTRADICTED * usual:
-        return "The log-linear law (equal gain per factor of ten) is not contradicted by these data."
-    inside = data.n[miss <= 2.0 * usual]
-    where = (
-        f" It holds to within the noise only between {number(inside.min())} and {number(inside.max())} images."
-        if inside.size > 1
-        else ""
-    )
-    return (
-        f"The data contradict the log-linear law: a straight line misses them by {excess / usual:.1f} times the noise; "
-        f"do not extrapolate it.{where}"
-    )
 
 
 def percent(level: float) -> str:
@@ -188,22 +168,71 @@ def cautions(law: Law) -> tuple[str, ...]:
             "The values rise and fall far less than independent measurements at their distance from the law would: "
             "they look averaged or a running best, so a raw measurement is taken to scatter twice as much."
         )
-    return (*notes, log_linear_verdict(law))
+    return (*notes, *log_linear_notes({"": law}))
+
+
+def log_linear_notes(laws: Mapping[str, Law]) -> list[str]:
+    """Whether the data contradict the log-linear law, and if not, how often they would have found out a bent one.
+
+    A sentence for all laws of which nothing can be tested, one for all that are not contradicted, one for each that is;
+    names stand before those that are not for all. Nothing is said of a metric that never changes.
+    """
+    found = {name: law.straightness for name, law in laws.items() if np.ptp(law.data.metric) > 0}
+    untested = {name: s for name, s in found.items() if math.isnan(s.p_value)}
+    open_to = {name: s for name, s in found.items() if not (name in untested or s.contradicted)}
+    said = [(list(untested), _UNTESTED)] if untested else []
+    for word in ("gain", "decline"):
+        alike = {name: s for name, s in open_to.items() if (sum(s.halves) >= 0) == (word == "gain")}
+        if alike:
+            said.append((list(alike), _not_contradicted([s.power for s in alike.values()], word)))
+    said += [([name], _contradicted(s, decimals(laws[name]))) for name, s in found.items() if s.contradicted]
+    return [_named(names, sentence, laws) for names, sentence in said]
+
+
+def _not_contradicted(powers: list[float], word: str) -> str:
+    low, high = (min(round(100.0 * power), 99) for power in (min(powers), max(powers)))
+    but, only = ("; but", "only ") if max(powers) < _POWERFUL else (";", "")
+    often = f"{low}" if low == high else f"{low} to {high}"
+    return (
+        f"The log-linear law (equal gain per factor of ten) is not contradicted by these data{but} a law whose {word} "
+        f"halves from the first half of the ladder to the second would be found out in {only}{often} of 100 such "
+        "ladders."
+    )
+
+
+def _contradicted(found: Straightness, places: int) -> str:
+    first, second = (f"{half:+.{places}f}" for half in found.halves)
+    where = "over no three neighbouring fractions"
+    if found.holds_between is not None:
+        where = "only between {} and {} images".format(*map(number, found.holds_between))
+    p = f"p = {found.p_value:.2g}" if found.p_value >= 1e-3 else "p < 0.001"
+    return (
+        f"The data contradict the log-linear law ({p}): a straight line is off by up to {found.miss:.{places}f}, a "
+        f"factor of ten brings {first} up to {number(found.middle)} images and {second} beyond. Do not extrapolate it; "
+        f"it holds to within the noise {where}."
+    )
 
 
 def shared_reasons(laws: Mapping[str, Law]) -> list[str]:
     """Each law's ``why``, said once for all laws that have it in common; see :func:`shared_notes`."""
-    return _once(laws, lambda law: (law.why,))
+    return _once({name: [law.why] for name, law in laws.items()})
 
 
 def shared_notes(laws: Mapping[str, Law]) -> list[str]:
     """The notes of several laws, each said once; one that does not hold for all names those that it holds for."""
-    return _once(laws, lambda law: law.notes)
+    verdicts = {name: log_linear_notes({"": law}) for name, law in laws.items()}
+    notes = {name: [note for note in law.notes if note not in verdicts[name]] for name, law in laws.items()}
+    return _once(notes) + log_linear_notes(laws)
 
 
-def _once(laws: Mapping[str, Law], said_of: Callable[[Law], tuple[str, ...]]) -> list[str]:
+def _once(sentences: Mapping[str, Sequence[str]]) -> list[str]:
     said: dict[str, list[str]] = {}
-    for name, law in laws.items():
-        for sentence in said_of(law):
+    for name, own in sentences.items():
+        for sentence in own:
             said.setdefault(sentence, []).append(name)
-    return [s if len(names) == len(laws) else f"{', '.join(names)}: {s}" for s, names in said.items()]
+    return [_named(names, sentence, sentences) for sentence, names in said.items()]
+
+
+def _named(names: Sequence[str], sentence: str, of: Collection[str]) -> str:
+    """A sentence with the names that it holds for, where it does not hold for all."""
+    return sentence if len(names) == len(of) else f"{', '.join(names)}: {sentence}"
