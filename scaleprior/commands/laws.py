@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.ap_names import AP_NAMES
+from scaleprior.commands.laws_output import about, identity, law_facts, notes
 from scaleprior.errors import UserError
-from scaleprior.wording import Wording, parameter
 
 if TYPE_CHECKING:
     from scaleprior.laws import Estimate, Law
+    from scaleprior.laws.ladders import Laws
     from scaleprior.laws.table import Table
 
 __all__ = ["register"]
@@ -94,7 +95,9 @@ def _input_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unit",
         choices=("auto", "fraction", "percent", "loss"),
-        help="of the metric (default: percent for ap*, else auto)",
+        default="auto",
+        help="of the metric; auto (default) takes AP and AR for percent where a value above 1 shows it, and asks where "
+        "none does; others are fractions if all are at most 1",
     )
     parser.add_argument("--level", type=float, default=0.9, help="nominal coverage of intervals (default: 0.9)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise in refits (default: 0)")
@@ -104,34 +107,10 @@ def _input_arguments(parser: argparse.ArgumentParser) -> None:
 def _read(args: argparse.Namespace) -> Table:
     from scaleprior.laws.table import read_table
 
-    table = read_table(
+    return read_table(
         args.results, x=args.x, y=args.y, group=args.group, seed=args.seed_column, where=_where(args.where),
         across=args.across,
     )  # fmt: skip
-    if args.unit is None and _unit(args) == "percent":
-        _check_percent(args, table)
-    highest = max((value for series in table.series.values() for value in series.metric), default=0.0)
-    if args.unit is None and _unit(args) == "percent" and 0.0 < highest <= 1.0:
-        words = f"{args.y} is at most {highest:g} and read as percent; of fractions, such as pycocotools prints, say"
-        return replace(table, notes=(*table.notes, Wording(f"{words} {parameter('unit', 'fraction')}")))
-    return table
-
-
-def _check_percent(args: argparse.Namespace, table: Table) -> None:
-    """Refuse fractions among the percent of a column that is read as percent because of its name."""
-    import numpy as np
-
-    from scaleprior.laws.observations import refuse_mixture
-
-    for name, series in table.series.items():
-        try:
-            refuse_mixture(np.asarray(series.images), np.asarray(series.metric))
-        except UserError as e:
-            raise UserError(f"{args.results}, {name}: {e.wording.marked}") from e
-
-
-def _unit(args: argparse.Namespace) -> str:
-    return args.unit or ("percent" if args.y.lower().startswith("ap") and args.kind == "score" else "auto")
 
 
 def _where(words: list[str]) -> dict[str, str]:
@@ -146,23 +125,12 @@ def _where(words: list[str]) -> dict[str, str]:
     return chosen
 
 
-def _laws(args: argparse.Namespace, table: Table, forms: str = "auto") -> dict[str, Law]:
+def _laws(args: argparse.Namespace, table: Table, *, forms: str = "auto", names: list[str] | None = None) -> Laws:
     from scaleprior.laws import fit_table
 
-    return fit_table(table, kind=args.kind, forms=forms, seed=args.seed, unit=_unit(args), level=args.level)
-
-
-def _identity(table: Table, name: str) -> dict[str, Any]:
-    """Identity column -> what the law's rows say in it, None for unknown; a list where it was drawn across several."""
-    from scaleprior.laws.grouping import UNKNOWN
-
-    said = {c: [None if v == UNKNOWN else v for v in values] for c, values in table.series[name].identity.items()}
-    return {c: values[0] if len(values) == 1 else values for c, values in said.items()}
-
-
-def _about(table: Table) -> dict[str, Any]:
-    """What a result says of the rows: those that no law was fitted to, and what was split, left out or drawn across."""
-    return {"left_out": table.from_scratch, "too_few": table.too_few, "notes": [note.flags for note in table.notes]}
+    return fit_table(
+        table, names=names, kind=args.kind, forms=forms, seed=args.seed, unit=args.unit, level=args.level
+    )  # fmt: skip
 
 
 def _width(table: Table) -> int:
@@ -195,16 +163,6 @@ def _interval(estimate: Estimate, law: Law, sign: str = "") -> str:
     return f"{estimate.value:{style}} [{estimate.low:{style}}, {estimate.high:{style}}]"
 
 
-def _notes(table: Table) -> list[str]:
-    lines = [f"{note.flags}." for note in table.notes]
-    lines += [f"Left out: {name}: {why}." for name, why in table.too_few.items()]
-    if table.from_scratch:
-        means = ", ".join(f"{name} {sum(v) / len(v):.2f}" for name, v in table.from_scratch.items())
-        runs = sum(map(len, table.from_scratch.values()))
-        lines.append(f"Left out: {runs} from-scratch run(s) (0 images; mean {means}).")
-    return lines
-
-
 def _fit(args: argparse.Namespace) -> None:
     from scaleprior.laws import get_form
     from scaleprior.laws.words import decimals, shared_notes, shared_reasons
@@ -213,14 +171,14 @@ def _fit(args: argparse.Namespace) -> None:
     if args.form != "auto":
         get_form(args.form)  # a wrong name is not to be blamed on the file
     table = _read(args)
-    laws = _laws(args, table, args.form)
-    result: dict[str, Any] = {"laws": {}, **_about(table)}
+    laws = _laws(args, table, forms=args.form)
+    result: dict[str, Any] = {"laws": {}, **about(table, laws)}
     percent, wide = f"{args.level:.0%}", _width(table)
     lines = [f"{'law':<{wide}}{'runs':>6}{'rungs':>7}{'gain per decade':>26}  form"]
     for name, law in laws.items():
         gain = _interval(law.per_decade, law)
         lines.append(f"{name:<{wide}}{law.data.n.size:>6}{law.data.sizes.size:>7}{gain:>26}  {law.form}")
-        described = {"identity": _identity(table, name), **law.to_dict()}
+        described = {"identity": identity(table, name), **law.to_dict(), **law_facts(law)}
         described["predictions"] = _predictions(law, args.predict)
         result["laws"][name] = described
     if args.predict:
@@ -230,7 +188,7 @@ def _fit(args: argparse.Namespace) -> None:
             for row in result["laws"][name]["predictions"]:
                 interval = f"{row['low']:{style}} to {row['high']:{style}}"
                 lines.append(f"{name:<{wide}}{row['images']:>16,.0f}{row['mean']:>10{style}}   {interval}")
-    lines += ["", *shared_reasons(laws), *shared_notes(laws), *_notes(table)]
+    lines += ["", *shared_reasons(laws), *shared_notes(laws), *notes(table, laws)]
     if suffix and suffix != ".json":
         _save_picture(args.out, laws, args.y, max(args.predict, default=0.0))
         lines.append(f"Picture: {args.out}")
@@ -272,9 +230,10 @@ def _compare(args: argparse.Namespace) -> None:
 
     _out_suffix(args.out, (".json",))
     table = _read(args)
-    names = args.names or [name for name in table.series if name not in table.too_few]
-    _check_names(args, table, names)
-    laws = _laws(args, table)
+    laws = _laws(args, table, names=_two_names(args, table))
+    names = list(laws)
+    if len(names) != 2:
+        raise _not_two(args, table, names)
     law = laws[names[0]]
     found = compare_laws(law, laws[names[1]], at=tuple(args.at), names=(names[0], names[1]))
     lines = [f"{names[0]} minus {names[1]}", f"  gain per decade   {_interval(found.per_decade, law, '+')}"]
@@ -282,37 +241,33 @@ def _compare(args: argparse.Namespace) -> None:
     if found.paired:
         lines.append(f"  paired by {found.paired} seeds (correlation of their noise {found.correlation:+.2f})")
     differ = differences(table.series[names[0]], table.series[names[1]])
-    lines += [found.verdict, *_more_than_one(differ), *_notes(table)]
+    lines += [found.verdict, *_more_than_one(differ), *notes(table, laws)]
     result = {
         "names": names,
         **found.to_dict(),
-        "identities": [_identity(table, name) for name in names],
+        "identities": [identity(table, name) for name in names],
+        "laws": {name: law_facts(law) for name, law in laws.items()},
         "differ": {column: list(values) for column, values in differ.items()},
-        **_about(table),
+        **about(table, laws),
     }
     _finish(args, result, lines)
 
 
-def _check_names(args: argparse.Namespace, table: Table, names: list[str]) -> None:
-    """Raises UserError: not the names of two laws; says which there are, and what became of the one that was meant."""
-    known = [name for name in table.series if name not in table.too_few]
-    for name in names:
-        if name in table.too_few:
-            raise UserError(f"{args.results}: {name} has {table.too_few[name]}", hint=f"there are {_quoted(known)}")
-        if name not in known and name in table.differ:
-            raise UserError(
-                f"{args.results}: {name} is several laws, which differ in {', '.join(table.differ[name])}",
-                hint=f"name two of {_quoted(known)}, or choose rows with --where",
-            )
-    if len(names) != 2 or len(set(names)) != 2 or any(name not in known for name in names):
-        raise UserError(
-            f"cannot compare {', '.join(names) or 'nothing'}: {args.results} has {_quoted(known)}",
-            hint="name exactly two of them",
-        )
+def _two_names(args: argparse.Namespace, table: Table) -> list[str] | None:
+    """The names of the two laws that were asked for, as the file spells them; None where none was."""
+    from scaleprior.laws.ladders import series_called
+
+    names = [series_called(table, name) for name in args.names]
+    if names and (len(names) != 2 or len(set(names)) != 2):
+        raise _not_two(args, table, names)
+    return names or None
 
 
-def _quoted(names: list[str]) -> str:
-    return ", ".join(map(shlex.quote, names)) or "no law"
+def _not_two(args: argparse.Namespace, table: Table, names: Iterable[str]) -> UserError:
+    known = ", ".join(shlex.quote(name) for name in table.series if name not in table.too_few) or "no law"
+    return UserError(
+        f"cannot compare {', '.join(names) or 'nothing'}: {args.results} has {known}", hint="name exactly two of them"
+    )
 
 
 def _more_than_one(differ: dict[str, tuple[str, str]]) -> list[str]:
@@ -334,14 +289,14 @@ def _forecast(args: argparse.Namespace) -> None:
         raise UserError("nothing to forecast", hint="give --target METRIC or --images N")
     table = _read(args)
     laws = _laws(args, table)
-    result: dict[str, Any] = {"forecasts": {}, **_about(table)}
+    result: dict[str, Any] = {"forecasts": {}, **about(table, laws)}
     lines, wide = [], _width(table)
     for name, law in laws.items():
         rows = {f"{t:g}": law.images_for(t).to_dict() for t in args.target}
         predictions = _predictions(law, args.images)
         result["forecasts"][name] = {
-            "identity": _identity(table, name), "images_for": rows, "predictions": predictions, "why": law.why,
-            "notes": list(law.notes),
+            "identity": identity(table, name), **law_facts(law), "images_for": rows, "predictions": predictions,
+            "why": law.why,
         }  # fmt: skip
         for target in args.target:
             lines.append(f"{name:<{wide}}{args.y} {target:g} {needs(law.images_for(target), law, target)}")
@@ -351,5 +306,5 @@ def _forecast(args: argparse.Namespace) -> None:
                 f"{name:<{wide}}{row['images']:,.0f} images give {args.y} {row['mean']:{style}} "
                 f"({row['low']:{style}} to {row['high']:{style}})"
             )
-    lines += ["", *shared_reasons(laws), *shared_notes(laws), *_notes(table)]
+    lines += ["", *shared_reasons(laws), *shared_notes(laws), *notes(table, laws)]
     _finish(args, result, lines)

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
         known_forms as known_forms,
         register_form as register_form,
     )
-    from scaleprior.laws.ladders import fit_table as fit_table
+    from scaleprior.laws.ladders import Laws as Laws, fit_table as fit_table
     from scaleprior.laws.law import Estimate as Estimate, Law as Law
     from scaleprior.laws.pictures import draw_law as draw_law
     from scaleprior.laws.planning import plan as plan
     from scaleprior.laws.straightness import Straightness as Straightness
     from scaleprior.laws.table import (
+        LeftOut as LeftOut,
         Series as Series,
         Table as Table,
         differences as differences,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 
 from scaleprior.errors import UserError
 from scaleprior.laws.grouping import UNKNOWN, listed
+from scaleprior.laws.spelling import decimal, meant, nearest
 from scaleprior.wording import either, flag
 
 __all__ = ["Cells", "Chosen", "choose", "in_words"]
@@ -26,7 +26,8 @@ def choose(
     Args:
         lines: (line of the file, cells).
         where: a text may hold several values, with commas between; one that is itself the value of a cell is taken
-            whole. Numbers are compared as numbers; "unknown" is an empty cell.
+            whole. Numbers are compared as numbers, texts but for capitals, blanks and punctuation where that leaves one
+            value only; "unknown" is an empty cell.
 
     Raises:
         UserError: no such column; a value that no row has, with those that there are; no row has all.
@@ -36,14 +37,18 @@ def choose(
         if column not in columns:
             raise UserError(
                 f"{source}, line 1: no column {column!r} to choose by; it has {', '.join(columns)}",
-                hint="name one of these",
+                hint=f"is {near!r} meant?" if (near := nearest(column, columns)) else "name one of these",
             )
         present = list(dict.fromkeys(cells[column] or UNKNOWN for _, cells in lines))
         asked: set[str] = set()
         for value in _values(wanted, present):
             same = {value} & set(present) or {other for other in present if _is_same_number(value, other)}
+            if not same and (alike := meant(value, present)) is not None:
+                same = {alike}
             if not same:
-                raise UserError(f"no row of {source} has {column} {value!r}", hint=f"there are {listed(present)}")
+                near = nearest(value, present)
+                hint = f"is {near!r} meant? there are {listed(present)}" if near else f"there are {listed(present)}"
+                raise UserError(f"no row of {source} has {column} {value!r}", hint=hint)
             asked |= same
         chosen = [(line, cells) for line, cells in chosen if (cells[column] or UNKNOWN) in asked]
     if not chosen:
@@ -64,7 +69,4 @@ def _values(wanted: str | float | Sequence[str | float], present: Sequence[str])
 
 
 def _is_same_number(one: str, other: str) -> bool:
-    try:
-        return math.isfinite(float(one)) and float(one) == float(other)
-    except ValueError:
-        return False
+    return (value := decimal(one)) is not None and value == decimal(other)

@@ -53,12 +53,14 @@ class Row:
     Attributes:
         images: of pretraining; 0 is from scratch.
         seed: as written; None without a seed column.
+        line: of the file.
     """
 
     cells: Mapping[str, str]
     images: float
     metric: float
     seed: str | None
+    line: int = 0
 
 
 @dataclass
@@ -69,12 +71,14 @@ class Series:
         images: above 0.
         metric, seeds: as written; a seed is None without a seed column.
         identity: identity column -> what these rows say in it: one value, but for columns that were drawn across.
+        lines: of the file, where the rows stand.
     """
 
     images: list[float] = field(default_factory=list)
     metric: list[float] = field(default_factory=list)
     seeds: list[str | None] = field(default_factory=list)
     identity: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    lines: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -83,14 +87,14 @@ class Group:
 
     Attributes:
         series: name of the law -> its rows.
-        from_scratch: name -> metrics of the rows with 0 images.
+        from_scratch: name -> the rows with 0 images.
         differ: column -> its values, of all that split the group.
         notes: what else is to be said of the rows.
     """
 
     name: str
     series: Mapping[str, Series]
-    from_scratch: Mapping[str, list[float]]
+    from_scratch: Mapping[str, Sequence[Row]]
     differ: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...]
 
@@ -158,7 +162,7 @@ def _group(
     return Group(
         name,
         {part: _series(members, identity) for part, members in parts.items()},
-        {part: [row.metric for row in members] for part, members in _parts(name, scratch, [*naming_scratch]).items()},
+        _parts(name, scratch, [*naming_scratch]),
         {c: _values(rungs, c) for c in splitting if len({_key(row, [c]) for row in rungs}) > 1},
         tuple(
             note
@@ -179,6 +183,7 @@ def _series(rows: Sequence[Row], identity: Sequence[str]) -> Series:
         [row.metric for row in rows],
         [row.seed for row in rows],
         {c: _values(rows, c) for c in identity},
+        [row.line for row in rows],
     )
 
 

@@ -2,45 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import numpy as np
 
 from scaleprior.errors import UserError
 from scaleprior.laws.choosing import in_words
 from scaleprior.laws.fit import FormChoice, fit_law
-from scaleprior.laws.grouping import listed
+from scaleprior.laws.grouping import Series, listed
 from scaleprior.laws.law import Law
+from scaleprior.laws.observations import refuse_mixture
+from scaleprior.laws.spelling import meant, nearest
 from scaleprior.laws.table import Table
-from scaleprior.wording import parameter
+from scaleprior.laws.units import AUTO, PERCENT, check_unit
+from scaleprior.wording import Wording, parameter
 
-__all__ = ["fit_table"]
+__all__ = ["Laws", "fit_table", "series_called"]
+
+
+class Laws(dict[str, Law]):
+    """Laws by name, as ``fit_table`` fits them.
+
+    Attributes:
+        left_out: name -> why, of the series that no law was fitted to.
+    """
+
+    def __init__(self, laws: Mapping[str, Law], left_out: Mapping[str, Wording]) -> None:
+        super().__init__(laws)
+        self.left_out = dict(left_out)
 
 
 def fit_table(
     table: Table,
     *,
+    names: Collection[str] | None = None,
     kind: str = "score",
     forms: FormChoice | Sequence[FormChoice] = "auto",
     seed: int = 0,
     unit: str = "auto",
     level: float = 0.9,
-) -> dict[str, Law]:
-    """Fit a law to each of the table's series that has enough rungs; ``table.too_few`` says why others have none.
+) -> Laws:
+    """Fit a law to each of the table's series; one that none can be fitted to costs the others nothing.
 
     Args:
         table: of ``read_table``.
-        kind, forms, seed, unit, level: as for :func:`fit_law`.
+        names: the series to fit, each of which must have a law; None for all that can have one.
+        kind, forms, seed, level: as for :func:`fit_law`.
+        unit: as for :func:`fit_law`; "auto" takes a metric called AP or AR for percent where a value of the file is
+            above 1 or the file is one of this package's, and asks otherwise.
+
+    Returns:
+        The laws, with what was left out and why.
 
     Raises:
-        UserError: a series that no law can be fitted to, or none with enough rungs; says what splits the rows.
+        UserError: no series can have a law, or one of ``names`` cannot; says why, and what splits the rows. The metric
+            is called AP and may be fractions or percent.
     """
+    asked = None if names is None else [series_called(table, name) for name in names]
+    if kind == "score":
+        values = {name: series.metric for name, series in table.series.items()}
+        checked = unit == AUTO and table.unit == PERCENT
+        unit = check_unit(unit, table.unit, table.metric, values, table.source)
+    else:
+        checked = False
     too_few = table.too_few if len(table.series) > 1 else {}  # fit_law says it of a single one
     if too_few and len(too_few) == len(table.series):
         raise _none_left(table)
-    laws = {}
-    for name, rows in table.series.items():
-        if name in too_few:
-            continue
+    laws: dict[str, Law] = {}
+    failed: dict[str, UserError] = {}
+    for name in asked or [name for name in table.series if name not in too_few]:
+        rows = table.series[name]
         try:
+            if checked:
+                _refuse_fractions(rows, table)
             laws[name] = fit_law(
                 *(rows.images, rows.metric),
                 kind=kind,
@@ -51,9 +86,48 @@ def fit_table(
                 level=level,
             )
         except UserError as e:
-            where = f"{', '.join(table.group) or 'all rows'} {name}"
-            raise UserError(f"{table.source}, {where}: {e.wording.marked}") from e
-    return laws
+            failed[name] = e
+    if failed and (asked is not None or not laws):
+        name, e = next(iter(failed.items()))
+        where = f"{', '.join(table.group) or 'all rows'} {name}"
+        raise UserError(f"{table.source}, {where}: {e.wording.marked}") from e
+    left_out = {**too_few, **{name: e.wording for name, e in failed.items()}} if asked is None else {}
+    return Laws(laws, {name: Wording(left_out[name]) for name in table.series if name in left_out})
+
+
+def series_called(table: Table, name: str) -> str:
+    """The name of the series that is meant and can have a law; one that differs in capitals and punctuation is it, too.
+
+    Raises:
+        UserError: there is none, or it has too few rungs, or the name is that of several; lists those there are.
+    """
+    known = [one for one in table.series if one not in table.too_few]
+    if (found := meant(name, known)) is not None:
+        return found
+    if (short := meant(name, table.too_few)) is not None:
+        raise UserError(f"{table.source}: {short} has {table.too_few[short]}", hint=f"there are {_quoted(known)}")
+    if (several := meant(name, table.differ)) is not None:
+        raise UserError(
+            f"{table.source}: {several} is several laws, which differ in {', '.join(table.differ[several])}",
+            hint=f"name one of {_quoted(known)}, or choose rows with {parameter('where')}",
+        )
+    near = nearest(name, known)
+    hint = f"is {shlex.quote(near)} meant? there are {_quoted(known)}" if near else f"there are {_quoted(known)}"
+    raise UserError(f"{table.source} has no law {name!r}", hint=hint)
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(map(shlex.quote, names)) or "no law"
+
+
+def _refuse_fractions(rows: Series, table: Table) -> None:
+    """Refuse fractions among percent: within a series, or as a whole series beside others of the file."""
+    alone = max(rows.metric) > 1.0
+    beside = [rows] if alone else list(table.series.values())
+    refuse_mixture(
+        np.array([n for series in beside for n in series.images]),
+        np.array([value for series in beside for value in series.metric]),
+    )
 
 
 def _none_left(table: Table) -> UserError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -12,19 +11,23 @@ from scaleprior.ap_names import AP_NAMES
 from scaleprior.errors import UserError
 from scaleprior.laws.choosing import Cells
 from scaleprior.laws.grouping import IDENTITY
+from scaleprior.laws.spelling import decimal, meant, nearest
+from scaleprior.wording import parameter
 
-__all__ = ["column_called", "number_in", "read_cells"]
+__all__ = ["column_called", "no_column", "number_in", "read_cells"]
 
 _DELIMITERS = (",", ";", "\t")
 _KNOWN = ("arch", "images", "seed", *AP_NAMES, *IDENTITY)
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+_OPTIONS = {"seed": "seed_column"}  # of the command line, where --seed is another thing
+_EXCEL_SAYS = re.compile(r"\s*sep=(.)\s*", re.IGNORECASE)  # a line that Excel writes above the header, and reads
 
 
 def read_cells(path: Path) -> tuple[list[str], list[tuple[int, Cells]]]:
     """The columns, and (line, cells without blanks around them) of each row that is not empty.
 
-    Columns are split where the header's first line is: at commas, semicolons or tabs. A column that is one of ours but
-    for capitals, blanks and hyphens ("Max Iter") is called as ours is: it must split laws as ours does.
+    Columns are split where the header's first line is: at commas, semicolons or tabs, or where a line ``sep=;`` above
+    it says. A column that is one of ours but for capitals, blanks and hyphens ("Max Iter") is called as ours is: it
+    must split laws as ours does.
 
     Raises:
         UserError: the file is missing, empty or no CSV file in UTF-8; two columns of one name; a row with more cells
@@ -33,11 +36,16 @@ def read_cells(path: Path) -> tuple[list[str], list[tuple[int, Cells]]]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             first = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(_DELIMITERS, key=first.count))
+            said = _EXCEL_SAYS.fullmatch(first)
+            if said is None:
+                file.seek(0)
+            reader = csv.reader(file, delimiter=said[1] if said else max(_DELIMITERS, key=first.count))
             columns = _columns(next(reader, []), path)
+            above = 1 if said else 0
             lines = [
-                (reader.line_num, cells) for row in reader if (cells := [cell.strip() for cell in row]) and any(cells)
+                (above + reader.line_num, cells)
+                for row in reader
+                if (cells := [cell.strip() for cell in row]) and any(cells)
             ]
     except FileNotFoundError as e:
         raise UserError(f"results file not found: {path}", hint="check the path") from e
@@ -49,9 +57,23 @@ def read_cells(path: Path) -> tuple[list[str], list[tuple[int, Cells]]]:
 
 
 def column_called(name: str, columns: Collection[str]) -> str:
-    """The column that a name means: itself, or one of ours in another spelling."""
+    """The column that a name means: itself, one of ours in another spelling, or the only one of the same letters."""
     ours = _ours(name)
-    return ours if name not in columns and ours in columns else name
+    return ours if name not in columns and ours in columns else meant(name, columns) or name
+
+
+def no_column(name: str, columns: Sequence[str], path: Path, *, named_by: str) -> UserError:
+    """The error for a column that the file does not have.
+
+    Args:
+        named_by: the parameter of ``read_table``.
+    """
+    hint = "name one of these"
+    if len(columns) == 1 and not columns[0].isidentifier():
+        hint = "separate the columns by commas, semicolons or tabs"
+    elif (near := nearest(name, columns)) is not None:
+        hint = f"is {parameter(named_by, near, option=_OPTIONS.get(named_by, ''))} meant?"
+    return UserError(f"{path}, line 1: no column {name!r}; it has {', '.join(columns)}", hint=hint)
 
 
 def number_in(cells: Cells, column: str, path: Path, line: int, *, decimal_comma: bool = True) -> float:
@@ -65,11 +87,8 @@ def number_in(cells: Cells, column: str, path: Path, line: int, *, decimal_comma
         UserError: it holds none; names file, line and column.
     """
     text = cells[column]
-    try:
-        value = float(text.replace(",", ".") if decimal_comma and _DECIMAL_COMMA.fullmatch(text) else text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    value = decimal(text, comma=decimal_comma)
+    if value is None:
         shown = f"{text!r} is not a number" if text else "the cell is empty"
         plain = "write digits and a decimal point only, such as 38.25 or 10000000"
         hint = plain if any(map(str.isdigit, text)) else "repair the cell or remove the row"
@@ -95,7 +114,7 @@ def _named(cells: list[str], columns: Sequence[str], path: Path, line: int) -> C
     if any(cells[len(columns) :]):
         raise UserError(
             f"{path}, line {line}: {len(cells)} cells for {len(columns)} columns",
-            hint="put a text that holds the delimiter in quotes",
+            hint="put a text or a number that holds the delimiter in quotes",
         )
     padded = [*cells, *[""] * (len(columns) - len(cells))]
     return {column: cell for column, cell in zip(columns, padded) if column}

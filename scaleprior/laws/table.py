@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from scaleprior.errors import UserError
 from scaleprior.files import read_json
@@ -22,16 +23,36 @@ from scaleprior.laws.grouping import (
     plain_number,
     value_of,
 )
-from scaleprior.laws.results_csv import column_called, number_in, read_cells
+from scaleprior.laws.results_csv import column_called, no_column, number_in, read_cells
+from scaleprior.laws.units import AUTO, unit_of_column
 from scaleprior.wording import Wording, counted, parameter
 
-__all__ = ["MIN_RUNGS", "Series", "Table", "differences", "read_table"]
+__all__ = ["MIN_RUNGS", "LeftOut", "Series", "Table", "differences", "read_table"]
 
 MIN_RUNGS = 3
 """Different numbers of images that a law needs."""
-_DEFAULT_GROUP = "arch"
+_DEFAULT_GROUP, _DEFAULT_SEED = "arch", "seed"
 _RESULTS, _STUDY = "results.csv", "study.json"  # of a study's folder
 _ALIKE = "all rungs have one supervision"  # what it says where all is well
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows of a results file that are in no law.
+
+    Attributes:
+        reason: "not asked for", "copy", "not comparable", "from scratch" or "too few rungs".
+        law: whose they would be; "" of rows that were left out before they were told apart.
+        lines: of the file.
+    """
+
+    reason: str
+    law: str
+    lines: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"reason": self.reason, "law": self.law, "rows": len(self.lines), "lines": list(self.lines)}
 
 
 @dataclass(frozen=True)
@@ -45,6 +66,9 @@ class Table:
         differ: name of a group that is several laws -> column that splits it -> its values.
         notes: what was split, left out or drawn across, in words.
         source: the file.
+        metric: the column of the metric.
+        unit: what its name and its neighbours tell of its unit (:func:`scaleprior.laws.units.unit_of_column`).
+        left_out: the rows that are in no series, and why.
     """
 
     series: Mapping[str, Series]
@@ -53,6 +77,9 @@ class Table:
     differ: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     notes: tuple[Wording, ...] = ()
     source: str = ""
+    metric: str = ""
+    unit: str = AUTO
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def too_few(self) -> dict[str, str]:
@@ -87,9 +114,11 @@ def read_table(
         x, y: columns of images and of the metric; both must exist.
         group: columns that name the laws, several with commas or as a list; None: "arch" if present, else one law for
             all rows.
-        seed: column of seeds; ignored where absent.
+        seed: column of seeds; "seed" may be absent, any other must be there.
         where: column -> value or values: the rows to read. "unknown" means empty cells.
         across: columns of ``IDENTITY`` whose values are points of one law all the same.
+
+    A column or a value is also known by its letters and digits alone (``Max Iter`` is max_iter) where that leaves one.
 
     Raises:
         UserError: the file is missing, unreadable, empty, or lacks a column or the rows asked for; a cell is not a
@@ -98,23 +127,21 @@ def read_table(
     path = Path(path)
     columns, lines = read_cells(path)
     x, y, seed = (column_called(name, columns) for name in (x, y, seed))
-    where = {column_called(name, columns): values for name, values in (where or {}).items()}
+    where = _where(where or {}, columns)
     drawn_across = _names(across, columns)
     named = _group_columns(group, columns, drawn_across)
-    for column in (x, y, *named, *drawn_across):
-        if column not in columns:
-            raise UserError(
-                f"{path}, line 1: no column {column!r}; it has {', '.join(columns)}", hint="name one of these"
-            )
+    _check_columns(path, columns, x=[x], y=[y], group=named, across=drawn_across, seed=[seed])
     if not lines:
         raise UserError(f"{path} has a header but no rows", hint="finish some cells of the study first")
     splitting = [c for c in IDENTITY if c in columns and c not in (x, y, seed)]
     _check_across(drawn_across, named, splitting)
-    lines, copies = _once(choose(lines, where, columns, str(path)), seed)
-    rows = [_row(cells, x, y, seed, path, line) for line, cells in lines]
+    chosen = choose(lines, where, columns, str(path))
+    once, copies = _once(chosen, seed)
+    all_rows = [_row(cells, x, y, seed, path, line) for line, cells in once]
     asked = COMPARABLE not in splitting or COMPARABLE in (*named, *drawn_across, *where)
-    rows, notes = _without_incomparable(rows, named, asked=asked)
+    rows, incomparable = _without_incomparable(all_rows, asked=asked)
     groups = grouped(rows, named, splitting, drawn_across)
+    notes = _incomparable_in_words(incomparable, named)
     if all(row.images == 0 for row in rows):
         if notes:
             raise UserError(
@@ -122,18 +149,28 @@ def read_table(
                 hint="or add backbones of one corpus and recipe",
             )
         raise UserError(f"{path} has only from-scratch rows (0 images)", hint="a law needs pretrained runs")
-    notes += copies
+    notes += _copies_in_words(copies)
     for one in groups:
         notes += [*_split(one), *one.notes]
     notes += _study_says(path, {row.cells.get(_DEFAULT_GROUP, "") for row in rows})
+    scratch = {name or y: members for one in groups for name, members in one.from_scratch.items()}
+    kept = {line for line, _ in chosen}
     return Table(
         # one law for all rows is called by its metric
         {name or y: series for one in groups for name, series in one.series.items()},
-        {name or y: metrics for one in groups for name, metrics in one.from_scratch.items()},
+        {name: [row.metric for row in members] for name, members in scratch.items()},
         named,
         {one.name or y: one.differ for one in groups if one.differ},
         tuple(map(Wording, notes)),
         str(path),
+        y,
+        unit_of_column(y, columns, lines),
+        _left_out(
+            ("not asked for", "", (line for line, _ in lines if line not in kept)),
+            ("copy", "", copies),
+            ("not comparable", "", (row.line for row in incomparable)),
+            *(("from scratch", name, (row.line for row in members)) for name, members in scratch.items()),
+        ),
     )
 
 
@@ -141,6 +178,17 @@ def differences(a: Series, b: Series) -> dict[str, tuple[str, str]]:
     """Identity column -> what the rows of ``a`` and of ``b`` say in it, where that is not the same."""
     columns = [c for c in dict.fromkeys((*a.identity, *b.identity)) if a.identity.get(c) != b.identity.get(c)]
     return {c: (listed(a.identity.get(c, ())), listed(b.identity.get(c, ()))) for c in columns}
+
+
+def _where(where: Chosen, columns: Sequence[str]) -> Chosen:
+    found: dict[str, Any] = {}
+    for name, values in where.items():
+        if (column := column_called(name, columns)) in found:
+            raise UserError(
+                f"{parameter('where')} names column {column!r} twice, once as {name!r}", hint="name it once"
+            )
+        found[column] = values
+    return found
 
 
 def _names(names: str | Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
@@ -156,8 +204,21 @@ def _group_columns(group: str | Sequence[str] | None, columns: Sequence[str], ac
     return named
 
 
-def _once(lines: list[tuple[int, Cells]], seed: str) -> tuple[list[tuple[int, Cells]], list[str]]:
-    """The rows without copies, and what is said of those: two runs of one seed do not agree in every cell."""
+def _check_columns(path: Path, columns: Sequence[str], **asked: Sequence[str]) -> None:
+    """Refuse columns that the file does not have, by the parameters of :func:`read_table` that name them."""
+    for name, wanted in asked.items():
+        for column in wanted:
+            if column not in columns and (name, column) != ("seed", _DEFAULT_SEED):
+                raise no_column(column, columns, path, named_by=name)
+
+
+def _left_out(*parts: tuple[str, str, Iterable[int]]) -> tuple[LeftOut, ...]:
+    found = (LeftOut(reason, law, tuple(lines)) for reason, law, lines in parts)
+    return tuple(one for one in found if one.lines)
+
+
+def _once(lines: list[tuple[int, Cells]], seed: str) -> tuple[list[tuple[int, Cells]], list[int]]:
+    """The rows without copies, and the lines of those: two runs of one seed do not agree in every cell."""
     seen: set[tuple[str, ...]] = set()
     kept, copies = [], []
     for line, cells in lines:
@@ -167,10 +228,14 @@ def _once(lines: list[tuple[int, Cells]], seed: str) -> tuple[list[tuple[int, Ce
         else:
             seen.add(content)
             kept.append((line, cells))
+    return kept, copies
+
+
+def _copies_in_words(copies: Sequence[int]) -> list[str]:
     if not copies:
-        return kept, []
+        return []
     where = f"line{'s' * (len(copies) > 1)} {listed(map(str, copies))}"
-    return kept, [f"{counted(len(copies), 'rows')} ({where}) left out, the same as an earlier one in every cell"]
+    return [f"{counted(len(copies), 'rows')} ({where}) left out, the same as an earlier one in every cell"]
 
 
 def _row(cells: Cells, x: str, y: str, seed: str, path: Path, line: int) -> Row:
@@ -178,7 +243,11 @@ def _row(cells: Cells, x: str, y: str, seed: str, path: Path, line: int) -> Row:
     if images < 0:
         raise UserError(f"{path}, line {line}, column {x!r}: {images:g} images", hint="images cannot be negative")
     return Row(
-        {c: v for c, v in cells.items() if c not in (x, y)}, images, metric, plain_number(cells.get(seed, "")) or None
+        {c: v for c, v in cells.items() if c not in (x, y)},
+        images,
+        metric,
+        plain_number(cells.get(seed, "")) or None,
+        line,
     )
 
 
@@ -205,18 +274,20 @@ def _split(group: Group) -> list[str]:
     return [words]
 
 
-def _without_incomparable(rows: list[Row], group: Sequence[str], *, asked: bool) -> tuple[list[Row], list[str]]:
-    """The rows that are points of a law, and what is said of the others."""
+def _without_incomparable(rows: list[Row], *, asked: bool) -> tuple[list[Row], list[Row]]:
+    """The rows that are points of a law, and the others."""
     left = [] if asked else [row for row in rows if row.images > 0 and not is_comparable(row)]
+    return rows if asked else [row for row in rows if row.images == 0 or is_comparable(row)], left
+
+
+def _incomparable_in_words(left: Sequence[Row], group: Sequence[str]) -> list[str]:
     if not left:
-        return rows, []
+        return []
     names = dict.fromkeys(", ".join(value_of(row, c) for c in group) for row in left)
     of = f" of {'; '.join(names)}" if group else ""
     sizes = listed(f"{n:,.0f}" for n in sorted({row.images for row in left}))
     words = f"{counted(len(left), 'rows')}{of} left out, marked comparable no ({sizes} images)"
-    return [row for row in rows if row.images == 0 or is_comparable(row)], [
-        f"{words}: {in_words(COMPARABLE, 'no')} draws them"
-    ]
+    return [f"{words}: {in_words(COMPARABLE, 'no')} draws them"]
 
 
 def _study_says(path: Path, architectures: Collection[str]) -> list[str]:

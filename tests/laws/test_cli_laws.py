@@ -64,13 +64,6 @@ def test_fit_json_is_the_library_s_answer(cli, results: Path, tmp_path: Path) ->
     assert [row["mean"], row["low"], row["high"]] == pytest.approx([float(v[0]) for v in law.predict([32768])])
 
 
-def test_ap_below_one_percent_is_not_taken_for_a_fraction(cli, tmp_path: Path) -> None:
-    path = tmp_path / "tiny.csv"
-    path.write_text("images,ap\n100,0.1\n1000,0.3\n10000,0.6\n", encoding="utf-8")
-    printed = json.loads(cli("laws", "fit", path, "--json").stdout)
-    assert printed["laws"]["ap"]["scale"] == 100.0
-
-
 def test_compare_and_forecast(cli, results: Path) -> None:
     compared = json.loads(cli("laws", "compare", results, "R-152", "R-50", "--json").stdout)
     assert compared["per_decade"]["low"] > 0

@@ -177,7 +177,11 @@ def test_where_chooses_rows_and_is_checked(tmp_path: Path) -> None:
     assert list(read_table(path, where={"corpus": odd}).series) == ["R-50"]  # a comma of the cell's own
     for where, message in (
         ({"max_iter": "9000"}, r"no row of .*r\.csv has max_iter '9000'; there are 90000, 180000, 270000"),
-        ({"max_iters": "9"}, r"line 1: no column 'max_iters' to choose by; it has images, seed, ap, .*; name one"),
+        (
+            {"max_iters": "9"},
+            r"line 1: no column 'max_iters' to choose by; it has images, seed, ap, .*; is 'max_iter' meant",
+        ),
+        ({"steps": "9"}, r"line 1: no column 'steps' to choose by; it has images, seed, ap, .*; name one"),
         (
             {"max_iter": "270000", "corpus": odd},
             "has max_iter 270000 and corpus Instagram, 1.5K hashtags; ask for less",
@@ -373,11 +377,12 @@ def test_compare_asks_for_two_of_the_names_there_are(cli: Cli, tmp_path: Path) -
     told = cli("laws", "compare", path, "R-50", "R-152")
     assert (told.returncode, told.stderr.count("\n")) == (2, 1)
     assert (
-        "R-50 is several laws, which differ in max_iter; name two of 'R-50, max_iter 90000', 'R-50, max_iter 270000', "
+        "R-50 is several laws, which differ in max_iter; name one of 'R-50, max_iter 90000', 'R-50, max_iter 270000', "
         "R-152, or choose rows with --where"
     ) in told.stderr
-    for names in ((), ("R-152", "R-152"), ("R-152", "R-18")):
+    for names in ((), ("R-152", "R-152"), ("R-152", "r152"), ("R-152",)):
         assert "name exactly two of them" in cli("laws", "compare", path, *names).stderr
+    assert "r.csv has no law 'R-18'; there are 'R-50, max_iter" in cli("laws", "compare", path, "R-152", "R-18").stderr
     chosen = cli("laws", "compare", path, "R-152", "R-50", "--where", "max_iter=90000")
     assert chosen.stdout.startswith("R-152 minus R-50\n")
 

@@ -87,19 +87,11 @@ def test_a_row_that_is_there_twice_counts_once_and_is_said(tmp_path: Path) -> No
     assert len(series(write(tmp_path / "s.csv", *body, body[0], head="images,ap"))[0]) == len(ROWS) + 1
 
 
-def test_fractions_in_a_column_of_ap_are_said_and_shown_with_their_digits(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fractions_are_shown_with_their_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     body = [f"{row[0]},{row[1]},{row[2]},{float(row[3]) / 100:.6f},90000" for row in ROWS]
     path = write(tmp_path / "r.csv", *body)
-    assert main(["laws", "fit", str(path)]) == 0
-    assert (
-        "ap is at most 0.2325 and read as percent; of fractions, such as pycocotools prints, say --unit fraction"
-        in (capsys.readouterr().out)
-    )
     assert main(["laws", "fit", str(path), "--unit", "fraction", "--predict", "64000"]) == 0
     said = capsys.readouterr().out
-    assert "read as percent" not in said
     assert main(["laws", "fit", str(path), "--unit", "fraction", "--predict", "64000", "--json"]) == 0
     law = json.loads(capsys.readouterr().out)["laws"]["R-50"]
     assert f"{law['predictions'][0]['mean']:.4f}" in said
@@ -128,3 +120,70 @@ def test_a_fraction_among_percents_is_refused_unless_percent_is_said(
     assert "R-50: metric 0.2 at 1000 images beside 20.25" in said
     assert "looks like fractions mixed with percent; give all values in [0, 1] or all in [0, 100]" in said
     assert main(["laws", "fit", str(path), "--unit", "percent"]) == 0
+
+
+@pytest.mark.parametrize("said", ["sep=;", "SEP=;"])
+def test_the_line_by_which_excel_names_its_delimiter_is_no_header(tmp_path: Path, said: str) -> None:
+    head = f"{said}\n{';'.join(HEAD)}"
+    body = [line.replace(".", ",") for line in lines(";")]
+    assert series(write(tmp_path / "r.csv", *body, head=head)) == series(write(tmp_path / "plain.csv", *lines()))
+    with pytest.raises(UserError, match=r"line 10, column 'ap': 'x' is not a number"):
+        read_table(write(tmp_path / "r.csv", *lines(";")[:-1], "R-50;64000;1;x;90000", head=head))
+
+
+@pytest.mark.parametrize("delimiter", ["|", " "])
+def test_another_delimiter_is_named_as_the_fault(tmp_path: Path, delimiter: str) -> None:
+    path = write(tmp_path / "r.csv", *lines(delimiter), head=delimiter.join(HEAD))
+    with pytest.raises(UserError, match=r"no column 'images'; .*; separate the columns by commas, semicolons or tabs"):
+        read_table(path)
+
+
+def test_columns_are_known_by_their_letters_and_near_ones_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "r.csv", *lines(), head="Arch,num_images,run_seed,box AP,note")
+    table = read_table(path, x="Num Images", y="box_ap", seed="RunSeed")
+    assert series(write(tmp_path / "plain.csv", *lines())) == (
+        table.series["R-50"].images, table.series["R-50"].metric, table.series["R-50"].seeds,
+    )  # fmt: skip
+    for options, message in (
+        ({"y": "box AP"}, r"no column 'images'; it has arch, num_images, .*; is x='num_images' meant\?"),
+        ({"x": "num_images"}, r"no column 'ap'; it has .*; is y='box AP' meant\?"),
+        (
+            {"x": "num_images", "y": "box AP", "seed": "run_seeds"},
+            r"no column 'run_seeds'; .*; is seed='run_seed' meant\?",
+        ),
+        ({"x": "num_images", "y": "box AP", "group": "arhc"}, r"no column 'arhc'; .*; is group='arch' meant\?"),
+        ({"x": "num_images", "y": "box AP", "where": {"nota": "1"}}, r"no column 'nota' .*; is 'note' meant\?"),
+        ({"x": "num_images", "y": "loss"}, r"no column 'loss'; .*; name one of these"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_table(path, **options)
+
+
+def test_the_command_line_names_its_own_option_for_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "r.csv", *lines())
+    assert main(["laws", "fit", str(path), "--seed-column", "seeds"]) == 2
+    assert "is --seed-column seed meant?" in capsys.readouterr().err
+
+
+def test_values_of_where_are_known_by_their_letters_but_numbers_are_not(tmp_path: Path) -> None:
+    head = "arch,images,seed,ap,detector,base_lr"
+    body = [f"R-50,{n},0,{ap},{d},{lr}" for n, ap in ((1, 2), (2, 3)) for d, lr in (("FPN", "0,02"), ("C4", "-1"))]
+    path = write(
+        tmp_path / "r.csv",
+        *(line.replace(",", ";").replace("0;02", "0,02") for line in body),
+        head=head.replace(",", ";"),
+    )
+    for where in ({"detector": "fpn"}, {"Detector": "F-P-N"}, {"arch": "r50", "base_lr": 0.02}, {"base_lr": "0.02"}):
+        assert set(read_table(path, where=where).series["R-50"].identity["detector"]) == {"FPN"}, where
+    for where, message in (
+        ({"detector": "FPNN"}, r"has detector 'FPNN'; is 'FPN' meant\? there are FPN, C4"),
+        ({"base_lr": "1"}, r"has base_lr '1'; there are 0,02, -1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_table(path, where=where)
+    with pytest.raises(UserError, match=r"where names column 'detector' twice, once as 'Detector'; name it once"):
+        read_table(path, where={"detector": "FPN", "Detector": "C4"})
+    both = write(tmp_path / "both.csv", "R-50,1,0,2,FPN,1", "R-50,1,0,2,fpn,1", head=head)
+    with pytest.raises(UserError, match=r"has detector 'Fpn'; is 'fpn' meant\? there are FPN, fpn"):
+        read_table(both, where={"detector": "Fpn"})
+    assert list(read_table(both, where={"detector": "FPN"}).series["R-50"].lines) == [2]
