@@ -13,7 +13,8 @@ process, and those of all cells shared out over two cores, in the CPU seconds of
 
 The conclusions, for each depth: AP at the top of the ladder exceeds AP from scratch, and AP of the lowest rung, by more
 than the spread over seeds. Means over seeds are compared; the spread is twice the standard deviation over seeds, pooled
-over the fractions of that depth. The report's sentences hold a gain against that standard deviation itself.
+over the fractions of that depth: at two seeds each about the half width of the report's 90 % interval of a change over
+from scratch, t(0.95) = 2.13 of 4 degrees of freedom times that standard deviation.
 """
 
 from __future__ import annotations

@@ -5,6 +5,11 @@ from typing import TYPE_CHECKING
 from scaleprior._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from scaleprior.laws.change import (
+        Change as Change,
+        mean_change as mean_change,
+        pooled_spread as pooled_spread,
+    )
     from scaleprior.laws.compare import compare_laws as compare_laws
     from scaleprior.laws.fit import fit_law as fit_law
     from scaleprior.laws.forms.form import Form as Form

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import optimize, special, stats
 
 from scaleprior.errors import UserError
 from scaleprior.laws.candidates import DENSE, Candidate
@@ -221,13 +221,26 @@ class Law:
         top = float(self.data.n.max())
         low = max(top / 10.0, float(self.data.n.min()))
         gain, decades = self.gain(low, top), math.log10(top / low)
-        return Estimate(gain.value / decades, gain.low / decades, gain.high / decades)
+        return Estimate(gain.value / decades, gain.low / decades, gain.high / decades, gain.probability)
 
     def gain(self, start: float, end: float) -> Estimate:
         """How much better the metric is at ``end`` than at ``start`` images, with the law's interval (no noise)."""
         value, noise_variance, forms_variance = self.gain_parts(start, end)
         half = float(self.reach(noise_variance, forms_variance))
-        return Estimate(value, value - half, value + half)
+        return Estimate(value, value - half, value + half, self._above_zero(value, noise_variance, forms_variance))
+
+    def _above_zero(self, value: float, noise_variance: float, forms_variance: float) -> float:
+        """Probability of a number above 0: that with which :meth:`reach`'s interval, of whatever level, ends at 0."""
+
+        def beyond(z: float) -> float:
+            t = special.stdtrit(self.dof, special.ndtr(z))
+            return t**2 * noise_variance + z**2 * forms_variance - value**2
+
+        certain = 8.0  # standard deviations; 1 minus the probability of more is rounding
+        z = certain if value else 0.0
+        if beyond(certain) > 0.0:
+            z = float(optimize.root_scalar(beyond, bracket=(0.0, certain)).root)
+        return float(special.ndtr(math.copysign(z, value)))
 
     def gain_parts(self, start: float, end: float) -> tuple[float, float, float]:
         """(gain, its variance due to noise, its variance due to the forms), linearised, in the metric's unit."""

@@ -226,11 +226,13 @@ def shared_notes(laws: Mapping[str, Law]) -> list[str]:
 
 
 def _once(sentences: Mapping[str, Sequence[str]]) -> list[str]:
-    said: dict[str, list[str]] = {}
+    """In the order in which each law says them, so that those of one kind stand together."""
+    said: dict[str, tuple[int, list[str]]] = {}
     for name, own in sentences.items():
-        for sentence in own:
-            said.setdefault(sentence, []).append(name)
-    return [_named(names, sentence, sentences) for sentence, names in said.items()]
+        for place, sentence in enumerate(own):
+            said.setdefault(sentence, (place, []))[1].append(name)
+    ordered = sorted(said.items(), key=lambda item: item[1][0])
+    return [_named(names, sentence, sentences) for sentence, (_, names) in ordered]
 
 
 def _named(names: Sequence[str], sentence: str, of: Collection[str]) -> str:

@@ -137,6 +137,21 @@ def test_constant_metric_is_a_constant_law(ap: list[float]) -> None:
     assert any("no gain was seen" in note for note in law.notes)
 
 
+def test_the_probability_of_a_gain_is_that_of_its_interval() -> None:
+    """An interval of level 2p - 1 about a gain of probability p has an end at 0, whichever p that is."""
+    rng = np.random.default_rng(3)
+    n = np.repeat(LADDER, 2)
+    for slope in (-1.0, 0.1, 0.4, 3.0):
+        ap = 20 + slope * np.log10(n) + 0.5 * rng.normal(size=n.size)
+        gain = fit_law(n, ap, forms="log-linear").per_decade
+        assert (gain.probability > 0.5) == (gain.value > 0)
+        assert (gain.probability > 0.95) == (gain.low > 0)
+        level = abs(2.0 * gain.probability - 1.0)
+        at_zero = fit_law(n, ap, forms="log-linear", level=level).per_decade
+        assert min(abs(at_zero.low), abs(at_zero.high)) < 1e-6 * (at_zero.high - at_zero.low)
+    assert 0.2 < fit_law(LADDER, [37.5] * 4, unit="percent").per_decade.probability < 0.8  # open
+
+
 def test_falling_metric_is_said_and_claims_no_gain() -> None:
     law = fit_law(LADDER, [11.0, 9.0, 6.0, 3.0])
     assert law.per_decade.low <= 0.3

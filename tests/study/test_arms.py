@@ -379,7 +379,8 @@ def test_every_arm_has_its_laws_and_architectures_are_compared_within_one(
     figure = report.figure()
     panels = figure.axes
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["A law", "B law", "A (raw) from scratch"]
+    named = ["A law", "B law", "A (raw) from scratch", "forecast", "90 % interval of a new run"]
+    assert [text.get_text() for text in legend.get_texts()] == named
     assert [panel.get_title("left") for panel in panels] == ["tiny: one", "tiny: two", "AP per tenfold images"]
     for panel in panels[:2]:
         assert panel.get_legend() is None
@@ -417,8 +418,8 @@ def test_the_picture_shows_points_without_a_law_and_tells_eight_architectures_ap
         assert panel.xaxis.get_major_formatter()(10**7, 0) == "10M"
     (legend,) = figure.legends
     assert legend.get_texts()[0].get_text() == "R-50 law"
-    assert legend.get_texts()[-1].get_text() == "R-50 from scratch"
-    colours = [line.get_color() for line in legend.get_lines()]
+    assert legend.get_texts()[-3].get_text() == "R-50 from scratch"
+    colours = [line.get_color() for line in legend.get_lines()[:-1]]  # without the forecasts' dashes
     assert len(colours) == 9
     assert len(set(colours)) == 8
     if len(arms) == 4:

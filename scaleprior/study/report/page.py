@@ -15,8 +15,8 @@ from scaleprior.ap_names import AP_NAMES
 from scaleprior.errors import UserError
 from scaleprior.files import write_bytes, write_text
 from scaleprior.pages.environment import render
-from scaleprior.study.report.sentences import describe_cell, sharing_sentence, study_sentences
-from scaleprior.study.report.summary import ArchSummary, images_seen, result_rows, summarise, write_results
+from scaleprior.study.report.sentences import describe_cell, sharing_sentence, study_notes, study_sentences
+from scaleprior.study.report.summary import LEVEL, ArchSummary, images_seen, result_rows, summarise, write_results
 from scaleprior.study.status import CellStatus, StudyView
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class StudyReport:
         seconds: CPU seconds by stage, summed over cells; a backbone that arms share is counted once.
         command: what makes the study again.
         at_once: of each finished cell that knows, by its key, how many cells shared its GPU or machine on average.
+        notes: what the laws are and what to beware of, each said once.
     """
 
     view: StudyView
@@ -47,6 +48,7 @@ class StudyReport:
     seconds: Mapping[str, float]
     command: str
     at_once: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def sharing(self) -> str:
@@ -89,12 +91,14 @@ class StudyReport:
         return rows
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything a script may want: rows, laws, sentences, missing cells, seconds."""
+        """Everything a script may want: rows, laws, changes over from scratch, sentences, missing cells, seconds."""
         return {
             "name": self.view.name,
             "results": result_rows(self.view),
             "laws": {s.title: s.law.to_dict() if s.law else {"missing": s.why_no_law} for s in self.summaries},
+            "over_scratch": {s.title: change.to_dict() for s in self.summaries if (change := s.over_scratch)},
             "sentences": list(self.sentences),
+            "notes": list(self.notes),
             "missing": list(self.missing),
             "seconds": dict(self.seconds),
             "cells_at_once": dict(self.at_once),
@@ -162,6 +166,7 @@ def build_report(view: StudyView, *, command: str | None = None) -> StudyReport:
         seconds=_seconds(view),
         command=command or view.facts["command"],
         at_once={cell.key: mean for cell, r in view.finished() if (mean := r.mean_at_once) is not None},
+        notes=tuple(study_notes(summaries)),
     )
 
 
@@ -186,6 +191,8 @@ def _text(picture: bytes) -> str:
 
 
 def _context(report: StudyReport) -> dict[str, Any]:
+    from scaleprior.laws.words import chance, percent
+
     laws = []
     for s in report.summaries:
         if s.law is None:
@@ -198,7 +205,7 @@ def _context(report: StudyReport) -> dict[str, Any]:
         laws.append(
             {
                 "arch": s.title, "gain": gain.value, "gain_low": gain.low, "gain_high": gain.high, "form": s.law.form,
-                "why": s.law.why, "next": top * 10, "mean": mean, "low": low, "high": high,
+                "chance": chance(gain.probability), "next": top * 10, "mean": mean, "low": low, "high": high,
             }
         )  # fmt: skip
     costs = []
@@ -221,6 +228,7 @@ def _context(report: StudyReport) -> dict[str, Any]:
         "ap_names": AP_NAMES,
         "rows": result_rows(report.view),
         "laws": laws,
+        "level": percent(next((s.law.level for s in report.summaries if s.law is not None), LEVEL)),
         "costs": costs,
         "stages": _STAGES,
         "command": report.command,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from scaleprior.laws.words import number
+from scaleprior.laws.words import number, percent
 from scaleprior.study.report.summary import ArchSummary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from scaleprior.laws import Law
 
 __all__ = ["draw_study"]
 
@@ -40,7 +42,7 @@ def draw_study(summaries: Sequence[ArchSummary], *, title: str) -> Figure:
         panel.set_title(f"{title}: {arm}" if arm else title, loc="left", fontsize="medium")
         alone = [s for s in summaries if s.arm not in arms]  # arms for from scratch
         _draw_arm(panel, [s for s in summaries if s.arm == arm] + alone, colours)
-    _legend(figure, panels)
+    _legend(figure, panels, _interval(s.law for s in summaries if s.law is not None))
     _one_scale(panels, [s.scratch.mean for s in summaries if s.scratch is not None])
     _draw_gains(gains, summaries, arms, colours)
     return figure
@@ -96,8 +98,17 @@ def _draw_arm(ax: Axes, summaries: Sequence[ArchSummary], colours: Mapping[str, 
         legend.remove()
 
 
-def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """Name every architecture once; in the panel where there is one and its names hide nothing, else below all."""
+def _interval(laws: Iterable[Law]) -> str:
+    """``90 % interval``; of laws of several levels all of those, and "" of no law."""
+    levels = sorted({law.level for law in laws})
+    return f"{' and '.join(map(percent, levels))} interval" if levels else ""
+
+
+def _legend(figure: Figure, panels: Sequence[Axes], interval: str) -> None:
+    """Name every architecture once, and dashes and bands; in the panel where there is one and room, else below all."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
     named: dict[str, Any] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels()):
@@ -105,14 +116,17 @@ def _legend(figure: Figure, panels: Sequence[Axes]) -> None:
                 named.setdefault(label, handle)
     labels = sorted(named, key=lambda label: (label.endswith(_FROM_SCRATCH), not label.endswith(" law")))
     handles = [named[label] for label in labels]
+    if interval:
+        handles += [Line2D([], [], color="#555555", linestyle=(0, (4, 2))), Patch(color="#555555", alpha=0.18)]
+        labels += ["forecast", f"{interval} of a new run"]
     if len(panels) == 1 and len(named) <= _FEW:
-        panels[0].legend(handles, labels, frameon=False, fontsize="small", loc="upper left")
+        panels[0].legend(handles, labels, frameon=False, fontsize="small", loc="best")  # laws rise, or fall
     else:
         figure.legend(handles, labels, frameon=False, fontsize="small", loc="outside lower center", ncols=3)
 
 
 def _draw_gains(ax: Axes, summaries: Sequence[ArchSummary], arms: Sequence[str], colours: Mapping[str, str]) -> None:
-    """Gain per tenfold images with its 90 % interval, a bar an architecture and arm: does a deeper trunk gain more?"""
+    """Gain per tenfold images with the law's interval, a bar an architecture and arm: does a deeper trunk gain more?"""
     laws = [(s, s.law) for arm in arms for s in summaries if s.law is not None and s.arm == arm]
     if not laws:
         ax.set_axis_off()
@@ -123,13 +137,13 @@ def _draw_gains(ax: Axes, summaries: Sequence[ArchSummary], arms: Sequence[str],
     for place, (summary, law) in zip(places, laws):
         gain, colour = law.per_decade, colours[summary.arch]
         ax.bar(place, gain.value, width=0.55, color=colour, alpha=0.25)
-        ax.errorbar(
-            place, gain.value, [[gain.value - gain.low], [gain.high - gain.value]], fmt="o", color=colour, capsize=4
-        )
+        ends = [[max(gain.value - gain.low, 0.0)], [max(gain.high - gain.value, 0.0)]]
+        ax.errorbar(place, gain.value, ends, fmt="o", color=colour, capsize=4)
     ax.axhline(0, color="#5b6b7c", linewidth=0.8)
     names = [f"{summary.arch}\n{summary.arm}" if summary.arm else summary.arch for summary, _ in laws]
     ax.set_xticks(places, names, fontsize="small" if len(arms) > 1 else None)
     ax.set_xlim(-0.6, places[-1] + 0.6)
     ax.set_title("AP per tenfold images", loc="left", fontsize="medium")
+    ax.set_xlabel(f"lines: {_interval(law for _, law in laws)} of the law", fontsize="small")
     ax.grid(True, axis="y", color="#d0d0d0", linewidth=0.5)
     ax.spines[["top", "right"]].set_visible(False)

@@ -1,30 +1,28 @@
-"""What a study's numbers say, in words: gain over scratch, gain per decade, forecast, capacity."""
+"""What a study's numbers say, in words: change over from scratch, gain per decade, forecast, capacity.
+
+Verdicts follow probabilities by the thresholds of ``scaleprior.laws.words``.
+"""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from scaleprior.study.cell import Cell
-from scaleprior.study.report.summary import ArchSummary
+from scaleprior.study.report.summary import ArchSummary, change_over
+from scaleprior.wording import counted
 
-__all__ = ["describe_cell", "pooled_spread", "sharing_sentence", "study_sentences"]
+if TYPE_CHECKING:
+    from scaleprior.laws import Change, Law
+
+__all__ = ["describe_cell", "sharing_sentence", "study_notes", "study_sentences"]
 
 
 def describe_cell(cell: Cell) -> str:
     """Architecture, arm, images and seed, for people."""
     images = f"{cell.images:,} images" if cell.images else "from scratch"
     return f"{cell.title}, {images}, seed {cell.seed}"
-
-
-def pooled_spread(summary: ArchSummary) -> float | None:
-    """Seed-to-seed standard deviation of AP: the root mean square over the fractions that have two seeds or more."""
-    points = ((summary.scratch,) if summary.scratch else ()) + summary.points
-    spreads = [(p.spread, len(p.aps) - 1) for p in points if p.spread is not None]
-    if not spreads:
-        return None
-    return math.sqrt(sum(s * s * n for s, n in spreads) / sum(n for _, n in spreads))
 
 
 def sharing_sentence(cells_at_once: Sequence[float]) -> str:
@@ -49,25 +47,49 @@ def study_sentences(summaries: Sequence[ArchSummary]) -> Iterator[str]:
     another recipe, is held against other arms, and the sentence names both.
     """
     for summary in summaries:
-        yield from _gain_over_scratch(summary)
+        yield from _over_scratch(summary)
         yield from _law(summary)
     for arm in dict.fromkeys(summary.arm for summary in summaries):
         yield from _capacity([summary for summary in summaries if summary.arm == arm], arm)
     yield from _over_scratch_arm(summaries)
 
 
-def _gain_over_scratch(summary: ArchSummary) -> Iterator[str]:
-    if summary.gain is None:
+def study_notes(summaries: Sequence[ArchSummary]) -> Iterator[str]:
+    """What the laws are and what to beware of, each said once for the whole study."""
+    from scaleprior.laws.words import shared_notes, shared_reasons
+
+    laws: Mapping[str, Law] = {s.title: s.law for s in summaries if s.law is not None}
+    yield from shared_reasons(laws)
+    yield from shared_notes(laws)
+
+
+def _over_scratch(summary: ArchSummary) -> Iterator[str]:
+    from scaleprior.laws.words import judged
+
+    if (change := summary.over_scratch) is None:
         return
-    top = summary.points[-1]
     sentence = (
-        f"{summary.title}: pretraining on {top.images:,} images changes AP by {summary.gain:+.2f} over from scratch"
+        f"{summary.title}: pretraining on {summary.points[-1].images:,} images changes AP by {change.value:+.2f} over "
+        f"from scratch ({_evidence(change)})"
     )
-    spread = pooled_spread(summary)
-    if spread is not None:
-        relation = "more" if abs(summary.gain) > spread else "not more"
-        sentence += f", {relation} than the seed-to-seed standard deviation of {spread:.2f}"
-    yield sentence + "."
+    if not change.known:
+        yield f"{sentence}."
+        return
+    word = judged(change.probability, "gains", "loses")
+    yield f"{sentence}: {'whether pretraining gains is open' if word == 'open' else f'pretraining {word}'}."
+
+
+def _evidence(change: Change) -> str:
+    """What a change rests on: runs, standard error, interval and probability, or that there is but the number."""
+    from scaleprior.laws.words import chance, percent
+
+    runs = f"{change.runs[0]} against {counted(change.runs[1], 'seeds')}"
+    if not change.known:
+        return f"{runs}: how far seeds scatter is not known"
+    return (
+        f"{runs}, standard error {change.error:.2f}, {percent(change.level)} interval {change.low:+.2f} to "
+        f"{change.high:+.2f}; probability of a gain {chance(change.probability)}"
+    )
 
 
 def _over_scratch_arm(summaries: Sequence[ArchSummary]) -> Iterator[str]:
@@ -76,31 +98,35 @@ def _over_scratch_arm(summaries: Sequence[ArchSummary]) -> Iterator[str]:
         if not summary.points or summary.scratch is not None or len(others) != 1 or others[0].scratch is None:
             continue
         top, scratch = summary.points[-1], others[0].scratch
+        change = change_over(scratch, summary.points)
         yield (
             f"{summary.arch}: pretraining on {top.images:,} images in arm {summary.arm} gives AP {top.mean:.2f}, from "
-            f"scratch in arm {others[0].arm} AP {scratch.mean:.2f} ({top.mean - scratch.mean:+.2f}); their recipes "
-            "differ, too."
+            f"scratch in arm {others[0].arm} AP {scratch.mean:.2f}: {change.value:+.2f} ({_evidence(change)}); their "
+            "recipes differ, too."
         )
 
 
 def _law(summary: ArchSummary) -> Iterator[str]:
+    from scaleprior.laws.words import chance, judged, percent
+
     if summary.arm and summary.scratch is not None and not summary.points:
         yield f"{summary.title}: AP {summary.scratch.mean:.2f} from scratch."
         return
     if summary.law is None:
         yield f"{summary.title}: no law: {summary.why_no_law}."
         return
-    gain = summary.law.per_decade
-    verdict = "more data helps" if gain.low > 0 else "more data hurts" if gain.high < 0 else "a gain is not shown"
+    law, gain, level = summary.law, summary.law.per_decade, percent(summary.law.level)
+    word = judged(gain.probability, "helps", "hurts")
     yield (
-        f"{summary.title}: {gain.value:+.2f} AP per tenfold pretraining images at the top of the ladder"
-        f" (90 % interval {gain.low:+.2f} to {gain.high:+.2f}): {verdict}."
+        f"{summary.title}: {gain.value:+.2f} AP per tenfold pretraining images at the top of the ladder ({level} "
+        f"interval {gain.low:+.2f} to {gain.high:+.2f}; probability of a gain {chance(gain.probability)}): "
+        f"{'whether more data helps is open' if word == 'open' else f'more data {word}'}."
     )
     images = summary.points[-1].images * 10
-    mean, low, high = (float(v) for v in summary.law.predict(images))
+    mean, low, high = (float(v) for v in law.predict(images))
     yield (
-        f"{summary.title}: ten times more images ({images:,}) are forecast to give AP {mean:.2f}"
-        f" (90 % interval {low:.2f} to {high:.2f})."
+        f"{summary.title}: ten times more images ({images:,}) are forecast to give AP {mean:.2f} ({level} interval of "
+        f"a new run {low:.2f} to {high:.2f})."
     )
 
 

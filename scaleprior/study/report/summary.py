@@ -22,13 +22,15 @@ from scaleprior.study.status import StudyView
 if TYPE_CHECKING:
     import pyarrow
 
-    from scaleprior.laws import Law
+    from scaleprior.laws import Change, Law
 
 __all__ = [
     "ARM_COLUMN",
     "COLUMNS",
+    "LEVEL",
     "ArchSummary",
     "Point",
+    "change_over",
     "columns_of",
     "images_seen",
     "result_rows",
@@ -39,6 +41,8 @@ __all__ = [
 
 COLUMNS = ("arch", "images", "seed", *AP_NAMES, "engine", "cell", "images_seen")
 ARM_COLUMN = "arm"  # behind the others, in a study with arms
+LEVEL = 0.9
+"""Nominal coverage of a report's intervals."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,17 @@ class ArchSummary:
         return f"{self.arch} ({self.arm})" if self.arm else self.arch
 
     @property
-    def gain(self) -> float | None:
-        """AP at the top of the ladder minus AP from scratch."""
-        return self.points[-1].mean - self.scratch.mean if self.scratch and self.points else None
+    def over_scratch(self) -> Change | None:
+        """AP at the top of the ladder over AP from scratch; None without either."""
+        return change_over(self.scratch, self.points) if self.scratch and self.points else None
+
+
+def change_over(scratch: Point, ladder: Sequence[Point]) -> Change:
+    """AP at the top of a ladder over AP from scratch; all of them together say how far seeds scatter."""
+    from scaleprior.laws import mean_change, pooled_spread
+
+    spread, dof = pooled_spread(point.aps for point in (scratch, *ladder))
+    return mean_change(ladder[-1].aps, scratch.aps, spread=spread, dof=dof, level=LEVEL)
 
 
 def columns_of(view: StudyView) -> tuple[str, ...]:
@@ -169,6 +181,7 @@ def _law(points: Sequence[Point]) -> tuple[Law | None, str]:
                 kind="score",
                 unit="percent",
                 groups=[seed for p in points for seed in p.seeds],
+                level=LEVEL,
             ),
             "",
         )

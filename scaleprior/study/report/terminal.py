@@ -136,7 +136,7 @@ def print_summary(
     elapsed: float | None = None,
     step: float | None = None,
 ) -> None:
-    """The table of AP by architecture and images, the laws in words, what it cost, and where the report is.
+    """The table of AP by architecture and images, the laws in words and notes, what it cost, where the report is.
 
     Args:
         page: where the report was written.
@@ -154,7 +154,9 @@ def print_summary(
         table.add_row(*row)
     console.print(table)
     for sentence in report.sentences:
-        console.print(f"- {sentence}", soft_wrap=True, highlight=False)
+        console.print(f"- {sentence}", soft_wrap=True, highlight=False, markup=False)
+    for note in report.notes:
+        console.print(f"  {note}", soft_wrap=True, highlight=False, markup=False, style="dim")
     _print_failed(console, report.view)
     for missing in report.missing:
         console.print(f"[red]missing:[/red] {missing}", soft_wrap=True)
