@@ -31,5 +31,6 @@ if TYPE_CHECKING:
         differences as differences,
         read_table as read_table,
     )
+    from scaleprior.laws.words import shared_notes as shared_notes
 
 lazy_exports(__name__)

@@ -29,6 +29,7 @@ __all__ = [
     "percent",
     "shared_notes",
     "shared_reasons",
+    "thresholds",
 ]
 
 GAINS = 0.95
@@ -76,6 +77,15 @@ def judged(probability: float, gains: str = "gains", loses: str = "loses") -> st
         if chance_of >= PROBABLY:
             return f"probably {verb}"
     return "open"
+
+
+def thresholds() -> str:
+    """The scale of :func:`judged` in a sentence, to stand where its words do."""
+    gains, probably, unlikely, loses = (f"{p:.2f}" for p in (GAINS, PROBABLY, 1.0 - PROBABLY, 1.0 - GAINS))
+    return (
+        f"Words follow the probability of a gain: {gains} and more gains (helps), {probably} and more probably gains, "
+        f"{unlikely} and less probably loses (hurts), {loses} and less loses; between, it is open."
+    )
 
 
 def chance(probability: float) -> str:

@@ -39,7 +39,7 @@ def test_it_is_student_s_test_where_there_are_but_two_fractions() -> None:
     spread, dof = pooled_spread([first, second])
     found = mean_change(first, second, spread=spread, dof=dof, level=0.8)
     theirs = stats.ttest_ind(first, second, alternative="greater")  # (statistic, p-value)
-    assert found.probability == pytest.approx(1.0 - theirs[1])
+    assert found.probability == pytest.approx(1.0 - float(np.asarray(theirs)[1]))
     both = stats.ttest_ind(first, second).confidence_interval(0.8)
     assert (found.low, found.high) == pytest.approx((both.low, both.high))
     mirrored = mean_change(second, first, spread=spread, dof=dof, level=0.8)

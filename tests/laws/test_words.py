@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
 
 from scaleprior.laws import Estimate, Law, fit_law
-from scaleprior.laws.words import chance, judged, needs, percent, shared_notes, shared_reasons
+from scaleprior.laws.words import chance, judged, needs, percent, shared_notes, shared_reasons, thresholds
 
 LADDER = [100, 1000, 10000]
 RISING = [10.0, 20.0, 30.0]
@@ -43,6 +44,13 @@ def test_a_figure_never_says_more_than_the_words(probability: float, figure: str
 def test_the_figure_and_the_words_of_any_probability_agree() -> None:
     for probability in np.linspace(0.0, 1.0, 100_001):
         assert judged(float(chance(probability))) == judged(probability), probability
+
+
+def test_the_scale_of_the_words_is_that_of_the_judgement() -> None:
+    figures = [float(figure) for figure in re.findall(r"0\.\d\d", thresholds())]
+    assert [judged(p) for p in figures] == ["gains", "probably gains", "probably loses", "loses"]
+    inside = (figures[0] - 1e-6, figures[1] - 1e-6, figures[2] + 1e-6, figures[3] + 1e-6)
+    assert [judged(p) for p in inside] == ["probably gains", "open", "open", "probably loses"]
 
 
 def test_the_level_of_an_interval_in_words() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from scaleprior.laws import Law, fit_law
-from scaleprior.laws.words import chance, judged
+from scaleprior.laws.words import chance, judged, thresholds
 from scaleprior.study.report.page import build_report
 from scaleprior.study.report.picture import draw_study
 from scaleprior.study.report.sentences import study_notes, study_sentences
@@ -139,7 +139,7 @@ def test_the_report_says_each_note_once(finished: Path, tmp_path: Path, capsys: 
     report = build_report(study_status(finished))
     law = report.summaries[0].law
     assert law is not None
-    assert report.notes == (law.why, *law.notes)
+    assert report.notes == (law.why, *law.notes, thresholds())
     print_summary(report, tmp_path / "report.html")
     shown = capsys.readouterr().out
     for text in (shown, report.markdown(), report.html(), report._repr_html_()):

@@ -55,12 +55,14 @@ def study_sentences(summaries: Sequence[ArchSummary]) -> Iterator[str]:
 
 
 def study_notes(summaries: Sequence[ArchSummary]) -> Iterator[str]:
-    """What the laws are and what to beware of, each said once for the whole study."""
-    from scaleprior.laws.words import shared_notes, shared_reasons
+    """What the laws are, what to beware of, and by what scale words were chosen; each once for the whole study."""
+    from scaleprior.laws.words import shared_notes, shared_reasons, thresholds
 
     laws: Mapping[str, Law] = {s.title: s.law for s in summaries if s.law is not None}
     yield from shared_reasons(laws)
     yield from shared_notes(laws)
+    if laws or any(change.known for s in summaries if (change := s.over_scratch) is not None):
+        yield thresholds()
 
 
 def _over_scratch(summary: ArchSummary) -> Iterator[str]:
