@@ -11,12 +11,10 @@ from scipy import stats
 
 from scaleprior.errors import UserError
 from scaleprior.laws.law import Estimate, Law
+from scaleprior.laws.settling import OpenDifference, Settling, settling, settling_words
 from scaleprior.laws.words import decimals, number
 
 __all__ = ["Comparison", "compare_laws"]
-
-_MOST_RUNGS = 6
-_MOST_SEEDS = 100  # per fraction; beyond, "seeds alone will not settle it"
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,10 @@ class Comparison:
         paired: seeds in common whose noise was taken as shared; 0 when the laws count as independent.
         correlation: of the paired residuals.
         verdict: one or two sentences.
-        more_seeds, more_rungs: runs that would settle an open difference in gain (seeds for each fraction of each
-            ladder; rungs atop both); 0 when it is settled, None when that alone would not do.
+        more_seeds, more_rungs: runs that would settle an open difference in gain with a chance of 3 in 4 (seeds for
+            each fraction of each ladder; rungs atop both); 0 when it is settled, None where that is not likely.
         images: the range, from and to, over which the gains of ``per_decade`` are taken.
+        visible: the true difference per decade that is settled in 80 % of such studies; None when this one is settled.
     """
 
     per_decade: Estimate
@@ -42,6 +41,7 @@ class Comparison:
     more_seeds: int | None
     more_rungs: int | None
     images: tuple[float, float]
+    visible: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -53,13 +53,14 @@ class Comparison:
             "verdict": self.verdict,
             "more_seeds": self.more_seeds,
             "more_rungs": self.more_rungs,
+            "visible": self.visible,
             "range": {"from": self.images[0], "to": self.images[1]},
         }
 
 
 @dataclass(frozen=True)
 class _Difference:
-    """A difference with its two variances; ``half(noise_share)`` is half its interval with the noise part scaled."""
+    """A difference with its two variances."""
 
     value: float
     noise: float
@@ -67,10 +68,10 @@ class _Difference:
     dof: float
     level: float
 
-    def half(self, noise_share: float = 1.0, dof: float | None = None) -> float:
+    def half(self) -> float:
+        """Half its interval."""
         tail = 0.5 + self.level / 2.0
-        t = stats.t.ppf(tail, self.dof if dof is None else dof)
-        return math.sqrt(t**2 * self.noise * noise_share + stats.norm.ppf(tail) ** 2 * self.forms)
+        return math.sqrt(stats.t.ppf(tail, self.dof) ** 2 * self.noise + stats.norm.ppf(tail) ** 2 * self.forms)
 
     def estimate(self, factor: float = 1.0) -> Estimate:
         half = self.half()
@@ -119,26 +120,12 @@ def _level_parts(law: Law, n: float) -> tuple[float, float, float]:
     return better, float((from_noise**2).sum()) * slope**2, float((from_forms**2).sum()) * slope**2
 
 
-def _settling(difference: _Difference, a: Law, b: Law, start: float, end: float) -> tuple[int | None, int | None]:
-    """(more seeds, more rungs) after which a difference of this size would exclude 0, all else equal."""
-    per_fraction = min(law.data.n.size / law.data.sizes.size for law in (a, b))
-    fractions = min(law.data.sizes.size for law in (a, b))
-    seeds = rungs = None
-    for more in range(1, _MOST_SEEDS + 1):
-        dof = difference.dof + 2 * fractions * more
-        if difference.half(per_fraction / (per_fraction + more), dof) < abs(difference.value):
-            seeds = more
-            break
-    u = np.log(a.data.sizes)
-    step = (u[-1] - u[0]) / (u.size - 1)
-    spread = ((u - u.mean()) ** 2).sum()
-    for more in range(1, _MOST_RUNGS + 1):
-        longer = np.concatenate([u, u[-1] + step * np.arange(1, more + 1)])
-        share = spread / ((longer - longer.mean()) ** 2).sum()
-        if difference.half(share, difference.dof + 2 * more) < abs(difference.value):
-            rungs = more
-            break
-    return seeds, rungs
+def _settling(difference: _Difference, a: Law, b: Law, decades: float) -> Settling:
+    """What would settle an open difference of gains, per factor of ten."""
+    d, unit = difference, decades**2
+    shorter = min((a, b), key=lambda law: law.data.sizes.size)
+    runs = min(law.data.n.size / law.data.sizes.size for law in (a, b))
+    return settling(OpenDifference(d.value / decades, d.noise / unit, d.forms / unit, d.dof), shorter.data.sizes, runs)
 
 
 def compare_laws(
@@ -176,23 +163,22 @@ def compare_laws(
         for n in (at or (end,))
     }
     settled = per_decade.low > 0 or per_decade.high < 0
-    seeds, rungs = (0, 0) if settled else _settling(slope, a, b, start, end)
-    verdict = _verdict(per_decade, names, start, end, settled, seeds, rungs, decimals(a))
-    return Comparison(per_decade, levels, paired, correlation, verdict, seeds, rungs, (start, end))
+    ways = None if settled else _settling(slope, a, b, decades)
+    verdict = _verdict(per_decade, names, (start, end), ways, decimals(a))
+    seeds, rungs, visible = (0, 0, None) if ways is None else (ways.seeds, ways.rungs, ways.visible)
+    return Comparison(per_decade, levels, paired, correlation, verdict, seeds, rungs, (start, end), visible)
 
 
 def _verdict(
     d: Estimate,
     names: tuple[str, str],
-    start: float,
-    end: float,
-    settled: bool,
-    seeds: int | None,
-    rungs: int | None,
+    images: tuple[float, float],
+    ways: Settling | None,
     places: int,
 ) -> str:
-    span = f"between {number(start)} and {number(end)} images"
-    if settled:
+    """In words; ``ways`` would settle an open difference, None for a settled one."""
+    span = f"between {number(images[0])} and {number(images[1])} images"
+    if ways is None:
         # the numbers are those of the sentence, "winner minus loser": the interval turns round with the names
         winner, loser = names if d.value > 0 else names[::-1]
         value, low, high = (d.value, d.low, d.high) if d.value > 0 else (-d.value, -d.high, -d.low)
@@ -201,17 +187,7 @@ def _verdict(
             f"(interval of the difference {low:+.{places}f} to {high:+.{places}f})."
         )
     interval = f"{d.low:+.{places}f} to {d.high:+.{places}f}"
-    ways = []
-    if seeds is not None:
-        ways.append(f"{seeds} more seed(s) for every fraction of both")
-    if rungs is not None:
-        ways.append(f"{rungs} more rung(s) at the top of both ladders")
-    settle = (
-        f"a difference of this size would be settled by about {' or '.join(ways)}"
-        if ways
-        else ("a difference this small would not be settled by 100 more seeds a fraction or by 6 more rungs")
-    )
     return (
         f"Open {span}: {names[0]} against {names[1]} differ by {d.value:+.{places}f} per factor of ten, "
-        f"interval {interval}; {settle}."
+        f"interval {interval}; {settling_words(ways, places)}."
     )

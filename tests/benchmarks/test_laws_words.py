@@ -23,3 +23,9 @@ def test_the_bent_truth_gains_two_thirds_in_the_first_half() -> None:
 
 def test_learning_curves_of_independent_noise_are_seldom_contradicted() -> None:
     assert laws_words.learning_curves(0.0, 20) <= 0.2
+
+
+def test_a_plain_difference_is_settled_and_shares_add_up() -> None:
+    found = laws_words.comparisons(4, 3, 6.0, 2)
+    assert found["settled"] == 1.0
+    assert found["settled"] + found["named"] + found["open"] == 1.0

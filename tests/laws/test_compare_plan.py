@@ -28,7 +28,7 @@ def test_plain_difference_is_settled_and_named() -> None:
     assert found.per_decade.low > 0
     assert found.per_decade.value == pytest.approx(3.0, abs=0.6)
     assert found.verdict.startswith("R-152 gains more from data than R-50")
-    assert (found.more_seeds, found.more_rungs) == (0, 0)
+    assert (found.more_seeds, found.more_rungs, found.visible) == (0, 0, None)
 
 
 def test_the_compared_range_is_the_last_decade_that_both_measured() -> None:
@@ -61,7 +61,9 @@ def test_open_difference_says_what_would_settle_it() -> None:
     assert found.per_decade.low < 0 < found.per_decade.high
     assert found.verdict.startswith("Open")
     assert found.more_seeds is None or found.more_seeds > 0
-    assert "would be settled by about" in found.verdict or "would not be settled" in found.verdict
+    assert found.visible is not None
+    assert ("would settle it with a chance of about 3 in 4" in found.verdict) == (found.more_seeds is not None)
+    assert (f"a difference of {found.visible:.2f} would have been seen" in found.verdict) == (found.more_seeds is None)
 
 
 def test_difference_of_the_metric_at_n_is_the_difference_of_predictions() -> None:
