@@ -136,7 +136,7 @@ def test_picture_holds_data_law_band_forecast_and_forms() -> None:
     draw_law(ax, law, label="R-50", until=30000)
     assert ax.get_xscale() == "log"
     labels = [t.get_text() for t in ax.get_legend().get_texts()]
-    assert {"R-50 law", "forecast", "90% interval", "power-law", "log-linear (not used)"} <= set(labels)
+    assert {"R-50 law", "forecast", "90 % interval", "power-law", "log-linear (not used)"} <= set(labels)
     points = next(line for line in ax.lines if line.get_marker() == "o")
     np.testing.assert_array_equal(points.get_ydata(), [2.1, 5.3, 8.8, 11.0])
     solid = next(line for line in ax.lines if line.get_label() == "R-50 law")

@@ -441,7 +441,7 @@ def test_the_legend_names_each_law_once_and_hides_none(
     legend = figure.legends[0] if below else ax.get_legend()
     assert legend is not None
     names = [f"R-{i}, max_iter 90000 law" for i in range(count)]
-    assert [text.get_text() for text in legend.get_texts()] == [*names, "forecast", "90% interval"]
+    assert [text.get_text() for text in legend.get_texts()] == [*names, "forecast", "90 % interval"]
     looks = [(line.get_color(), line.get_marker()) for line in legend.get_lines()[:count]]
     assert len(set(looks)) == count
     if below:
