@@ -108,17 +108,20 @@ def needs(images: Estimate, law: Law, target: float) -> str:
         best = f"; the {level} interval's best end needs {number(images.low)} images" if images.low < math.inf else ""
         return f"is out of reach{best}{_if_at_all(images)}"
     if images.value <= first:
-        words = f"is reached already at the smallest fraction measured ({number(first)} images)"
-        interval = "" if images.high <= first else f" ({level} interval up to {number(images.high)})"
+        words = f"is reached already at the smallest fraction measured ({number(first)} images"
+        if not math.isfinite(images.high):
+            words += f"; the {level} interval's worst end does not get there"
+        elif images.high > first:
+            words += f"; {level} interval up to {number(images.high)}"
+        words += ")"
     else:
-        words = f"needs {number(images.value)} images"
-        if images.value <= last:
-            words = f"is reached within the ladder, at {number(images.value)} images"
+        inside = images.value <= last
+        words = f"{'is reached within the ladder, at' if inside else 'needs'} {number(images.value)} images"
         low = f"{number(first)} or fewer" if images.low <= first else number(images.low)
-        interval = f" ({level} interval {low} to {number(images.high)})"
+        words += f" ({level} interval {low} to {number(images.high)})"
     at_top = float(law.predict(last)[0])
     lost = images.value < last and (at_top < target if law.kind == "score" else at_top > target)
-    return words + interval + (f", and lost again by {number(last)}" if lost else "") + _if_at_all(images)
+    return words + (f", and lost again by {number(last)}" if lost else "") + _if_at_all(images)
 
 
 def _if_at_all(images: Estimate) -> str:

@@ -63,7 +63,12 @@ def test_the_level_of_an_interval_in_words() -> None:
         (Estimate(100, 100, 100, 1.0), "is reached already at the smallest fraction measured (100 images)"),
         (
             Estimate(100, 100, 640, 0.99),
-            "is reached already at the smallest fraction measured (100 images) (90 % interval up to 640)",
+            "is reached already at the smallest fraction measured (100 images; 90 % interval up to 640)",
+        ),
+        (
+            Estimate(100, 100, math.inf, 0.9),
+            "is reached already at the smallest fraction measured (100 images; the 90 % interval's worst end does not "
+            "get there); probability that it is reached at all 0.90",
         ),
         (
             Estimate(1000, 640, 2500, 0.99),
@@ -94,7 +99,7 @@ def test_what_a_target_needs(rising: Law, images: Estimate, words: str) -> None:
 
 def test_a_law_is_asked_for_what_it_passed_before_its_first_rung_and_within_the_ladder(rising: Law) -> None:
     below, inside = (needs(rising.images_for(t), rising, t) for t in (5.0, 20.0))
-    assert below.startswith("is reached already at the smallest fraction measured (100 images)")
+    assert below.startswith("is reached already at the smallest fraction measured (100 images")
     assert inside.startswith("is reached within the ladder, at 1,0")  # errors are logarithms: not 1,000 to the image
     # e = 1 - AP falls by 0.1 a decade at its start, so 40 lies near 100,000
     beyond = needs(rising.images_for(40.0), rising, 40.0)
@@ -105,7 +110,7 @@ def test_a_law_is_asked_for_what_it_passed_before_its_first_rung_and_within_the_
 def test_a_target_that_a_falling_law_passes_again_is_not_simply_reached() -> None:
     law = fit_law(LADDER, RISING[::-1], forms="log-linear")
     said = needs(law.images_for(25.0), law, 25.0)
-    assert said.startswith("is reached already at the smallest fraction measured (100 images)")
+    assert said.startswith("is reached already at the smallest fraction measured (100 images")
     assert ", and lost again by 10,000" in said
     error = fit_law(LADDER, [0.7, 0.8, 0.9], kind="error", forms="log-linear")
     assert ", and lost again by 10,000" in needs(error.images_for(0.75), error, 0.75)

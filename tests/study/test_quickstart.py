@@ -55,6 +55,7 @@ def test_the_last_lines_say_how_many_steps_it_took(tmp_path: Path, capsys: pytes
     nothing = {
         "missing": (),
         "sentences": (),
+        "notes": (),
         "seconds": {},
         "sharing": "",
         "view": view,
