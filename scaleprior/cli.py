@@ -37,12 +37,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse, letting ``KEY VALUE`` overrides follow options; argparse gives up on positionals that come later."""
+    """Parse, letting ``KEY VALUE`` overrides follow options; argparse gives up on positionals that come later.
+
+    A command whose last positionals are called otherwise says so by the default ``later``.
+    """
     args, later = parser.parse_known_args(arguments)
-    if later and ("opts" not in args or any(word.startswith("--") for word in later)):
+    name = getattr(args, "later", "opts")
+    if later and (name not in args or any(word.startswith("--") for word in later)):
         parser.error(f"unrecognized arguments: {' '.join(later)}")
     if later:
-        args.opts = [*args.opts, *later]
+        setattr(args, name, [*getattr(args, name), *later])
     return args
 
 

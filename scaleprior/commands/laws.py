@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+_IN_UNITS = {"percent": "in percent", "fraction": "in fractions", "loss": "as an unbounded loss"}
+
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the ``laws`` command."""
@@ -44,7 +46,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--at", nargs="+", type=float, metavar="N", default=[], help="images at which to compare the metric"
     )
     compare.add_argument("--out", type=Path, help="write the comparison as .json")
-    compare.set_defaults(handler=_compare)
+    compare.set_defaults(handler=_compare, later="names")
 
     forecast = actions.add_parser("forecast", help="images for a target metric, metric for a number of images")
     _input_arguments(forecast)
@@ -165,7 +167,7 @@ def _interval(estimate: Estimate, law: Law, sign: str = "") -> str:
 
 def _fit(args: argparse.Namespace) -> None:
     from scaleprior.laws import get_form
-    from scaleprior.laws.words import decimals, shared_notes, shared_reasons
+    from scaleprior.laws.words import decimals, percent, shared_notes, shared_reasons
 
     suffix = _out_suffix(args.out, (".png", ".svg", ".pdf", ".json"))
     if args.form != "auto":
@@ -173,8 +175,11 @@ def _fit(args: argparse.Namespace) -> None:
     table = _read(args)
     laws = _laws(args, table, forms=args.form)
     result: dict[str, Any] = {"laws": {}, **about(table, laws)}
-    percent, wide = f"{args.level:.0%}", _width(table)
-    lines = [f"{'law':<{wide}}{'runs':>6}{'rungs':>7}{'gain per decade':>26}  form"]
+    covering, wide = f"{percent(args.level)} interval", _width(table)
+    lines = [
+        f"{table.metric} {_IN_UNITS[result['unit']]}, gains with the {covering} of the law", "",
+        f"{'law':<{wide}}{'runs':>6}{'rungs':>7}{'gain per decade':>26}  form",
+    ]  # fmt: skip
     for name, law in laws.items():
         gain = _interval(law.per_decade, law)
         lines.append(f"{name:<{wide}}{law.data.n.size:>6}{law.data.sizes.size:>7}{gain:>26}  {law.form}")
@@ -182,7 +187,7 @@ def _fit(args: argparse.Namespace) -> None:
         described["predictions"] = _predictions(law, args.predict)
         result["laws"][name] = described
     if args.predict:
-        lines += ["", f"{'law':<{wide}}{'images':>16}{args.y:>10}   {percent} interval of a new run"]
+        lines += ["", f"{'law':<{wide}}{'images':>16}{table.metric:>10}   {covering} of a new run"]
         for name, law in laws.items():
             style = f".{decimals(law)}f"
             for row in result["laws"][name]["predictions"]:
@@ -190,7 +195,7 @@ def _fit(args: argparse.Namespace) -> None:
                 lines.append(f"{name:<{wide}}{row['images']:>16,.0f}{row['mean']:>10{style}}   {interval}")
     lines += ["", *shared_reasons(laws), *shared_notes(laws), *notes(table, laws)]
     if suffix and suffix != ".json":
-        _save_picture(args.out, laws, args.y, max(args.predict, default=0.0))
+        _save_picture(args.out, laws, table.metric, max(args.predict, default=0.0))
         lines.append(f"Picture: {args.out}")
     _finish(args, result, lines)
 
@@ -237,7 +242,7 @@ def _compare(args: argparse.Namespace) -> None:
     law = laws[names[0]]
     found = compare_laws(law, laws[names[1]], at=tuple(args.at), names=(names[0], names[1]))
     lines = [f"{names[0]} minus {names[1]}", f"  gain per decade   {_interval(found.per_decade, law, '+')}"]
-    lines += [f"  {args.y} at {n:,.0f} images   {_interval(e, law, '+')}" for n, e in found.at.items()]
+    lines += [f"  {table.metric} at {n:,.0f} images   {_interval(e, law, '+')}" for n, e in found.at.items()]
     if found.paired:
         lines.append(f"  paired by {found.paired} seeds (correlation of their noise {found.correlation:+.2f})")
     differ = differences(table.series[names[0]], table.series[names[1]])
@@ -299,11 +304,11 @@ def _forecast(args: argparse.Namespace) -> None:
             "why": law.why,
         }  # fmt: skip
         for target in args.target:
-            lines.append(f"{name:<{wide}}{args.y} {target:g} {needs(law.images_for(target), law, target)}")
+            lines.append(f"{name:<{wide}}{table.metric} {target:g} {needs(law.images_for(target), law, target)}")
         style = f".{decimals(law)}f"
         for row in predictions:
             lines.append(
-                f"{name:<{wide}}{row['images']:,.0f} images give {args.y} {row['mean']:{style}} "
+                f"{name:<{wide}}{row['images']:,.0f} images give {table.metric} {row['mean']:{style}} "
                 f"({row['low']:{style}} to {row['high']:{style}})"
             )
     lines += ["", *shared_reasons(laws), *shared_notes(laws), *notes(table, laws)]

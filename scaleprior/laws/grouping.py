@@ -251,7 +251,11 @@ def _repeats(name: str, rows: Sequence[Row], group: Sequence[str], identity: Seq
         if row.seed is not None:
             by_run.setdefault((row.images, row.seed), []).append(row)
     repeated = [twins for twins in by_run.values() if len(twins) > 1]
-    columns = [c for c in dict.fromkeys(c for row in rows for c in row.cells) if c not in (*_OF_A_RUN, *identity)]
+    columns = [
+        c
+        for c in dict.fromkeys(c for row in rows for c in row.cells)
+        if c not in (*_OF_A_RUN, *identity) and "seed" not in c.casefold()
+    ]
     differing = [c for c in columns if any(len(_values(twins, c)) > 1 for twins in repeated) or _crosses(rows, c)]
     if not differing:
         return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shlex
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from scaleprior.errors import UserError
 from scaleprior.laws.choosing import Cells
 from scaleprior.laws.grouping import IDENTITY
 from scaleprior.laws.spelling import decimal, meant, nearest
-from scaleprior.wording import parameter
+from scaleprior.wording import either, flag
 
 __all__ = ["column_called", "no_column", "number_in", "read_cells"]
 
@@ -72,7 +73,8 @@ def no_column(name: str, columns: Sequence[str], path: Path, *, named_by: str) -
     if len(columns) == 1 and not columns[0].isidentifier():
         hint = "separate the columns by commas, semicolons or tabs"
     elif (near := nearest(name, columns)) is not None:
-        hint = f"is {parameter(named_by, near, option=_OPTIONS.get(named_by, ''))} meant?"
+        shell = f"{flag(_OPTIONS.get(named_by, named_by))} {shlex.quote(near)}"
+        hint = f"is {either(f'{named_by}={near!r}', shell)} meant?"
     return UserError(f"{path}, line 1: no column {name!r}; it has {', '.join(columns)}", hint=hint)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +25,9 @@ from scaleprior.laws.grouping import (
     value_of,
 )
 from scaleprior.laws.results_csv import column_called, no_column, number_in, read_cells
+from scaleprior.laws.spelling import nearest
 from scaleprior.laws.units import AUTO, unit_of_column
-from scaleprior.wording import Wording, counted, parameter
+from scaleprior.wording import Wording, counted, either, flag, parameter
 
 __all__ = ["MIN_RUNGS", "LeftOut", "Series", "Table", "differences", "read_table"]
 
@@ -149,7 +151,7 @@ def read_table(
                 hint="or add backbones of one corpus and recipe",
             )
         raise UserError(f"{path} has only from-scratch rows (0 images)", hint="a law needs pretrained runs")
-    notes += _copies_in_words(copies)
+    notes += [*_copies_in_words(copies), *_seeds_elsewhere(seed, columns)]
     for one in groups:
         notes += [*_split(one), *one.notes]
     notes += _study_says(path, {row.cells.get(_DEFAULT_GROUP, "") for row in rows})
@@ -236,6 +238,15 @@ def _copies_in_words(copies: Sequence[int]) -> list[str]:
         return []
     where = f"line{'s' * (len(copies) > 1)} {listed(map(str, copies))}"
     return [f"{counted(len(copies), 'rows')} ({where}) left out, the same as an earlier one in every cell"]
+
+
+def _seeds_elsewhere(seed: str, columns: Sequence[str]) -> list[str]:
+    """What is said where seeds may stand in a column that nobody named."""
+    near = None if seed in columns else nearest(seed, columns)
+    if near is None:
+        return []
+    asked = either(f"seed={near!r}", f"{flag('seed_column')} {shlex.quote(near)}")
+    return [f"No column {seed!r}: each row counts as a run of its own; {asked} makes seeds of column {near!r}"]
 
 
 def _row(cells: Cells, x: str, y: str, seed: str, path: Path, line: int) -> Row:

@@ -136,6 +136,18 @@ def test_names_of_laws_are_known_by_their_letters(mixed: Path, typed: str, meant
     assert series_called(read_table(mixed), typed) == meant
 
 
+def test_names_may_follow_options(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["laws", "compare", str(mixed), "--y", "AP", "r152", "r50"]) == 0
+    assert capsys.readouterr().out.startswith("R-152 minus R-50\n")
+
+
+def test_text_says_the_unit_and_the_level(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["laws", "fit", str(mixed), "--level", "0.995", "--predict", "1e5"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("ap in percent, gains with the 99.5 % interval of the law\n")
+    assert "99.5 % interval of a new run" in said
+
+
 def test_a_name_that_is_nearly_one_is_asked_about(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["laws", "compare", str(mixed), "R-50", "R152d"]) == 2
     assert "r.csv has no law 'R152d'; is R-152 meant? there are R-50, R-101, R-152\n" in capsys.readouterr().err

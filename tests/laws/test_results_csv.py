@@ -159,6 +159,25 @@ def test_columns_are_known_by_their_letters_and_near_ones_are_named(tmp_path: Pa
             read_table(path, **options)
 
 
+def test_a_hint_can_be_typed_as_it_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "r.csv", *lines(), head="arch,images,seed,box AP,note")
+    assert main(["laws", "fit", str(path)]) == 2
+    assert "is --y 'box AP' meant?" in capsys.readouterr().err
+
+
+def test_seeds_in_a_column_of_another_name_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "r.csv", *lines(), head="arch,images,random_seed,ap,note")
+    assert main(["laws", "fit", str(path)]) == 0
+    said = "No column 'seed': each row counts as a run of its own; --seed-column random_seed makes seeds of column"
+    out = capsys.readouterr().out
+    assert said in out
+    assert "makes laws of it" not in out
+    assert read_table(path, seed="random seed").notes == ()
+    plain = [line.split(",", 1)[1] for line in lines()]
+    notes = read_table(write(tmp_path / "r.csv", *plain, head="images,run,ap,note")).notes
+    assert not any("each row counts as a run of its own" in note for note in notes)
+
+
 def test_the_command_line_names_its_own_option_for_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "r.csv", *lines())
     assert main(["laws", "fit", str(path), "--seed-column", "seeds"]) == 2
