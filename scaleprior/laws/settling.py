@@ -5,7 +5,8 @@ noise of runs, estimated with ``dof`` degrees of freedom) and one that they leav
 is settled where the probability of its sign is at least ``words.GAINS``.
 
 Where d itself stands is not known: the estimate after more runs is a draw around today's, not today's again. So runs
-are named only if they settle d with a chance of 3 in 4, all that is uncertain counted, and not beyond what people run.
+are named only if they settle d with a chance of 3 in 4, all that is uncertain counted, and not beyond what people run;
+that is never so where the sign's probability is below ``words.PROBABLY``.
 docs/laws.md says how often that is where there is no difference.
 """
 
@@ -19,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 from scaleprior.laws.forms.form import Array
-from scaleprior.laws.words import GAINS, PROBABLY
+from scaleprior.laws.words import GAINS
 
 __all__ = ["OpenDifference", "Settling", "settling", "settling_words"]
 
@@ -51,10 +52,6 @@ class OpenDifference:
         """Standard deviation with the noise's variance shrunk to ``share`` of it."""
         return math.sqrt(max(self.noise * share + self.other, _NONE))
 
-    def probability(self) -> float:
-        """That the sign is the estimate's: Student's t with Satterthwaite's degrees of freedom."""
-        return float(stats.t.cdf(abs(self.value) / self.deviation(), self._dof()))
-
     def chance(self, share: float, more_dof: float) -> float:
         """That the difference is settled, with today's sign, once runs have shrunk the noise's variance to ``share``.
 
@@ -68,7 +65,8 @@ class OpenDifference:
         spread = stats.t.ppf(_SEEN, self._dof(share, more_dof)) * self.deviation(share)
         return self._bound(share, more_dof) + float(spread)
 
-    def _dof(self, share: float = 1.0, more_dof: float = 0.0) -> float:
+    def _dof(self, share: float, more_dof: float) -> float:
+        """Satterthwaite's degrees of freedom of both parts together."""
         noise = max(self.noise * share, _NONE)
         ratio = (noise + self.other) / noise
         return (self.dof + more_dof) * ratio * ratio
@@ -107,10 +105,9 @@ def settling(difference: OpenDifference, sizes: Array, runs: float) -> Settling:
     seeds = [(float(runs / (runs + k)), 2.0 * sizes.size * float(k)) for k in more]
     rungs = [(_share(sizes, k), 2.0 * runs * k) for k in range(1, _MOST_RUNGS + 1)]
     visible = difference.visible()
-    likely = difference.probability() >= PROBABLY
 
     def assured(ways: list[tuple[float, float]]) -> int | None:
-        return _first(difference.chance(*way) >= _ASSURED for way in ways) if likely else None
+        return _first(difference.chance(*way) >= _ASSURED for way in ways)
 
     return Settling(
         seeds=assured(seeds[:_MOST_SEEDS]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -24,11 +25,21 @@ def study(sizes: np.ndarray, runs: int, true: float, rng: np.random.Generator) -
     return OpenDifference(value, variance * rng.chisquare(dof) / dof, 0.0, dof)
 
 
-def test_probability_of_the_sign_by_hand() -> None:
-    assert OpenDifference(-1.0, 1.0, 0.0, 3).probability() == pytest.approx(stats.t.cdf(1, 3))
+def probability(d: OpenDifference) -> float:
+    """That the sign is the estimate's, by Satterthwaite's degrees of freedom."""
+    total = d.noise + d.other
+    return float(stats.t.cdf(abs(d.value) / math.sqrt(total), d.dof * (total / d.noise) ** 2))
+
+
+def test_degrees_of_freedom_by_hand() -> None:
+    # the estimate of 80 % of studies with 3 degrees of freedom is settled at the quantile of 3
+    t = stats.t(3)
+    assert OpenDifference(0.1, 1.0, 0.0, 3).visible() == pytest.approx(t.ppf(0.95) + t.ppf(0.8))
     # half of the variance is known for sure: four times the degrees of freedom (Satterthwaite)
-    assert OpenDifference(1.0, 0.5, 0.5, 3).probability() == pytest.approx(stats.t.cdf(1, 12))
-    assert OpenDifference(1.0, 0.0, 1.0, 3).probability() == pytest.approx(stats.norm.cdf(1))
+    t = stats.t(12)
+    assert OpenDifference(0.1, 0.5, 0.5, 3).visible() == pytest.approx(t.ppf(0.95) + t.ppf(0.8))
+    t = stats.norm
+    assert OpenDifference(0.1, 0.0, 1.0, 3).visible() == pytest.approx(t.ppf(0.95) + t.ppf(0.8))
 
 
 def test_chance_after_more_runs_by_hand() -> None:
@@ -58,6 +69,11 @@ def test_rungs_shrink_the_variance_as_in_a_regression() -> None:
     chances = [d.chance(share, 0.0) for share in (0.4, 0.2)]
     assert chances[0] < 0.75 < chances[1]
     assert settling(d, THREE, 2).rungs == 2
+    # two runs on either new rung of two ladders: 4 more degrees of freedom each; without them the chance is 0.60
+    few = OpenDifference(1.55, 1.0, 0.0, 2)
+    assert few.chance(0.2, 0.0) == pytest.approx(0.595, abs=0.001)
+    assert few.chance(0.2, 8.0) == pytest.approx(0.752, abs=0.001)
+    assert settling(few, THREE, 2).rungs == 2
 
 
 @pytest.mark.parametrize(("sizes", "runs"), [(THREE, 2), (FOUR, 3)])
@@ -72,7 +88,7 @@ def test_named_seeds_settle_it_as_often_as_is_said(sizes: np.ndarray, runs: int)
         true = 5.0 * (rng.random() - 0.5)
         dof = 2 * (sizes.size * runs - 2)
         value, noise = true + math.sqrt(variance) * rng.normal(), variance * rng.chisquare(dof) / dof
-        if OpenDifference(value, noise, 0.0, dof).probability() >= 0.95:
+        if probability(OpenDifference(value, noise, 0.0, dof)) >= 0.95:
             continue
         k = settling(OpenDifference(value, noise, 0.0, dof), sizes, runs).seeds
         if k is None:
@@ -81,7 +97,7 @@ def test_named_seeds_settle_it_as_often_as_is_said(sizes: np.ndarray, runs: int)
         after = (runs * value + k * added) / (runs + k)
         more = dof + 2 * sizes.size * k
         pooled = (noise * dof + variance * rng.chisquare(more - dof)) / more * runs / (runs + k)
-        settled = OpenDifference(after, pooled, 0.0, more).probability() >= 0.95
+        settled = probability(OpenDifference(after, pooled, 0.0, more)) >= 0.95
         kept.append(settled and after * value > 0)
     # named are the smallest numbers with a chance of 0.75, so that it is a little above; binomial(n, 0.75)
     assert len(kept) > 60
@@ -94,13 +110,22 @@ def test_runs_are_seldom_named_where_there_is_no_difference(sizes: np.ndarray, r
     named = {}
     for true in (0.0, 2.5):
         drawn = [study(sizes, runs, true, rng) for _ in range(300)]
-        unsettled = [d for d in drawn if d.probability() < 0.95]
+        unsettled = [d for d in drawn if probability(d) < 0.95]
         found = [settling(d, sizes, runs) for d in unsettled]
         named[true] = np.array([s.seeds is not None or s.rungs is not None for s in found])
     # of all identical truths about a tenth (binomial(300, 0.12) is above 50 with 1 %); it was 62 %
     assert named[0.0].sum() <= 50
     # of those that differ and are open a share twice as large and more
     assert named[2.5].mean() > 2 * named[0.0].mean()
+
+
+def test_runs_are_named_only_where_the_sign_is_likely() -> None:
+    for runs, dof, other in itertools.product((1, 2, 8), (1.0, 2.0, 30.0), (0.0, 1.0)):
+        for value in np.linspace(0.0, 3.0, 25):
+            d = OpenDifference(float(value), 1.0, other, dof)
+            if probability(d) < 0.80:
+                found = settling(d, THREE, runs)
+                assert (found.seeds, found.rungs) == (None, None), d
 
 
 def test_no_noise_and_no_difference_are_no_error() -> None:

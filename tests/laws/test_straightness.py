@@ -186,6 +186,11 @@ def test_where_a_straight_line_still_holds() -> None:
     found = straightness(observe(n, ap, unit="percent"))
     assert found.contradicted
     assert found.holds_between == pytest.approx((1e3, 1e6))
+    # 4 in the first decade, 1 in each of the others
+    level = straightness(
+        observe([10, 10, 100, 100, 1000, 1000, 10000, 10000], [1.0, 1.1, 5.0, 5.1, 6.0, 6.1, 7.0, 7.1])
+    )
+    assert level.holds_between == pytest.approx((100.0, 10000.0))
     sharp = straightness(at_three([1.0, 1.1, 5.0, 5.1, 6.0, 6.1]))
     assert sharp.contradicted
     assert sharp.holds_between is None
