@@ -54,13 +54,14 @@ def judged(sizes: int, seeds: int, noise: float, *, bent: bool, rng: np.random.G
 
 
 def design(sizes: int, seeds: int, noise: float, draws: int) -> dict[str, float]:
-    """Shares of straight and bent truths that are contradicted, and the mean power that is said of the bent."""
+    """Shares of straight and bent truths that are contradicted, and quartiles of the power that is said of the bent."""
     rng = np.random.default_rng([sizes, seeds, round(100 * noise)])
     straight = [judged(sizes, seeds, noise, bent=False, rng=rng).contradicted for _ in range(draws)]
     bent = [judged(sizes, seeds, noise, bent=True, rng=rng) for _ in range(draws)]
+    low, middle, high = (float(q) for q in np.quantile([b.power for b in bent], (0.25, 0.5, 0.75)))
     return {
         "sizes": sizes, "seeds": seeds, "noise": noise, "straight": float(np.mean(straight)),
-        "bent": float(np.mean([b.contradicted for b in bent])), "said": float(np.mean([b.power for b in bent])),
+        "bent": float(np.mean([b.contradicted for b in bent])), "said": middle, "said_low": low, "said_high": high,
     }  # fmt: skip
 
 
@@ -100,10 +101,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=1000, help="simulated ladders of each kind")
     draws = parser.parse_args().draws
-    print("| sizes x seeds | noise | straight, contradicted | bent, contradicted | said to be |\n|" + " --- |" * 5)
+    print(
+        "| sizes x seeds | noise | straight, contradicted | bent, contradicted | said to be (quartiles) |\n|"
+        + " --- |" * 5
+    )
     rows = [design(*of, draws) for of in DESIGNS]
     for row in rows:
-        print("| {sizes} x {seeds} | {noise:g} AP | {straight:.3f} | {bent:.2f} | {said:.2f} |".format(**row))
+        said = "{said:.2f} ({said_low:.2f} to {said_high:.2f})".format(**row)
+        print("| {sizes} x {seeds} | {noise:g} AP | {straight:.3f} | {bent:.2f} |".format(**row), said, "|")
     curves = {f"{c:g}": learning_curves(c, draws) for c in CORRELATIONS}
     print("learning curves, contradicted by correlation: " + ", ".join(f"{c}: {v:.3f}" for c, v in curves.items()))
     print("| sizes x seeds | gains more by | settled | runs named | open |\n|" + " --- |" * 5)
