@@ -10,9 +10,10 @@ import numpy as np
 from scipy import stats
 
 from scaleprior.errors import UserError
+from scaleprior.laws.intervals import above_zero
 from scaleprior.laws.law import Estimate, Law
 from scaleprior.laws.settling import OpenDifference, Settling, settling, settling_words
-from scaleprior.laws.words import decimals, number
+from scaleprior.laws.words import chance, decimals, judged, number, percent
 
 __all__ = ["Comparison", "compare_laws"]
 
@@ -74,8 +75,8 @@ class _Difference:
         return math.sqrt(stats.t.ppf(tail, self.dof) ** 2 * self.noise + stats.norm.ppf(tail) ** 2 * self.forms)
 
     def estimate(self, factor: float = 1.0) -> Estimate:
-        half = self.half()
-        return Estimate(factor * self.value, factor * (self.value - half), factor * (self.value + half))
+        half, probability = self.half(), above_zero(self.value, self.noise, self.forms, self.dof)
+        return Estimate(factor * self.value, factor * (self.value - half), factor * (self.value + half), probability)
 
 
 def _pairing(a: Law, b: Law) -> tuple[int, float]:
@@ -162,9 +163,9 @@ def compare_laws(
         float(n): _subtract(_level_parts(a, n), _level_parts(b, n), correlation, a, b).estimate()
         for n in (at or (end,))
     }
-    settled = per_decade.low > 0 or per_decade.high < 0
+    settled = judged(per_decade.probability) in ("gains", "loses")
     ways = None if settled else _settling(slope, a, b, decades)
-    verdict = _verdict(per_decade, names, (start, end), ways, decimals(a))
+    verdict = _verdict(per_decade, names, (start, end), ways, decimals(a), a.level)
     seeds, rungs, visible = (0, 0, None) if ways is None else (ways.seeds, ways.rungs, ways.visible)
     return Comparison(per_decade, levels, paired, correlation, verdict, seeds, rungs, (start, end), visible)
 
@@ -175,19 +176,23 @@ def _verdict(
     images: tuple[float, float],
     ways: Settling | None,
     places: int,
+    level: float,
 ) -> str:
-    """In words; ``ways`` would settle an open difference, None for a settled one."""
+    """In words that follow the probability; ``ways`` would settle a difference, None for one that is settled."""
     span = f"between {number(images[0])} and {number(images[1])} images"
-    if ways is None:
-        # the numbers are those of the sentence, "winner minus loser": the interval turns round with the names
-        winner, loser = names if d.value > 0 else names[::-1]
-        value, low, high = (d.value, d.low, d.high) if d.value > 0 else (-d.value, -d.high, -d.low)
+    settle = "" if ways is None else f"; {settling_words(ways, places)}"
+    if judged(d.probability) == "open":
         return (
-            f"{winner} gains more from data than {loser} {span}: by {value:.{places}f} per factor of ten "
-            f"(interval of the difference {low:+.{places}f} to {high:+.{places}f})."
+            f"Open {span}: {names[0]} against {names[1]} differ by {d.value:+.{places}f} per factor of ten "
+            f"({percent(level)} interval {d.low:+.{places}f} to {d.high:+.{places}f}; probability that {names[0]} "
+            f"gains more {chance(d.probability)}){settle}."
         )
-    interval = f"{d.low:+.{places}f} to {d.high:+.{places}f}"
+    # the numbers are those of the sentence, "winner minus loser": the interval turns round with the names
+    (winner, loser), value, low, high, probability = names, d.value, d.low, d.high, d.probability
+    if probability < 0.5:
+        (loser, winner), value, low, high, probability = names, -value, -high, -low, 1.0 - probability
     return (
-        f"Open {span}: {names[0]} against {names[1]} differ by {d.value:+.{places}f} per factor of ten, "
-        f"interval {interval}; {settling_words(ways, places)}."
+        f"{winner} {judged(probability)} more from data than {loser} {span}: by {value:.{places}f} per factor of ten "
+        f"({percent(level)} interval of the difference {low:+.{places}f} to {high:+.{places}f}; probability that it "
+        f"gains more {chance(probability)}){settle}."
     )

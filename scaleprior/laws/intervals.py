@@ -5,16 +5,17 @@ K points, u = ln(n / n_ref), z = ln error, w weights of mean 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import special
+from scipy import optimize, special
 
 from scaleprior.laws.candidates import Candidate, late_weights
 from scaleprior.laws.forms.form import Array
 from scaleprior.laws.solver import solve
 
-__all__ = ["first_noise", "group_variance", "looks_smoothed", "noise_estimate", "refits"]
+__all__ = ["above_zero", "first_noise", "group_variance", "looks_smoothed", "noise_estimate", "refits"]
 
 # The noise before any residual is seen, as a share of the range of ln e but no less than 0.4 points of a small AP, and
 # how many residuals that guess is worth: with 3 or 4 points the residuals alone would often claim next to none.
@@ -116,3 +117,22 @@ def group_variance(residual: Array, group: np.ndarray, w: Array) -> float:
     within = float((w[inside] * centred**2).sum() / max(inside.sum() - labels.size, 1))
     between = float(means.var(ddof=1)) - within / float(sizes.mean())
     return max(between, 0.0) / labels.size
+
+
+def above_zero(value: float, noise_variance: float, forms_variance: float, dof: float) -> float:
+    """Probability that a number is above 0: the one with which its interval, of whatever level, has an end there.
+
+    Args:
+        value: the estimate.
+        noise_variance, forms_variance, dof: of its interval, as in ``Law.reach``.
+    """
+
+    def beyond(z: float) -> float:
+        t = special.stdtrit(dof, special.ndtr(z))
+        return t**2 * noise_variance + z**2 * forms_variance - value**2
+
+    certain = 8.0  # standard deviations; 1 minus the probability of more is rounding
+    z = certain if value else 0.0
+    if beyond(certain) > 0.0:
+        z = float(optimize.root_scalar(beyond, bracket=(0.0, certain)).root)
+    return float(special.ndtr(math.copysign(z, value)))

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special, stats
+from scipy import stats
 
 from scaleprior.errors import UserError
 from scaleprior.laws.candidates import DENSE, Candidate
 from scaleprior.laws.forms.form import Array
+from scaleprior.laws.intervals import above_zero
 from scaleprior.laws.observations import Observations
 from scaleprior.laws.select import Selection
 from scaleprior.laws.straightness import Straightness, straightness
@@ -227,20 +228,7 @@ class Law:
         """How much better the metric is at ``end`` than at ``start`` images, with the law's interval (no noise)."""
         value, noise_variance, forms_variance = self.gain_parts(start, end)
         half = float(self.reach(noise_variance, forms_variance))
-        return Estimate(value, value - half, value + half, self._above_zero(value, noise_variance, forms_variance))
-
-    def _above_zero(self, value: float, noise_variance: float, forms_variance: float) -> float:
-        """Probability of a number above 0: that with which :meth:`reach`'s interval, of whatever level, ends at 0."""
-
-        def beyond(z: float) -> float:
-            t = special.stdtrit(self.dof, special.ndtr(z))
-            return t**2 * noise_variance + z**2 * forms_variance - value**2
-
-        certain = 8.0  # standard deviations; 1 minus the probability of more is rounding
-        z = certain if value else 0.0
-        if beyond(certain) > 0.0:
-            z = float(optimize.root_scalar(beyond, bracket=(0.0, certain)).root)
-        return float(special.ndtr(math.copysign(z, value)))
+        return Estimate(value, value - half, value + half, above_zero(value, noise_variance, forms_variance, self.dof))
 
     def gain_parts(self, start: float, end: float) -> tuple[float, float, float]:
         """(gain, its variance due to noise, its variance due to the forms), linearised, in the metric's unit."""

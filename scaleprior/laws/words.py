@@ -89,9 +89,13 @@ def thresholds() -> str:
 
 
 def chance(probability: float) -> str:
-    """A probability with two digits, cut towards 1/2 so that a figure never says more than the words: 0.948 is 0.94."""
+    """A probability with two digits, from 0.01 to 0.99: no estimate is more certain.
+
+    It is cut towards 1/2, so that a figure never says more than the words: 0.948 is 0.94.
+    """
     hundredths = round(100.0 * probability, 9)  # of 0.29 it is 28.999999999999996
-    return f"{(math.floor(hundredths) if probability >= 0.5 else math.ceil(hundredths)) / 100.0:.2f}"
+    cut = min(math.floor(hundredths), 99) if probability >= 0.5 else max(math.ceil(hundredths), 1)
+    return f"{cut / 100.0:.2f}"
 
 
 def needs(images: Estimate, law: Law, target: float) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from scaleprior.errors import UserError
 from scaleprior.laws import Law, compare_laws, fit_law, plan
+from scaleprior.laws.words import chance, judged
 
 LADDER = np.array([100.0, 316.0, 1000.0, 3162.0])
 
@@ -52,8 +53,38 @@ def test_the_interval_of_a_settled_verdict_is_in_the_order_of_its_names() -> Non
     other = compare_laws(b, a, names=("shallow", "deep"))
     assert one.verdict == other.verdict
     d = one.per_decade
-    interval = f"(interval of the difference {d.low:+.2f} to {d.high:+.2f})"
-    assert f"by {d.value:.2f} per factor of ten {interval}" in one.verdict
+    interval = f"(90 % interval of the difference {d.low:+.2f} to {d.high:+.2f}; probability that it gains more 0.99)"
+    assert one.verdict.endswith(f": by {d.value:.2f} per factor of ten {interval}.")
+    assert other.per_decade.probability == pytest.approx(1.0 - d.probability)
+
+
+def test_a_difference_that_is_likely_is_said_to_be_that_with_what_would_settle_it() -> None:
+    a, b = ladder(4.6, noise=0.6, seed=0), ladder(3.6, noise=0.6, seed=1)
+    found, mirrored = compare_laws(a, b, names=("A", "B")), compare_laws(b, a, names=("B", "A"))
+    d = found.per_decade
+    assert 0.8 <= d.probability < 0.95
+    assert found.verdict == mirrored.verdict
+    assert found.verdict.startswith(
+        f"A probably gains more from data than B between 316 and 3,162 images: by {d.value:.2f} per factor of ten "
+        f"(90 % interval of the difference {d.low:+.2f} to {d.high:+.2f}; probability that it gains more "
+        f"{chance(d.probability)}); "
+    )
+    assert found.visible is not None  # not settled
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+def test_words_follow_the_probability_whatever_the_interval_s_level(level: float) -> None:
+    def law(slope: float, seed: int) -> Law:
+        kept = ladder(slope, noise=0.4, seed=seed)
+        return fit_law(kept.data.n, kept.data.metric, unit="percent", level=level, forms="log-linear")
+
+    for slope in (4.0, 4.5, 5.0, 7.0):
+        found = compare_laws(law(slope, 0), law(4.0, 1), names=("A", "B"))
+        p = found.per_decade.probability
+        word = "Open" if 0.2 < p < 0.8 else f"{'A' if p > 0.5 else 'B'} {judged(max(p, 1.0 - p))} more"
+        assert found.verdict.startswith(word)
+        assert (found.visible is None) == (p >= 0.95 or p <= 0.05)
+        assert f"({100 * level:g} % interval" in found.verdict
 
 
 def test_open_difference_says_what_would_settle_it() -> None:
@@ -93,9 +124,7 @@ def test_laws_that_cannot_be_compared() -> None:
 
 def test_equal_laws_are_wrongly_told_apart_seldom() -> None:
     told = sum(
-        not compare_laws(ladder(4, noise=0.5, seed=2 * i), ladder(4, noise=0.5, seed=2 * i + 1)).verdict.startswith(
-            "Open"
-        )
+        compare_laws(ladder(4, noise=0.5, seed=2 * i), ladder(4, noise=0.5, seed=2 * i + 1)).visible is None
         for i in range(25)
     )
     # nominally 10 %; binomial(25, 0.1) is above 5 with 3 %

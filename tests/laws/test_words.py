@@ -34,7 +34,8 @@ def test_a_probability_in_words(probability: float, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("probability", "figure"),
-    [(0.9499, "0.94"), (0.95, "0.95"), (0.9999, "0.99"), (1.0, "1.00"), (0.0501, "0.06"), (0.05, "0.05"),
+    [(0.9499, "0.94"), (0.95, "0.95"), (0.9999, "0.99"), (1.0, "0.99"), (0.0, "0.01"),
+     (1 - 1e-15, "0.99"), (0.0501, "0.06"), (0.05, "0.05"),
      (0.0001, "0.01"), (0.29, "0.29"), (0.57, "0.57"), (0.5, "0.50")],
 )  # fmt: skip
 def test_a_figure_never_says_more_than_the_words(probability: float, figure: str) -> None:
@@ -88,7 +89,7 @@ def test_the_level_of_an_interval_in_words() -> None:
             "is out of reach; the 90 % interval's best end needs 64,000 images; "
             "probability that it is reached at all 0.30",
         ),
-        (Estimate(math.inf, math.inf, math.inf, 0.0), "is out of reach; probability that it is reached at all 0.00"),
+        (Estimate(math.inf, math.inf, math.inf, 0.0), "is out of reach; probability that it is reached at all 0.01"),
         (Estimate(math.inf, math.inf, math.inf), "is out of reach"),
     ],
 )
