@@ -141,11 +141,15 @@ def compare_laws(
         names: what to call them in the verdict.
 
     Raises:
-        UserError: what is no law, laws of different kinds or units, or ladders that share no range.
+        UserError: what is no law, laws of different kinds or units, ladders that share no range, or no images in
+            ``at``.
     """
     for given in (a, b):
         if not isinstance(given, Law):
             raise UserError(f"{given!r} is not a law", hint="fit_law makes one of measurements")
+    for n in at:
+        if not (math.isfinite(n) and n > 0):
+            raise UserError(f"cannot compare at {n:g} images", hint="give images > 0")
     if a.kind != b.kind or (a.data.scale != b.data.scale and a.data.bounded):
         raise UserError(
             f"laws of a {a.kind} (scale {a.data.scale:g}) and a {b.kind} (scale {b.data.scale:g}) cannot be compared",

@@ -88,9 +88,7 @@ def fit_table(
         except UserError as e:
             failed[name] = e
     if failed and (asked is not None or not laws):
-        name, e = next(iter(failed.items()))
-        where = f"{', '.join(table.group) or 'all rows'} {name}"
-        raise UserError(f"{table.source}, {where}: {e.wording.marked}") from e
+        raise _refusal(table, failed)
     left_out = {**too_few, **{name: e.wording for name, e in failed.items()}} if asked is None else {}
     return Laws(laws, {name: Wording(left_out[name]) for name in table.series if name in left_out})
 
@@ -128,6 +126,14 @@ def _refuse_fractions(rows: Series, table: Table) -> None:
         np.array([n for series in beside for n in series.images]),
         np.array([value for series in beside for value in series.metric]),
     )
+
+
+def _refusal(table: Table, failed: Mapping[str, UserError]) -> UserError:
+    """The error for series without a law: the first of them, named but where all have the same to say."""
+    name, e = next(iter(failed.items()))
+    if len(failed) > 1 and len({other.wording for other in failed.values()}) == 1:
+        return UserError(e.wording.marked)  # of a level or a seed that is none, not of the rows
+    return UserError(f"{table.source}, {', '.join(table.group) or 'all rows'} {name}: {e.wording.marked}")
 
 
 def _none_left(table: Table) -> UserError:

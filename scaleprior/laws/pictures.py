@@ -94,6 +94,13 @@ def draw_law(
         ax.plot(grid[beyond], mean[beyond], label=once(ax, FORECAST), **dashed)
     values = np.concatenate([law.data.metric, mean, low[inside], high[inside]])
     _widen(ax, before, values, float(grid[0]), end, room=_ROOM if legend else 0.06)
+    _dress(ax, ylabel)
+    if legend:
+        legend_inside(ax)
+
+
+def _dress(ax: Axes, ylabel: str) -> None:
+    """Names, ticks and grid of the axes."""
     ax.set_xlabel("pretraining images")
     ax.set_ylabel(ylabel)
     ax.xaxis.set_major_formatter(lambda value, _: number(value))
@@ -101,8 +108,6 @@ def draw_law(
     ax.grid(True, which="major", color="#d0d0d0", linewidth=0.5)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    if legend:
-        legend_inside(ax)
 
 
 def _rounded(curves: Callable[[Array], Sequence[Array]], grid: Array) -> list[Array]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scaleprior.errors import UserError
-from scaleprior.files import read_json
-from scaleprior.laws.choosing import Cells, Chosen, choose, in_words
+from scaleprior.laws import remarks
+from scaleprior.laws.choosing import Cells, Chosen, choose
 from scaleprior.laws.grouping import (
     COMPARABLE,
     IDENTITY,
-    UNKNOWN,
     Group,
     Row,
     Series,
@@ -22,20 +20,16 @@ from scaleprior.laws.grouping import (
     is_comparable,
     listed,
     plain_number,
-    value_of,
 )
 from scaleprior.laws.results_csv import column_called, no_column, number_in, read_cells
-from scaleprior.laws.spelling import nearest
 from scaleprior.laws.units import AUTO, unit_of_column
-from scaleprior.wording import Wording, counted, either, flag, parameter
+from scaleprior.wording import Wording, counted, parameter
 
 __all__ = ["MIN_RUNGS", "LeftOut", "Series", "Table", "differences", "read_table"]
 
 MIN_RUNGS = 3
 """Different numbers of images that a law needs."""
 _DEFAULT_GROUP, _DEFAULT_SEED = "arch", "seed"
-_RESULTS, _STUDY = "results.csv", "study.json"  # of a study's folder
-_ALIKE = "all rungs have one supervision"  # what it says where all is well
 
 
 @dataclass(frozen=True)
@@ -142,38 +136,16 @@ def read_table(
     all_rows = [_row(cells, x, y, seed, path, line) for line, cells in once]
     asked = COMPARABLE not in splitting or COMPARABLE in (*named, *drawn_across, *where)
     rows, incomparable = _without_incomparable(all_rows, asked=asked)
+    of_ladder = remarks.of_incomparable(incomparable, named)
+    _check_rungs(rows, of_ladder, path)
     groups = grouped(rows, named, splitting, drawn_across)
-    notes = _incomparable_in_words(incomparable, named)
-    if all(row.images == 0 for row in rows):
-        if notes:
-            raise UserError(
-                f"{path} has only rungs that are not comparable: {notes[0]}",
-                hint="or add backbones of one corpus and recipe",
-            )
-        raise UserError(f"{path} has only from-scratch rows (0 images)", hint="a law needs pretrained runs")
-    notes += [*_copies_in_words(copies), *_seeds_elsewhere(seed, columns)]
-    for one in groups:
-        notes += [*_split(one), *one.notes]
-    notes += _study_says(path, {row.cells.get(_DEFAULT_GROUP, "") for row in rows})
-    scratch = {name or y: members for one in groups for name, members in one.from_scratch.items()}
+    notes = [*of_ladder, *remarks.of_copies(copies), *remarks.of_seeds_elsewhere(seed, columns)]
+    notes += [note for one in groups for note in (*remarks.of_split(one), *one.notes)]
+    notes += remarks.of_study(path, {row.cells.get(_DEFAULT_GROUP, "") for row in rows})
     kept = {line for line, _ in chosen}
-    return Table(
-        # one law for all rows is called by its metric
-        {name or y: series for one in groups for name, series in one.series.items()},
-        {name: [row.metric for row in members] for name, members in scratch.items()},
-        named,
-        {one.name or y: one.differ for one in groups if one.differ},
-        tuple(map(Wording, notes)),
-        str(path),
-        y,
-        unit_of_column(y, columns, lines),
-        _left_out(
-            ("not asked for", "", (line for line, _ in lines if line not in kept)),
-            ("copy", "", copies),
-            ("not comparable", "", (row.line for row in incomparable)),
-            *(("from scratch", name, (row.line for row in members)) for name, members in scratch.items()),
-        ),
-    )
+    unasked = [line for line, _ in lines if line not in kept]
+    left_out = {"not asked for": unasked, "copy": copies, "not comparable": [row.line for row in incomparable]}
+    return _table(path, y, unit_of_column(y, columns, lines), named, groups, notes, left_out)
 
 
 def differences(a: Series, b: Series) -> dict[str, tuple[str, str]]:
@@ -214,9 +186,41 @@ def _check_columns(path: Path, columns: Sequence[str], **asked: Sequence[str]) -
                 raise no_column(column, columns, path, named_by=name)
 
 
-def _left_out(*parts: tuple[str, str, Iterable[int]]) -> tuple[LeftOut, ...]:
-    found = (LeftOut(reason, law, tuple(lines)) for reason, law, lines in parts)
-    return tuple(one for one in found if one.lines)
+def _check_rungs(rows: Sequence[Row], incomparable: Sequence[str], path: Path) -> None:
+    """Refuse a file without a rung for a law; ``incomparable`` is what is said of those that were left out."""
+    if any(row.images > 0 for row in rows):
+        return
+    if incomparable:
+        raise UserError(
+            f"{path} has only rungs that are not comparable: {incomparable[0]}",
+            hint="or add backbones of one corpus and recipe",
+        )
+    raise UserError(f"{path} has only from-scratch rows (0 images)", hint="a law needs pretrained runs")
+
+
+def _table(
+    path: Path,
+    metric: str,
+    unit: str,
+    named: tuple[str, ...],
+    groups: Sequence[Group],
+    notes: Sequence[str],
+    left_out: Mapping[str, Sequence[int]],
+) -> Table:
+    """The table of these groups; one law for all rows is called by its metric."""
+    scratch = {name or metric: members for one in groups for name, members in one.from_scratch.items()}
+    of_scratch = (LeftOut("from scratch", name, tuple(row.line for row in rows)) for name, rows in scratch.items())
+    return Table(
+        series={name or metric: series for one in groups for name, series in one.series.items()},
+        from_scratch={name: [row.metric for row in rows] for name, rows in scratch.items()},
+        group=named,
+        differ={one.name or metric: one.differ for one in groups if one.differ},
+        notes=tuple(map(Wording, notes)),
+        source=str(path),
+        metric=metric,
+        unit=unit,
+        left_out=(*(LeftOut(why, "", tuple(lines)) for why, lines in left_out.items() if lines), *of_scratch),
+    )
 
 
 def _once(lines: list[tuple[int, Cells]], seed: str) -> tuple[list[tuple[int, Cells]], list[int]]:
@@ -231,22 +235,6 @@ def _once(lines: list[tuple[int, Cells]], seed: str) -> tuple[list[tuple[int, Ce
             seen.add(content)
             kept.append((line, cells))
     return kept, copies
-
-
-def _copies_in_words(copies: Sequence[int]) -> list[str]:
-    if not copies:
-        return []
-    where = f"line{'s' * (len(copies) > 1)} {listed(map(str, copies))}"
-    return [f"{counted(len(copies), 'rows')} ({where}) left out, the same as an earlier one in every cell"]
-
-
-def _seeds_elsewhere(seed: str, columns: Sequence[str]) -> list[str]:
-    """What is said where seeds may stand in a column that nobody named."""
-    near = None if seed in columns else nearest(seed, columns)
-    if near is None:
-        return []
-    asked = either(f"seed={near!r}", f"{flag('seed_column')} {shlex.quote(near)}")
-    return [f"No column {seed!r}: each row counts as a run of its own; {asked} makes seeds of column {near!r}"]
 
 
 def _row(cells: Cells, x: str, y: str, seed: str, path: Path, line: int) -> Row:
@@ -273,41 +261,7 @@ def _check_across(across: Sequence[str], group: Sequence[str], splitting: Sequen
             )
 
 
-def _split(group: Group) -> list[str]:
-    """What is said of a group that is several laws."""
-    if not group.differ:
-        return []
-    what = ", ".join(f"{c} ({listed(values)})" for c, values in group.differ.items())
-    words = f"{group.name or 'The file'} is {len(group.series)} laws: its rows differ in {what}"
-    unknown = [c for c, values in group.differ.items() if UNKNOWN in values]
-    if unknown:
-        words += f"; if the unknown ones are known to be alike, {parameter('across', ','.join(unknown))} draws one law"
-    return [words]
-
-
 def _without_incomparable(rows: list[Row], *, asked: bool) -> tuple[list[Row], list[Row]]:
     """The rows that are points of a law, and the others."""
     left = [] if asked else [row for row in rows if row.images > 0 and not is_comparable(row)]
     return rows if asked else [row for row in rows if row.images == 0 or is_comparable(row)], left
-
-
-def _incomparable_in_words(left: Sequence[Row], group: Sequence[str]) -> list[str]:
-    if not left:
-        return []
-    names = dict.fromkeys(", ".join(value_of(row, c) for c in group) for row in left)
-    of = f" of {'; '.join(names)}" if group else ""
-    sizes = listed(f"{n:,.0f}" for n in sorted({row.images for row in left}))
-    words = f"{counted(len(left), 'rows')}{of} left out, marked comparable no ({sizes} images)"
-    return [f"{words}: {in_words(COMPARABLE, 'no')} draws them"]
-
-
-def _study_says(path: Path, architectures: Collection[str]) -> list[str]:
-    """What the study that a file is of says of ladders that are not comparable; its rows have no column for it."""
-    try:
-        facts = read_json(path.with_name(_STUDY))["facts"] if path.name == _RESULTS else {}
-        said = {arch: str(facts.get(f"comparable {arch}", "")) for arch in sorted(architectures)}
-    except (UserError, KeyError, TypeError, AttributeError):  # no study, or a damaged one: not what is read here
-        return []
-    return [
-        f"{arch}, as its study says: {words}" for arch, words in said.items() if words and not words.startswith(_ALIKE)
-    ]

@@ -168,6 +168,13 @@ def test_plan_refuses_nonsense(options: dict, name: str) -> None:
         plan(ladder(4, noise=0.5, seed=0), **arguments)
 
 
+@pytest.mark.parametrize("n", [0.0, -1.0, float("nan"), float("inf")])
+def test_images_that_cannot_be_are_refused(n: float) -> None:
+    law = ladder(3, noise=0.2, seed=0)
+    with pytest.raises(UserError, match=f"cannot compare at {n:g} images; give images > 0"):
+        compare_laws(law, law, at=(n,))
+
+
 def test_what_is_no_law_is_refused() -> None:
     law = ladder(3, noise=0.2, seed=0)
     for a, b in ((1, 2), (law, "R-50")):

@@ -136,6 +136,11 @@ def test_names_of_laws_are_known_by_their_letters(mixed: Path, typed: str, meant
     assert series_called(read_table(mixed), typed) == meant
 
 
+def test_what_is_wrong_for_every_ladder_is_no_fault_of_one(mixed: Path) -> None:
+    with pytest.raises(UserError, match=r"^level 2 is not inside \(0, 1\)"):
+        fit_table(read_table(mixed, where={"arch": "R-50,R-152"}), level=2)
+
+
 def test_names_may_follow_options(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["laws", "compare", str(mixed), "--y", "AP", "r152", "r50"]) == 0
     assert capsys.readouterr().out.startswith("R-152 minus R-50\n")
