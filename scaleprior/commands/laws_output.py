@@ -20,9 +20,11 @@ def about(table: Table, laws: Laws) -> dict[str, Any]:
     from scaleprior.laws.table import LeftOut
 
     some = next(iter(laws.values()))
+    reasons = {name: "too few rungs" if name in table.too_few else "no law" for name in laws.left_out}
     unfitted = [
-        LeftOut("too few rungs" if name in table.too_few else "no law", name, tuple(table.series[name].lines))
-        for name in laws.left_out
+        LeftOut(reasons.get(name, "not asked for"), name, tuple(series.lines))
+        for name, series in table.series.items()
+        if name not in laws
     ]
     return {
         "metric": table.metric,

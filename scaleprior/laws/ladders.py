@@ -30,7 +30,7 @@ class Laws(dict[str, Law]):
 
     def __init__(self, laws: Mapping[str, Law], left_out: Mapping[str, Wording]) -> None:
         super().__init__(laws)
-        self.left_out = dict(left_out)
+        self.left_out: dict[str, Wording] = dict(left_out)
 
 
 def fit_table(

@@ -105,6 +105,21 @@ def test_json_says_what_was_read_and_what_is_in_no_law(mixed: Path, capsys: pyte
         assert law["notes"]
 
 
+def test_the_documented_fields_of_json_are_those_that_are_printed(
+    mixed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "laws.md").read_text(encoding="utf-8")
+    section = documented[documented.index("### The fields of `--json`") : documented.index("## Which rows are one law")]
+    for words in (("fit",), ("forecast", "--images", "1e5", "--target", "30"), ("compare",)):
+        said = printed(capsys, "laws", words[0], mixed, *words[1:])
+        keys = {*said, *said["rows_left_out"][0]}
+        if words[0] == "forecast":
+            keys |= {*said["forecasts"]["R-152"], *said["forecasts"]["R-152"]["images_for"]["30"]}
+        if words[0] == "compare":
+            keys |= {*said["laws"]["R-152"], *said["per_decade"]}
+        assert [key for key in sorted(keys) if f"`{key}`" not in section] == []
+
+
 def test_json_of_a_comparison_says_its_range(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = printed(capsys, "laws", "compare", mixed, "r-152", "r50")
     laws = fit_table(read_table(mixed), names=["R-152", "R-50"])
@@ -112,6 +127,8 @@ def test_json_of_a_comparison_says_its_range(mixed: Path, capsys: pytest.Capture
     assert said["names"] == ["R-152", "R-50"]
     assert said["range"] == {"from": 6400.0, "to": 64000.0}
     assert said["per_decade"] == found.per_decade.to_dict()
+    others = [(one["law"], one["rows"]) for one in said["rows_left_out"] if one["reason"] == "not asked for"]
+    assert others == [("R-18", 2), ("R-101", 8)]
 
 
 def test_rows_that_were_not_asked_for_or_are_not_comparable_have_their_lines(tmp_path: Path) -> None:
