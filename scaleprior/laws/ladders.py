@@ -71,7 +71,7 @@ def fit_table(
         raise _none_left(table)
     laws: dict[str, Law] = {}
     failed: dict[str, UserError] = {}
-    for name in asked or [name for name in table.series if name not in too_few]:
+    for name in [name for name in table.series if name not in too_few] if asked is None else asked:
         rows = table.series[name]
         try:
             if checked:

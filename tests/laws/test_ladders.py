@@ -173,3 +173,7 @@ def test_text_says_the_unit_and_the_level(mixed: Path, capsys: pytest.CaptureFix
 def test_a_name_that_is_nearly_one_is_asked_about(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["laws", "compare", str(mixed), "R-50", "R152d"]) == 2
     assert "r.csv has no law 'R152d'; is R-152 meant? there are R-50, R-101, R-152\n" in capsys.readouterr().err
+
+
+def test_no_name_is_no_law(mixed: Path) -> None:
+    assert fit_table(read_table(mixed), names=[]) == {}
