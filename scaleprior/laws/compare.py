@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from scaleprior.errors import UserError
-from scaleprior.laws.intervals import above_zero
+from scaleprior.laws.forms.form import Array
 from scaleprior.laws.law import Estimate, Law
+from scaleprior.laws.noise import shared_noise
+from scaleprior.laws.posterior import posterior
+from scaleprior.laws.process import condition
 from scaleprior.laws.settling import OpenDifference, Settling, settling, settling_words
 from scaleprior.laws.words import chance, decimals, judged, number, percent
 
 __all__ = ["Comparison", "compare_laws"]
+
+_GUESS_DOF = 4.0  # what the prior of the noise is worth in degrees of freedom, about: its logarithm spreads by 0.8
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Comparison:
         per_decade: difference of the gains per factor 10 over the decade both ladders measured last.
         at: N -> difference of the metric at N.
         paired: seeds in common whose noise was taken as shared; 0 when the laws count as independent.
-        correlation: of the paired residuals.
+        correlation: of the noise of their runs.
         verdict: one or two sentences.
         more_seeds, more_rungs: runs that would settle an open difference in gain with a chance of 3 in 4 (seeds for
             each fraction of each ladder; rungs atop both); 0 when it is settled, None where that is not likely.
@@ -59,74 +63,42 @@ class Comparison:
         }
 
 
-@dataclass(frozen=True)
-class _Difference:
-    """A difference with its two variances."""
-
-    value: float
-    noise: float
-    forms: float
-    dof: float
-    level: float
-
-    def half(self) -> float:
-        """Half its interval."""
-        tail = 0.5 + self.level / 2.0
-        return math.sqrt(stats.t.ppf(tail, self.dof) ** 2 * self.noise + stats.norm.ppf(tail) ** 2 * self.forms)
-
-    def estimate(self, factor: float = 1.0) -> Estimate:
-        half, probability = self.half(), above_zero(self.value, self.noise, self.forms, self.dof)
-        return Estimate(factor * self.value, factor * (self.value - half), factor * (self.value + half), probability)
+def _together(a: Law, b: Law) -> tuple[Law, Law]:
+    """Both with joint draws: as they are where they were fitted together, else conditioned on each other's data."""
+    if a.together is b.together and a is not b:
+        return a, b
+    # in an order of their own, so that the numbers of "b against a" mirror those of "a against b"
+    pair = sorted((a, b), key=lambda law: (law.data.n.tolist(), law.data.metric.tolist()))
+    process = condition([law.data for law in pair], correlation=shared_noise([a.data, b.data]))
+    drawn = posterior(process, [law.forms for law in pair], [law.level_variance for law in pair], min(a.seed, b.seed))
+    both = object()
+    first, second = (replace(law, curves=curves, together=both) for law, curves in zip(pair, drawn))
+    return (first, second) if pair[0] is a else (second, first)
 
 
-def _pairing(a: Law, b: Law) -> tuple[int, float]:
-    """(common seeds, correlation of the residuals of ln e where both laws have the same images and seed)."""
-
-    def residuals(law: Law) -> dict[tuple[float, Any], float]:
-        left = np.log(law.data.e) - law.log_error(law.data.n)
-        return {
-            (float(n), law.data.group_labels[g]): float(r)
-            for n, g, r in zip(law.data.n, law.data.group, left)
-            if g >= 0
-        }
-
-    first, second = residuals(a), residuals(b)
-    cells = sorted(set(first) & set(second), key=str)
-    seeds = {seed for _, seed in cells}
-    if len(cells) < 4 or len(seeds) < 2:
-        return 0, 0.0
-    x, y = (np.array([r[c] for c in cells]) for r in (first, second))
-    spread = math.sqrt(float((x**2).sum() * (y**2).sum()))
-    # shrunk toward independence: a correlation of a handful of residuals is itself a guess
-    correlation = float((x * y).sum()) / spread * len(cells) / (len(cells) + 4) if spread > 0 else 0.0
-    return len(seeds), correlation
+def _level_draws(law: Law, n: float) -> tuple[float, Array]:
+    """How good the metric is at n images, and its draws [S]; of an error, its negative."""
+    sign = 1.0 if law.kind == "score" else -1.0
+    at = np.array([n])
+    value, drawn = (law.data.to_metric(np.exp(log_e)) for log_e in (law.log_error(at), law.curves.at(at)))
+    return sign * float(value[0]), sign * drawn[:, 0]
 
 
-def _subtract(
-    parts_a: tuple[float, ...], parts_b: tuple[float, ...], correlation: float, a: Law, b: Law
-) -> _Difference:
-    (value_a, noise_a, forms_a), (value_b, noise_b, forms_b) = parts_a, parts_b
-    noise = noise_a + noise_b - 2.0 * correlation * math.sqrt(noise_a * noise_b)
-    # Welch's degrees of freedom: the noises are estimated separately
-    dof = (
-        (noise_a + noise_b) ** 2 / max(noise_a**2 / a.dof + noise_b**2 / b.dof, 1e-300) if noise_a + noise_b else a.dof
-    )
-    return _Difference(value_a - value_b, max(noise, 0.0), forms_a + forms_b, max(dof, 1.0), a.level)
+def _settling(value: float, drawn: Array, a: Law, b: Law) -> Settling:
+    """What would settle an open difference of gains per factor of ten, which ``drawn`` are draws of.
 
-
-def _level_parts(law: Law, n: float) -> tuple[float, float, float]:
-    mean, from_noise, from_forms = law.deviations(np.array([n]))
-    slope = law.data.scale * math.exp(mean[0])
-    better = law.data.scale - slope if law.kind == "score" else -slope
-    return better, float((from_noise**2).sum()) * slope**2, float((from_forms**2).sum()) * slope**2
-
-
-def _settling(difference: _Difference, a: Law, b: Law, decades: float) -> Settling:
-    """What would settle an open difference of gains, per factor of ten."""
-    d, unit = difference, decades**2
+    Runs without number at the fractions of both ladders would leave the part of its variance that the draws' values
+    there do not explain.
+    """
+    known = np.concatenate([law.curves.at(law.data.sizes) for law in (a, b)], axis=1)
+    known = known - known.mean(0)
+    weights = np.linalg.lstsq(known, drawn - drawn.mean(), rcond=1e-6)[0]
+    noise, variance = float((known @ weights).var()), float(drawn.var())
+    spare = sum(law.data.n.size - law.data.sizes.size for law in (a, b))
     shorter = min((a, b), key=lambda law: law.data.sizes.size)
     runs = min(law.data.n.size / law.data.sizes.size for law in (a, b))
-    return settling(OpenDifference(d.value / decades, d.noise / unit, d.forms / unit, d.dof), shorter.data.sizes, runs)
+    difference = OpenDifference(value, noise, max(variance - noise, 0.0), spare + _GUESS_DOF)
+    return settling(difference, shorter.data.sizes, runs)
 
 
 def compare_laws(
@@ -159,18 +131,22 @@ def compare_laws(
     start = float(max(a.data.n.min(), b.data.n.min(), end / 10.0))
     if start >= end:
         raise UserError("the two ladders share no range of images", hint="compare ladders that overlap")
-    paired, correlation = _pairing(a, b)
+    seeds_of = [set(law.data.group_labels) for law in (a, b)]
+    correlation, paired = shared_noise([a.data, b.data]), len(seeds_of[0] & seeds_of[1])
+    a, b = _together(a, b)
     decades = math.log10(end / start)
-    slope = _subtract(a.gain_parts(start, end), b.gain_parts(start, end), correlation, a, b)
-    per_decade = slope.estimate(1.0 / decades)
-    levels = {
-        float(n): _subtract(_level_parts(a, n), _level_parts(b, n), correlation, a, b).estimate()
-        for n in (at or (end,))
-    }
+    gains = [law.gain_draws(start, end) for law in (a, b)]
+    value, drawn = (gains[0][0] - gains[1][0]) / decades, (gains[0][1] - gains[1][1]) / decades
+    per_decade = a.estimate(value, drawn)
+    levels = {}
+    for n in at or (end,):
+        (level_a, drawn_a), (level_b, drawn_b) = (_level_draws(law, n) for law in (a, b))
+        levels[float(n)] = a.estimate(level_a - level_b, drawn_a - drawn_b)
     settled = judged(per_decade.probability) in ("gains", "loses")
-    ways = None if settled else _settling(slope, a, b, decades)
+    ways = None if settled else _settling(value, drawn, a, b)
     verdict = _verdict(per_decade, names, (start, end), ways, decimals(a), a.level)
     seeds, rungs, visible = (0, 0, None) if ways is None else (ways.seeds, ways.rungs, ways.visible)
+    paired = paired if correlation else 0
     return Comparison(per_decade, levels, paired, correlation, verdict, seeds, rungs, (start, end), visible)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,15 +10,18 @@ from numpy.typing import ArrayLike
 
 from scaleprior.errors import UserError
 from scaleprior.laws.candidates import fit_candidates, late_powers
+from scaleprior.laws.combination import Combination
 from scaleprior.laws.forms.form import Form
 from scaleprior.laws.forms.registry import CALIBRATED, get_form, known_forms, made_form
-from scaleprior.laws.intervals import first_noise, group_variance, looks_smoothed, noise_estimate, refits
 from scaleprior.laws.law import Law
+from scaleprior.laws.noise import first_noise, group_variance, looks_smoothed, shared_noise
 from scaleprior.laws.observations import Observations, observe
+from scaleprior.laws.posterior import posterior
+from scaleprior.laws.process import condition
 from scaleprior.laws.select import select
 from scaleprior.laws.words import cautions, explain
 
-__all__ = ["FormChoice", "fit_law"]
+__all__ = ["FormChoice", "fit_law", "fit_together"]
 
 _RAW_TO_SMOOTHED = 2.0  # raw test values of the benchmark scatter by this factor more than its smoothed training values
 
@@ -66,7 +69,7 @@ def fit_law(
         groups: what measurements share, usually the seed; None for independent measurements.
         forms: "auto" for the calibrated ones, or one or several of ``known_forms()``; a form itself or its class may
             stand for its name.
-        seed: of the noise in refits; the same seed gives the same law.
+        seed: of the draws; the same seed gives the same law.
         unit: "auto" (all values <= 1 are fractions; above, scores are percent and errors a loss), "fraction",
             "percent" or "loss".
         level: nominal coverage of the intervals, in (0, 1).
@@ -74,33 +77,61 @@ def fit_law(
     Raises:
         UserError: input that no law can be fitted to; the message names the value.
     """
+    data = observe(images, metric, kind=kind, weights=weights, groups=groups, unit=unit)
+    return fit_together({"": data}, forms=forms, seed=seed, level=level)[""]
+
+
+def fit_together(
+    ladders: Mapping[str, Observations],
+    *,
+    forms: FormChoice | Sequence[FormChoice] = "auto",
+    seed: int = 0,
+    level: float = 0.9,
+) -> dict[str, Law]:
+    """Fit the laws of several ladders of one metric at once.
+
+    How curves bend and how runs scatter is taken from all of them, and their shapes are alike as far as the data say
+    so; levels are their own. So each law's interval is narrower than it would be alone, and differences of two laws
+    are those of joint draws.
+
+    Args:
+        ladders: name -> measurements, of one kind.
+        forms, seed, level: as for :func:`fit_law`.
+
+    Raises:
+        UserError: a seed or a level that is none; forms that do not fit the metric.
+    """
     if not 0.0 < level < 1.0:
         raise UserError(f"level {level} is not inside (0, 1)", hint="0.9 is usual")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise UserError(f"seed is {seed!r}", hint="give a whole number of at least 0")
-    data = observe(images, metric, kind=kind, weights=weights, groups=groups, unit=unit)
-    chosen = _chosen_forms(forms, data)
+    combined = [_combination(data, forms) for data in ladders.values()]
+    process = condition([c.data for c in combined], correlation=shared_noise([c.data for c in combined]))
+    shifts = []
+    for i, one in enumerate(combined):
+        fitted = process.mean(np.log10(one.data.n) - process.origin)[i]
+        shifts.append(group_variance(np.log(one.data.e) - fitted, one.data.group, one.data.w))
+    together = object()
+    laws = {}
+    for name, one, curves, shift in zip(ladders, combined, posterior(process, combined, shifts, int(seed)), shifts):
+        u, z = np.log(one.data.n), np.log(one.data.e)
+        smoothed = looks_smoothed(u, z, curves.centre_at(one.data.n), process.noise)
+        law = Law(
+            forms=one,
+            curves=curves,
+            sigma=process.noise,
+            raw_sigma=process.noise * (_RAW_TO_SMOOTHED if smoothed else 1.0),
+            level_variance=shift,
+            level=level,
+            seed=int(seed),
+            together=together,
+        )
+        laws[name] = replace(law, why=explain(law), notes=cautions(law))
+    return laws
+
+
+def _combination(data: Observations, forms: FormChoice | Sequence[FormChoice]) -> Combination:
     u, z, w = np.log(data.n) - np.log(data.n).mean(), np.log(data.e), data.w
-    first = first_noise(u, z, w)
-    candidates = fit_candidates(chosen, u, z, w, sigma=first, powers=late_powers(u, w))
-    selection = select(candidates, first)
-    sigma, dof = noise_estimate(candidates, selection.weights, u, z, w)
-    law = Law(
-        data=data,
-        candidates=tuple(candidates),
-        selection=selection,
-        refits=tuple(refits(candidates, u, z, w, sigma=sigma, seed=seed)),
-        sigma=sigma,
-        raw_sigma=sigma,
-        dof=dof,
-        level_variance=0.0,
-        level=level,
-    )
-    fitted = law.log_error(data.n)
-    smoothed = looks_smoothed(u, z, fitted, sigma)
-    law = replace(
-        law,
-        raw_sigma=sigma * (_RAW_TO_SMOOTHED if smoothed else 1.0),
-        level_variance=group_variance(z - fitted, data.group, w),
-    )
-    return replace(law, why=explain(law), notes=cautions(law))
+    noise = first_noise(u, z, w)
+    candidates = fit_candidates(_chosen_forms(forms, data), u, z, w, sigma=noise, powers=late_powers(u, w))
+    return Combination(data, tuple(candidates), select(candidates, noise))

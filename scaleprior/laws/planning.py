@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 from scaleprior.errors import UserError
+from scaleprior.laws.forms.form import Array
 from scaleprior.laws.law import Law
 
 __all__ = ["PlannedRun", "plan"]
@@ -19,22 +21,30 @@ class PlannedRun:
     """One run of a plan: ``images`` of a new measurement, its cost, the cost so far, and the forecast's interval after.
 
     ``half_width`` is half the law's interval (without a new measurement's noise) at the target, in the metric's unit.
+    ``law`` is the name of another law, whose run it is; "" for the forecast's own.
     """
 
     images: float
     cost: float
     total_cost: float
     half_width: float
+    law: str = ""
 
 
 def plan(
-    law: Law, *, target: float, costs: Mapping[float, float], budget: float, most_runs: int = 20
+    law: Law,
+    *,
+    target: float,
+    costs: Mapping[float, float],
+    budget: float,
+    most_runs: int = 20,
+    others: Mapping[str, tuple[Law, Mapping[float, float]]] | None = None,
 ) -> list[PlannedRun]:
     """Choose runs one by one, each the one that shrinks the interval at ``target`` most per unit of cost.
 
     What is not yet known of ln e is taken as a Gaussian process over the numbers of images, with the covariance of the
-    law's own deviations (refits, disagreement, drift); a run at n is a measurement with the law's noise, and
-    conditioning on it does not depend on its value, so the whole plan can be made before any run.
+    law's own draws; a run at n is a measurement with the law's noise, and conditioning on it does not depend on its
+    value, so the whole plan can be made before any run.
 
     Args:
         law: what is known now.
@@ -42,15 +52,55 @@ def plan(
         costs: cost of one run (one seed) per number of images, > 0; the rungs to choose from.
         budget: the most the plan may cost, in the same unit.
         most_runs: the most runs to plan.
+        others: name -> (law, costs of its runs): a run of a smaller network may tell as much for less. Only laws that
+            were fitted together with ``law`` have joint draws with it.
 
     Returns:
         The runs in order; empty if nothing fits the budget. ``images`` may repeat: another seed.
 
     Raises:
-        UserError: a cost, the budget or a number of images that is not positive.
+        UserError: a cost, the budget or a number of images that is not positive; a law that was fitted alone.
     """
-    rungs = np.array(sorted(costs), dtype=float)
-    prices = np.array([costs[n] for n in sorted(costs)], dtype=float)
+    others = dict(others or {})
+    for name, (other, _) in others.items():
+        if other.together is not law.together:
+            raise UserError(
+                f"law {name!r} was not fitted together with the law of the forecast, whose draws say nothing of it",
+                hint="fit_table and fit_laws fit laws together",
+            )
+    candidates = [("", law, costs), *((name, other, its) for name, (other, its) in others.items())]
+    names, rungs, prices = _runs(candidates)
+    _check(rungs, prices, target, budget)
+    drawn = np.column_stack([*(one.curves.at(np.array(sorted(its))) for _, one, its in candidates)])
+    at_target = law.curves.at(np.array([target]))
+    covariance = np.cov(np.column_stack([drawn, at_target]), rowvar=False)
+    noise = np.array([one.raw_sigma**2 for _, one, its in candidates for _ in its])
+    # of a metric m = scale e, dm = m d(ln e)
+    unit = law.data.scale * math.exp(float(law.log_error(np.array([target]))[0]))
+    reach = unit * float(stats.norm.ppf(0.5 + law.level / 2.0))
+    runs: list[PlannedRun] = []
+    spent = 0.0
+    while len(runs) < most_runs:
+        variance = np.diag(covariance)[:-1] + noise
+        drop = covariance[:-1, -1] ** 2 / variance
+        value = np.where(spent + prices <= budget * (1 + 1e-9), drop / prices, -np.inf)
+        best = int(np.argmax(value))
+        if not value[best] > 1e-12 * covariance[-1, -1] / prices[best]:
+            break
+        spent += float(prices[best])
+        covariance = covariance - np.outer(covariance[:, best], covariance[best]) / variance[best]
+        half = reach * math.sqrt(max(float(covariance[-1, -1]), 0.0))
+        runs.append(PlannedRun(float(rungs[best]), float(prices[best]), spent, half, names[best]))
+    return runs
+
+
+def _runs(candidates: Sequence[tuple[str, Law, Mapping[float, float]]]) -> tuple[list[str], Array, Array]:
+    """(law, images, cost) of every run that may be bought, each [R]."""
+    listed = [(name, n, costs[n]) for name, _, costs in candidates for n in sorted(costs)]
+    return [name for name, _, _ in listed], np.array([n for _, n, _ in listed]), np.array([c for _, _, c in listed])
+
+
+def _check(rungs: Array, prices: Array, target: float, budget: float) -> None:
     for name, values in (
         ("images", rungs),
         ("cost", prices),
@@ -61,26 +111,3 @@ def plan(
             raise UserError(
                 f"{name} in a plan must be positive numbers, got {values.tolist()}", hint="check the plan's input"
             )
-    points = np.append(rungs, target)
-    mean, from_noise, from_forms = law.deviations(points)
-    noise, forms = from_noise.T @ from_noise, from_forms.T @ from_forms
-    metric = law.data.scale * math.exp(mean[-1])
-    runs: list[PlannedRun] = []
-    spent = 0.0
-    while len(runs) < most_runs:
-        total = noise + forms
-        drop = total[:-1, -1] ** 2 / (np.diag(total)[:-1] + law.raw_sigma**2)
-        value = np.where(spent + prices <= budget * (1 + 1e-9), drop / prices, -np.inf)
-        best = int(np.argmax(value))
-        if not value[best] > 1e-12 * total[-1, -1] / prices[best]:
-            break
-        spent += float(prices[best])
-        gain = total[:, best] / (total[best, best] + law.raw_sigma**2)
-        # Each part is conditioned with the gain of the whole (Joseph's form), so that both stay covariances
-        keep = np.eye(points.size)
-        keep[:, best] -= gain
-        noise = keep @ noise @ keep.T + law.raw_sigma**2 * np.outer(gain, gain)
-        forms = keep @ forms @ keep.T
-        half = metric * float(law.reach(noise[-1, -1], forms[-1, -1]))
-        runs.append(PlannedRun(float(rungs[best]), float(prices[best]), spent, half))
-    return runs

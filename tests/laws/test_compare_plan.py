@@ -9,6 +9,7 @@ import pytest
 
 from scaleprior.errors import UserError
 from scaleprior.laws import Law, compare_laws, fit_law, plan
+from scaleprior.laws.fit import fit_together
 from scaleprior.laws.words import chance, judged
 
 LADDER = np.array([100.0, 316.0, 1000.0, 3162.0])
@@ -97,9 +98,13 @@ def test_open_difference_says_what_would_settle_it() -> None:
     assert (f"a difference of {found.visible:.2f} would have been seen" in found.verdict) == (found.more_seeds is None)
 
 
-def test_difference_of_the_metric_at_n_is_the_difference_of_predictions() -> None:
-    a, b = ladder(6, noise=0.2, seed=0), ladder(3, noise=0.2, seed=1)
+def test_difference_of_the_metric_at_n_is_the_difference_of_predictions_of_laws_fitted_together() -> None:
+    alone = {"A": ladder(6, noise=0.2, seed=0), "B": ladder(3, noise=0.2, seed=1)}
+    a, b = fit_together({name: law.data for name, law in alone.items()}).values()
     found = compare_laws(a, b, at=(500.0, 9000.0))
+    apart = compare_laws(*alone.values(), at=(500.0, 9000.0))
+    # which fits them together for the comparison
+    assert found.per_decade.to_dict() == pytest.approx(apart.per_decade.to_dict(), abs=1e-3)
     for n, estimate in found.at.items():
         assert estimate.value == pytest.approx(float(a.predict(n)[0] - b.predict(n)[0]), abs=1e-9)
 
@@ -140,8 +145,8 @@ def test_plan_buys_where_it_helps_and_stays_in_budget() -> None:
     assert sum(r.cost for r in runs) == pytest.approx(runs[-1].total_cost)
     widths = [r.half_width for r in runs]
     assert all(b < a for a, b in itertools.pairwise(widths))
-    before = float(law.reach(*((rows**2).sum(0)[0] for rows in law.deviations(np.array([10000.0]))[1:])))
-    assert widths[0] < before * law.data.scale
+    _, low, high = law.predict(10000.0, noise=False)
+    assert widths[0] < (high - low) / 2
     assert any(r.images == 10000.0 for r in runs), "a measurement at the target itself is worth most here"
 
 

@@ -86,7 +86,8 @@ def test_duplicated_rows_are_rows_with_double_weight() -> None:
 def test_same_seed_same_law_other_seed_same_mean() -> None:
     one, again, other = (fit_law(LADDER, AP, seed=s) for s in (0, 0, 1))
     np.testing.assert_array_equal(one.predict([1e4]), again.predict([1e4]))
-    assert one.predict([1e4])[0] == other.predict([1e4])[0]
+    # of the centre, what depends on the draws is how many of them rise
+    assert one.predict([1e4])[0] == pytest.approx(other.predict([1e4])[0], abs=0.01)
     assert one.predict([1e4])[1] != other.predict([1e4])[1]
 
 
@@ -113,14 +114,13 @@ def test_three_points_are_wide_and_say_so_two_are_refused() -> None:
         fit_law(LADDER[:2], AP[:2])
 
 
-def test_predictions_are_monotone_bounded_and_inside_their_interval() -> None:
+def test_predictions_are_bounded_and_inside_their_interval_and_rise_with_data_that_do() -> None:
     rng = np.random.default_rng(1)
     grid = np.geomspace(10, 1e9, 200)
     for _ in range(6):
         n = np.geomspace(100, 1e5, rng.integers(3, 20))
         s = np.clip(0.9 * rng.random() / (1 + (n / 3e3) ** -rng.random()) + 0.02 * rng.normal(size=n.size), 0, 1)
         mean, low, high = fit_law(n, s, unit="fraction").predict(grid)
-        assert (np.diff(mean) >= -1e-9).all()
         assert (low >= 0).all()
         assert (high <= 1).all()
         assert ((low <= mean) & (mean <= high)).all()
@@ -143,21 +143,44 @@ def test_the_probability_of_a_gain_is_that_of_its_interval() -> None:
     n = np.repeat(LADDER, 2)
     for slope in (-1.0, 0.1, 0.4, 3.0):
         ap = 20 + slope * np.log10(n) + 0.5 * rng.normal(size=n.size)
-        gain = fit_law(n, ap, forms="log-linear").per_decade
-        assert (gain.probability > 0.5) == (gain.value > 0)
+        gain = fit_law(n, ap).per_decade
         assert (gain.probability > 0.95) == (gain.low > 0)
+        assert (gain.probability < 0.05) == (gain.high < 0)
         level = abs(2.0 * gain.probability - 1.0)
-        at_zero = fit_law(n, ap, forms="log-linear", level=level).per_decade
-        assert min(abs(at_zero.low), abs(at_zero.high)) < 1e-6 * (at_zero.high - at_zero.low)
+        if 0.0 < level < 0.99:  # of 3,000 draws the outermost are far apart
+            at_zero = fit_law(n, ap, level=level).per_decade
+            assert min(abs(at_zero.low), abs(at_zero.high)) < 0.02 * (gain.high - gain.low)
     assert 0.2 < fit_law(LADDER, [37.5] * 4, unit="percent").per_decade.probability < 0.8  # open
 
 
-def test_falling_metric_is_said_and_claims_no_gain() -> None:
+@pytest.mark.parametrize("slope", [-1.5, -4.0])
+def test_a_metric_that_falls_is_followed_down(slope: float) -> None:
+    n = np.repeat(LADDER, 3)
+    ap = 25 + slope * np.log10(n / 100) + 0.3 * np.random.default_rng(5).normal(size=n.size)
+    law = fit_law(n, ap)
+    gain = law.per_decade
+    assert gain.low < slope < gain.high < 0
+    assert gain.value == pytest.approx(slope, abs=0.5)
+    assert gain.probability < 0.05
+    mean, low, high = law.predict([100.0, 1000.0, 10000.0], noise=False)
+    assert (np.diff(mean) < 0).all()
+    truth = 25 + slope * np.array([0.0, 1.0, 2.0])
+    assert ((low < truth) & (truth < high)).all()
+    # the forms that cannot fall say nothing of it
+    forms = law.data.to_metric(np.exp(law.forms.log_error(np.array([100.0, 1000.0]))))
+    assert forms[1] - forms[0] > 0.6 * (mean[1] - mean[0])
+
+
+def test_falling_metric_is_said() -> None:
     law = fit_law(LADDER, [11.0, 9.0, 6.0, 3.0])
-    assert law.per_decade.low <= 0.3
+    assert law.per_decade.high < 0
     assert "The metric is worse at the largest fraction (3.00) than at the smallest (11.00)." in law.notes
-    # the straight laws can follow it down, where they are asked for
-    assert fit_law(LADDER, [11.0, 9.0, 6.0, 3.0], forms="log-linear").per_decade.high < 0
+
+
+def test_a_rise_that_turns_is_not_called_a_gain_of_the_last_decade() -> None:
+    n = np.repeat([100.0, 316.0, 1000.0, 3162.0, 10000.0], 3)
+    ap = 20 - 3 * (np.log10(n) - 3) ** 2 + 0.2 * np.random.default_rng(2).normal(size=n.size)
+    assert fit_law(n, ap).per_decade.high < 0
 
 
 def test_log_linear_alone_is_least_squares() -> None:
@@ -205,31 +228,13 @@ def test_seeds_that_differ_widen_the_interval() -> None:
     assert widths[0] > widths[1]
 
 
-def test_forecasts_stray_by_a_quarter_of_the_rise_beyond_the_data() -> None:
-    law = fit_law(LADDER, AP, forms="power-law")
-    n = np.array([1000.0, 3162.0, 31620.0])
-    mean, _, from_forms = law.deviations(n)
-    # one form: no disagreement, so the forms' part is drift alone; none inside the data
-    np.testing.assert_allclose((from_forms**2).sum(0), [0, 0, (0.25 * (mean[2] - mean[1])) ** 2], atol=1e-15)
-
-
 def test_one_form_taking_off_does_not_take_the_law_along() -> None:
     law = fit_law(LADDER, [5.0, 5.1, 4.9, 6.5])
     far = np.array([3e5])
-    ap = np.sort(law.data.to_metric(np.exp(law.form_curves(far)))[law.selection.weights > 0, 0])
-    assert ap.size == 5
-    # the mean of the middle three in ln(1 - AP)
-    expected = 100 * (1 - np.exp(np.log(1 - ap[1:-1] / 100).mean()))
-    assert law.predict(far)[0][0] == pytest.approx(expected, rel=1e-6)
-
-
-def test_a_law_that_only_rises_keeps_its_lower_end_beyond_the_data() -> None:
-    law = fit_law(LADDER[:3], AP[:3])
-    assert law.monotone
-    _, low, _ = law.predict([1000.0, 1e4, 1e6])
-    assert low[1] >= low[0] - 1e-9
-    assert low[2] >= low[0] - 1e-9
-    assert not fit_law(LADDER, AP, forms="log-linear").monotone
+    curves = law.form_curves(far)[law.selection.weights > 0, 0]
+    assert curves.size == 5
+    # of the forms the mean of the middle three in ln(1 - AP)
+    assert law.forms.log_error(far)[0] == pytest.approx(np.sort(curves)[1:-1].mean(), rel=1e-9)
 
 
 def test_images_for_inverts_predict_and_says_out_of_reach() -> None:

@@ -51,7 +51,7 @@ def install(folder: Path, module: str, text: str, entries: str, package: str = "
 
 def bits(law: Law) -> bytes:
     """All numbers that a law gives, as bytes."""
-    arrays = [*law.predict(np.geomspace(N[0] / 3, 30 * N[-1], 50)), law.selection.weights, *law.refits]
+    arrays = [*law.predict(np.geomspace(N[0] / 3, 30 * N[-1], 50)), law.selection.weights, law.curves.log_e]
     return b"".join(np.ascontiguousarray(a).tobytes() for a in arrays) + "\n".join((law.why, *law.notes)).encode()
 
 
@@ -74,7 +74,7 @@ def test_a_form_from_outside_is_fitted_predicted_drawn_and_compared(shifted: typ
     assert found["c"] == pytest.approx(0.5, abs=0.1)
     # 60 ((1 + 1e5 / 2e4)^-0.5 - (1 + 1e6 / 2e4)^-0.5)
     assert float(law.per_decade) == pytest.approx(16.09, abs=0.5)
-    assert not law.monotone  # it did not say so
+    assert law.forms.can_fall  # it did not say so
     assert "not measured with shifted" in law.notes[0]
     ax = Figure().subplots()
     draw_law(ax, law)

@@ -108,7 +108,7 @@ def test_what_is_left_out_is_in_a_comparison_s_json_and_the_unreachable_is_said_
     assert found["left_out"] == {"R-50": [10.0]}
     assert list(found["too_few"]) == ["R-18"]
     assert main(["laws", "forecast", str(path), "--target", "99"]) == 0
-    assert "ap 99 is out of reach\n" in capsys.readouterr().out
+    assert "ap 99 is out of reach" in capsys.readouterr().out
 
 
 def test_a_fraction_among_percents_is_refused_unless_percent_is_said(
