@@ -1,8 +1,9 @@
-"""Simulated studies with a known truth: ladders of fractions, seeds and two architectures, in families of truth.
+"""Simulated studies whose truth is known: two architectures on one ladder of fractions, with seeds and noise.
 
-x = log10(n / n_min) is in decades from the smallest fraction; AP is in percent. A family draws its parameters so that
-curves look like those of detectors that are fine-tuned from more and more pretraining data: they start at 2 to 30 AP
-and gain about 1 to 8 AP over a ladder of 1 to 2.5 decades.
+x = log10(n / n_min) is in decades from the smallest fraction, and AP is in percent. The curves look like those of
+detectors that are fine-tuned from more and more pretraining data: they start at 2 to 30 AP, of every height equally
+often, and gain ``gain``, 0.8 to 6 AP (log-uniform), for each of the 1 to 2.5 decades (``span``) of the ladder, or as
+their family says. The first line of each family's docstring is what documentation says of it.
 """
 
 from __future__ import annotations
@@ -14,71 +15,130 @@ import numpy as np
 
 from scaleprior.laws.forms.form import Array
 
-__all__ = ["FALLING", "FAMILIES", "Ladder", "Study", "Truth", "draw_study", "quickstart_study"]
+__all__ = [
+    "FALLING",
+    "FAMILIES",
+    "Ladder",
+    "Study",
+    "Truth",
+    "draw_study",
+    "falling_study",
+    "families_in_words",
+    "quickstart_study",
+]
 
 Truth = Callable[[Array], Array]
 """AP at x decades above the smallest fraction."""
 
+START = 1000.0
+"""Images of the smallest fraction; laws do not depend on it."""
+SHARED = 0.3
+"""Of the noise's variance, what both architectures' runs of one seed and fraction share, in half of the studies."""
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
 
 def _size(rng: np.random.Generator) -> tuple[float, float]:
-    """(AP at the smallest fraction, gain per decade), the latter log-uniform in 0.8 to 6."""
-    return rng.uniform(2.0, 30.0), float(np.exp(rng.uniform(np.log(0.8), np.log(6.0))))
+    """(AP at the smallest fraction, gain per decade)."""
+    return rng.uniform(2.0, 30.0), _log_uniform(rng, 0.8, 6.0)
 
 
 def power(rng: np.random.Generator, span: float) -> Truth:
-    """e = e_inf + b n^-c with c in 0.15 to 1 (a third to a tenth of the way left after a decade)."""
+    """A power law: of what is left to gain, 10 to 71 % are left a decade later.
+
+    e = e_inf + b n^-c with c log-uniform in 0.15 to 1; it gains ``gain`` per decade on average over the ladder.
+    """
     level, gain = _size(rng)
-    c = np.exp(rng.uniform(np.log(0.15), np.log(1.0))) * np.log(10.0)
+    c = _log_uniform(rng, 0.15, 1.0) * np.log(10.0)
     rise = gain * span / (1.0 - np.exp(-c * span))
-    return lambda x: level + rise * (1.0 - np.exp(-c * x))
+
+    def ap(x: Array) -> Array:
+        return level + rise * (1.0 - np.exp(-c * x))
+
+    return ap
 
 
 def log_linear(rng: np.random.Generator, span: float) -> Truth:
-    """Equal gain per decade."""
+    """The paper's law: every decade gains as much as any other."""
     level, gain = _size(rng)
-    return lambda x: level + gain * x
+
+    def ap(x: Array) -> Array:
+        return level + gain * x
+
+    return ap
 
 
 def sigmoid(rng: np.random.Generator, span: float) -> Truth:
-    """A logistic step in log n, its middle anywhere from the smallest fraction to a quarter of the span beyond."""
+    """A logistic step in log n whose middle lies anywhere from the smallest fraction to a quarter of the ladder beyond.
+
+    The whole step is one and a half times ``gain`` per decade of the ladder, and 2 to 6 of its widths make a ladder.
+    """
     level, gain = _size(rng)
-    steep, middle = rng.uniform(2.0, 6.0) / span, rng.uniform(0.0, 1.25) * span
-    rise = 1.5 * gain * span
-    return lambda x: level + rise * (1.0 / (1.0 + np.exp(-steep * (x - middle))) - 1.0 / (1.0 + np.exp(steep * middle)))
+    steepness, middle = rng.uniform(2.0, 6.0) / span, rng.uniform(0.0, 1.25) * span
+    step = 1.5 * gain * span
+
+    def risen(x: Array | float) -> Array:
+        return 1.0 / (1.0 + np.exp(-steepness * (x - middle)))
+
+    def ap(x: Array) -> Array:
+        return level + step * (risen(x) - risen(0.0))
+
+    return ap
 
 
 def broken(rng: np.random.Generator, span: float) -> Truth:
-    """Two slopes with a smooth break; the later one is between none and twice the earlier."""
+    """Two slopes with a smooth break on the ladder or just behind it; the later is 0 to 2 times the earlier.
+
+    The break is at 0.2 to 1.3 of the span, softened over 0.05 to 0.3 decades; the earlier slope is ``gain``.
+    """
     level, gain = _size(rng)
     ratio, at, width = rng.uniform(0.0, 2.0), rng.uniform(0.2, 1.3) * span, rng.uniform(0.05, 0.3)
 
-    def bend(x: Array) -> Array:
-        return width * np.logaddexp(0.0, (x - at) / width)
+    def behind(x: Array | float) -> Array:
+        return _ramp(x, at, width) - _ramp(0.0, at, width)
 
-    return lambda x: level + gain * (x + (ratio - 1.0) * (bend(x) - bend(np.zeros(()))))
+    def ap(x: Array) -> Array:
+        return level + gain * (x + (ratio - 1.0) * behind(x))
+
+    return ap
 
 
 def saturating(rng: np.random.Generator, span: float) -> Truth:
-    """Log-linear up to 0 to 0.3 decades behind the largest fraction, where it stops for good."""
+    """Equal gain of every decade up to 0 to 0.3 decades behind the largest fraction, where it stops for good."""
     level, gain = _size(rng)
-    ceiling, width = span + rng.uniform(0.0, 0.3), rng.uniform(0.02, 0.1)
+    end, width = span + rng.uniform(0.0, 0.3), rng.uniform(0.02, 0.1)
 
-    def cut(x: Array) -> Array:
-        return x - width * np.logaddexp(0.0, (x - ceiling) / width)
+    def ap(x: Array) -> Array:
+        return level + gain * (x - _ramp(x, end, width) + _ramp(0.0, end, width))
 
-    return lambda x: level + gain * (cut(x) - cut(np.zeros(())))
+    return ap
 
 
 def levelling(rng: np.random.Generator, span: float) -> Truth:
-    """M3, e = beta (1/n + gamma)^c: a power law of the error that turns flat within or just behind the ladder."""
+    """A power law of the error that turns flat on the ladder or just behind it.
+
+    M3 of Alabdulmohsin et al. 2022, e = beta (1/n + gamma)^c: c in 0.1 to 0.5, flat from about 0.4 to 1.5 of the span;
+    it gains ``gain`` per decade on average over the ladder.
+    """
     level, gain = _size(rng)
     c, knee = rng.uniform(0.1, 0.5), rng.uniform(0.4, 1.5) * span
 
-    def shape(x: Array) -> Array:
-        return 1.0 - ((10.0**-x + 10.0**-knee) / (1.0 + 10.0**-knee)) ** c
+    def risen(x: Array | float) -> Array:
+        return 1.0 - ((10.0 ** -np.asarray(x) + 10.0**-knee) / (1.0 + 10.0**-knee)) ** c
 
-    rise = gain * span / shape(np.asarray(span))
-    return lambda x: level + rise * shape(x)
+    rise = gain * span / risen(span)
+
+    def ap(x: Array) -> Array:
+        return level + rise * risen(x)
+
+    return ap
+
+
+def _ramp(x: Array | float, at: float, width: float) -> Array:
+    """0 before ``at`` and x - at behind it, with a corner that is rounded over ``width``."""
+    return width * np.logaddexp(0.0, (x - at) / width)
 
 
 FAMILIES: dict[str, Callable[[np.random.Generator, float], Truth]] = {
@@ -89,10 +149,15 @@ FAMILIES: dict[str, Callable[[np.random.Generator, float], Truth]] = {
     "saturating": saturating,
     "levelling": levelling,
 }
-"""The truths that coverage is asked for."""
+"""The truths that coverage is asked for: each draws its parameters for a ladder of ``span`` decades."""
 
 FALLING = (0.0, -1.0, -2.0, -4.0)
 """AP per decade of truths that are flat or fall."""
+
+
+def families_in_words() -> dict[str, str]:
+    """What each family is, in a sentence: the first line of its docstring."""
+    return {name: (family.__doc__ or "").splitlines()[0] for name, family in FAMILIES.items()}
 
 
 @dataclass(frozen=True)
@@ -116,7 +181,14 @@ class Ladder:
 
 @dataclass(frozen=True)
 class Study:
-    """Two architectures on one ladder; ``same``: their truths differ in level alone."""
+    """Two architectures on one ladder.
+
+    Attributes:
+        family: of their truths, or "linear" or "quickstart".
+        first, second: the ladders.
+        same: their truths differ in level alone.
+        noise: standard deviation of AP of one run.
+    """
 
     family: str
     first: Ladder
@@ -124,51 +196,90 @@ class Study:
     same: bool
     noise: float
 
-
-def _measure(
-    truth: Truth, n: Array, seeds: int, noise: float, share: float, common: Array, rng: np.random.Generator
-) -> Ladder:
-    own = rng.normal(size=(n.size, seeds))
-    mixed = np.sqrt(share) * common + np.sqrt(1.0 - share) * own
-    ap = truth(np.log10(n / n[0]))[:, None] + noise * mixed
-    return Ladder(np.repeat(n, seeds), np.clip(ap, 0.0, 100.0).ravel(), [*range(seeds)] * n.size, truth)
+    @property
+    def seeds(self) -> int:
+        """Seeds per fraction."""
+        return len(set(self.first.seeds))
 
 
-def _pair(family: str, truths: tuple[Truth, Truth], n: Array, seeds: int, noise: float, same: bool,
-          rng: np.random.Generator) -> Study:  # fmt: skip
-    share = 0.3 if rng.random() < 0.5 else 0.0  # of the noise's variance, common to runs of one seed and fraction
-    common = rng.normal(size=(n.size, seeds))
-    first, second = (_measure(truth, n, seeds, noise, share, common, rng) for truth in truths)
-    return Study(family, first, second, same, noise)
-
-
-def draw_study(family: str, rng: np.random.Generator, slope: float | None = None) -> Study:
+def draw_study(family: str, rng: np.random.Generator) -> Study:
     """4 to 6 log-spaced fractions over 1 to 2.5 decades, 2 or 3 seeds, noise of 0.3 to 1.5 AP (log-uniform).
 
+    In half of the studies both architectures have one truth, the second's shifted by -2 to 4 AP; in the others they are
+    two draws of the family.
+
     Args:
-        family: a key of :data:`FAMILIES`, or "linear" for a straight truth of the given ``slope``.
-        slope: AP per decade of "linear".
+        family: a key of :data:`FAMILIES`.
     """
-    rungs, seeds, span = int(rng.integers(4, 7)), int(rng.integers(2, 4)), rng.uniform(1.0, 2.5)
-    noise = float(np.exp(rng.uniform(np.log(0.3), np.log(1.5))))
-    n = np.geomspace(1000.0, 1000.0 * 10.0**span, rungs).round()
-    same = bool(rng.random() < 0.5)
-    if family == "linear":
-        level = rng.uniform(15.0, 30.0)
-        first: Truth = lambda x: level + (slope or 0.0) * x  # noqa: E731
-        other = first
-        same = True
-    else:
-        first, other = FAMILIES[family](rng, span), FAMILIES[family](rng, span)
+    n, seeds, noise, same, span = _design(rng)
+    first, other = FAMILIES[family](rng, span), FAMILIES[family](rng, span)
     offset = rng.uniform(-2.0, 4.0)
-    second: Truth = (lambda x: first(x) + offset) if same else other
-    return _pair(family, (first, second), n, seeds, noise, same, rng)
+    second = _shifted(first, offset) if same else other
+    return _measured(family, (first, second), n, seeds, noise, same, rng)
+
+
+def falling_study(slope: float, rng: np.random.Generator) -> Study:
+    """The design of :func:`draw_study`, and straight truths from 15 to 30 AP of one slope for both architectures.
+
+    Args:
+        slope: AP per decade, one of :data:`FALLING`.
+    """
+    n, seeds, noise, _, _ = _design(rng)
+    level = rng.uniform(15.0, 30.0)
+
+    def first(x: Array) -> Array:
+        return level + slope * x
+
+    second = _shifted(first, rng.uniform(-2.0, 4.0))
+    return _measured("linear", (first, second), n, seeds, noise, True, rng)
 
 
 def quickstart_study(rng: np.random.Generator) -> Study:
-    """The quickstart's own design: 32, 256 and 2,048 images, 2 seeds, noise of 0.75 AP, one truth for both depths."""
+    """The quickstart's own design: 32, 256 and 2,048 images, 2 seeds, noise of 0.75 AP, one truth for both depths.
+
+    A parabola from 5 AP on that first gains 2 to 6 AP per decade, by 1 less to 2 more with every further decade.
+    """
     n = np.array([32.0, 256.0, 2048.0])
     gain = rng.uniform(2.0, 6.0)
     bend = rng.uniform(-0.5, 1.0)
-    truth: Truth = lambda x: 5.0 + gain * x + bend * x * x  # noqa: E731
-    return _pair("quickstart", (truth, truth), n, 2, 0.75, True, rng)
+
+    def truth(x: Array) -> Array:
+        return 5.0 + gain * x + bend * x * x
+
+    return _measured("quickstart", (truth, truth), n, 2, 0.75, True, rng)
+
+
+def _design(rng: np.random.Generator) -> tuple[Array, int, float, bool, float]:
+    """(images of the fractions, seeds, noise, whether both architectures have one truth, decades)."""
+    rungs, seeds, span = int(rng.integers(4, 7)), int(rng.integers(2, 4)), rng.uniform(1.0, 2.5)
+    noise = _log_uniform(rng, 0.3, 1.5)
+    n = np.geomspace(START, START * 10.0**span, rungs).round()
+    return n, seeds, noise, bool(rng.random() < 0.5), span
+
+
+def _shifted(truth: Truth, offset: float) -> Truth:
+    def ap(x: Array) -> Array:
+        return truth(x) + offset
+
+    return ap
+
+
+def _measured(
+    family: str,
+    truths: tuple[Truth, Truth],
+    n: Array,
+    seeds: int,
+    noise: float,
+    same: bool,
+    rng: np.random.Generator,
+) -> Study:
+    """Both ladders' runs; in every other study those of one seed and fraction have noise in common."""
+    share = SHARED if rng.random() < 0.5 else 0.0
+    common = rng.normal(size=(n.size, seeds))
+    ladders = []
+    for truth in truths:
+        own = rng.normal(size=(n.size, seeds))
+        scatter = noise * (np.sqrt(share) * common + np.sqrt(1.0 - share) * own)
+        ap = np.clip(truth(np.log10(n / n[0]))[:, None] + scatter, 0.0, 100.0)
+        ladders.append(Ladder(np.repeat(n, seeds), ap.ravel(), [*range(seeds)] * n.size, truth))
+    return Study(family, *ladders, same, noise)
