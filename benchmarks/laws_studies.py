@@ -268,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.studies < 1 or args.jobs < 1 or args.seed < 0:
         parser.error("--studies and --jobs are at least 1, --seed is at least 0")
-    started = time.perf_counter()
+    started, of_commit = time.perf_counter(), commit()
     of_kinds = counts(1 if args.quick else args.studies)
     said_of_all, seconds = run(of_kinds, args.seed, 1 if args.quick else args.jobs)
     found = {mode: Answers(a for a in said_of_all if a.together == (mode == "together")) for mode in MODES}
@@ -285,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{time.perf_counter() - started:.0f} s in all, {args.jobs} processes")
     measured = {**of, "together_over_alone": margin, "seconds_a_fit": known(per_fit), "studies": of_kinds}
     met = all(row["met"] for row in targets.values())
-    line = {"bench": "laws_studies", "figures": measured, "targets": targets, "met": met, "commit": commit()}
+    line = {"bench": "laws_studies", "figures": measured, "targets": targets, "met": met, "commit": of_commit}
     print(json.dumps(line))
 
 

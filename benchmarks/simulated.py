@@ -276,10 +276,11 @@ def _measured(
     """Both ladders' runs; in every other study those of one seed and fraction have noise in common."""
     share = SHARED if rng.random() < 0.5 else 0.0
     common = rng.normal(size=(n.size, seeds))
-    ladders = []
-    for truth in truths:
+
+    def measured(truth: Truth) -> Ladder:
         own = rng.normal(size=(n.size, seeds))
         scatter = noise * (np.sqrt(share) * common + np.sqrt(1.0 - share) * own)
         ap = np.clip(truth(np.log10(n / n[0]))[:, None] + scatter, 0.0, 100.0)
-        ladders.append(Ladder(np.repeat(n, seeds), ap.ravel(), [*range(seeds)] * n.size, truth))
-    return Study(family, *ladders, same, noise)
+        return Ladder(np.repeat(n, seeds), ap.ravel(), [*range(seeds)] * n.size, truth)
+
+    return Study(family, measured(truths[0]), measured(truths[1]), same, noise)

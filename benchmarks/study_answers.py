@@ -18,7 +18,7 @@ from benchmarks.simulated import FALLING, FAMILIES, Ladder, Study, draw_study, f
 from scaleprior.laws import Estimate, Law, compare_laws, fit_law
 from scaleprior.laws.fit import fit_together
 from scaleprior.laws.forms.form import Array
-from scaleprior.laws.observations import observe
+from scaleprior.laws.observations import Observations, observe
 
 __all__ = [
     "BEYOND",
@@ -132,7 +132,7 @@ def answers(kind: str, index: int, seed: int) -> tuple[list[Answer], list[float]
     return found, seconds
 
 
-def _observed(ladder: Ladder):
+def _observed(ladder: Ladder) -> Observations:
     return observe(ladder.n, ladder.metric, kind="score", weights=None, groups=ladder.seeds, unit="percent")
 
 
@@ -190,14 +190,12 @@ def _subtracted(laws: list[Law], ladders: tuple[Ladder, Ladder]) -> list[tuple[s
     Not by ``compare_laws``, which would condition both on all data.
     """
     start, top, decades = _last_decade(ladders[0])
-    gains = [law.gain_draws(start, top) for law in laws]
+    (gain_a, gains_a), (gain_b, gains_b) = (law.gain_draws(start, top) for law in laws)
     at = np.array([top])
-    levels = [
-        tuple(law.data.to_metric(np.exp(e))[..., 0] for e in (law.log_error(at), law.curves.at(at))) for law in laws
-    ]
-    pairs = [
-        tuple((first - second) / scale for first, second in zip(*both))
-        for both, scale in ((gains, decades), (levels, 1.0))
-    ]
-    estimates = [laws[0].estimate(float(value), drawn) for value, drawn in pairs]
+    level_a, level_b = (float(law.predict(top, noise=False)[0]) for law in laws)
+    levels_a, levels_b = (law.data.to_metric(np.exp(law.curves.at(at)))[:, 0] for law in laws)
+    estimates = (
+        laws[0].estimate((gain_a - gain_b) / decades, (gains_a - gains_b) / decades),
+        laws[0].estimate(level_a - level_b, levels_a - levels_b),
+    )
     return [*zip(OF_TWO, _true_differences(ladders), estimates)]

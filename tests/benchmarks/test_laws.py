@@ -10,6 +10,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from scaleprior.laws import CALIBRATED, fit_law
+
 REPO = Path(__file__).resolve().parents[2]
 
 
@@ -53,3 +55,41 @@ def test_forecasts_of_real_curves_beat_the_last_value(bench: ModuleType, shared_
     last = [bench.rmsle(np.full(t.x_test.size, t.y[-1]), t.y_test) for t in some]
     mine = bench.run_ours(some).errors
     assert np.mean(mine) < 0.7 * np.mean(last)
+
+
+def test_single_forms_are_what_fit_law_makes_of_them_alone(bench: ModuleType) -> None:
+    x = np.geomspace(1e3, 1e5, 6)
+    task = bench.few_points(bench.Task("t", x, 0.2 + x**-0.2, 1e5 * np.array([2.0, 4.0]), np.array([0.3, 0.28])), 6,
+                            np.random.default_rng(0))  # fmt: skip
+    singles = bench.run_ours([task]).singles
+    assert sorted(singles) == sorted(f"our {form.name}" for form in CALIBRATED)
+    alone, _, _ = fit_law(task.x, task.y, kind="error", unit="fraction", forms="M3").predict(task.x_test)
+    # a law is straight between the points of a grid, a form is not
+    assert singles["our M3"] == pytest.approx([bench.rmsle(alone, task.y_test)], rel=1e-3)
+
+
+def test_a_cut_ladder_leaves_a_decade_of_its_curve_beyond(bench: ModuleType) -> None:
+    x, x_test = np.geomspace(1e3, 1e6, 61), np.geomspace(1.1e6, 1e7, 21)
+    task = bench.Task("t", x, x**-0.1, x_test, x_test**-0.1)
+    ladder = bench.cut_ladder(task, np.random.default_rng(0))
+    assert np.unique(ladder.n) == pytest.approx(np.geomspace(1e4, 1e6, 5))
+    assert (ladder.n.size, ladder.seeds) == (10, [0] * 5 + [1] * 5)
+    n = np.array([3e4, 1e6, 1e7])
+    # of three neighbours, of which those at the ends lie on one side: 20 points a decade are apart by 12 %
+    assert ladder.at(n) == pytest.approx(100.0 * (1.0 - n**-0.1), abs=0.3)
+    noise = np.log(1.0 - ladder.metric / 100.0) + 0.1 * np.log(ladder.n)
+    assert 0.3 * bench.NOISE < noise.std() < 2.0 * bench.NOISE
+    assert bench.cut_ladder(bench.Task("t", x[::8], x[::8] ** -0.1, x_test, x_test**-0.1), None) is None
+
+
+def test_targets_are_judged_as_they_are_printed(bench: ModuleType) -> None:
+    row = {
+        "mean": 0.02464, "median": 0.02, "published_median": {"M4": 0.03}, "seconds_mean": 0.1, "coverage": 0.9,
+        "share_worse_than_last": 0.1, "gain_on_best_single": 0.2, "half_width": 0.04,
+        "bootstrap_half_width_at_equal_coverage": 0.06,
+    }  # fmt: skip
+    targets = bench.judge(row, dict.fromkeys((4, 5, 6), row))
+    assert all(one["met"] for one in targets.values())
+    assert {one["value"] for name, one in targets.items() if name.endswith("_mean")} == {0.0246}
+    slow = bench.judge(row, {4: row, 5: row, 6: {**row, "seconds_mean": 0.3, "gain_on_best_single": 0.14}})
+    assert [name for name, one in slow.items() if not one["met"]] == ["few_6_gain_on_best_single", "seconds_a_fit"]
