@@ -208,12 +208,13 @@ def counts(studies: int) -> dict[str, int]:
     return {kind: family if kind in FAMILIES else 2 * other if kind in (FLAT, QUICKSTART) else other for kind in KINDS}
 
 
-def _work(job: tuple[str, int, int]) -> tuple[list[Answer], list[float]]:
-    return answers(*job)
+def _work(job: tuple[str, int, int]) -> tuple[list[Answer], list[float], float]:
+    started = time.process_time()
+    return *answers(*job), time.process_time() - started
 
 
-def run(of_kinds: dict[str, int], seed: int, jobs: int) -> tuple[list[Answer], list[float]]:
-    """All answers, and the seconds of each fit, of so many studies of each kind.
+def run(of_kinds: dict[str, int], seed: int, jobs: int) -> tuple[list[Answer], list[float], float]:
+    """All answers, the seconds of each fit, and of all work, of so many studies of each kind.
 
     Args:
         of_kinds: kind -> studies.
@@ -228,7 +229,8 @@ def run(of_kinds: dict[str, int], seed: int, jobs: int) -> tuple[list[Answer], l
         os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
         with multiprocessing.get_context("spawn").Pool(jobs) as pool:
             done = pool.map(_work, todo, chunksize=8)
-    return [a for found, _ in done for a in found], [s for _, seconds in done for s in seconds]
+    said_of_all, fits, spent = zip(*done)
+    return [a for found in said_of_all for a in found], [s for seconds in fits for s in seconds], sum(spent)
 
 
 def print_table(title: str, rows: dict[str, dict[str, float | None]], places: int) -> None:
@@ -270,7 +272,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--studies and --jobs are at least 1, --seed is at least 0")
     started, of_commit = time.perf_counter(), commit()
     of_kinds = counts(1 if args.quick else args.studies)
-    said_of_all, seconds = run(of_kinds, args.seed, 1 if args.quick else args.jobs)
+    jobs = 1 if args.quick else args.jobs
+    said_of_all, seconds, spent = run(of_kinds, args.seed, jobs)
     found = {mode: Answers(a for a in said_of_all if a.together == (mode == "together")) for mode in MODES}
     of = {mode: figures(one) for mode, one in found.items()}
     margin, per_fit = ratios(of), float(np.mean(seconds))
@@ -282,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("\nfamilies")
     for name, sentence in families_in_words().items():
         print(f"  {name:<12}{sentence}")
-    print(f"{time.perf_counter() - started:.0f} s in all, {args.jobs} processes")
+    print(f"{time.perf_counter() - started:.0f} s in all, {spent:.0f} s of processors, {jobs} at a time")
     measured = {**of, "together_over_alone": margin, "seconds_a_fit": known(per_fit), "studies": of_kinds}
     met = all(row["met"] for row in targets.values())
     line = {"bench": "laws_studies", "figures": measured, "targets": targets, "met": met, "commit": of_commit}

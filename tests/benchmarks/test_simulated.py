@@ -74,6 +74,9 @@ def test_a_levelling_law_is_a_power_law_of_the_error_that_turns_flat() -> None:
     truth = FAMILIES["levelling"](Given(10.0, np.log(4.0), 0.3, 1.0), SPAN)
     ap = truth(np.array([0.0, 2.0, 6.0, 7.0]))
     assert ap[1] - ap[0] == pytest.approx(8.0)
+    # 1/n + gamma is 1.01, 0.11 and 0.02 after 0, 1 and 2 decades
+    first = (1.0 - (0.11 / 1.01) ** 0.3) / (1.0 - (0.02 / 1.01) ** 0.3)
+    assert truth(np.array(1.0)) - ap[0] == pytest.approx(8.0 * first)
     assert ap[3] == pytest.approx(ap[2], abs=1e-2)  # gamma = 10^-2 holds 1/n + gamma up
 
 
