@@ -14,8 +14,9 @@ from scaleprior.commands.laws_output import about, identity, law_facts, notes
 from scaleprior.errors import UserError
 
 if TYPE_CHECKING:
-    from scaleprior.laws import Estimate, Law
-    from scaleprior.laws.ladders import Laws
+    from scaleprior.laws import Estimate, Law, LawBetween
+    from scaleprior.laws.answers import Answers
+    from scaleprior.laws.several import Laws
     from scaleprior.laws.table import Table
 
 __all__ = ["register"]
@@ -52,6 +53,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _input_arguments(forecast)
     forecast.add_argument("--target", nargs="+", type=float, metavar="METRIC", default=[], help="metric to reach")
     forecast.add_argument("--images", nargs="+", type=float, metavar="N", default=[], help="images to forecast at")
+    forecast.add_argument(
+        "--capacity", nargs="+", metavar="NAME=SIZE", default=[],
+        help="parameters of architectures (R-50=25.6M R-101=44.5M): one without runs is forecast between the measured "
+        "ones; a name alone if its parameters are documented (R-50, R-101, R-152)",
+    )  # fmt: skip
     forecast.add_argument("--out", type=Path, help="write the forecast as .json")
     forecast.set_defaults(handler=_forecast)
 
@@ -206,7 +212,7 @@ def _forms(args: argparse.Namespace) -> None:
     print(forms_table())
 
 
-def _predictions(law: Law, images: list[float]) -> list[dict[str, float]]:
+def _predictions(law: Answers, images: list[float]) -> list[dict[str, float]]:
     if not images:
         return []
     mean, low, high = law.predict(images)
@@ -294,22 +300,40 @@ def _forecast(args: argparse.Namespace) -> None:
         raise UserError("nothing to forecast", hint="give --target METRIC or --images N")
     table = _read(args)
     laws = _laws(args, table)
+    between, capacities = _between(args.capacity, laws)
     result: dict[str, Any] = {"forecasts": {}, **about(table, laws)}
-    lines, wide = [], _width(table)
-    for name, law in laws.items():
+    lines, wide = [], max([_width(table), *(len(name) + 2 for name in between)])
+    for name, law in {**laws, **between}.items():
         rows = {f"{t:g}": law.images_for(t).to_dict() for t in args.target}
-        predictions = _predictions(law, args.images)
-        result["forecasts"][name] = {
-            "identity": identity(table, name), **law_facts(law), "images_for": rows, "predictions": predictions,
-            "why": law.why,
-        }  # fmt: skip
+        asked = {"images_for": rows, "predictions": _predictions(law, args.images), "why": law.why}
+        if name in laws:
+            result["forecasts"][name] = {"identity": identity(table, name), **law_facts(laws[name]), **asked}
+        else:
+            result.setdefault("between", {})[name] = {**between[name].to_dict(), **asked}
         for target in args.target:
             lines.append(f"{name:<{wide}}{table.metric} {target:g} {needs(law.images_for(target), law, target)}")
         style = f".{decimals(law)}f"
-        for row in predictions:
+        for row in asked["predictions"]:
             lines.append(
                 f"{name:<{wide}}{row['images']:,.0f} images give {table.metric} {row['mean']:{style}} "
                 f"({row['low']:{style}} to {row['high']:{style}})"
             )
-    lines += ["", *shared_reasons(laws), *shared_notes(laws), *notes(table, laws)]
+    lines += ["", *shared_reasons(laws), *shared_notes(laws)]
+    lines += [*(f"{name}: {law.why}" for name, law in between.items()), *capacities, *notes(table, laws)]
     _finish(args, result, lines)
+
+
+def _between(words: list[str], laws: Laws) -> tuple[dict[str, LawBetween], list[str]]:
+    """The laws of architectures without runs that --capacity names, and what is said of capacities."""
+    from scaleprior.laws import law_between
+    from scaleprior.laws.capacities import capacities, in_words
+
+    if not words:
+        return {}, []
+    known, asked, defaults = capacities(words, laws)
+    if not asked:
+        raise UserError(
+            f"--capacity names only architectures with a law: {', '.join(laws)}",
+            hint="name one without runs, such as R-101=44.5M",
+        )
+    return {n: law_between(laws, known, size) for n, size in asked.items()}, [f"{in_words(known, asked, defaults)}."]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.wording import counted
 
 if TYPE_CHECKING:
     from scaleprior.laws import Law
-    from scaleprior.laws.ladders import Laws
+    from scaleprior.laws.several import Laws
     from scaleprior.laws.table import Table
 
 __all__ = ["about", "identity", "law_facts", "notes"]
@@ -21,10 +22,11 @@ def about(table: Table, laws: Laws) -> dict[str, Any]:
 
     some = next(iter(laws.values()))
     reasons = {name: "too few rungs" if name in table.too_few else "no law" for name in laws.left_out}
+    used = {*laws, *chain.from_iterable(laws.together)}
     unfitted = [
         LeftOut(reasons.get(name, "not asked for"), name, tuple(series.lines))
         for name, series in table.series.items()
-        if name not in laws
+        if name not in used
     ]
     return {
         "metric": table.metric,
@@ -35,7 +37,8 @@ def about(table: Table, laws: Laws) -> dict[str, Any]:
         "too_few": table.too_few,
         "not_fitted": {name: why.flags for name, why in laws.left_out.items()},
         "rows_left_out": [one.to_dict() for one in (*table.left_out, *unfitted)],
-        "notes": [note.flags for note in table.notes] + _merged(laws),
+        "fitted_together": [list(names) for names in laws.together],
+        "notes": [note.flags for note in table.notes] + _merged(laws) + list(laws.notes),
     }
 
 
@@ -73,13 +76,21 @@ def identity(table: Table, name: str) -> dict[str, Any]:
 
 def notes(table: Table, laws: Laws) -> list[str]:
     """A line for each thing that is to be known of the rows: what was split, merged and left out."""
-    lines = [f"{note.flags}." for note in table.notes] + [f"{note}." for note in _merged(laws)]
+    lines = [f"{note.flags}." for note in table.notes] + [f"{note}." for note in (*_merged(laws), *laws.notes)]
+    lines += [f"Fitted together: {_named(names, laws)}." for names in laws.together]
     lines += [f"Left out: {name}: {why.flags}." for name, why in laws.left_out.items()]
     if table.from_scratch:
         means = ", ".join(f"{name} {sum(v) / len(v):.2f}" for name, v in table.from_scratch.items())
         runs = sum(map(len, table.from_scratch.values()))
         lines.append(f"Left out: {runs} from-scratch run(s) (0 images; mean {means}).")
     return lines
+
+
+def _named(names: Sequence[str], laws: Mapping[str, Law]) -> str:
+    """The laws of one fit; those that were not asked for lent what they know."""
+    lenders = [name for name in names if name not in laws]
+    asked = ", ".join(name for name in names if name in laws)
+    return f"{asked}, with {', '.join(lenders)}" if lenders else asked
 
 
 def _merged(laws: Mapping[str, Law]) -> list[str]:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from scaleprior._lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from scaleprior.laws.answers import Estimate as Estimate
+    from scaleprior.laws.between import LawBetween as LawBetween, law_between as law_between
     from scaleprior.laws.change import (
         Change as Change,
         mean_change as mean_change,
@@ -19,10 +21,11 @@ if TYPE_CHECKING:
         known_forms as known_forms,
         register_form as register_form,
     )
-    from scaleprior.laws.ladders import Laws as Laws, fit_table as fit_table
-    from scaleprior.laws.law import Estimate as Estimate, Law as Law
+    from scaleprior.laws.ladders import fit_table as fit_table
+    from scaleprior.laws.law import Law as Law
     from scaleprior.laws.pictures import draw_law as draw_law
     from scaleprior.laws.planning import plan as plan
+    from scaleprior.laws.several import Ladder as Ladder, Laws as Laws, fit_laws as fit_laws
     from scaleprior.laws.straightness import Straightness as Straightness
     from scaleprior.laws.table import (
         LeftOut as LeftOut,

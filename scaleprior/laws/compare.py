@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from scaleprior.errors import UserError
+from scaleprior.laws.answers import Estimate
 from scaleprior.laws.forms.form import Array
-from scaleprior.laws.law import Estimate, Law
+from scaleprior.laws.law import Law
 from scaleprior.laws.noise import shared_noise
 from scaleprior.laws.posterior import posterior
 from scaleprior.laws.process import condition
@@ -65,14 +66,13 @@ class Comparison:
 
 def _together(a: Law, b: Law) -> tuple[Law, Law]:
     """Both with joint draws: as they are where they were fitted together, else conditioned on each other's data."""
-    if a.together is b.together and a is not b:
+    if a.process is b.process and a is not b:
         return a, b
     # in an order of their own, so that the numbers of "b against a" mirror those of "a against b"
     pair = sorted((a, b), key=lambda law: (law.data.n.tolist(), law.data.metric.tolist()))
     process = condition([law.data for law in pair], correlation=shared_noise([a.data, b.data]))
     drawn = posterior(process, [law.forms for law in pair], [law.level_variance for law in pair], min(a.seed, b.seed))
-    both = object()
-    first, second = (replace(law, curves=curves, together=both) for law, curves in zip(pair, drawn))
+    first, second = (replace(law, curves=curves, process=process) for law, curves in zip(pair, drawn))
     return (first, second) if pair[0] is a else (second, first)
 
 
@@ -80,7 +80,7 @@ def _level_draws(law: Law, n: float) -> tuple[float, Array]:
     """How good the metric is at n images, and its draws [S]; of an error, its negative."""
     sign = 1.0 if law.kind == "score" else -1.0
     at = np.array([n])
-    value, drawn = (law.data.to_metric(np.exp(log_e)) for log_e in (law.log_error(at), law.curves.at(at)))
+    value, drawn = (law.unit.to_metric(np.exp(log_e)) for log_e in (law.log_error(at), law.curves.at(at)))
     return sign * float(value[0]), sign * drawn[:, 0]
 
 

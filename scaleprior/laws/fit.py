@@ -21,7 +21,7 @@ from scaleprior.laws.process import condition
 from scaleprior.laws.select import select
 from scaleprior.laws.words import cautions, explain
 
-__all__ = ["FormChoice", "fit_law", "fit_together"]
+__all__ = ["FormChoice", "check_draws", "combine", "fit_combined", "fit_law", "fit_together"]
 
 _RAW_TO_SMOOTHED = 2.0  # raw test values of the benchmark scatter by this factor more than its smoothed training values
 
@@ -101,17 +101,38 @@ def fit_together(
     Raises:
         UserError: a seed or a level that is none; forms that do not fit the metric.
     """
+    check_draws(seed, level)
+    return fit_combined({name: combine(data, forms) for name, data in ladders.items()}, seed=seed, level=level)
+
+
+def check_draws(seed: int, level: float) -> None:
+    """Refuse a seed or a level of intervals that is none."""
     if not 0.0 < level < 1.0:
         raise UserError(f"level {level} is not inside (0, 1)", hint="0.9 is usual")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise UserError(f"seed is {seed!r}", hint="give a whole number of at least 0")
-    combined = [_combination(data, forms) for data in ladders.values()]
+
+
+def combine(data: Observations, forms: FormChoice | Sequence[FormChoice] = "auto") -> Combination:
+    """Fit the forms to one ladder.
+
+    Raises:
+        UserError: forms that do not fit the metric.
+    """
+    u, z, w = np.log(data.n) - np.log(data.n).mean(), np.log(data.e), data.w
+    noise = first_noise(u, z, w)
+    candidates = fit_candidates(_chosen_forms(forms, data), u, z, w, sigma=noise, powers=late_powers(u, w))
+    return Combination(data, tuple(candidates), select(candidates, noise))
+
+
+def fit_combined(ladders: Mapping[str, Combination], *, seed: int, level: float) -> dict[str, Law]:
+    """The laws of ladders whose forms are fitted: one process for all of them."""
+    combined = list(ladders.values())
     process = condition([c.data for c in combined], correlation=shared_noise([c.data for c in combined]))
     shifts = []
     for i, one in enumerate(combined):
         fitted = process.mean(np.log10(one.data.n) - process.origin)[i]
         shifts.append(group_variance(np.log(one.data.e) - fitted, one.data.group, one.data.w))
-    together = object()
     laws = {}
     for name, one, curves, shift in zip(ladders, combined, posterior(process, combined, shifts, int(seed)), shifts):
         u, z = np.log(one.data.n), np.log(one.data.e)
@@ -124,14 +145,7 @@ def fit_together(
             level_variance=shift,
             level=level,
             seed=int(seed),
-            together=together,
+            process=process,
         )
         laws[name] = replace(law, why=explain(law), notes=cautions(law))
     return laws
-
-
-def _combination(data: Observations, forms: FormChoice | Sequence[FormChoice]) -> Combination:
-    u, z, w = np.log(data.n) - np.log(data.n).mean(), np.log(data.e), data.w
-    noise = first_noise(u, z, w)
-    candidates = fit_candidates(_chosen_forms(forms, data), u, z, w, sigma=noise, powers=late_powers(u, w))
-    return Combination(data, tuple(candidates), select(candidates, noise))

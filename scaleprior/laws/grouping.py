@@ -72,6 +72,7 @@ class Series:
         metric, seeds: as written; a seed is None without a seed column.
         identity: identity column -> what these rows say in it: one value, but for columns that were drawn across.
         lines: of the file, where the rows stand.
+        comparable: the rungs are points of a law by their images alone.
     """
 
     images: list[float] = field(default_factory=list)
@@ -79,6 +80,7 @@ class Series:
     seeds: list[str | None] = field(default_factory=list)
     identity: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     lines: list[int] = field(default_factory=list)
+    comparable: bool = True
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ def _series(rows: Sequence[Row], identity: Sequence[str]) -> Series:
         [row.seed for row in rows],
         {c: _values(rows, c) for c in identity},
         [row.line for row in rows],
+        all(map(is_comparable, rows)),
     )
 
 

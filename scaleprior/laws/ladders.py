@@ -9,28 +9,16 @@ import numpy as np
 
 from scaleprior.errors import UserError
 from scaleprior.laws.choosing import in_words
-from scaleprior.laws.fit import FormChoice, fit_law
+from scaleprior.laws.fit import FormChoice, check_draws
 from scaleprior.laws.grouping import Series, listed
-from scaleprior.laws.law import Law
-from scaleprior.laws.observations import refuse_mixture
+from scaleprior.laws.observations import Observations, observe, refuse_mixture
+from scaleprior.laws.several import Laws, fit_observed
 from scaleprior.laws.spelling import meant, nearest
 from scaleprior.laws.table import Table
 from scaleprior.laws.units import AUTO, PERCENT, check_unit
 from scaleprior.wording import Wording, parameter
 
-__all__ = ["Laws", "fit_table", "series_called"]
-
-
-class Laws(dict[str, Law]):
-    """Laws by name, as ``fit_table`` fits them.
-
-    Attributes:
-        left_out: name -> why, of the series that no law was fitted to.
-    """
-
-    def __init__(self, laws: Mapping[str, Law], left_out: Mapping[str, Wording]) -> None:
-        super().__init__(laws)
-        self.left_out: dict[str, Wording] = dict(left_out)
+__all__ = ["fit_table", "series_called"]
 
 
 def fit_table(
@@ -45,9 +33,12 @@ def fit_table(
 ) -> Laws:
     """Fit a law to each of the table's series; one that none can be fitted to costs the others nothing.
 
+    All are fitted together, as :func:`scaleprior.laws.fit_laws` does it, also where ``names`` are some of them: a law
+    is the same whichever are asked for. Series whose rungs are not comparable are fitted alone.
+
     Args:
         table: of ``read_table``.
-        names: the series to fit, each of which must have a law; None for all that can have one.
+        names: the series to return, each of which must have a law; None for all that can have one.
         kind, forms, seed, level: as for :func:`fit_law`.
         unit: as for :func:`fit_law`; "auto" takes a metric called AP or AR for percent where a value of the file is
             above 1 or the file is one of this package's, and asks otherwise.
@@ -66,31 +57,45 @@ def fit_table(
         unit = check_unit(unit, table.unit, table.metric, values, table.source)
     else:
         checked = False
-    too_few = table.too_few if len(table.series) > 1 else {}  # fit_law says it of a single one
+    check_draws(seed, level)
+    too_few = table.too_few if len(table.series) > 1 else {}  # observe says it of a single one
     if too_few and len(too_few) == len(table.series):
         raise _none_left(table)
-    laws: dict[str, Law] = {}
-    failed: dict[str, UserError] = {}
-    for name in [name for name in table.series if name not in too_few] if asked is None else asked:
+    observed, failed = _observed(table, [name for name in table.series if name not in too_few], kind, unit, checked)
+    wanted = asked if asked is not None else [*observed, *failed]
+    apart = [name for name, rows in table.series.items() if not rows.comparable]
+    laws = Laws({}, {})
+    if not failed.keys() & set(asked or ()):
+        laws = fit_observed(observed, apart=apart, forms=forms, seed=seed, level=level)
+        failed |= laws.left_out
+    found = {name: laws[name] for name in wanted if name in laws}
+    missing = {name: failed[name] for name in wanted if name in failed}
+    if missing and (asked is not None or not found):
+        raise _refusal(table, missing)
+    left_out = {} if asked is not None else {**too_few, **missing}
+    return Laws(
+        found,
+        {name: Wording(left_out[name]) for name in table.series if name in left_out},
+        [names for names in laws.together if found.keys() & set(names)],
+        laws.notes,
+    )
+
+
+def _observed(
+    table: Table, names: Iterable[str], kind: str, unit: str, checked: bool
+) -> tuple[dict[str, Observations], dict[str, Wording]]:
+    """The measurements of the series that can have a law, and what is wrong with the others."""
+    observed: dict[str, Observations] = {}
+    failed: dict[str, Wording] = {}
+    for name in names:
         rows = table.series[name]
         try:
             if checked:
                 _refuse_fractions(rows, table)
-            laws[name] = fit_law(
-                *(rows.images, rows.metric),
-                kind=kind,
-                groups=rows.seeds,
-                forms=forms,
-                seed=seed,
-                unit=unit,
-                level=level,
-            )
+            observed[name] = observe(rows.images, rows.metric, kind=kind, groups=rows.seeds, unit=unit)
         except UserError as e:
-            failed[name] = e
-    if failed and (asked is not None or not laws):
-        raise _refusal(table, failed)
-    left_out = {**too_few, **{name: e.wording for name, e in failed.items()}} if asked is None else {}
-    return Laws(laws, {name: Wording(left_out[name]) for name in table.series if name in left_out})
+            failed[name] = e.wording
+    return observed, failed
 
 
 def series_called(table: Table, name: str) -> str:
@@ -128,12 +133,12 @@ def _refuse_fractions(rows: Series, table: Table) -> None:
     )
 
 
-def _refusal(table: Table, failed: Mapping[str, UserError]) -> UserError:
+def _refusal(table: Table, failed: Mapping[str, Wording]) -> UserError:
     """The error for series without a law: the first of them, named but where all have the same to say."""
-    name, e = next(iter(failed.items()))
-    if len(failed) > 1 and len({other.wording for other in failed.values()}) == 1:
-        return UserError(e.wording.marked)  # of a level or a seed that is none, not of the rows
-    return UserError(f"{table.source}, {', '.join(table.group) or 'all rows'} {name}: {e.wording.marked}")
+    name, why = next(iter(failed.items()))
+    if len(failed) > 1 and len(set(failed.values())) == 1:
+        return UserError(why.marked)  # of the forms or the unit that was asked for, not of the rows
+    return UserError(f"{table.source}, {', '.join(table.group) or 'all rows'} {name}: {why.marked}")
 
 
 def _none_left(table: Table) -> UserError:

@@ -11,12 +11,25 @@ from numpy.typing import ArrayLike
 from scaleprior.errors import UserError
 from scaleprior.laws.forms.form import Array
 
-__all__ = ["KINDS", "UNITS", "Observations", "observe", "refuse_mixture"]
+__all__ = ["KINDS", "UNITS", "Observations", "Unit", "observe", "refuse_mixture"]
 
 KINDS = ("score", "error")
 UNITS = ("auto", "fraction", "percent", "loss")
 _FLOOR = 5e-4  # a measured error of 0 is taken as this (AP 99.95): the forms work on its logarithm
 _MIX_UP = 20.0  # a drop by this factor at more images is a mixture of units, not a measurement
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a metric is: "score" or "error", metric = scale x fraction, and whether it cannot leave [0, scale]."""
+
+    kind: str
+    scale: float
+    bounded: bool
+
+    def to_metric(self, e: Array) -> Array:
+        """The user's metric of an error e."""
+        return self.scale * (1.0 - e if self.kind == "score" else e)
 
 
 @dataclass(frozen=True)
@@ -52,9 +65,14 @@ class Observations:
         """The distinct numbers of images, ascending."""
         return np.unique(self.n)
 
+    @property
+    def unit(self) -> Unit:
+        """What the metric is."""
+        return Unit(self.kind, self.scale, self.bounded)
+
     def to_metric(self, e: Array) -> Array:
         """The user's metric of an error e."""
-        return self.scale * (1.0 - e if self.kind == "score" else e)
+        return self.unit.to_metric(e)
 
     def to_error(self, metric: Array) -> Array:
         """The error e of a metric in the user's unit (not clipped)."""

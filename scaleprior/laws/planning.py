@@ -10,8 +10,8 @@ import numpy as np
 from scipy import stats
 
 from scaleprior.errors import UserError
+from scaleprior.laws.answers import Answers
 from scaleprior.laws.forms.form import Array
-from scaleprior.laws.law import Law
 
 __all__ = ["PlannedRun", "plan"]
 
@@ -32,13 +32,13 @@ class PlannedRun:
 
 
 def plan(
-    law: Law,
+    law: Answers,
     *,
     target: float,
     costs: Mapping[float, float],
     budget: float,
     most_runs: int = 20,
-    others: Mapping[str, tuple[Law, Mapping[float, float]]] | None = None,
+    others: Mapping[str, tuple[Answers, Mapping[float, float]]] | None = None,
 ) -> list[PlannedRun]:
     """Choose runs one by one, each the one that shrinks the interval at ``target`` most per unit of cost.
 
@@ -47,7 +47,7 @@ def plan(
     value, so the whole plan can be made before any run.
 
     Args:
-        law: what is known now.
+        law: what is known now; also of an architecture that was not measured (:func:`scaleprior.laws.law_between`).
         target: images at which the forecast is to be sharper.
         costs: cost of one run (one seed) per number of images, > 0; the rungs to choose from.
         budget: the most the plan may cost, in the same unit.
@@ -76,7 +76,7 @@ def plan(
     covariance = np.cov(np.column_stack([drawn, at_target]), rowvar=False)
     noise = np.array([one.raw_sigma**2 for _, one, its in candidates for _ in its])
     # of a metric m = scale e, dm = m d(ln e)
-    unit = law.data.scale * math.exp(float(law.log_error(np.array([target]))[0]))
+    unit = law.unit.scale * math.exp(float(law.log_error(np.array([target]))[0]))
     reach = unit * float(stats.norm.ppf(0.5 + law.level / 2.0))
     runs: list[PlannedRun] = []
     spent = 0.0
@@ -94,7 +94,7 @@ def plan(
     return runs
 
 
-def _runs(candidates: Sequence[tuple[str, Law, Mapping[float, float]]]) -> tuple[list[str], Array, Array]:
+def _runs(candidates: Sequence[tuple[str, Answers, Mapping[float, float]]]) -> tuple[list[str], Array, Array]:
     """(law, images, cost) of every run that may be bought, each [R]."""
     listed = [(name, n, costs[n]) for name, _, costs in candidates for n in sorted(costs)]
     return [name for name, _, _ in listed], np.array([n for _, n, _ in listed]), np.array([c for _, _, c in listed])

@@ -45,6 +45,7 @@ class Curves:
         log_e: [S, G].
         centre: [G] the law itself.
         noise: [S] standard deviation of ln e of one measurement that each draw goes with.
+        cells: [S] the cell of the process' grid that each draw is of.
         ceiling: the largest e.
     """
 
@@ -52,6 +53,7 @@ class Curves:
     log_e: Array
     centre: Array
     noise: Array
+    cells: np.ndarray
     ceiling: float
 
     def at(self, n: Array) -> Array:
@@ -81,14 +83,14 @@ def posterior(process: Process, forms: Sequence[Combination], shifts: Sequence[f
     """
     rng = np.random.default_rng(seed)
     x = _grid(forms)
-    drawn, noise = process.draws(x - process.origin, DRAWS, rng)
+    drawn, noise, cells = process.draws(x - process.origin, DRAWS, rng)
     means = process.mean(x - process.origin)
     found = []
     for ladder, combination in enumerate(forms):
         log_e, centre = _moved(drawn[:, ladder], means[ladder], combination, x, rng)
         log_e += math.sqrt(shifts[ladder]) * rng.normal(size=(DRAWS, 1))
         log_e += centre - log_e.mean(0)  # which the draws miss by chance
-        found.append(Curves(x, log_e, centre, noise, 1.0 if combination.data.bounded else math.inf))
+        found.append(Curves(x, log_e, centre, noise, cells, 1.0 if combination.data.bounded else math.inf))
     return found
 
 

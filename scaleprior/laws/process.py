@@ -140,14 +140,14 @@ class Process:
             found += level[:, None] + (alike * pull) @ cross.T
         return found
 
-    def draws(self, x: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    def draws(self, x: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array, np.ndarray]:
         """Joint draws of the posterior.
 
         Each is a draw of the prior, moved by what the measurements, less its own values and noise there, say of it
         (Matheron's rule).
 
         Returns:
-            z [count, A, Q] at x [Q] decades, and the noise sigma [count] that each draw goes with.
+            z [count, A, Q] at x [Q] decades; of each draw the noise sigma [count] and the cell of the grid [count].
         """
         chosen = _proportional(self._weights.ravel(), count, rng)
         shapes, slopes, noises = np.unravel_index(chosen, self._weights.shape)
@@ -155,7 +155,24 @@ class Process:
         for i in np.unique(shapes):
             rows = np.flatnonzero(shapes == i)
             found[rows] = self._draws_of(self._shapes[i], x, _SLOPE[slopes[rows]], _NOISE[noises[rows]], rng)
-        return found + self._offset, _NOISE[noises]
+        return found + self._offset, _NOISE[noises], chosen
+
+    def strangers(self, x: Array, cells: np.ndarray, rng: np.random.Generator) -> Array:
+        """What the shape of one ladder does not share with another's: draws [S, Q] of sqrt(1 - rho) s [...].
+
+        Args:
+            x: [Q] decades.
+            cells: [S] of the grid, of :meth:`draws`: with each draw goes its own (lambda, r, rho, s).
+        """
+        shapes, slopes, _ = np.unravel_index(cells, self._weights.shape)
+        found = np.empty((cells.size, x.size))
+        for i in np.unique(shapes):
+            shape, rows = self._shapes[i], np.flatnonzero(shapes == i)
+            covariance = _covariance(shape.forgetting, shape.push, x, x)
+            root = np.linalg.cholesky(covariance + _JITTER * np.diag(np.diag(covariance) + 1.0))
+            scale = np.sqrt(1.0 - shape.alike) * _SLOPE[slopes[rows]]
+            found[rows] = scale[:, None] * (rng.normal(size=(rows.size, x.size)) @ root.T)
+        return found
 
     def _draws_of(self, shape: _Shape, x: Array, slope: Array, noise: Array, rng: np.random.Generator) -> Array:
         """Draws [S, A, Q] under one shape, each with its own s and sigma [S]."""

@@ -13,9 +13,11 @@ from scaleprior.laws.grouping import COMPARABLE, UNKNOWN, Group, Row, listed, va
 from scaleprior.laws.spelling import nearest
 from scaleprior.wording import counted, either, flag, parameter
 
-__all__ = ["of_copies", "of_incomparable", "of_seeds_elsewhere", "of_split", "of_study"]
+__all__ = ["NOT_COMPARABLE", "of_copies", "of_incomparable", "of_seeds_elsewhere", "of_split", "of_study"]
 
 _RESULTS, _STUDY = "results.csv", "study.json"  # of a study's folder
+NOT_COMPARABLE = "NOT comparable"
+"""What it says of neighbours on a ladder that differ in more than their images."""
 _ALIKE = "all rungs have one supervision"  # what it says where all is well
 
 
@@ -59,13 +61,11 @@ def of_incomparable(left: Sequence[Row], group: Sequence[str]) -> list[str]:
     return [f"{words}: {in_words(COMPARABLE, 'no')} draws them"]
 
 
-def of_study(path: Path, architectures: Collection[str]) -> list[str]:
-    """What the study that a file is of says of ladders that are not comparable; its rows have no column for it."""
+def of_study(path: Path, architectures: Collection[str]) -> dict[str, str]:
+    """Architecture -> what the study that a file is of says of a ladder that is not like others; its rows do not."""
     try:
         facts = read_json(path.with_name(_STUDY))["facts"] if path.name == _RESULTS else {}
         said = {arch: str(facts.get(f"comparable {arch}", "")) for arch in sorted(architectures)}
     except (UserError, KeyError, TypeError, AttributeError):  # no study, or a damaged one: not what is read here
-        return []
-    return [
-        f"{arch}, as its study says: {words}" for arch, words in said.items() if words and not words.startswith(_ALIKE)
-    ]
+        return {}
+    return {arch: words for arch, words in said.items() if words and not words.startswith(_ALIKE)}

@@ -141,7 +141,11 @@ def read_table(
     groups = grouped(rows, named, splitting, drawn_across)
     notes = [*of_ladder, *remarks.of_copies(copies), *remarks.of_seeds_elsewhere(seed, columns)]
     notes += [note for one in groups for note in (*remarks.of_split(one), *one.notes)]
-    notes += remarks.of_study(path, {row.cells.get(_DEFAULT_GROUP, "") for row in rows})
+    of_study = remarks.of_study(path, {row.cells.get(_DEFAULT_GROUP, "") for row in rows})
+    notes += [f"{arch}, as its study says: {words}" for arch, words in of_study.items()]
+    for series in (series for one in groups for series in one.series.values()):
+        if any(remarks.NOT_COMPARABLE in of_study.get(arch, "") for arch in series.identity.get(_DEFAULT_GROUP, ())):
+            series.comparable = False
     kept = {line for line, _ in chosen}
     unasked = [line for line, _ in lines if line not in kept]
     left_out = {"not asked for": unasked, "copy": copies, "not comparable": [row.line for row in incomparable]}

@@ -12,7 +12,8 @@ from scaleprior.laws.candidates import DENSE
 from scaleprior.laws.forms.registry import CALIBRATED
 
 if TYPE_CHECKING:
-    from scaleprior.laws.law import Estimate, Law
+    from scaleprior.laws.answers import Answers, Estimate
+    from scaleprior.laws.law import Law
     from scaleprior.laws.straightness import Straightness
 
 __all__ = [
@@ -54,9 +55,9 @@ def number(n: float) -> str:
     return f"{n:,.0f}"
 
 
-def decimals(law: Law) -> int:
+def decimals(law: Answers) -> int:
     """Decimals that a metric of this law is shown with: 2 in percent, as AP is, and 4 in fractions."""
-    return 4 if law.data.scale <= 1.0 else 2
+    return 4 if law.unit.scale <= 1.0 else 2
 
 
 def percent(level: float) -> str:
@@ -98,7 +99,7 @@ def chance(probability: float) -> str:
     return f"{cut / 100.0:.2f}"
 
 
-def needs(images: Estimate, law: Law, target: float) -> str:
+def needs(images: Estimate, law: Answers, target: float) -> str:
     """What follows "AP 40": how many images the target needs, that it is reached already, or that it is out of reach.
 
     Args:
@@ -106,7 +107,7 @@ def needs(images: Estimate, law: Law, target: float) -> str:
         law: it; where its curve falls again below a target that was reached on the way, that is said.
         target: in the metric's unit.
     """
-    first, last = float(law.data.n.min()), float(law.data.n.max())
+    first, last = law.first, law.last
     level = percent(law.level)
     if not math.isfinite(images.value):
         best = f"; the {level} interval's best end needs {number(images.low)} images" if images.low < math.inf else ""

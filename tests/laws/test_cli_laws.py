@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from scaleprior.errors import UserError
-from scaleprior.laws import fit_law
+from scaleprior.laws import fit_law, fit_laws
 from scaleprior.laws.pictures import draw_law, save_laws
 from scaleprior.laws.table import read_table
 
@@ -58,8 +58,10 @@ def test_fit_json_is_the_library_s_answer(cli, results: Path, tmp_path: Path) ->
     printed = json.loads(done.stdout)
     assert printed == json.loads(out.read_text())
     assert printed["left_out"] == {"R-50": [0.2]}
-    n = np.repeat([128, 512, 2048, 8192], 2)
-    law = fit_law(n, [1.1, 0.7, 2.9, 2.4, 6.1, 5.2, 8.9, 8.3], unit="percent", groups=["0", "1"] * 4)
+    assert printed["fitted_together"] == [["R-50", "R-152"]]
+    n, seeds = np.repeat([128, 512, 2048, 8192], 2), ["0", "1"] * 4
+    ap = {"R-50": [1.1, 0.7, 2.9, 2.4, 6.1, 5.2, 8.9, 8.3], "R-152": [1.0, 0.8, 3.3, 2.9, 8.0, 7.1, 13.1, 12.2]}
+    law = fit_laws({name: (n, values, seeds) for name, values in ap.items()}, unit="percent")["R-50"]
     row = printed["laws"]["R-50"]["predictions"][0]
     assert [row["mean"], row["low"], row["high"]] == pytest.approx([float(v[0]) for v in law.predict([32768])])
 

@@ -10,7 +10,7 @@ import pytest
 
 from scaleprior.cli import main
 from scaleprior.errors import UserError
-from scaleprior.laws import compare_laws, fit_law, fit_table, read_table
+from scaleprior.laws import compare_laws, fit_laws, fit_table, read_table
 from scaleprior.laws.ladders import series_called
 
 LADDER = (1000, 4000, 16000, 64000)
@@ -47,8 +47,11 @@ def test_ladders_without_a_law_are_left_out_by_name_and_cost_the_others_nothing(
         "R-18": "2 rungs (1,000 and 4,000 images), a law needs 3",
         "R-101": "metric[4] is -1, below 0; scores and errors are not negative",
     }
-    alone = fit_law(table.series["R-50"].images, table.series["R-50"].metric, groups=table.series["R-50"].seeds)
-    assert laws["R-50"].per_decade == alone.per_decade
+    ladders = {name: (series.images, series.metric, series.seeds) for name, series in table.series.items()}
+    same = fit_laws(ladders, unit="percent")
+    assert {name: law.per_decade for name, law in laws.items()} == {name: law.per_decade for name, law in same.items()}
+    assert laws.together == same.together == (("R-50", "R-152"),)
+    assert set(same.left_out) == {"R-18", "R-101"}
 
 
 def test_only_an_empty_result_or_a_ladder_that_was_asked_for_is_an_error(mixed: Path, tmp_path: Path) -> None:
@@ -118,6 +121,30 @@ def test_the_documented_fields_of_json_are_those_that_are_printed(
         if words[0] == "compare":
             keys |= {*said["laws"]["R-152"], *said["per_decade"]}
         assert [key for key in sorted(keys) if f"`{key}`" not in section] == []
+
+
+def test_laws_are_the_same_whichever_of_them_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "r.csv", *rows("R-50"), *rows("R-101", 2), *rows("R-152", 4))
+    table = read_table(path)
+    laws, two = fit_table(table), fit_table(table, names=["R-152", "R-50"])
+    assert list(two) == ["R-152", "R-50"]
+    assert {name: law.per_decade for name, law in two.items()} == {name: laws[name].per_decade for name in two}
+    said = printed(capsys, "laws", "compare", path, "R-152", "R-50")
+    assert said["per_decade"] == compare_laws(laws["R-152"], laws["R-50"]).per_decade.to_dict()
+    assert said["fitted_together"] == [["R-50", "R-101", "R-152"]]
+    assert said["rows_left_out"] == []
+    assert main(["laws", "compare", str(path), "R-152", "R-50"]) == 0
+    assert "Fitted together: R-50, R-152, with R-101.\n" in capsys.readouterr().out
+
+
+def test_ladders_that_a_study_says_are_not_comparable_lend_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "results.csv", *rows("R-50"), *rows("R-101", 2), *rows("R-152", 4))
+    said = "4,000 and 16,000 images: NOT comparable by images alone (labels against captions)"
+    (tmp_path / "study.json").write_text(json.dumps({"facts": {"comparable R-101": said}}), encoding="utf-8")
+    laws = fit_table(read_table(path))
+    assert laws.together == (("R-50", "R-152"),)
+    rest = fit_table(read_table(path, where={"arch": "R-50,R-152"}))
+    assert rest["R-50"].per_decade == laws["R-50"].per_decade
 
 
 def test_json_of_a_comparison_says_its_range(mixed: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,7 +74,7 @@ def test_mean_and_draws_are_those_of_plain_linear_algebra(
     at = np.array([0.0, 0.7, 1.8, 2.8])
     mean, covariance, found = plain_posterior(data, monkeypatch, alike=alike, correlation=correlation, at=at)
     np.testing.assert_allclose(found.mean(at).ravel(), mean, atol=1e-6)
-    drawn, noise = found.draws(at, 40000, np.random.default_rng(0))
+    drawn, noise, _ = found.draws(at, 40000, np.random.default_rng(0))
     flat = drawn.reshape(len(drawn), -1)
     spread = np.sqrt(np.diag(covariance))
     np.testing.assert_allclose(flat.mean(0), mean, atol=0.03 * spread.max())
@@ -96,7 +96,7 @@ def test_another_ladder_of_the_same_shape_sharpens_one_and_one_of_another_shape_
     bent = observe(N, [20.0, 30.0, 20.0, 30.0], unit="percent")
 
     def spread(*others: Observations) -> float:
-        drawn, _ = condition([one, *others]).draws(np.array([0.0, 1.8]), 4000, np.random.default_rng(0))
+        drawn, *_ = condition([one, *others]).draws(np.array([0.0, 1.8]), 4000, np.random.default_rng(0))
         return float((drawn[:, 0, 1] - drawn[:, 0, 0]).std())
 
     alone = spread()

@@ -6,13 +6,12 @@ AP is in [0, 100] throughout; ``images`` 0 means from scratch.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaleprior.ap_names import AP_NAMES
-from scaleprior.errors import UserError
 from scaleprior.files import write_csv
 from scaleprior.study.cell import Cell
 from scaleprior.study.result import CellResult
@@ -152,16 +151,25 @@ def write_results(view: StudyView, path: Path) -> None:
 
 
 def summarise(view: StudyView) -> list[ArchSummary]:
-    """Points and law of each architecture, arm by arm: arms never share a law."""
-    summaries, done = [], view.finished()
-    for arch, arm in dict.fromkeys((status.cell.arch, status.cell.arm) for status in view.cells):
+    """Points and law of each architecture, arm by arm.
+
+    Arms never share a law. All laws of a study are fitted together, so that one's forecast borrows from others' shapes
+    and differences agree with the predictions; ladders that are not comparable have none.
+    """
+    done = view.finished()
+    of = list(dict.fromkeys((status.cell.arch, status.cell.arm) for status in view.cells))
+    points = []
+    for arch, arm in of:
         finished = [(cell, result.detection.ap) for cell, result in done if (cell.arch, cell.arm) == (arch, arm)]
-        points = [_point(finished, n) for n in sorted({cell.images for cell, _ in finished})]
-        ladder = tuple(p for p in points if p.images)
-        apart = not_comparable(view.facts, arch)
-        law, why = (None, f"{apart}: a picture, not a slope") if apart else _law(ladder)
-        scratch = points[0] if points and points[0].images == 0 else None
-        summaries.append(ArchSummary(arch, scratch, ladder, law, why, arm))
+        points.append([_point(finished, n) for n in sorted({cell.images for cell, _ in finished})])
+    ladders = [tuple(point for point in some if point.images) for some in points]
+    apart = [not_comparable(view.facts, arch) for arch, _ in of]
+    laws = _laws({cell: ladder for cell, ladder, why in zip(of, ladders, apart) if not why})
+    summaries = []
+    for (arch, arm), some, ladder, why in zip(of, points, ladders, apart):
+        law, missing = (None, f"{why}: a picture, not a slope") if why else laws[arch, arm]
+        scratch = some[0] if some and some[0].images == 0 else None
+        summaries.append(ArchSummary(arch, scratch, ladder, law, missing, arm))
     return summaries
 
 
@@ -170,20 +178,20 @@ def _point(finished: Sequence[tuple[Cell, float]], images: int) -> Point:
     return Point(images, tuple(s for s, _ in chosen), tuple(ap for _, ap in chosen))
 
 
-def _law(points: Sequence[Point]) -> tuple[Law | None, str]:
-    from scaleprior.laws import fit_law
+def _laws(
+    ladders: Mapping[tuple[str, str], Sequence[Point]],
+) -> dict[tuple[str, str], tuple[Law | None, str]]:
+    """The law of each architecture and arm, or why it has none."""
+    from scaleprior.laws.several import Ladder, fit_ladders
 
-    try:
-        return (
-            fit_law(
-                [p.images for p in points for _ in p.aps],
-                [ap for p in points for ap in p.aps],
-                kind="score",
-                unit="percent",
-                groups=[seed for p in points for seed in p.seeds],
-                level=LEVEL,
-            ),
-            "",
+    names = {of: ", ".join(of) for of in ladders}
+    given = {
+        names[of]: Ladder(
+            [p.images for p in points for _ in p.aps],
+            [ap for p in points for ap in p.aps],
+            [seed for p in points for seed in p.seeds],
         )
-    except UserError as e:
-        return None, str(e)
+        for of, points in ladders.items()
+    }
+    laws = fit_ladders(given, kind="score", unit="percent", level=LEVEL)
+    return {of: (laws.get(name), str(laws.left_out.get(name, ""))) for of, name in names.items()}
