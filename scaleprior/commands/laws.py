@@ -108,7 +108,7 @@ def _input_arguments(parser: argparse.ArgumentParser) -> None:
         "none does; others are fractions if all are at most 1",
     )
     parser.add_argument("--level", type=float, default=0.9, help="nominal coverage of intervals (default: 0.9)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise in refits (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default: 0)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -47,6 +47,7 @@ class Answers(ABC):
         raw_sigma: noise of a new, raw measurement.
         level: the nominal coverage of intervals.
         seed: of the draws.
+        process: what laws that were fitted together have in common; their draws are joint.
     """
 
     curves: Curves
@@ -54,16 +55,12 @@ class Answers(ABC):
     raw_sigma: float
     level: float
     seed: int
+    process: Process
 
     @property
     @abstractmethod
     def unit(self) -> Unit:
         """What the metric is."""
-
-    @property
-    @abstractmethod
-    def together(self) -> Process:
-        """The process of the laws that were fitted together, whose draws are joint."""
 
     @property
     @abstractmethod

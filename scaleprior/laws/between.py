@@ -61,16 +61,12 @@ class LawBetween(Answers):
     raw_sigma: float
     level: float
     seed: int
+    process: Process = field(repr=False)
 
     @property
     def unit(self) -> Unit:
         """What the metric is."""
         return next(iter(self.neighbours.values())).unit
-
-    @property
-    def together(self) -> Process:
-        """The process of its neighbours."""
-        return next(iter(self.neighbours.values())).together
 
     @property
     def first(self) -> float:
@@ -143,7 +139,7 @@ def law_between(laws: Mapping[str, Law], capacity: Mapping[str, float], at: floa
     )  # fmt: skip
     raw = max(law.raw_sigma for law in beside.values())
     shares = tuple(map(float, weights))
-    return LawBetween(float(at), beside, shares, curves, some.sigma, raw, some.level, some.seed)
+    return LawBetween(float(at), beside, shares, curves, some.sigma, raw, some.level, some.seed, some.process)
 
 
 def _levels(laws: list[Law], c: Array, rng: np.random.Generator) -> Array:
@@ -157,7 +153,7 @@ def _levels(laws: list[Law], c: Array, rng: np.random.Generator) -> Array:
 def _shapes(law: Law, c: Array, rng: np.random.Generator) -> Array:
     """How far a shape strays over a decade of capacity: draws [S, G]."""
     distance = float(np.mean([b - a for a, b in itertools.combinations(c, 2)]))
-    apart = law.together.strangers(law.curves.x - law.together.origin, law.curves.cells, rng)
+    apart = law.process.strangers(law.curves.x - law.process.origin, law.curves.cells, rng)
     return math.sqrt(2.0 / distance) * apart
 
 
@@ -177,7 +173,7 @@ def _known(laws: Mapping[str, Law], capacity: Mapping[str, float]) -> dict[str, 
             raise UserError(
                 f"{one} and {other} have one capacity, {capacity[one]:g}", hint="name only one of them for it"
             )
-        if laws[one].together is not laws[other].together:
+        if laws[one].process is not laws[other].process:
             raise UserError(
                 f"{one} and {other} were not fitted together: their draws say nothing of what is between",
                 hint="fit_table and fit_laws fit laws together",

@@ -32,7 +32,7 @@ class Law(Answers):
         sigma: noise of ln e of one measurement of weight 1.
         raw_sigma: noise of a new, raw measurement (larger than sigma where the points were smoothed).
         level_variance: variance of ln e common to all measurements of the same groups (few seeds).
-        process: of the laws that were fitted together.
+        process: what laws that were fitted together have in common; their draws are joint.
         level: the nominal coverage of intervals.
         seed: of the draws.
         why: the selection in words.
@@ -69,11 +69,6 @@ class Law(Answers):
     def unit(self) -> Unit:
         """What the metric is."""
         return self.data.unit
-
-    @property
-    def together(self) -> Process:
-        """The process of the laws that were fitted together, whose draws are joint."""
-        return self.process
 
     @property
     def first(self) -> float:

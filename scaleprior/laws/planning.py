@@ -15,6 +15,10 @@ from scaleprior.laws.forms.form import Array
 
 __all__ = ["PlannedRun", "plan"]
 
+# A run that takes less than this share of the variance at the target tells nothing, however little it costs: 3,000
+# draws of unrelated laws correlate by a fiftieth, which is a share of 0.0004.
+_WORTH = 0.01
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -56,14 +60,15 @@ def plan(
             were fitted together with ``law`` have joint draws with it.
 
     Returns:
-        The runs in order; empty if nothing fits the budget. ``images`` may repeat: another seed.
+        The runs in order, as long as the budget lasts and a run takes 1 % of what variance is left; empty if none
+        does. ``images`` may repeat: another seed.
 
     Raises:
         UserError: a cost, the budget or a number of images that is not positive; a law that was fitted alone.
     """
     others = dict(others or {})
     for name, (other, _) in others.items():
-        if other.together is not law.together:
+        if other.process is not law.process:
             raise UserError(
                 f"law {name!r} was not fitted together with the law of the forecast, whose draws say nothing of it",
                 hint="fit_table and fit_laws fit laws together",
@@ -83,10 +88,10 @@ def plan(
     while len(runs) < most_runs:
         variance = np.diag(covariance)[:-1] + noise
         drop = covariance[:-1, -1] ** 2 / variance
-        value = np.where(spent + prices <= budget * (1 + 1e-9), drop / prices, -np.inf)
-        best = int(np.argmax(value))
-        if not value[best] > 1e-12 * covariance[-1, -1] / prices[best]:
+        worth = (spent + prices <= budget * (1 + 1e-9)) & (drop > _WORTH * covariance[-1, -1])
+        if not worth.any():
             break
+        best = int(np.argmax(np.where(worth, drop / prices, 0.0)))
         spent += float(prices[best])
         covariance = covariance - np.outer(covariance[:, best], covariance[best]) / variance[best]
         half = reach * math.sqrt(max(float(covariance[-1, -1]), 0.0))

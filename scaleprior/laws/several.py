@@ -15,7 +15,7 @@ from scaleprior.laws.law import Law
 from scaleprior.laws.observations import Observations, observe
 from scaleprior.wording import Wording, counted
 
-__all__ = ["MOST_FRACTIONS", "MOST_LADDERS", "Ladder", "Laws", "fit_ladders", "fit_laws", "fit_observed"]
+__all__ = ["MOST_FRACTIONS", "MOST_LADDERS", "Ladder", "Laws", "fit_ladders", "fit_laws", "fit_observed", "fitted_how"]
 
 MOST_LADDERS, MOST_FRACTIONS = 12, 120
 """What is fitted together at most, about 1.5 seconds: the work grows with the cube of all fractions."""
@@ -162,16 +162,29 @@ def fit_observed(
         fractions = sum(combined[name].data.sizes.size for name in names)
         if len(names) > 1 and (len(names) > MOST_LADDERS or fractions > MOST_FRACTIONS):
             parts: list[tuple[str, ...]] = [(name,) for name in names]
-            notes.append(
-                f"The {len(names)} laws with {counted(fractions, 'fractions')} in all are fitted each alone: at most "
-                f"{MOST_LADDERS} laws with {MOST_FRACTIONS} fractions are fitted together"
-            )
+            notes.append(_alone(len(names), fractions))
         else:
             parts = [names]
             together += [names] if len(names) > 1 else []
         for part in parts:
             laws |= fit_combined({name: combined[name] for name in part}, seed=seed, level=level)
     return Laws({name: laws[name] for name in ladders if name in laws}, failed, together, notes)
+
+
+def fitted_how(laws: Mapping[str, Law]) -> str:
+    """Whether the laws of one :func:`fit_ladders` were fitted together, in a sentence; "" of a single law."""
+    if len(laws) < 2:
+        return ""
+    if len({id(law.process) for law in laws.values()}) == 1:
+        return "The laws are fitted together: noise, bends and how alike the shapes are is learnt from all of them."
+    return f"{_alone(len(laws), sum(law.data.sizes.size for law in laws.values()))}."
+
+
+def _alone(laws: int, fractions: int) -> str:
+    return (
+        f"The {laws} laws with {counted(fractions, 'fractions')} in all are fitted each alone: at most {MOST_LADDERS} "
+        f"laws with {MOST_FRACTIONS} fractions are fitted together"
+    )
 
 
 def _groups(ladders: Mapping[str, Combination], apart: Collection[str]) -> list[tuple[str, ...]]:

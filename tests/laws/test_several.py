@@ -7,7 +7,7 @@ import pytest
 
 from scaleprior.errors import UserError
 from scaleprior.laws import Laws, compare_laws, fit_law, fit_laws
-from scaleprior.laws.several import MOST_FRACTIONS, MOST_LADDERS
+from scaleprior.laws.several import MOST_FRACTIONS, MOST_LADDERS, fitted_how
 
 SIZES = np.geomspace(1e4, 1e6, 5)
 
@@ -29,6 +29,7 @@ def test_a_short_ladder_borrows_from_a_long_one_of_its_shape() -> None:
     short, long = ladder(5.3, 24.0, sizes=SIZES[:3], seeds=1, seed=1), ladder(5.0, 20.0, seeds=3)
     laws = fit_laws({"R-152": short, "R-50": long})
     assert laws.together == (("R-152", "R-50"),)
+    assert fitted_how(laws).startswith("The laws are fitted together: ")
     assert width(laws, "R-152", 1e6) < 0.75 * width(fit_laws({"R-152": short}), "R-152", 1e6)
     mean, low, high = laws["R-152"].predict(1e6, noise=False)
     assert low < 24 + 2 * 5.3 < high
@@ -40,6 +41,7 @@ def test_a_single_ladder_is_that_of_fit_law() -> None:
     laws = fit_laws({"one": (n, ap, seeds)})
     assert laws["one"].per_decade == fit_law(n, ap, groups=seeds).per_decade
     assert laws.together == ()
+    assert fitted_how(laws) == ""
 
 
 def test_differences_agree_with_predictions() -> None:
@@ -93,6 +95,7 @@ def test_more_than_a_stated_number_are_fitted_alone_and_that_is_said(many: str) 
     laws = fit_laws(ladders, forms="log-linear")
     assert laws.together == ()
     assert f"at most {MOST_LADDERS} laws with {MOST_FRACTIONS} fractions are fitted together" in laws.notes[0]
+    assert fitted_how(laws) == f"{laws.notes[0]}."
     name = next(iter(ladders))
     n, ap, seeds = ladders[name]
     assert laws[name].per_decade == fit_law(n, ap, groups=seeds, forms="log-linear").per_decade

@@ -15,12 +15,13 @@ import pytest
 
 import scaleprior as sp
 from scaleprior.errors import UserError
-from scaleprior.laws import compare_laws
+from scaleprior.laws import compare_laws, fit_table, read_table
 from scaleprior.study import load_spec, run_study, study_status
 from scaleprior.study.cell import Cell
 from scaleprior.study.cells import plan_cells
 from scaleprior.study.check import check_study
 from scaleprior.study.prepare import StudyData, describe_data, prepare_data
+from scaleprior.study.report.summary import write_results
 from scaleprior.study.runner import _in_order
 from scaleprior.study.status import CellStatus
 from scaleprior.study.worker import run_cell
@@ -367,6 +368,11 @@ def test_every_arm_has_its_laws_and_architectures_are_compared_within_one(
         assert law is not None
         assert law.per_decade.value == pytest.approx(slope, abs=0.2)
     assert laws["A (raw)"] is None
+    write_results(view, tmp_path / "results.csv")
+    of_file = fit_table(read_table(tmp_path / "results.csv"))
+    fitted = [law.per_decade for law in laws.values() if law is not None]
+    assert sorted(law.per_decade.value for law in of_file.values()) == pytest.approx(sorted(g.value for g in fitted))
+    assert "The laws are fitted together: noise" in " ".join(report.notes)
     one, other = laws["A (one)"], laws["B (one)"]
     assert one is not None
     assert other is not None

@@ -56,10 +56,12 @@ def study_sentences(summaries: Sequence[ArchSummary]) -> Iterator[str]:
 
 def study_notes(summaries: Sequence[ArchSummary]) -> Iterator[str]:
     """What the laws are, what to beware of, and by what scale words were chosen; each once for the whole study."""
+    from scaleprior.laws.several import fitted_how
     from scaleprior.laws.words import shared_notes, shared_reasons, thresholds
 
     laws: Mapping[str, Law] = {s.title: s.law for s in summaries if s.law is not None}
     yield from shared_reasons(laws)
+    yield from filter(None, [fitted_how(laws)])
     yield from shared_notes(laws)
     if laws or any(change.known for s in summaries if (change := s.over_scratch) is not None):
         yield thresholds()
