@@ -113,7 +113,7 @@ def law_between(laws: Mapping[str, Law], capacity: Mapping[str, float], at: floa
 
     Raises:
         UserError: a capacity that is none, twice the same, or too far away; a name without a law; laws that were not
-            fitted together.
+            fitted together or whose ladders do not overlap.
     """
     known = _known(laws, capacity)
     names = list(known)
@@ -128,6 +128,10 @@ def law_between(laws: Mapping[str, Law], capacity: Mapping[str, float], at: floa
     else:
         weights, stray = (1.0,), abs(place - c[near[0]])
     beside = {names[i]: known[names[i]] for i in near}
+    if max(law.first for law in beside.values()) >= min(law.last for law in beside.values()):
+        raise UserError(
+            f"the ladders of {' and '.join(beside)} share no range of images", hint="take ones that overlap"
+        )
     some = next(iter(known.values()))
     drawn = np.tensordot(weights, [law.curves.log_e for law in beside.values()], 1)
     centre = np.tensordot(weights, [law.curves.centre for law in beside.values()], 1)

@@ -95,6 +95,11 @@ def test_what_cannot_be_asked_is_refused(laws: Mapping[str, Law]) -> None:
     alone = {name: fit_law(law.data.n, law.data.metric) for name, law in laws.items()}
     with pytest.raises(UserError, match="were not fitted together"):
         law_between(alone, KNOWN, 44.5e6)
+    far = fit_laws(
+        {name: (law.data.n * (1e4 if name == "R-152" else 1), law.data.metric) for name, law in laws.items()}
+    )
+    with pytest.raises(UserError, match="ladders of R-50 and R-152 share no range of images"):
+        law_between(far, KNOWN, 44.5e6)
 
 
 def test_left_out_architectures_are_covered() -> None:
