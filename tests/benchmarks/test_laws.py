@@ -75,8 +75,7 @@ def test_a_cut_ladder_leaves_a_decade_of_its_curve_beyond(bench: ModuleType) -> 
     assert np.unique(ladder.n) == pytest.approx(np.geomspace(1e4, 1e6, 5))
     assert (ladder.n.size, ladder.seeds) == (10, [0] * 5 + [1] * 5)
     n = np.array([3e4, 1e6, 1e7])
-    # of three neighbours, of which those at the ends lie on one side: 20 points a decade are apart by 12 %
-    assert ladder.at(n) == pytest.approx(100.0 * (1.0 - n**-0.1), abs=0.3)
+    assert ladder.at(n) == pytest.approx(100.0 * (1.0 - n**-0.1))  # a line in logarithms, as is a power law
     noise = np.log(1.0 - ladder.metric / 100.0) + 0.1 * np.log(ladder.n)
     assert 0.3 * bench.NOISE < noise.std() < 2.0 * bench.NOISE
     assert bench.cut_ladder(bench.Task("t", x[::8], x[::8] ** -0.1, x_test, x_test**-0.1), None) is None
@@ -85,7 +84,7 @@ def test_a_cut_ladder_leaves_a_decade_of_its_curve_beyond(bench: ModuleType) -> 
 def test_targets_are_judged_as_they_are_printed(bench: ModuleType) -> None:
     row = {
         "mean": 0.02464, "median": 0.02, "published_median": {"M4": 0.03}, "seconds_mean": 0.1, "coverage": 0.9,
-        "share_worse_than_last": 0.1, "gain_on_best_single": 0.2, "half_width": 0.04,
+        "share_worse_than_last": 0.1, "gain_on_best_single": 0.2, "gain_on_best_published": 0.2, "half_width": 0.04,
         "bootstrap_half_width_at_equal_coverage": 0.06,
     }  # fmt: skip
     targets = bench.judge(row, dict.fromkeys((4, 5, 6), row))
