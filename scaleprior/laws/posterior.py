@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scaleprior.laws.combination import Combination
 from scaleprior.laws.forms.form import Array
@@ -53,7 +54,7 @@ class Curves:
     log_e: Array
     centre: Array
     noise: Array
-    cells: np.ndarray
+    cells: NDArray[np.intp]
     ceiling: float
 
     def at(self, n: Array) -> Array:

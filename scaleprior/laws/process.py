@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from scaleprior.laws.forms.form import Array
@@ -50,7 +51,7 @@ class _Fractions:
 
     x: Array
     z: Array
-    of: np.ndarray
+    of: NDArray[np.intp]
     covariance: Array
     square: float
     spare: int
@@ -87,16 +88,17 @@ class Process:
     """
 
     def __init__(self, fractions: _Fractions, origin: float, ladders: int) -> None:
-        self.origin, self.ladders = origin, ladders
+        self.origin: float = origin
+        self.ladders: int = ladders
         self._fractions, self._offset = fractions, float(fractions.z.mean())
         self._whitening = np.linalg.cholesky(fractions.covariance)
         similar = _ALIKE if ladders > 1 else _ALIKE[:1]
-        self._shapes = [self._shape(*cell) for cell in _cells(similar)]
+        self._shapes: list[_Shape] = [self._shape(*cell) for cell in _cells(similar)]
         evidence = np.array([shape.log_evidence for shape in self._shapes])
         weights = np.exp(evidence - evidence.max())
-        self._weights = weights / weights.sum()  # [shapes, 6, 12]
+        self._weights: Array = weights / weights.sum()  # [shapes, 6, 12]
 
-    def _between(self, alike: float, a: np.ndarray, b: np.ndarray) -> Array:
+    def _between(self, alike: float, a: NDArray[np.intp], b: NDArray[np.intp]) -> Array:
         """How alike the shapes of ladders a [K] and b [L] are: [K, L]."""
         return np.where(a[:, None] == b[None], 1.0, alike)
 
@@ -140,7 +142,7 @@ class Process:
             found += level[:, None] + (alike * pull) @ cross.T
         return found
 
-    def draws(self, x: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array, np.ndarray]:
+    def draws(self, x: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array, NDArray[np.intp]]:
         """Joint draws of the posterior.
 
         Each is a draw of the prior, moved by what the measurements, less its own values and noise there, say of it
@@ -157,7 +159,7 @@ class Process:
             found[rows] = self._draws_of(self._shapes[i], x, _SLOPE[slopes[rows]], _NOISE[noises[rows]], rng)
         return found + self._offset, _NOISE[noises], chosen
 
-    def strangers(self, x: Array, cells: np.ndarray, rng: np.random.Generator) -> Array:
+    def strangers(self, x: Array, cells: NDArray[np.intp], rng: np.random.Generator) -> Array:
         """What the shape of one ladder does not share with another's: draws [S, Q] of sqrt(1 - rho) s [...].
 
         Args:
@@ -226,7 +228,7 @@ def _means(data: Observations) -> tuple[Array, Array, Array]:
     return sizes, np.bincount(place, data.w * np.log(data.e)) / weight, weight
 
 
-def _shared(ladders: Sequence[Observations], n: Array, weight: Array, of: np.ndarray) -> Array:
+def _shared(ladders: Sequence[Observations], n: Array, weight: Array, of: NDArray[np.intp]) -> Array:
     """Covariance [M, M] of means of different ladders for noise of variance 1 that runs with one seed share."""
     seeds = [
         {data.group_labels[g] for size, g in zip(data.n, data.group) if size == at and g >= 0}
@@ -262,7 +264,7 @@ def _rise(forgetting: float, x: Array) -> Array:
     return np.where(x < 0.0, x, -np.expm1(-forgetting * np.maximum(x, 0.0)) / forgetting)
 
 
-def _proportional(weights: Array, count: int, rng: np.random.Generator) -> np.ndarray:
+def _proportional(weights: Array, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
     """``count`` indices, each as often as its weight says to within one (systematic sampling), in random order."""
     steps = (np.arange(count) + rng.random()) / count
     return rng.permutation(np.searchsorted(np.cumsum(weights), steps * weights.sum()).clip(0, weights.size - 1))
