@@ -38,7 +38,7 @@ def about(table: Table, laws: Laws) -> dict[str, Any]:
         "not_fitted": {name: why.flags for name, why in laws.left_out.items()},
         "rows_left_out": [one.to_dict() for one in (*table.left_out, *unfitted)],
         "fitted_together": [list(names) for names in laws.together],
-        "notes": [note.flags for note in table.notes] + _merged(laws) + list(laws.notes),
+        "notes": [note.flags for note in table.notes] + _merged(laws),
     }
 
 
@@ -76,7 +76,7 @@ def identity(table: Table, name: str) -> dict[str, Any]:
 
 def notes(table: Table, laws: Laws) -> list[str]:
     """A line for each thing that is to be known of the rows: what was split, merged and left out."""
-    lines = [f"{note.flags}." for note in table.notes] + [f"{note}." for note in (*_merged(laws), *laws.notes)]
+    lines = [f"{note.flags}." for note in table.notes] + [f"{note}." for note in _merged(laws)]
     lines += [f"Fitted together: {_named(names, laws)}." for names in laws.together]
     lines += [f"Left out: {name}: {why.flags}." for name, why in laws.left_out.items()]
     if table.from_scratch:

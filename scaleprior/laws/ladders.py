@@ -34,7 +34,8 @@ def fit_table(
     """Fit a law to each of the table's series; one that none can be fitted to costs the others nothing.
 
     All are fitted together, as :func:`scaleprior.laws.fit_laws` does it, also where ``names`` are some of them: a law
-    is the same whichever are asked for. Series whose rungs are not comparable are fitted alone.
+    is the same whichever are asked for. Those of another data set are fitted by themselves, and a series whose rungs
+    are not comparable alone.
 
     Args:
         table: of ``read_table``.
@@ -63,10 +64,10 @@ def fit_table(
         raise _none_left(table)
     observed, failed = _observed(table, [name for name in table.series if name not in too_few], kind, unit, checked)
     wanted = asked if asked is not None else [*observed, *failed]
-    apart = [name for name, rows in table.series.items() if not rows.comparable]
+    kinds = {name: rows.identity.get("dataset") if rows.comparable else name for name, rows in table.series.items()}
     laws = Laws({}, {})
     if not failed.keys() & set(asked or ()):
-        laws = fit_observed(observed, apart=apart, forms=forms, seed=seed, level=level)
+        laws = fit_observed(observed, kinds=kinds, forms=forms, seed=seed, level=level)
         failed |= laws.left_out
     found = {name: laws[name] for name in wanted if name in laws}
     missing = {name: failed[name] for name in wanted if name in failed}
@@ -77,7 +78,6 @@ def fit_table(
         found,
         {name: Wording(left_out[name]) for name in table.series if name in left_out},
         [names for names in laws.together if found.keys() & set(names)],
-        laws.notes,
     )
 
 

@@ -14,7 +14,7 @@ from scipy import special
 from scaleprior.laws.forms.form import Array
 from scaleprior.laws.observations import Observations
 
-__all__ = ["first_noise", "group_variance", "looks_smoothed", "shared_noise"]
+__all__ = ["first_noise", "group_variance", "looks_smoothed", "odd_one", "scatter", "shared_noise"]
 
 # The noise before any residual is seen, as a share of the range of ln e but no less than 0.4 points of a small AP, and
 # how many residuals that guess is worth: with 3 or 4 points the residuals alone would often claim next to none.
@@ -22,6 +22,7 @@ _NOISE_SHARE = 0.015
 _NOISE_FLOOR = 0.004
 _NOISE_DOF = 1.0
 _FEWEST_PAIRS, _PAIRS_OF_A_GUESS = 2, 4
+_ODD = 0.01  # how often ladders of one noise are told apart by accident
 _SMOOTHED_MIN_RISES = 4.0  # with at least this many expected, next to none is no accident: exp(-4) = 2 %
 
 
@@ -90,6 +91,33 @@ def shared_noise(ladders: Sequence[Observations]) -> float:
     if spare < _FEWEST_PAIRS or squares.min() <= 0.0:
         return 0.0
     return float(np.clip(product / np.sqrt(squares.prod()) * spare / (spare + _PAIRS_OF_A_GUESS), 0.0, 0.9))
+
+
+def scatter(data: Observations) -> tuple[float, int]:
+    """Weighted sum of squares of ln e within the fractions of a ladder, and its degrees of freedom."""
+    z, sizes = np.log(data.e), data.sizes
+    place = np.searchsorted(sizes, data.n)
+    means = np.bincount(place, data.w * z) / np.bincount(place, data.w)
+    return float((data.w * (z - means[place]) ** 2).sum()), data.n.size - sizes.size
+
+
+def odd_one(ladders: Sequence[Observations]) -> tuple[int, float] | None:
+    """The ladder whose runs scatter unlike those of all others, and how many times as far; None of none.
+
+    F tests of each against the others, at level 1 % for all of them: one noise is taken for ladders that are fitted
+    together, and one that is 5 times off would leave a quiet ladder's interval twice too wide.
+    """
+    found = [scatter(data) for data in ladders]
+    square, spare = sum(s for s, _ in found), sum(d for _, d in found)
+    least, odd = _ODD / len(ladders), None
+    for i, (own, of_own) in enumerate(found):
+        rest, of_rest = square - own, spare - of_own
+        if of_own and of_rest and rest > 0.0:
+            ratio = own / of_own / (rest / of_rest)
+            p = 2.0 * min(special.fdtr(of_own, of_rest, ratio), special.fdtrc(of_own, of_rest, ratio))
+            if p < least:
+                least, odd = p, (i, float(np.sqrt(ratio)))
+    return odd
 
 
 def _by_run(data: Observations) -> dict[tuple[float, object], float]:

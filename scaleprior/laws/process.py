@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from scaleprior.laws.forms.form import Array
+from scaleprior.laws.noise import scatter
 from scaleprior.laws.observations import Observations
 
 __all__ = ["Process", "condition"]
@@ -209,14 +210,11 @@ def condition(ladders: Sequence[Observations], *, correlation: float = 0.0) -> P
     parts = [_means(data) for data in ladders]
     of = np.repeat(np.arange(len(ladders)), [sizes.size for sizes, _, _ in parts])
     n, z, weight = (np.concatenate([part[k] for part in parts]) for k in range(3))
-    square = sum(
-        float((data.w * (np.log(data.e) - means[np.searchsorted(sizes, data.n)]) ** 2).sum())
-        for data, (sizes, means, _) in zip(ladders, parts)
-    )
+    scattered = [scatter(data) for data in ladders]
+    square, spare = sum(of_runs for of_runs, _ in scattered), sum(dof for _, dof in scattered)
     covariance = np.diag(1.0 / weight)
     if correlation:
         covariance += correlation * _shared(ladders, n, weight, of)
-    spare = sum(data.n.size for data in ladders) - n.size
     return Process(_Fractions(np.log10(n) - origin, z, of, covariance, square, spare), origin, len(ladders))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,9 @@ from scaleprior.errors import UserError
 from scaleprior.laws.combination import Combination
 from scaleprior.laws.fit import FormChoice, check_draws, combine, fit_combined
 from scaleprior.laws.law import Law
+from scaleprior.laws.noise import odd_one
 from scaleprior.laws.observations import Observations, observe
-from scaleprior.wording import Wording, counted
+from scaleprior.wording import Wording
 
 __all__ = ["MOST_FRACTIONS", "MOST_LADDERS", "Ladder", "Laws", "fit_ladders", "fit_laws", "fit_observed", "fitted_how"]
 
@@ -38,8 +40,7 @@ class Laws(dict[str, Law]):
     Attributes:
         left_out: name -> why, of the ladders that no law was fitted to.
         together: the names of laws that were fitted together, by group; also of ladders that were not asked for but
-            lent what they know.
-        notes: why others were fitted alone.
+            lent what they know. Why another was fitted alone is one of its ``notes``.
     """
 
     def __init__(
@@ -47,12 +48,10 @@ class Laws(dict[str, Law]):
         laws: Mapping[str, Law],
         left_out: Mapping[str, Wording],
         together: Sequence[tuple[str, ...]] = (),
-        notes: Sequence[str] = (),
     ) -> None:
         super().__init__(laws)
         self.left_out: dict[str, Wording] = dict(left_out)
         self.together: tuple[tuple[str, ...], ...] = tuple(together)
-        self.notes: tuple[str, ...] = tuple(notes)
 
 
 def fit_laws(
@@ -130,7 +129,7 @@ def _common_unit(ladders: Sequence[Ladder], kind: str) -> str:
 def fit_observed(
     ladders: Mapping[str, Observations],
     *,
-    apart: Collection[str] = (),
+    kinds: Mapping[str, Hashable] | None = None,
     forms: FormChoice | Sequence[FormChoice] = "auto",
     seed: int = 0,
     level: float = 0.9,
@@ -138,8 +137,8 @@ def fit_observed(
     """Fit ladders of one kind, together as far as :data:`MOST_LADDERS` and :data:`MOST_FRACTIONS` go.
 
     Args:
-        ladders: name -> measurements; those of one unit are fitted together.
-        apart: names of ladders that lend nothing and borrow nothing, whose rungs are not comparable.
+        ladders: name -> measurements; those of one unit and of one noise are fitted together.
+        kinds: name -> what ladders must have in common to lend and borrow; None where all are of a kind.
         forms, seed, level: as for :func:`scaleprior.laws.fit_law`.
 
     Returns:
@@ -157,40 +156,46 @@ def fit_observed(
         except UserError as e:
             failed[name] = e.wording
     laws: dict[str, Law] = {}
-    together, notes = [], []
-    for names in _groups(combined, apart):
-        fractions = sum(combined[name].data.sizes.size for name in names)
-        if len(names) > 1 and (len(names) > MOST_LADDERS or fractions > MOST_FRACTIONS):
-            parts: list[tuple[str, ...]] = [(name,) for name in names]
-            notes.append(_alone(len(names), fractions))
-        else:
-            parts = [names]
-            together += [names] if len(names) > 1 else []
-        for part in parts:
-            laws |= fit_combined({name: combined[name] for name in part}, seed=seed, level=level)
-    return Laws({name: laws[name] for name in ladders if name in laws}, failed, together, notes)
+    together = []
+    for names, why_alone in _groups(combined, kinds or {}):
+        found = fit_combined({name: combined[name] for name in names}, seed=seed, level=level)
+        laws |= {name: replace(law, notes=(*law.notes, *why_alone)) for name, law in found.items()}
+        together += [names] if len(names) > 1 else []
+    return Laws({name: laws[name] for name in ladders if name in laws}, failed, together)
 
 
-def fitted_how(laws: Mapping[str, Law]) -> str:
-    """Whether the laws of one :func:`fit_ladders` were fitted together, in a sentence; "" of a single law."""
-    if len(laws) < 2:
-        return ""
-    if len({id(law.process) for law in laws.values()}) == 1:
-        return "The laws are fitted together: noise, bends and how alike the shapes are is learnt from all of them."
-    return f"{_alone(len(laws), sum(law.data.sizes.size for law in laws.values()))}."
+def fitted_how(laws: Mapping[str, Law]) -> list[str]:
+    """Which of the laws of one :func:`fit_ladders` were fitted together, a sentence for each group."""
+    groups: dict[int, list[str]] = {}
+    for name, law in laws.items():
+        groups.setdefault(id(law.process), []).append(name)
+    together = [names for names in groups.values() if len(names) > 1]
+    if len(together) == 1 and len(together[0]) == len(laws):
+        return ["The laws are fitted together: noise, bends and how alike the shapes are is learnt from all of them."]
+    return [f"Fitted together: {', '.join(names)}." for names in together]
 
 
-def _alone(laws: int, fractions: int) -> str:
-    return (
-        f"The {laws} laws with {counted(fractions, 'fractions')} in all are fitted each alone: at most {MOST_LADDERS} "
-        f"laws with {MOST_FRACTIONS} fractions are fitted together"
-    )
-
-
-def _groups(ladders: Mapping[str, Combination], apart: Collection[str]) -> list[tuple[str, ...]]:
-    """Which may be fitted together: those of one unit, but for those that stand apart."""
-    groups: dict[object, list[str]] = {}
+def _groups(
+    ladders: Mapping[str, Combination], kinds: Mapping[str, Hashable]
+) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Names that are fitted together, those of one kind, one unit and one noise, and why one is fitted alone."""
+    groups: dict[Hashable, list[str]] = {}
     for name, one in ladders.items():
         unit = (one.data.bounded, one.data.scale if one.data.bounded else 0.0)
-        groups.setdefault(name if name in apart else unit, []).append(name)
-    return [tuple(names) for names in groups.values()]
+        groups.setdefault((kinds.get(name), unit), []).append(name)
+    found: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    for names in groups.values():
+        while len(names) > 1 and (odd := odd_one([ladders[name].data for name in names])):
+            name = names.pop(odd[0])
+            why = f"its runs scatter {odd[1]:.2g} times as far from each other as those of {', '.join(names)}"
+            found.append(((name,), (f"Fitted alone: {why} (in ln of the error).",)))
+        fractions = sum(ladders[name].data.sizes.size for name in names)
+        if len(names) > 1 and (len(names) > MOST_LADDERS or fractions > MOST_FRACTIONS):
+            why = (
+                f"Fitted alone: at most {MOST_LADDERS} laws with {MOST_FRACTIONS} fractions are fitted together, these "
+                f"are {len(names)} with {fractions}."
+            )
+            found += [((name,), (why,)) for name in names]
+        else:
+            found.append((tuple(names), ()))
+    return found

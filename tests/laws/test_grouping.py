@@ -106,6 +106,8 @@ def test_rows_that_differ_in_what_identifies_a_comparison_are_two_laws(tmp_path:
     laws = fit_table(table, unit="percent")
     ladders = {name: ([r["images"] for r in rows], [r["ap"] for r in rows], ["0", "1"] * 4)
                for name, rows in zip(names, (first, second))}  # fmt: skip
+    if column == "dataset":  # measured on other images: nothing is borrowed
+        del ladders[names[1]]
     assert laws[names[0]].per_decade == fit_laws(ladders, unit="percent")[names[0]].per_decade
 
 

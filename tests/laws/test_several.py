@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from scaleprior.errors import UserError
-from scaleprior.laws import Laws, compare_laws, fit_law, fit_laws
+from scaleprior.laws import Laws, compare_laws, fit_law, fit_laws, shared_notes
+from scaleprior.laws.noise import odd_one
+from scaleprior.laws.observations import observe
 from scaleprior.laws.several import MOST_FRACTIONS, MOST_LADDERS, fitted_how
 
 SIZES = np.geomspace(1e4, 1e6, 5)
@@ -29,7 +31,7 @@ def test_a_short_ladder_borrows_from_a_long_one_of_its_shape() -> None:
     short, long = ladder(5.3, 24.0, sizes=SIZES[:3], seeds=1, seed=1), ladder(5.0, 20.0, seeds=3)
     laws = fit_laws({"R-152": short, "R-50": long})
     assert laws.together == (("R-152", "R-50"),)
-    assert fitted_how(laws).startswith("The laws are fitted together: ")
+    assert fitted_how(laws)[0].startswith("The laws are fitted together: ")
     assert width(laws, "R-152", 1e6) < 0.75 * width(fit_laws({"R-152": short}), "R-152", 1e6)
     mean, low, high = laws["R-152"].predict(1e6, noise=False)
     assert low < 24 + 2 * 5.3 < high
@@ -41,7 +43,7 @@ def test_a_single_ladder_is_that_of_fit_law() -> None:
     laws = fit_laws({"one": (n, ap, seeds)})
     assert laws["one"].per_decade == fit_law(n, ap, groups=seeds).per_decade
     assert laws.together == ()
-    assert fitted_how(laws) == ""
+    assert fitted_how(laws) == []
 
 
 def test_differences_agree_with_predictions() -> None:
@@ -85,6 +87,26 @@ def test_the_unit_is_one_for_all() -> None:
     assert fit_laws({"weak": weak})["weak"].unit.scale == 1.0
 
 
+def test_a_ladder_whose_runs_scatter_unlike_the_others_is_fitted_alone() -> None:
+    ladders = {name: ladder(5.0, 20.0 + 2 * i, seeds=3, seed=i) for i, name in enumerate("abc")}
+    ladders["loud"] = ladder(5.0, 20.0, seeds=3, noise=3.0, seed=9)
+    laws = fit_laws(ladders)
+    assert laws.together == (("a", "b", "c"),)
+    assert laws["loud"].notes[-1].startswith("Fitted alone: its runs scatter ")
+    assert laws["loud"].notes[-1].endswith(" times as far from each other as those of a, b, c (in ln of the error).")
+    assert fitted_how(laws) == ["Fitted together: a, b, c."]
+    n, ap, seeds = ladders["loud"]
+    assert laws["loud"].per_decade == fit_law(n, ap, groups=seeds).per_decade
+
+
+def test_ladders_of_one_noise_are_seldom_told_apart() -> None:
+    told = 0
+    for i in range(300):
+        some = [ladder(5.0, 20.0, seeds=2, seed=3 * i + j) for j in range(3)]
+        told += odd_one([observe(n, ap) for n, ap, _ in some]) is not None
+    assert told <= 9  # nominally 3; more than 9 of a binomial have 0.1 %
+
+
 @pytest.mark.parametrize("many", ["ladders", "fractions"])
 def test_more_than_a_stated_number_are_fitted_alone_and_that_is_said(many: str) -> None:
     if many == "ladders":
@@ -94,8 +116,10 @@ def test_more_than_a_stated_number_are_fitted_alone_and_that_is_said(many: str) 
         ladders = {"dense": ladder(5.0, 20.0, sizes=dense, seeds=1), "sparse": ladder(5.0, 24.0)}
     laws = fit_laws(ladders, forms="log-linear")
     assert laws.together == ()
-    assert f"at most {MOST_LADDERS} laws with {MOST_FRACTIONS} fractions are fitted together" in laws.notes[0]
-    assert fitted_how(laws) == f"{laws.notes[0]}."
+    said = f"Fitted alone: at most {MOST_LADDERS} laws with {MOST_FRACTIONS} fractions are fitted together, these are"
+    assert all(law.notes[-1].startswith(said) for law in laws.values())
+    assert sum(said in note for note in shared_notes(laws)) == 1
+    assert fitted_how(laws) == []
     name = next(iter(ladders))
     n, ap, seeds = ladders[name]
     assert laws[name].per_decade == fit_law(n, ap, groups=seeds, forms="log-linear").per_decade

@@ -61,7 +61,7 @@ def study_notes(summaries: Sequence[ArchSummary]) -> Iterator[str]:
 
     laws: Mapping[str, Law] = {s.title: s.law for s in summaries if s.law is not None}
     yield from shared_reasons(laws)
-    yield from filter(None, [fitted_how(laws)])
+    yield from fitted_how(laws)
     yield from shared_notes(laws)
     if laws or any(change.known for s in summaries if (change := s.over_scratch) is not None):
         yield thresholds()
