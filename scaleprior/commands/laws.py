@@ -293,7 +293,7 @@ def _more_than_one(differ: dict[str, tuple[str, str]]) -> list[str]:
 
 
 def _forecast(args: argparse.Namespace) -> None:
-    from scaleprior.laws.words import decimals, needs, shared_notes, shared_reasons
+    from scaleprior.laws.words import decimals, needs, number_key, shared_notes, shared_reasons
 
     _out_suffix(args.out, (".json",))
     if not args.target and not args.images:
@@ -304,7 +304,7 @@ def _forecast(args: argparse.Namespace) -> None:
     result: dict[str, Any] = {"forecasts": {}, **about(table, laws)}
     lines, wide = [], max([_width(table), *(len(name) + 2 for name in between)])
     for name, law in {**laws, **between}.items():
-        rows = {f"{t:g}": law.images_for(t).to_dict() for t in args.target}
+        rows = {number_key(t): law.images_for(t).to_dict() for t in args.target}
         asked = {"images_for": rows, "predictions": _predictions(law, args.images), "why": law.why}
         if name in laws:
             result["forecasts"][name] = {"identity": identity(table, name), **law_facts(laws[name]), **asked}

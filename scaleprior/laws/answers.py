@@ -94,10 +94,7 @@ class Answers(ABC):
         Raises:
             UserError: n is not positive and finite.
         """
-        n = np.asarray(n, dtype=float)
-        bad = ~(np.isfinite(n) & (n > 0))
-        if bad.any():
-            raise UserError(f"cannot predict at {n[bad].ravel()[0]:g} images", hint="give images > 0")
+        n = _images(n, "predict")
         drawn = self.curves.at(n.ravel())
         if noise:
             scatter = np.random.default_rng(self.seed).normal(size=len(drawn)) * (self.raw_sigma / self.sigma)
@@ -134,12 +131,16 @@ class Answers(ABC):
         return Estimate(gain.value / decades, gain.low / decades, gain.high / decades, gain.probability)
 
     def gain(self, start: float, end: float) -> Estimate:
-        """How much better the metric is at ``end`` than at ``start`` images, with the law's interval (no noise)."""
+        """How much better the metric is at ``end`` than at ``start`` images, with the law's interval (no noise).
+
+        Raises:
+            UserError: a number of images that is not positive and finite.
+        """
         return self.estimate(*self.gain_draws(start, end))
 
     def gain_draws(self, start: float, end: float) -> tuple[float, Array]:
         """The gain from ``start`` to ``end`` images and its draws [S], in the metric's unit."""
-        n = np.array([start, end], dtype=float)
+        n = _images([start, end], "tell a gain")
         centre, drawn = np.exp(self.log_error(n)), np.exp(self.curves.at(n))
         return self.unit.scale * float(centre[0] - centre[1]), self.unit.scale * (drawn[:, 0] - drawn[:, 1])
 
@@ -170,6 +171,15 @@ class Answers(ABC):
         ordered, tail = np.sort(reached), 0.5 - self.level / 2.0
         places = (int(tail * (ordered.size - 1)), math.ceil((1.0 - tail) * (ordered.size - 1)))
         return float(ordered[places[0]]), float(ordered[places[1]])
+
+
+def _images(n: ArrayLike, what: str) -> Array:
+    """Numbers of images, each positive and finite."""
+    n = np.asarray(n, dtype=float)
+    bad = ~(np.isfinite(n) & (n > 0))
+    if bad.any():
+        raise UserError(f"cannot {what} at {n[bad].ravel()[0]:g} images", hint="give images > 0")
+    return n
 
 
 def _crossings(grid: Array, short: Array) -> Array:

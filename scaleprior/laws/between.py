@@ -119,7 +119,7 @@ def law_between(laws: Mapping[str, Law], capacity: Mapping[str, float], at: floa
     names = list(known)
     c = np.log10([capacity[name] for name in names])
     place = math.log10(_positive("the architecture asked for", at))
-    _check_place(place, c, names, at)
+    _check_place(at, {name: capacity[name] for name in names})
     right = int(np.searchsorted(c, place))
     near = [i for i in (right - 1, right) if 0 <= i < len(names)]
     if len(near) == 2:
@@ -173,7 +173,7 @@ def _known(laws: Mapping[str, Law], capacity: Mapping[str, float]) -> dict[str, 
             f"capacities of {len(names)} measured architecture(s)", hint="name those of at least two that have a law"
         )
     for one, other in itertools.pairwise(names):
-        if capacity[one] == capacity[other]:
+        if _alike(capacity[one], capacity[other]):
             raise UserError(
                 f"{one} and {other} have one capacity, {capacity[one]:g}", hint="name only one of them for it"
             )
@@ -191,14 +191,19 @@ def _positive(name: str, size: float) -> float:
     return size
 
 
-def _check_place(place: float, c: Array, names: list[str], at: float) -> None:
+def _alike(one: float, other: float) -> bool:
+    """Whether two capacities are one but for rounding."""
+    return math.isclose(one, other, rel_tol=1e-9)
+
+
+def _check_place(at: float, known: Mapping[str, float]) -> None:
     """Refuse what is measured, and what is too far from anything that is."""
-    if place in c:
-        raise UserError(f"capacity {at:g} is that of {names[int(np.argmax(c == place))]}", hint="ask the law of that")
-    span = float(c[-1] - c[0])
-    if not c[0] - span <= place <= c[-1] + span:
+    for name, size in known.items():
+        if _alike(at, size):
+            raise UserError(f"capacity {at:g} is that of {name}", hint="ask the law of that")
+    low, high = min(known.values()), max(known.values())
+    if not low / (high / low) <= at <= high * (high / low):
         raise UserError(
-            f"capacity {at:g} is further outside the known ones ({10.0 ** c[0]:g} to {10.0 ** c[-1]:g}) than they are "
-            "apart",
+            f"capacity {at:g} is further outside the known ones ({low:g} to {high:g}) than they are apart",
             hint="measure a ladder nearer to it",
         )

@@ -16,7 +16,7 @@ from scaleprior.laws.noise import shared_noise
 from scaleprior.laws.posterior import posterior
 from scaleprior.laws.process import condition
 from scaleprior.laws.settling import OpenDifference, Settling, settling, settling_words
-from scaleprior.laws.words import chance, decimals, judged, number, percent
+from scaleprior.laws.words import chance, decimals, judged, number, number_key, percent
 
 __all__ = ["Comparison", "compare_laws"]
 
@@ -53,7 +53,7 @@ class Comparison:
         """JSON-ready."""
         return {
             "per_decade": self.per_decade.to_dict(),
-            "at": {f"{n:g}": e.to_dict() for n, e in self.at.items()},
+            "at": {number_key(n): e.to_dict() for n, e in self.at.items()},
             "paired_seeds": self.paired,
             "correlation": self.correlation,
             "verdict": self.verdict,
@@ -69,7 +69,7 @@ def _together(a: Law, b: Law) -> tuple[Law, Law]:
     if a.process is b.process and a is not b:
         return a, b
     # in an order of their own, so that the numbers of "b against a" mirror those of "a against b"
-    pair = sorted((a, b), key=lambda law: (law.data.n.tolist(), law.data.metric.tolist()))
+    pair = sorted((a, b), key=lambda law: law.data.rank)
     process = condition([law.data for law in pair], correlation=shared_noise([a.data, b.data]))
     drawn = posterior(process, [law.forms for law in pair], [law.level_variance for law in pair], min(a.seed, b.seed))
     first, second = (replace(law, curves=curves, process=process) for law, curves in zip(pair, drawn))
@@ -129,7 +129,7 @@ def compare_laws(
         )
     end = float(min(a.data.n.max(), b.data.n.max()))
     start = float(max(a.data.n.min(), b.data.n.min(), end / 10.0))
-    if start >= end:
+    if start >= end or math.isclose(start, end, rel_tol=1e-8):
         raise UserError("the two ladders share no range of images", hint="compare ladders that overlap")
     seeds_of = [set(law.data.group_labels) for law in (a, b)]
     correlation, paired = shared_noise([a.data, b.data]), len(seeds_of[0] & seeds_of[1])

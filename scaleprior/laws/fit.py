@@ -126,15 +126,16 @@ def combine(data: Observations, forms: FormChoice | Sequence[FormChoice] = "auto
 
 
 def fit_combined(ladders: Mapping[str, Combination], *, seed: int, level: float) -> dict[str, Law]:
-    """The laws of ladders whose forms are fitted: one process for all of them."""
-    combined = list(ladders.values())
+    """The laws of ladders whose forms are fitted: one process for all of them, whatever their order."""
+    names = sorted(ladders, key=lambda name: (ladders[name].data.rank, str(name)))
+    combined = [ladders[name] for name in names]
     process = condition([c.data for c in combined], correlation=shared_noise([c.data for c in combined]))
     shifts = []
     for i, one in enumerate(combined):
         fitted = process.mean(np.log10(one.data.n) - process.origin)[i]
         shifts.append(group_variance(np.log(one.data.e) - fitted, one.data.group, one.data.w))
     laws = {}
-    for name, one, curves, shift in zip(ladders, combined, posterior(process, combined, shifts, int(seed)), shifts):
+    for name, one, curves, shift in zip(names, combined, posterior(process, combined, shifts, int(seed)), shifts):
         u, z = np.log(one.data.n), np.log(one.data.e)
         smoothed = looks_smoothed(u, z, curves.centre_at(one.data.n), process.noise)
         law = Law(
@@ -148,4 +149,4 @@ def fit_combined(ladders: Mapping[str, Combination], *, seed: int, level: float)
             process=process,
         )
         laws[name] = replace(law, why=explain(law), notes=cautions(law))
-    return laws
+    return {name: laws[name] for name in ladders}

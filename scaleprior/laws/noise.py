@@ -14,7 +14,7 @@ from scipy import special
 from scaleprior.laws.forms.form import Array
 from scaleprior.laws.observations import Observations
 
-__all__ = ["first_noise", "group_variance", "looks_smoothed", "odd_one", "scatter", "shared_noise"]
+__all__ = ["LEAST_NOISE", "first_noise", "group_variance", "looks_smoothed", "odd_one", "scatter", "shared_noise"]
 
 # The noise before any residual is seen, as a share of the range of ln e but no less than 0.4 points of a small AP, and
 # how many residuals that guess is worth: with 3 or 4 points the residuals alone would often claim next to none.
@@ -22,6 +22,8 @@ _NOISE_SHARE = 0.015
 _NOISE_FLOOR = 0.004
 _NOISE_DOF = 1.0
 _FEWEST_PAIRS, _PAIRS_OF_A_GUESS = 2, 4
+LEAST_NOISE = 0.0015
+"""The least noise of ln e that a measurement is taken to have: at AP 35, the 0.1 that APs are often rounded to."""
 _ODD = 0.01  # how often ladders of one noise are told apart by accident
 _SMOOTHED_MIN_RISES = 4.0  # with at least this many expected, next to none is no accident: exp(-4) = 2 %
 
@@ -107,12 +109,13 @@ def odd_one(ladders: Sequence[Observations]) -> tuple[int, float] | None:
     F tests of each against the others, at level 1 % for all of them: one noise is taken for ladders that are fitted
     together, and one that is 5 times off would leave a quiet ladder's interval twice too wide.
     """
-    found = [scatter(data) for data in ladders]
+    # runs that agree to every digit written scatter by less than those digits, not by nothing
+    found = [(max(s, d * LEAST_NOISE**2), d) for s, d in map(scatter, ladders)]
     square, spare = sum(s for s, _ in found), sum(d for _, d in found)
     least, odd = _ODD / len(ladders), None
     for i, (own, of_own) in enumerate(found):
         rest, of_rest = square - own, spare - of_own
-        if of_own and of_rest and rest > 0.0:
+        if of_own and of_rest:
             ratio = own / of_own / (rest / of_rest)
             p = 2.0 * min(special.fdtr(of_own, of_rest, ratio), special.fdtrc(of_own, of_rest, ratio))
             if p < least:

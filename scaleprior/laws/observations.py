@@ -16,6 +16,7 @@ __all__ = ["KINDS", "UNITS", "Observations", "Unit", "observe", "refuse_mixture"
 KINDS = ("score", "error")
 UNITS = ("auto", "fraction", "percent", "loss")
 _FLOOR = 5e-4  # a measured error of 0 is taken as this (AP 99.95): the forms work on its logarithm
+_ALIKE = 1e-8  # numbers of images that differ by less of themselves differ by the rounding of a share times a total
 _MIX_UP = 20.0  # a drop by this factor at more images is a mixture of units, not a measurement
 
 
@@ -64,6 +65,11 @@ class Observations:
     def sizes(self) -> Array:
         """The distinct numbers of images, ascending."""
         return np.unique(self.n)
+
+    @property
+    def rank(self) -> tuple[list[float], ...]:
+        """Puts ladders in an order of their own: no number of a joint fit depends on the one they were given in."""
+        return self.n.tolist(), self.metric.tolist(), self.w.tolist(), self.group.tolist()
 
     @property
     def unit(self) -> Unit:
@@ -149,13 +155,14 @@ def observe(
             hint="give one of each per measurement",
         )
     _check_values(n, y, w)
+    n = _one_size(n)
     if np.unique(n).size < 3:
         raise UserError(
             f"{np.unique(n).size} distinct number(s) of images ({', '.join(f'{v:g}' for v in np.unique(n)[:2])})",
             hint="a law needs at least 3 fractions; 4 or 5 over a factor of 30 are a good ladder",
         )
     scale, bounded = _unit_scale(n, y, kind, unit)
-    names = {label: i for i, label in enumerate(sorted({g for g in labels if g is not None}, key=str))}
+    names = {label: i for i, label in enumerate(sorted({g for g in labels if g is not None}, key=repr))}
     group = np.array([-1 if g is None else names[g] for g in labels])
     rows = np.stack([n, y, group], axis=1)
     unique, inverse = np.unique(rows, axis=0, return_inverse=True)
@@ -174,6 +181,13 @@ def observe(
         bounded=bounded,
         merged=n.size - len(unique),
     )
+
+
+def _one_size(n: Array) -> Array:
+    """Numbers of images; of those that differ by rounding (300,000 and 0.3 x 1e6) the smallest stands for all."""
+    sizes = np.unique(n)
+    starts = np.append(True, np.diff(sizes) > _ALIKE * sizes[1:])
+    return sizes[starts][np.cumsum(starts)[np.searchsorted(sizes, n)] - 1]
 
 
 def _check_values(n: Array, y: Array, w: Array) -> None:

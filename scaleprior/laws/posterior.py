@@ -34,7 +34,7 @@ _STRAY = (0.55, 0.75)  # of the process' deviation just beyond the largest fract
 _STOPS = 0.06  # of the draws that rise stop there
 _FINE, _COARSE = 24, 8  # points a decade: of the grid up to _FINE_BEYOND decades behind the data, and from there on
 _FINE_BEYOND = 1.25
-_LOWEST = math.log(1e-6)  # of ln e
+_LOWEST, _HIGHEST = math.log(1e-6), 1e6
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Curves:
         centre: [G] the law itself.
         noise: [S] standard deviation of ln e of one measurement that each draw goes with.
         cells: [S] the cell of the process' grid that each draw is of.
-        ceiling: the largest e.
+        ceiling: the largest e; of an unbounded loss a million times the largest measured.
     """
 
     x: Array
@@ -91,7 +91,7 @@ def posterior(process: Process, forms: Sequence[Combination], shifts: Sequence[f
         log_e, centre = _moved(drawn[:, ladder], means[ladder], combination, x, rng)
         log_e += math.sqrt(shifts[ladder]) * rng.normal(size=(DRAWS, 1))
         log_e += centre - log_e.mean(0)  # which the draws miss by chance
-        found.append(Curves(x, log_e, centre, noise, cells, 1.0 if combination.data.bounded else math.inf))
+        found.append(Curves(x, log_e, centre, noise, cells, 1.0 if combination.data.bounded else _HIGHEST))
     return found
 
 

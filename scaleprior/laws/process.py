@@ -17,7 +17,8 @@ makes the measurements. Shapes: A ladders, M fractions in all, Q numbers of imag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from scaleprior.laws.forms.form import Array
-from scaleprior.laws.noise import scatter
+from scaleprior.laws.noise import LEAST_NOISE, scatter
 from scaleprior.laws.observations import Observations
 
 __all__ = ["Process", "condition"]
@@ -34,7 +35,7 @@ _FORGETTING = (0.35, 0.7, 1.2, 2.0, 3.5)  # lambda, per decade
 _PUSH = (0.05, 0.25, 0.6, 1.2)  # r
 _ALIKE = (0.0, 0.5, 0.8, 0.95)  # rho, of several ladders
 _SLOPE = np.array([0.008, 0.02, 0.05, 0.12, 0.3, 0.8])  # s, of ln e a decade
-_NOISE = np.geomspace(0.0015, 0.12, 12)  # sigma, of ln e
+_NOISE = np.geomspace(LEAST_NOISE, 0.12, 12)  # sigma, of ln e
 _USUAL_NOISE, _NOISE_SPREAD = 0.012, 0.8  # median of sigma before any data, and the standard deviation of its logarithm
 _LEVEL = 25.0  # variance of a ladder's level: nothing is known of it before the data
 _JITTER = 1e-9  # keeps a covariance of neighbouring points positive definite
@@ -214,7 +215,7 @@ def condition(ladders: Sequence[Observations], *, correlation: float = 0.0) -> P
     square, spare = sum(of_runs for of_runs, _ in scattered), sum(dof for _, dof in scattered)
     covariance = np.diag(1.0 / weight)
     if correlation:
-        covariance += correlation * _shared(ladders, n, weight, of)
+        covariance += correlation * _shared(ladders, n, of)
     return Process(_Fractions(np.log10(n) - origin, z, of, covariance, square, spare), origin, len(ladders))
 
 
@@ -226,19 +227,30 @@ def _means(data: Observations) -> tuple[Array, Array, Array]:
     return sizes, np.bincount(place, data.w * np.log(data.e)) / weight, weight
 
 
-def _shared(ladders: Sequence[Observations], n: Array, weight: Array, of: NDArray[np.intp]) -> Array:
-    """Covariance [M, M] of means of different ladders for noise of variance 1 that runs with one seed share."""
-    seeds = [
-        {data.group_labels[g] for size, g in zip(data.n, data.group) if size == at and g >= 0}
-        for data, at in ((ladders[a], at) for a, at in zip(of, n))
-    ]
+def _shared(ladders: Sequence[Observations], n: Array, of: NDArray[np.intp]) -> Array:
+    """Covariance [M, M] of means of different ladders for noise of variance 1 that runs with one seed share.
+
+    A seed's runs at a fraction are one measurement of their weight w, and what it adds is as large as a noise of
+    variance 1 / w: so the whole stays a covariance, whatever the weights.
+    """
+    seeds = [_weights_of_seeds(ladders[a], at) for a, at in zip(of, n)]
+    weight = [sum(ladders[a].w[ladders[a].n == at]) for a, at in zip(of, n)]
     found = np.zeros((n.size, n.size))
     for i in range(n.size):
         for j in range(n.size):
             if of[i] != of[j] and n[i] == n[j]:
-                # no more than runs that all are in common, so that the whole stays a covariance
-                common = min(len(seeds[i] & seeds[j]), weight[i], weight[j])
+                common = sum(math.sqrt(seeds[i][seed] * seeds[j][seed]) for seed in seeds[i] if seed in seeds[j])
                 found[i, j] = common / (weight[i] * weight[j])
+    return found
+
+
+def _weights_of_seeds(data: Observations, at: float) -> dict[Hashable, float]:
+    """Sums of weights of the runs of each seed at a fraction."""
+    found: dict[Hashable, float] = {}
+    for group, weight in zip(data.group[data.n == at], data.w[data.n == at]):
+        if group >= 0:
+            label = data.group_labels[group]
+            found[label] = found.get(label, 0.0) + float(weight)
     return found
 
 

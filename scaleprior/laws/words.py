@@ -27,6 +27,7 @@ __all__ = [
     "log_linear_notes",
     "needs",
     "number",
+    "number_key",
     "percent",
     "shared_notes",
     "shared_reasons",
@@ -53,6 +54,12 @@ def number(n: float) -> str:
         if n >= size:
             return f"{n / size:.3g}{letter}"
     return f"{n:,.0f}"
+
+
+def number_key(n: float) -> str:
+    """A number as a key of JSON: short (``1e+06``) where that is all of it, else with every digit."""
+    short = f"{n:g}"
+    return short if float(short) == n else repr(float(n))
 
 
 def decimals(law: Answers) -> int:

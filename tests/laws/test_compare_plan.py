@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scaleprior.errors import UserError
-from scaleprior.laws import Law, compare_laws, fit_law, plan
+from scaleprior.laws import Law, compare_laws, fit_law, fit_laws, plan
 from scaleprior.laws.fit import fit_together
 from scaleprior.laws.words import chance, judged
 
@@ -125,13 +125,22 @@ def test_laws_that_cannot_be_compared() -> None:
         compare_laws(a, fit_law(LADDER, [0.5, 0.4, 0.35, 0.3], kind="error"))
     with pytest.raises(UserError, match="share no range"):
         compare_laws(a, fit_law(LADDER * 1e6, [3, 5, 6, 7]))
+    with pytest.raises(UserError, match="share no range"):  # but for rounding
+        compare_laws(a, fit_law(LADDER * (31.62 * (1 - 1e-12)), [3, 5, 6, 7]))
+
+
+def test_numbers_of_images_that_are_nearly_one_are_two_keys() -> None:
+    a, b = ladder(6, noise=0.4, seed=0), ladder(3, noise=0.4, seed=1)
+    assert list(compare_laws(a, b, at=(1e6, 1_000_001.0)).to_dict()["at"]) == ["1e+06", "1000001.0"]
 
 
 def test_equal_laws_are_wrongly_told_apart_seldom() -> None:
-    told = sum(
-        compare_laws(ladder(4, noise=0.5, seed=2 * i), ladder(4, noise=0.5, seed=2 * i + 1)).visible is None
-        for i in range(25)
-    )
+    n, told = np.repeat(LADDER, 3), 0
+    for i in range(25):
+        noise = 0.5 * np.random.default_rng(i).normal(size=(2, n.size))
+        a, b = ((n, 3 + 4 * np.log10(n / 100) + own, [0, 1, 2] * 4) for own in noise)
+        laws = fit_laws({"a": a, "b": b}, unit="percent", forms=["M2", "M3"])
+        told += compare_laws(laws["a"], laws["b"]).visible is None
     # nominally 10 %; binomial(25, 0.1) is above 5 with 3 %
     assert told <= 5
 

@@ -76,6 +76,30 @@ def test_order_of_rows_does_not_matter() -> None:
     np.testing.assert_array_equal(one.predict([1e4]), other.predict([1e4]))
 
 
+def test_sizes_that_differ_by_rounding_are_one() -> None:
+    ap = [20.0, 25.0, 27.0, 27.4, 29.0]
+    one = fit_law([1e4, 1e5, 3e5, 3e5, 1e6], ap)
+    other = fit_law([1e4, 1e5, 3e5, 0.3 * 1e6 * (1 - 1e-12), 1e6], ap)
+    assert other.data.sizes.size == 4
+    assert other.per_decade.value == pytest.approx(one.per_decade.value)
+    with pytest.raises(UserError, match=r"2 distinct number\(s\) of images"):
+        fit_law([1e4, 1e6, 1e6 * (1 + 1e-9), 1e6 * (1 + 2e-9)], [20, 21, 22, 21])
+
+
+@pytest.mark.parametrize("end", [0.0, -1.0, math.nan, math.inf])
+def test_a_gain_to_no_number_of_images_is_refused(end: float) -> None:
+    law = fit_law([1e4, 1e5, 1e6], [20, 25, 29])
+    with pytest.raises(UserError, match="cannot tell a gain at"):
+        law.gain(1e5, end)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_loss_is_finite_however_far_away() -> None:
+    law = fit_law([1e4, 1e5, 1e6], [5.0, 1e3, 1e6], kind="error")
+    for n in (1e-300, 1e300):
+        assert np.isfinite([*law.predict(n), *vars(law.gain(n, 1e6)).values()]).all()
+
+
 def test_duplicated_rows_are_rows_with_double_weight() -> None:
     doubled = fit_law([*LADDER, LADDER[1]], [*AP, AP[1]])
     weighted = fit_law(LADDER, AP, weights=[1, 2, 1, 1])

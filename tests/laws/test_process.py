@@ -104,6 +104,21 @@ def test_another_ladder_of_the_same_shape_sharpens_one_and_one_of_another_shape_
     assert spread(bent) > 0.8 * alone
 
 
+def test_noise_that_runs_share_is_a_covariance_whatever_their_weights() -> None:
+    """One ladder has two seeds, each of which another ladder has, all of them light beside their ladders' others."""
+    light = 0.05
+    data = [
+        observe([1e4] * len(seeds) + [1e5, 1e6], [20.0 + 0.1 * s for s in seeds] + [25, 29], groups=[*seeds, 3, 4],
+                weights=[weight] * len(seeds) + [1, 1])
+        for seeds, weight in (([1, 2], light / 2), ([1], light), ([2], light))
+    ]  # fmt: skip
+    shared = np.diag([1.0 / d.w[d.n == n].sum() for d in data for n in d.sizes])
+    n, of = np.concatenate([d.sizes for d in data]), np.repeat(np.arange(3), 3)
+    shared += 0.9 * process._shared(data, n, of)
+    assert np.linalg.eigvalsh(shared).min() > 0
+    assert np.isfinite(condition(data, correlation=0.9).mean(np.array([1.0]))).all()
+
+
 def test_the_order_of_ladders_does_not_matter() -> None:
     a, b = ladder(N, seed=1), ladder(N[1:], slope=1.0, seed=2)
     at = np.array([0.5, 3.0])
