@@ -80,11 +80,6 @@ class Observations:
         """The user's metric of an error e."""
         return self.unit.to_metric(e)
 
-    def to_error(self, metric: Array) -> Array:
-        """The error e of a metric in the user's unit (not clipped)."""
-        fraction = np.asarray(metric, dtype=float) / self.scale
-        return 1.0 - fraction if self.kind == "score" else fraction
-
 
 def _vector(values: ArrayLike, name: str) -> Array:
     try:

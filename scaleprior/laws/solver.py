@@ -33,7 +33,6 @@ def solve(
     sigma: float | Array = 0.02,
     iterations: int = 40,
     prior_weight: float = 1.0,
-    prior_mean: Array | None = None,
 ) -> tuple[Array, Array]:
     """Fit B problems at once.
 
@@ -45,7 +44,6 @@ def solve(
         sigma: noise of z: where Huber's loss turns linear and what the prior is weighed against; scalar or [B, 1].
         iterations: the most Levenberg-Marquardt steps.
         prior_weight: factor on the form's weak prior.
-        prior_mean: [B, P] or [P], in place of the form's own (randomised priors of resampling).
 
     Returns:
         theta [B, P] and the cost [B] (lower is better; in units of sigma^2).
@@ -54,7 +52,7 @@ def solve(
     sigma = np.broadcast_to(np.asarray(sigma, dtype=float).reshape(-1, 1), (batch, 1))
     u, z, w = (np.broadcast_to(np.asarray(a, dtype=float), (batch, np.shape(a)[-1])) for a in (u, z, w))
     own_mean, own_scale = form.prior()
-    mean = np.broadcast_to(own_mean if prior_mean is None else np.asarray(prior_mean), (batch, size))
+    mean = np.broadcast_to(own_mean, (batch, size))
     scale = own_scale / np.sqrt(max(prior_weight, 1e-12))
     theta = theta.copy()
     damping = np.full(batch, 1e-2)

@@ -35,6 +35,7 @@ _CUBIC_FROM = 8  # sizes; with fewer, a second direction of bending costs more t
 _BLOCKS = 12  # means of neighbours: the noise of a learning curve's next point is that of its last one, but for a bit
 _INTERCEPTS_FROM = 4  # degrees of freedom that must be left; below, each one is worth more than the seeds' shifts
 _ROUNDING = 1e-9  # of the largest value: residuals below are those of arithmetic
+_DIGITS = 6  # behind the point; metrics that are written with more of them are as good as exact
 _NOISES = 64  # quantiles of what the noise may be, over which the power is averaged
 
 
@@ -75,18 +76,23 @@ class Straightness:
 
 @dataclass(frozen=True)
 class _Points:
-    """K points: x = log10 n, y, weights, index of the intercept, index of the rung (a size, or neighbouring ones)."""
+    """K points: x = log10 n, y, weights, index of the intercept, index of the rung (a size, or neighbouring ones).
+
+    ``least`` is the least noise that they can have: the variance by which one of weight 1 was rounded.
+    """
 
     x: Array
     y: Array
     w: Array
     intercept: np.ndarray
     rung: np.ndarray
+    least: float
 
     def within(self, first: int, last: int) -> _Points:
         """Those of the rungs first to last."""
         inside = (self.rung >= first) & (self.rung <= last)
-        return _Points(*(part[inside] for part in (self.x, self.y, self.w, self.intercept, self.rung)))
+        x, y, w = self.x[inside], self.y[inside], self.w[inside]
+        return _Points(x, y, w, self.intercept[inside], self.rung[inside], self.least)
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,9 @@ def _points(data: Observations) -> _Points:
         and bool((data.group >= 0).all())
         and len(set(zip(data.n.tolist(), data.group.tolist()))) == seeds * data.sizes.size
     )
-    points = _Points(x, data.metric, data.w, data.group if crossed else np.zeros_like(data.group), rung)
+    points = _Points(
+        x, data.metric, data.w, data.group if crossed else np.zeros_like(data.group), rung, _least(data.metric)
+    )
     if data.sizes.size > _BLOCKS:
         points = _means(points)
     if crossed and _split(points).dof < _INTERCEPTS_FROM:
@@ -175,7 +183,20 @@ def _means(points: _Points) -> _Points:
         np.bincount(cell, weights=v).astype(float) for v in (points.w, points.w * points.x, points.w * points.y)
     )
     intercept, rung = np.arange(w.size) % intercepts, np.arange(w.size) // intercepts
-    return _Points(wx / w, wy / w, w, intercept, rung)
+    return _Points(wx / w, wy / w, w, intercept, rung, points.least)
+
+
+def _least(metric: Array) -> float:
+    """Variance of what writing the metric with as few digits as it has took from it or added to it.
+
+    Two runs of AP 29.2 differ by something: with one degree of freedom, a noise of 0 would contradict any line.
+    """
+    arithmetic = (_ROUNDING * float(np.abs(metric).max())) ** 2 + np.finfo(float).tiny
+    for digits in range(_DIGITS + 1):
+        step = 10.0**-digits
+        if np.abs(metric - np.round(metric, digits)).max() < 1e-6 * step:
+            return max(step**2 / 12.0, arithmetic)
+    return arithmetic
 
 
 def _split(points: _Points) -> _Split:
@@ -188,12 +209,12 @@ def _split(points: _Points) -> _Split:
     q, r = np.linalg.qr(root[:, None] * np.hstack([intercepts, powers]))
     coordinates = q.T @ (root * points.y)
     rest = root * points.y - q @ coordinates
-    rounding = (_ROUNDING * float(np.abs(points.y).max())) ** 2 + np.finfo(float).tiny
+    dof = points.x.size - line - bends
     return _Split(
         along=q[:, line:].T,
         bend=coordinates[line:],
-        residual=max(float((rest**2).sum()), rounding),
-        dof=points.x.size - line - bends,
+        residual=max(float((rest**2).sum()), max(dof, 1) * points.least),
+        dof=dof,
         change=float(coordinates[line - 1] / r[line - 1, line - 1]),
         coefficients=np.asarray(np.linalg.solve(r, coordinates)[line - 1 :], dtype=float),
         centre=centre,

@@ -118,7 +118,8 @@ def needs(images: Estimate, law: Answers, target: float) -> str:
     level = percent(law.level)
     if not math.isfinite(images.value):
         best = f"; the {level} interval's best end needs {number(images.low)} images" if images.low < math.inf else ""
-        return f"is out of reach{best}{_if_at_all(images)}"
+        beyond = "is not reached by the law itself" if images.probability > 0.5 else "is out of reach"
+        return f"{beyond}{best}{_if_at_all(images)}"
     if images.value <= first:
         words = f"is reached already at the smallest fraction measured ({number(first)} images"
         if not math.isfinite(images.high):
@@ -163,6 +164,8 @@ def explain(law: Law) -> str:
     straight = [name for name in left_out if name not in bending]
     if straight:
         sentences.append(f"Shown but not used, being limits of those: {', '.join(straight)}.")
+    if len(law.selection.held_back) > 1 and not law.forms.can_fall and judged(law.per_decade.probability) == "loses":
+        sentences.append("They cannot fall as the metric does: the law is that of the measurements alone.")
     return " ".join(sentences)
 
 

@@ -201,6 +201,13 @@ def test_falling_metric_is_said() -> None:
     assert "The metric is worse at the largest fraction (3.00) than at the smallest (11.00)." in law.notes
 
 
+def test_that_no_form_follows_a_fall_is_said() -> None:
+    said = "They cannot fall as the metric does: the law is that of the measurements alone."
+    assert fit_law(LADDER, [40.0, 37.0, 34.0, 31.0]).why.endswith(said)
+    for law in (fit_law(LADDER, [31.0, 34.0, 37.0, 40.0]), fit_law(LADDER, [40.0, 37.0, 34.0, 31.0], forms="M2")):
+        assert said not in law.why
+
+
 def test_a_rise_that_turns_is_not_called_a_gain_of_the_last_decade() -> None:
     n = np.repeat([100.0, 316.0, 1000.0, 3162.0, 10000.0], 3)
     ap = 20 - 3 * (np.log10(n) - 3) ** 2 + 0.2 * np.random.default_rng(2).normal(size=n.size)

@@ -91,6 +91,11 @@ def test_the_level_of_an_interval_in_words() -> None:
         ),
         (Estimate(math.inf, math.inf, math.inf, 0.0), "is out of reach; probability that it is reached at all 0.01"),
         (Estimate(math.inf, math.inf, math.inf), "is out of reach"),
+        (
+            Estimate(math.inf, 64000.0, math.inf, 0.69),
+            "is not reached by the law itself; the 90 % interval's best end needs 64,000 images; "
+            "probability that it is reached at all 0.69",
+        ),
     ],
 )
 def test_what_a_target_needs(rising: Law, images: Estimate, words: str) -> None:
