@@ -64,12 +64,9 @@ def plan(
         does. ``images`` may repeat: another seed.
 
     Raises:
-        UserError: a cost, the budget or a number of images that is not positive; a law that was fitted alone, or
-            has no name.
+        UserError: a cost, the budget or a number of images that is not positive; a law that was fitted alone.
     """
     others = dict(others or {})
-    if "" in others:
-        raise UserError("a law without a name in a plan", hint='"" stands for the law of the forecast')
     for name, (other, _) in others.items():
         if other.process is not law.process:
             raise UserError(

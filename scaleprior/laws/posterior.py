@@ -29,9 +29,9 @@ REACH = 1e4
 
 # Chosen on the development half of the benchmark and on simulated studies (docs/laws.md says which, and what was tried)
 _TRUST = (0.2, 1.0)  # the share by which a draw is moved towards the forms is uniform between these
-_DISAGREEMENT = 0.5  # of a form's own deviation from the mean of the forms
-_STRAY = (0.55, 0.75)  # of the process' deviation just beyond the largest fraction, and from a decade beyond it on
-_STOPS = 0.06  # of the draws that rise stop there
+_DISAGREEMENT = 0.4  # of a form's own deviation from the mean of the forms
+_STRAY = (0.5, 0.75)  # of the process' deviation just beyond the largest fraction, and from a decade beyond it on
+_STOPS = 0.03  # of the draws that rise stop there
 _FINE, _COARSE = 24, 8  # points a decade: of the grid up to _FINE_BEYOND decades behind the data, and from there on
 _FINE_BEYOND = 1.25
 _LOWEST, _HIGHEST = math.log(1e-6), 1e6

@@ -90,5 +90,5 @@ def test_targets_are_judged_as_they_are_printed(bench: ModuleType) -> None:
     targets = bench.judge(row, dict.fromkeys((4, 5, 6), row))
     assert all(one["met"] for one in targets.values())
     assert {one["value"] for name, one in targets.items() if name.endswith("_mean")} == {0.0246}
-    slow = bench.judge(row, {4: row, 5: row, 6: {**row, "seconds_mean": 0.3, "gain_on_best_single": 0.14}})
-    assert [name for name, one in slow.items() if not one["met"]] == ["few_6_gain_on_best_single", "seconds_a_fit"]
+    slow = bench.judge(row, {4: row, 5: row, 6: {**row, "seconds_mean": 0.3, "gain_on_best_published": 0.14}})
+    assert [name for name, one in slow.items() if not one["met"]] == ["few_6_gain_on_best_published", "seconds_a_fit"]
