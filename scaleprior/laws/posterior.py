@@ -34,7 +34,8 @@ _STRAY = (0.5, 0.75)  # of the process' deviation just beyond the largest fracti
 _STOPS = 0.03  # of the draws that rise stop there
 _FINE, _COARSE = 24, 8  # points a decade: of the grid up to _FINE_BEYOND decades behind the data, and from there on
 _FINE_BEYOND = 1.25
-_LOWEST, _HIGHEST = math.log(1e-6), 1e6
+_LOWEST = math.log(1e-6)  # of ln e
+_HIGHEST = 1e6  # of e, where it has no bound: in units of the largest measured
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _moved(drawn: Array, mean: Array, forms: Combination, x: Array, rng: np.rand
 
 
 def _grid(forms: Sequence[Combination]) -> Array:
-    """log10 of images: fine over the data and a little beyond, with every fraction if they are few."""
+    """log10 of images: fine over the data and a little beyond, with each ladder's ends and last decade on it."""
     low, top = (math.log10(end) for end in _range(forms))
     fine = np.arange(low - 0.5, top + _FINE_BEYOND, 1.0 / _FINE)
     coarse = np.arange(top + _FINE_BEYOND, top + math.log10(REACH) + 1.0 / _COARSE, 1.0 / _COARSE)
