@@ -64,9 +64,12 @@ def plan(
         does. ``images`` may repeat: another seed.
 
     Raises:
-        UserError: a cost, the budget or a number of images that is not positive; a law that was fitted alone.
+        UserError: a cost, the budget or a number of images that is not positive; a law that was fitted alone, or
+            has no name.
     """
     others = dict(others or {})
+    if "" in others:
+        raise UserError("a law without a name in a plan", hint='"" stands for the law of the forecast')
     for name, (other, _) in others.items():
         if other.process is not law.process:
             raise UserError(

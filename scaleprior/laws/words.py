@@ -147,25 +147,29 @@ def _if_at_all(images: Estimate) -> str:
 def explain(law: Law) -> str:
     """The selection in words: which forms the law is of, and which were left out."""
     used, left_out = law.selection.used, law.selection.left_out
+    held_back = law.candidates[0].held_back.size > 0
     sentences = []
     if len(law.selection.held_back) == 1:
         sentences.append(f"The form {used[0]} was asked for.")
     elif len(used) == 1:
-        sentences.append(f"{used[0]} alone predicted the held-back largest points acceptably.")
+        told = "predicted the held-back largest points" if held_back else "passes the points"
+        sentences.append(f"{used[0]} alone {told} acceptably.")
     else:
-        sentences.append(
-            f"Equal-weight combination of {', '.join(used)}: "
-            "none of them stands out in predicting held-back largest points."
-        )
+        told = "none of them stands out in predicting held-back largest points"
+        if not held_back:
+            told = f"of {law.data.sizes.size} fractions none can be held back to tell them apart"
+        sentences.append(f"Equal-weight combination of {', '.join(used)}: {told}.")
     bending = {c.form.name for c in law.candidates if c.form.bends}
     missed = [name for name in left_out if name in bending]
     if missed:
-        sentences.append(f"Left out after missing them badly: {', '.join(missed)}.")
+        sentences.append(f"Left out after missing {'them' if held_back else 'the points'} badly: {', '.join(missed)}.")
     straight = [name for name in left_out if name not in bending]
     if straight:
         sentences.append(f"Shown but not used, being limits of those: {', '.join(straight)}.")
     if len(law.selection.held_back) > 1 and not law.forms.can_fall and judged(law.per_decade.probability) == "loses":
-        sentences.append("They cannot fall as the metric does: the law is that of the measurements alone.")
+        sentences.append(
+            "The metric falls, which forms that only rise cannot follow: the law is that of the measurements alone."
+        )
     return " ".join(sentences)
 
 

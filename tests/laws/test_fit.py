@@ -201,8 +201,15 @@ def test_falling_metric_is_said() -> None:
     assert "The metric is worse at the largest fraction (3.00) than at the smallest (11.00)." in law.notes
 
 
+def test_of_three_fractions_none_is_said_to_be_held_back() -> None:
+    told = "none of them stands out in predicting held-back largest points."
+    assert told in fit_law(LADDER, [31.0, 34.0, 37.0, 40.0]).why
+    assert "of 3 fractions none can be held back" in (why := fit_law(LADDER[:3], [31.0, 34.0, 37.0]).why)
+    assert "held-back" not in why
+
+
 def test_that_no_form_follows_a_fall_is_said() -> None:
-    said = "They cannot fall as the metric does: the law is that of the measurements alone."
+    said = "The metric falls, which forms that only rise cannot follow: the law is that of the measurements alone."
     assert fit_law(LADDER, [40.0, 37.0, 34.0, 31.0]).why.endswith(said)
     for law in (fit_law(LADDER, [31.0, 34.0, 37.0, 40.0]), fit_law(LADDER, [40.0, 37.0, 34.0, 31.0], forms="M2")):
         assert said not in law.why

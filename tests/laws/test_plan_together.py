@@ -55,3 +55,5 @@ def test_a_law_that_was_fitted_alone_is_refused() -> None:
     alone = fit_law(N, 20.0 + 4.8 * np.log10(N / 1e4), unit="percent")
     with pytest.raises(UserError, match=r"law 'R-50' was not fitted together .*; fit_table and fit_laws fit"):
         plan(alike["R-152"], target=1e6, costs=OWN, budget=5.0, others={"R-50": (alone, CHEAP)})
+    with pytest.raises(UserError, match="a law without a name"):
+        plan(alike["R-152"], target=1e6, costs=OWN, budget=5.0, others={"": (alike["R-50"], CHEAP)})
