@@ -113,8 +113,8 @@ def compare_laws(
         names: what to call them in the verdict.
 
     Raises:
-        UserError: what is no law, laws of different kinds or units, ladders that share no range, or no images in
-            ``at``.
+        UserError: what is no law, laws of different kinds, units or levels, ladders that share no range, or no images
+            in ``at``.
     """
     for given in (a, b):
         if not isinstance(given, Law):
@@ -126,6 +126,11 @@ def compare_laws(
         raise UserError(
             f"laws of a {a.kind} (scale {a.data.scale:g}) and a {b.kind} (scale {b.data.scale:g}) cannot be compared",
             hint="fit both to the same metric in the same unit",
+        )
+    if a.level != b.level:
+        raise UserError(
+            f"a law with {percent(a.level)} intervals and one with {percent(b.level)} intervals cannot be compared",
+            hint="fit both at one level",
         )
     end = float(min(a.data.n.max(), b.data.n.max()))
     start = float(max(a.data.n.min(), b.data.n.min(), end / 10.0))

@@ -125,6 +125,8 @@ def test_laws_that_cannot_be_compared() -> None:
         compare_laws(a, fit_law(LADDER, [0.5, 0.4, 0.35, 0.3], kind="error"))
     with pytest.raises(UserError, match="share no range"):
         compare_laws(a, fit_law(LADDER * 1e6, [3, 5, 6, 7]))
+    with pytest.raises(UserError, match="90 % intervals and one with 50 % intervals cannot be compared"):
+        compare_laws(a, fit_law(LADDER, [3, 5, 6, 7], unit="percent", level=0.5))
     with pytest.raises(UserError, match="share no range"):  # but for rounding
         compare_laws(a, fit_law(LADDER * (31.62 * (1 - 1e-12)), [3, 5, 6, 7]))
 
