@@ -64,6 +64,19 @@ def main() -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Let a logger say errors only, and what it said before afterwards: whoever calls from a test goes on."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@_quiet("detectron2")
 def measure(
     kind: str, depth: int, folder: Path, *, images: int, size: int, workers: int, narrow: bool
 ) -> dict[str, Any]:
@@ -77,7 +90,6 @@ def measure(
     from scaleprior.detect.faster_rcnn import evaluating
     from scaleprior.training.processes import ProcessGroup
 
-    logging.getLogger("detectron2").setLevel(logging.ERROR)
     pair = Pair(kind, depth, narrow=narrow)
     write_set(folder, images, size)
     name = f"detect_eval_{folder.name}"
