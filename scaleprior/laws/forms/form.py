@@ -64,7 +64,7 @@ class Form(ABC):
         parameters: the names of theta's entries; "ln_x" is the logarithm of a positive x.
         bends: whether it can leave a straight line (in ln n, or in ln n and ln e). Those that cannot join a
             combination only where they predict held-back points much better than those that can.
-        monotone: whether e falls, or stays, for every theta; a law of such forms keeps its interval from rising again.
+        monotone: whether e falls, or stays, for every theta; such forms are not asked about curves that get worse.
         bounded_only: whether it is no form for an unbounded loss.
         prior_mean, prior_scale: of a weak Gaussian prior on theta; it keeps parameters that few points cannot
             determine from running away, and vanishes beside real evidence. Empty: 0 and 3 for every parameter.

@@ -36,8 +36,8 @@ FORM_GROUP = "scaleprior.forms"
 CALIBRATED: tuple[Form, ...] = (LogLinear(), M1(), M2(), M3(), M4(), LogisticInLog(), BrokenPowerLaw())
 """What "auto" fits.
 
-The veto (select.py), the shares of disagreement and drift (law.py) and the coverage of intervals were measured with
-these seven together (docs/laws.md): another form here asks for a new calibration.
+The veto (select.py), how far draws are moved towards the forms (posterior.py) and the coverage of intervals were
+measured with these seven together (docs/laws.md): another form here asks for a new calibration.
 """
 
 _registered: dict[str, Form] = {}
