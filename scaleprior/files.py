@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import fcntl
 import io
 import json
 import math
@@ -105,11 +106,9 @@ def atomic_path(path: str | Path, *, durable: bool = True, size: int | None = No
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
+        handle, temporary = _held(path)
     except OSError as e:
         raise WriteError.of(path, e, size=size) from e
-    temporary = Path(name)
     try:
         yield temporary
         # mkstemp makes files private; what a user keeps should follow the umask as any other file does
@@ -123,6 +122,19 @@ def atomic_path(path: str | Path, *, durable: bool = True, size: int | None = No
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
+
+
+def _held(path: Path) -> tuple[int, Path]:
+    """A new temporary file for ``path``, locked while its handle is open: so others know that somebody writes it."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with contextlib.suppress(OSError):  # a file system without locks; nothing is taken for left over there
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)  # removed between its making and its lock
 
 
 def _umask() -> int:
@@ -134,10 +146,24 @@ def _umask() -> int:
 
 
 def remove_leftovers(folder: str | Path, *, recursive: bool = True) -> None:
-    """Remove the temporary files of writers that were killed; only where no other process is writing now."""
+    """Remove the temporary files of writers that were killed; those that somebody is writing stay.
+
+    Those that safetensors makes beside ours have no lock: its files should have one writer, who calls this first.
+    """
     for name in (".*.tmp", ".tmp??????"):  # ours, and safetensors'
         for left in Path(folder).glob(f"**/{name}" if recursive else name):
-            left.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # renamed or removed meanwhile; held by its writer
+                _remove_unheld(left)
+
+
+def _remove_unheld(path: Path) -> None:
+    """Raises OSError: somebody holds the file."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(handle)
 
 
 def flush_folder(folder: str | Path) -> None:

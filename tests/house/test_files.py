@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -89,3 +92,40 @@ def test_a_killed_writer_leaves_whole_files(tmp_path: Path) -> None:
         remove_leftovers(tmp_path)
         assert list(tmp_path.iterdir()) == [path]
         path.unlink()
+
+
+def test_what_another_process_is_writing_is_no_leftover(tmp_path: Path) -> None:
+    """A runner writes sharing.json into a cell's folder while the cell tidies that up; both have to succeed."""
+    with atomic_path(tmp_path / "a.json") as temporary:
+        temporary.write_text("1")
+        (tmp_path / ".b.json.killed.tmp").touch()
+        command = f"from scaleprior.files import remove_leftovers; remove_leftovers({str(tmp_path)!r})"
+        subprocess.run([sys.executable, "-c", command], check=True)
+        remove_leftovers(tmp_path)  # and a thread of the writer's own process
+        assert list(tmp_path.iterdir()) == [temporary]
+    assert (tmp_path / "a.json").read_text() == "1"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.json"]
+
+
+def test_writing_and_tidying_at_once_loses_nothing(tmp_path: Path) -> None:
+    """Also in the moment between a temporary file's making and its lock."""
+    stop, writers = threading.Event(), 2
+
+    def tidy() -> None:
+        while not stop.is_set():
+            remove_leftovers(tmp_path)
+
+    def write(name: str) -> None:
+        for n in range(500):
+            write_json(tmp_path / name, n, durable=False)
+
+    tidier = threading.Thread(target=tidy)
+    tidier.start()
+    try:
+        with ThreadPoolExecutor(writers) as pool:
+            list(pool.map(write, [f"{n}.json" for n in range(writers)]))  # raises what a writer raised
+    finally:
+        stop.set()
+        tidier.join()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{n}.json" for n in range(writers)]
+    assert [read_json(tmp_path / f"{n}.json") for n in range(writers)] == [499] * writers
