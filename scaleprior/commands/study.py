@@ -1,4 +1,4 @@
-"""``scaleprior study run|plan|status|report``: whole studies."""
+"""``scaleprior study run|plan|status|report|publish``: whole studies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from scaleprior.errors import FailureError, UserError
+from scaleprior.wording import counted
 
 if TYPE_CHECKING:
     from scaleprior.pretrain.costs.bare_step import BareStep
@@ -69,10 +70,28 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     status.set_defaults(handler=_status)
 
     report = actions.add_parser("report", help="write results.csv, curve.png, report.md and report.html again")
-    report.add_argument("folder", type=Path, help="the study's folder")
+    report.add_argument("folder", type=Path, help="the study's folder, or a published study's, or its results.csv")
     report.add_argument("--out", type=Path, help="where to write (default: the study's folder)")
     report.add_argument("--json", action="store_true", help="print the paths and the summary as JSON")
     report.set_defaults(handler=_report)
+
+    publish = actions.add_parser(
+        "publish",
+        help="results, report and cards without weights and data, fit for a repository",
+        description="Write what a study measured into a folder from which `study report` makes the same report again: "
+        "results.csv, published.json, the cards of all backbones, report.md, curve.png.",
+    )
+    publish.add_argument("folder", type=Path, help="the study's folder")
+    publish.add_argument("out", type=Path, metavar="OUT", help="where to; may hold an earlier publication")
+    publish.add_argument(
+        "--fact",
+        action="append",
+        default=[],
+        metavar="NAME=TEXT",
+        help="a further row of the report's settings, such as 'machine=one H100'; may be given again",
+    )
+    publish.add_argument("--json", action="store_true", help="print what was written as JSON")
+    publish.set_defaults(handler=_publish)
 
 
 def _per_gpu(word: str) -> int | str:
@@ -207,10 +226,31 @@ def _report(args: argparse.Namespace) -> int:
     from scaleprior.study.report.terminal import print_summary
     from scaleprior.study.status import study_status
 
-    report = build_report(study_status(args.folder))
-    page = report.write(args.out or args.folder)
+    view = study_status(args.folder)
+    report = build_report(view)
+    page = report.write(args.out or view.folder)
     if args.json:
         print(json.dumps({**report.to_dict(), "report": str(page)}, indent=2))
     else:
         print_summary(report, page)
     return 0
+
+
+def _publish(args: argparse.Namespace) -> int:
+    from scaleprior.study.publish import publish_study
+
+    made = publish_study(args.folder, args.out, facts=dict(_fact(words) for words in args.fact))
+    if args.json:
+        print(json.dumps({"folder": str(made.folder), "cards": made.cards, "notes": list(made.notes)}, indent=2))
+        return 0
+    for note in made.notes:
+        print(f"note: {note}")
+    print(f"published: {made.folder / 'report.md'}, {counted(made.cards, 'cards')} beside it")
+    return 0
+
+
+def _fact(words: str) -> tuple[str, str]:
+    name, equals, text = words.partition("=")
+    if not (equals and name.strip() and text.strip()):
+        raise UserError(f"--fact is {words!r}", hint="give NAME=TEXT")
+    return name.strip(), text.strip()

@@ -212,8 +212,9 @@ def _readme(args: argparse.Namespace) -> None:
     from scaleprior.backbones.zoo.page import render_page
     from scaleprior.backbones.zoo.published import load_results
     from scaleprior.files import write_text
+    from scaleprior.study.report.section import measured_sections
 
-    page = render_page(load_catalogue(user=False), load_results())
+    page = render_page(load_catalogue(user=False), load_results(), measured_sections())
     if args.out is None:
         print(page, end="")
     else:

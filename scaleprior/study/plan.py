@@ -26,7 +26,8 @@ from scaleprior.study.cells import Draft, draft_cells, fine_tuning_work, key_cel
 from scaleprior.study.prepare import StudyData, detection_files, detection_fingerprint
 from scaleprior.study.rungs import AbsentRung, Rung, survey_rungs
 from scaleprior.study.spec import StudySpec
-from scaleprior.study.status import StudyView, study_status
+from scaleprior.study.status import study_status
+from scaleprior.study.view import StudyView
 from scaleprior.wording import parameter
 
 __all__ = ["PlannedCell", "Pretraining", "Rate", "StudyPlan", "plan_study"]

@@ -25,7 +25,8 @@ from scaleprior.study.result import RESULT_FILE
 from scaleprior.study.rungs import AbsentRung, skip_absent
 from scaleprior.study.sharing import SHARING_FILE
 from scaleprior.study.spec import StudySpec
-from scaleprior.study.status import CellStatus, StudyView, study_view
+from scaleprior.study.status import study_view
+from scaleprior.study.view import CellStatus, StudyView
 from scaleprior.wording import flag, parameter
 
 __all__ = ["StudyOutcome", "run_study"]

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from scaleprior.laws import Law
     from scaleprior.study.executors.executor import Executor
     from scaleprior.study.plan import StudyPlan
+    from scaleprior.study.publish import Publication
     from scaleprior.study.report.page import StudyReport
-    from scaleprior.study.status import StudyView
+    from scaleprior.study.view import StudyView
 
 __all__ = ["Study"]
 
@@ -72,7 +73,7 @@ class Study:
 
     @classmethod
     def open(cls, folder: str | Path) -> Study:
-        """A study that was run, to look at; only one made from its spec can be run on.
+        """A study that was run, to look at, or a published one; only one made from its spec can be run on.
 
         Raises:
             UserError: the folder holds no study.
@@ -235,6 +236,22 @@ class Study:
         from scaleprior.study.report.page import build_report
 
         return build_report(self.status())
+
+    def publish(self, out: str | Path, *, facts: Mapping[str, str] | None = None) -> Publication:
+        """Write what the study measured into ``out``: results, report and cards, without weights, data and places.
+
+        :meth:`open` takes that folder as it takes the study's own, and its report is the same.
+
+        Args:
+            out: made if absent; may hold an earlier publication, and nothing else.
+            facts: further rows of the report's settings, such as the machine.
+
+        Raises:
+            UserError: no cell is done, the study is a published one, or ``out`` holds other files.
+        """
+        from scaleprior.study.publish import publish_study
+
+        return publish_study(self.folder, out, facts=facts)
 
     def _repr_html_(self) -> str | None:
         done = self._out is not None and any(cell.state == "done" for cell in self.status().cells)

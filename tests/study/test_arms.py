@@ -23,7 +23,7 @@ from scaleprior.study.check import check_study
 from scaleprior.study.prepare import StudyData, describe_data, prepare_data
 from scaleprior.study.report.summary import write_results
 from scaleprior.study.runner import _in_order
-from scaleprior.study.status import CellStatus
+from scaleprior.study.view import CellStatus
 from scaleprior.study.worker import run_cell
 from tests.study.conftest import TINY, results_of, write_spec
 from tests.study.test_cells import TINY_CELLS

@@ -17,7 +17,7 @@ __all__ = ["human_count", "render_page"]
 _INTRODUCTION = """\
 # Model zoo
 
-<!-- Made by `scaleprior zoo readme --out model_zoo/README.md` from zoo.yaml and *_results.yaml; edit those. -->
+<!-- Made by `scaleprior zoo readme --out model_zoo/README.md` from zoo.yaml, *_results.yaml, results/; edit those. -->
 
 Backbones by name, and results with their source. `scaleprior zoo list` lists them on the terminal,
 `scaleprior zoo show NAME` everything about one entry, `scaleprior zoo fetch NAME` gets it, and `scaleprior://NAME`
@@ -26,7 +26,8 @@ stands for it in study specs and, through iopath, in Detectron2. How that works:
 | file | what |
 | --- | --- |
 | `zoo.yaml` | the catalogue |
-| `*_results.yaml` | detection results: published ones with a source, ours with config, seed, engine, commit, hash |
+| `*_results.yaml` | detection results that others published, with their source |
+| `results/` | studies measured here: results, report, cards; `scaleprior study report` makes the report again |
 """
 _LADDER = """\
 ## The public ladder
@@ -71,6 +72,7 @@ _OWN = """\
 (`$SCALEPRIOR_HOME`, by default `~/.cache/scaleprior`) and registers it under its card's facts. NAME may be one of the
 paper's grid, where configs expect it, if the card fits ([docs/zoo.md](../docs/zoo.md#a-rung-of-your-own)).
 """
+_NOT_MEASURED = "On COCO itself nothing was measured here. Numbers that were not measured are absent, not guessed.\n"
 
 
 def human_count(images: int | None) -> str:
@@ -83,8 +85,12 @@ def human_count(images: int | None) -> str:
     return f"{images:,}"
 
 
-def render_page(catalogue: Catalogue, results: Sequence[ResultTable]) -> str:
-    """The whole page, as Markdown."""
+def render_page(catalogue: Catalogue, results: Sequence[ResultTable], measured: Sequence[str] = ()) -> str:
+    """The whole page, as Markdown.
+
+    Args:
+        measured: a section each study that was measured here.
+    """
     public = sorted((e for e in catalogue if e.kind == "public"), key=lambda e: (e.images or 0, e.depth))
     sections = [
         _INTRODUCTION,
@@ -93,7 +99,7 @@ def render_page(catalogue: Catalogue, results: Sequence[ResultTable]) -> str:
         _FACTS + "\n" + "\n".join(_facts(public)),
         _paper([e for e in catalogue if e.kind == "paper"]),
         _OWN,
-        "\n".join(_results(results)),
+        "\n".join([*_results(results), *measured, _NOT_MEASURED]),
     ]
     return "\n".join(sections)
 
@@ -190,8 +196,8 @@ def _paper(entries: Sequence[Entry]) -> str:
 def _results(tables: Sequence[ResultTable]) -> Iterator[str]:
     yield "## Results"
     yield ""
-    for table in sorted(tables, key=lambda t: t.measured_here):
-        yield f"### {'Measured here' if table.measured_here else 'Published, not measured here'}: {table.name}"
+    for table in tables:
+        yield f"### Published, not measured here: {table.name}"
         yield ""
         yield f"{table.dataset}, {table.detector} ({table.source}); AP in [0, 100], - where not published:"
         yield ""
@@ -201,12 +207,4 @@ def _results(tables: Sequence[ResultTable]) -> Iterator[str]:
         ]
         columns = ("pretraining", "images", *AP_NAMES.values())
         yield from _table(columns, rows, right=range(1, len(columns)))
-        yield ""
-        if table.measured_here:
-            rows = [[str(r[k]) for k in ("pretraining", "config", "seed", "engine", "commit", "dataset_sha256")]
-                    for r in table.rows]  # fmt: skip
-            yield from _table(("pretraining", "config", "seed", "engine", "commit", "detection set"), rows)
-            yield ""
-    if not any(t.measured_here for t in tables):
-        yield "Results measured here: none on COCO yet. Numbers that were not measured are absent, not guessed."
         yield ""

@@ -1,7 +1,6 @@
-"""Detection results as data: ``model_zoo/*_results.yaml``, with a source, and never ours unless measured here.
+"""Detection results that others published, as data: ``model_zoo/*_results.yaml``. AP is in [0, 100].
 
-A file has ``measured_here: false`` and a ``source``, or ``measured_here: true`` and, in every row, what is needed to
-measure it again: config, seed, engine, commit and the hash of the detection set. AP is in [0, 100].
+What is measured here is a published study, ``model_zoo/results/NAME/``, whose report can be made again.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from scaleprior.backbones.zoo.schema import (
     COUNT,
     NUMBER,
     SECTION,
-    SHA256,
     TEXT,
     Kind,
     check_entry,
@@ -25,22 +23,18 @@ from scaleprior.backbones.zoo.schema import (
     optional,
     read_yaml,
 )
-from scaleprior.errors import UserError
 
 __all__ = ["ResultTable", "load_results", "read_results"]
 
 _AP = Kind("a number in [0, 100]", lambda v: NUMBER.fits(v) and 0 <= v <= 100)
-_SEED = Kind("a whole number of at least 0", lambda v: type(v) is int and v >= 0)
 _TABLE_KEYS = {
     "schema": one_of(1),
-    "measured_here": one_of(False, True),
     "source": TEXT,
     "dataset": TEXT,
     "detector": TEXT,
     "rows": list_of(SECTION),
 }
 _ROW_KEYS = {"pretraining": TEXT, "images": COUNT, "ap": _AP, **{m: optional(_AP) for m in AP_NAMES if m != "ap"}}
-_OURS = {"config": TEXT, "seed": _SEED, "engine": TEXT, "commit": TEXT, "dataset_sha256": SHA256}
 
 
 @dataclass(frozen=True)
@@ -48,13 +42,11 @@ class ResultTable:
     """One file of results.
 
     Attributes:
-        measured_here: by ScalePrior, with everything to measure it again in each row.
-        source: the publication, or the command.
+        source: the publication.
         rows: ``pretraining``, ``images``, ``ap`` and what else is known.
     """
 
     name: str
-    measured_here: bool
     source: str
     dataset: str
     detector: str
@@ -81,8 +73,5 @@ def read_results(path: Path) -> ResultTable:
     """
     name = path.name.removesuffix("_results.yaml")
     table = check_entry(name, read_yaml(path), _TABLE_KEYS, where=str(path))
-    if not isinstance(table["measured_here"], bool):
-        raise UserError(f"{path}: measured_here is {table['measured_here']!r}", hint="give true or false")
-    keys = {**_ROW_KEYS, **(_OURS if table["measured_here"] else {})}
-    rows = tuple(check_entry(f"row-{i}", row, keys, where=str(path)) for i, row in enumerate(table["rows"], 1))
-    return ResultTable(name, table["measured_here"], table["source"], table["dataset"], table["detector"], rows)
+    rows = tuple(check_entry(f"row-{i}", row, _ROW_KEYS, where=str(path)) for i, row in enumerate(table["rows"], 1))
+    return ResultTable(name, table["source"], table["dataset"], table["detector"], rows)

@@ -17,7 +17,7 @@ from scaleprior.files import write_bytes, write_text
 from scaleprior.pages.environment import render
 from scaleprior.study.report.sentences import describe_cell, sharing_sentence, study_notes, study_sentences
 from scaleprior.study.report.summary import LEVEL, ArchSummary, images_seen, result_rows, summarise, write_results
-from scaleprior.study.status import CellStatus, StudyView
+from scaleprior.study.view import CellStatus, StudyView
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,7 +16,7 @@ from scaleprior.files import write_csv
 from scaleprior.study.cell import Cell
 from scaleprior.study.result import CellResult
 from scaleprior.study.rungs import not_comparable
-from scaleprior.study.status import StudyView
+from scaleprior.study.view import StudyView
 
 if TYPE_CHECKING:
     import pyarrow

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from scaleprior.study.cell import Cell
-from scaleprior.study.status import CellStatus, StudyView
+from scaleprior.study.view import CellStatus, StudyView
 from scaleprior.wording import counted
 
 if TYPE_CHECKING:

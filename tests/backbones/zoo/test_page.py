@@ -20,13 +20,14 @@ from scaleprior.backbones.zoo import Catalogue, load_catalogue
 from scaleprior.backbones.zoo.page import human_count, render_page
 from scaleprior.backbones.zoo.published import load_results, read_results
 from scaleprior.errors import UserError
+from scaleprior.study.report.section import measured_sections
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 REPO = Path(__file__).resolve().parents[3]
 
 
 def test_the_committed_page_is_the_generated_one(home: Path) -> None:
-    page = render_page(load_catalogue(user=False), load_results())
+    page = render_page(load_catalogue(user=False), load_results(), measured_sections())
     assert (REPO / "model_zoo" / "README.md").read_text(encoding="utf-8") == page, (
         "run `scaleprior zoo readme --out model_zoo/README.md`"
     )
@@ -60,13 +61,11 @@ def test_counts_for_people(images: int | None, text: str) -> None:
 
 def test_published_results_are_never_ours() -> None:
     (table,) = load_results()
-    assert table.measured_here is False
     assert table.source == "arXiv:1707.02968"
     assert {r["pretraining"]: r["ap"] for r in table.rows}["ImageNet then JFT-300M"] == 37.4
 
 
 ROW: dict[str, Any] = {"pretraining": "p", "images": 5, "ap": 30.0}
-OURS = {"config": "c.yaml", "seed": 0, "engine": "torchvision", "commit": "abc", "dataset_sha256": "0" * 64}
 
 
 @pytest.mark.parametrize(
@@ -74,29 +73,16 @@ OURS = {"config": "c.yaml", "seed": 0, "engine": "torchvision", "commit": "abc",
     [
         ({}, {"ap": 103.0}, r"entry row-1: key ap is 103.0; give a number in \[0, 100\]"),
         ({"source": None}, {}, "key source is missing"),
-        ({"measured_here": None}, {}, "key measured_here is missing"),
-        ({"measured_here": 1}, {}, "measured_here is 1"),
-        ({"measured_here": True}, {}, "entry row-1: key config is missing"),
-        ({"measured_here": True}, {**OURS, "commit": None}, "key commit is missing"),
+        ({"measured_here": True}, {}, "unknown key 'measured_here'"),
         ({}, {"map": 3}, "unknown key 'map'"),
     ],
 )
 def test_bad_results_are_named(tmp_path: Path, change: dict[str, Any], row: dict[str, Any], message: str) -> None:
-    table = {"schema": 1, "measured_here": False, "source": "s", "dataset": "d", "detector": "e"}
+    table = {"schema": 1, "source": "s", "dataset": "d", "detector": "e"}
     path = tmp_path / "our_results.yaml"
     path.write_text(yaml.safe_dump({**table, **change, "rows": [{**ROW, **row}]}))
     with pytest.raises(UserError, match=message):
         read_results(path)
-
-
-def test_our_results_show_how_to_measure_them_again(tmp_path: Path) -> None:
-    table = {"schema": 1, "measured_here": True, "source": "s", "dataset": "d", "detector": "e"}
-    path = tmp_path / "our_results.yaml"
-    path.write_text(yaml.safe_dump({**table, "rows": [{**ROW, **OURS}]}))
-    page = render_page(load_catalogue(user=False), [read_results(path)])
-    assert "Measured here: our" in page
-    assert "| p | c.yaml | 0 | torchvision | abc | " + "0" * 64 in page
-    assert "none on COCO yet" not in page
 
 
 def test_the_commands(cli: Cli, home: Path, backbone: Path, tmp_path: Path) -> None:

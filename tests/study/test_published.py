@@ -1,0 +1,162 @@
+"""A published study: from results.csv and published.json alone comes the report again, to the byte."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import scaleprior as sp
+from scaleprior.errors import UserError
+from scaleprior.study import publish_study
+from scaleprior.study.published import read_published
+from scaleprior.study.report.page import build_report
+from scaleprior.study.report.section import study_section
+from scaleprior.study.status import study_status
+from tests import processes
+
+
+@pytest.fixture(scope="module")
+def published(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A publication of the finished tiny study."""
+    out = tmp_path_factory.mktemp("published") / "tiny"
+    publish_study(finished, out, facts={"machine": "two cores"})
+    return out
+
+
+@pytest.fixture
+def copy(published: Path, tmp_path: Path) -> Path:
+    """One to damage."""
+    return Path(shutil.copytree(published, tmp_path / "copy"))
+
+
+def _cli(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "scaleprior", "study", *map(str, words)]
+    return processes.run(command)
+
+
+def test_the_report_is_the_study_s_own_and_comes_again_from_two_files(
+    finished: Path, published: Path, tmp_path: Path
+) -> None:
+    """Of numbers, words and laws; what only the study's folder knows (classes, recalls) is in no report."""
+    for name in ("results.csv", "published.json"):
+        (tmp_path / "two").mkdir(exist_ok=True)
+        shutil.copy(published / name, tmp_path / "two" / name)
+    done = _cli("report", tmp_path / "two" / "results.csv", "--json")
+    assert json.loads(done.stdout)["report"] == str(tmp_path / "two" / "report.html")
+    for name in ("results.csv", "report.md", "curve.png"):
+        assert (tmp_path / "two" / name).read_bytes() == (published / name).read_bytes(), name
+    assert (published / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
+    own, theirs = build_report(study_status(finished)), build_report(study_status(published))
+    assert theirs.sentences == own.sentences
+    assert theirs.table() == own.table()
+    assert sp.Study.open(published).results("arrow").equals(sp.Study.open(finished).results("arrow"))
+    assert "| machine | two cores |" in (published / "report.md").read_text()
+
+
+def test_no_place_of_the_machine_and_no_weights_are_in_it(finished: Path, published: Path) -> None:
+    files = [path for path in published.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".csv", ".json", ".md", ".png"}
+    record = json.loads((published / "published.json").read_text())
+    named = {name for name, fact in record.pop("facts").items() if str(finished.parent) in str(fact)}
+    assert str(finished.parent) not in json.dumps(record)
+    assert not [path for path in (published / "cards").iterdir() if str(finished.parent) in path.read_text()]
+    # what a person wrote is left, and said
+    notes = publish_study(finished, published, facts={"machine": "two cores"}).notes
+    assert notes == (f"places of this machine stand in: {', '.join(sorted(named))}",)
+    assert named == {"command", "spec"}
+
+
+def test_every_backbone_has_its_card_once(finished: Path, published: Path) -> None:
+    cards = {path.stem: json.loads(path.read_text()) for path in (published / "cards").iterdir()}
+    assert {(card["images"], card["seed"]) for card in cards.values()} == {(n, 0) for n in (16, 32, 64)}
+    assert set(cards) == {path.name for path in (finished / "pretrained").iterdir()}
+    (published / "cards" / "of_an_earlier_one.json").write_text("{}")
+    assert publish_study(finished, published, facts={"machine": "two cores"}).cards == 3
+    assert {path.stem for path in (published / "cards").iterdir()} == set(cards)
+
+
+def test_a_cell_without_a_row_is_missing_and_said_so(copy: Path) -> None:
+    path = copy / "results.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    report = build_report(read_published(copy))
+    assert report.missing == ("R-50, 64 images, seed 0: not run yet",)
+
+
+def _change(path: Path, line: int, **cells: str) -> None:
+    with open(path, newline="") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    rows[line - 2].update(cells)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.mark.parametrize(
+    ("line", "cells", "message"),
+    [
+        (3, {"ap": "103"}, r"results.csv, line 3, column 'ap': 103 is no AP; AP is in \[0, 100\]"),
+        (3, {"ap": ""}, "line 3, column 'ap': the cell is empty"),
+        (2, {"ap50": "high"}, "line 2, column 'ap50': 'high' is not a number"),
+        (2, {"images": "7"}, "line 2: images of cell .* is 7, in published.json 0"),
+        (4, {"cell": "0123456789abcdef"}, "line 4: published.json has no cell 0123456789abcdef"),
+    ],
+)
+def test_what_does_not_hold_together_is_named(copy: Path, line: int, cells: dict[str, str], message: str) -> None:
+    _change(copy / "results.csv", line, **cells)
+    with pytest.raises(UserError, match=message):
+        read_published(copy)
+
+
+def test_a_row_twice_a_column_less_and_another_schema(copy: Path) -> None:
+    path, whole = copy / "results.csv", (copy / "results.csv").read_text()
+    path.write_text(whole + whole.splitlines(keepends=True)[-1])
+    with pytest.raises(UserError, match=r"line 6: cell \w+ again, after line 5"):
+        read_published(copy)
+    path.write_text(whole.replace("ap_large", "big"))
+    with pytest.raises(UserError, match="has no column 'ap_large'"):
+        read_published(copy)
+    path.unlink()
+    with pytest.raises(UserError, match="results file not found"):
+        read_published(copy)
+    (copy / "published.json").write_text('{"schema": 7}')
+    with pytest.raises(UserError, match="has schema 7, this version reads 1"):
+        read_published(copy)
+
+
+def test_what_cannot_be_published_writes_nothing(finished: Path, published: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is published already"):
+        publish_study(published, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="is not empty and holds no published study"):
+        publish_study(finished, tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+    done = _cli("publish", finished, tmp_path / "out", "--fact", "machine")
+    assert (done.returncode, done.stderr) == (2, "scaleprior: error: --fact is 'machine'; give NAME=TEXT\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_backbone_that_is_gone_is_said_and_the_rest_is_published(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "study", symlinks=True))
+    (gone,) = (folder / "pretrained").glob("R-50-32-*")
+    shutil.rmtree(gone)
+    made = publish_study(folder, tmp_path / "out")
+    assert made.cards == 2
+    assert f"no card of {gone.name}: no longer here" in made.notes
+
+
+def test_the_section_of_the_zoo_s_page(published: Path) -> None:
+    section = study_section(published, link=Path("results/tiny"))
+    assert "[results/tiny](results/tiny/report.md)" in section
+    assert "![AP against pretraining images](results/tiny/curve.png)" in section
+    for row in build_report(read_published(published)).table():
+        assert "| " + " | ".join(row) + " |" in section
