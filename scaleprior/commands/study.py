@@ -45,6 +45,9 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     run.add_argument(
         "--skip-missing", action="store_true", help="leave out the spec's backbones that are not here; run again later"
     )
+    run.add_argument(
+        "--backbones-of", type=Path, metavar="DIR", help="another study's folder, to share its pretrained backbones"
+    )
     run.add_argument("--json", action="store_true", help="print the results as JSON")
     run.add_argument("opts", nargs="*", metavar="KEY VALUE", help="override keys of the spec: seeds '[0, 1]'")
     run.set_defaults(handler=_run)
@@ -117,6 +120,7 @@ def _run(args: argparse.Namespace) -> int:
         executor=args.executor,
         check=args.check,
         skip_missing=args.skip_missing,
+        backbones_of=args.backbones_of,
         as_json=args.json,
     )
 
@@ -132,6 +136,7 @@ def run_and_report(
     executor: str | None = None,
     check: bool = True,
     skip_missing: bool = False,
+    backbones_of: Path | None = None,
     command: str | None = None,
     bare: BareStep | None = None,
 ) -> int:
@@ -158,6 +163,7 @@ def run_and_report(
             executor=executor,
             check=check,
             skip_missing=skip_missing,
+            backbones_of=backbones_of,
             show=display.cells,
             prepare_progress=display.prepare,
         )

@@ -139,6 +139,31 @@ class StudyFolder:
         finally:
             os.close(handle)
 
+    def share_backbones(self, other: Path) -> None:
+        """Have ``pretrained`` lead to that of another study, in which both find what either pretrains.
+
+        Raises:
+            UserError: this study has backbones of its own already, or shares those of a third.
+            FailureError: the file system takes no link.
+        """
+        link, place = self.path / "pretrained", (other / "pretrained").resolve()
+        if link.resolve() == place:
+            return
+        if link.is_symlink() or (link.is_dir() and any(link.iterdir())):
+            raise UserError(
+                f"{self.path} has backbones already, other ones than {place}",
+                hint=f"leave out {parameter('backbones_of', other)}, or choose another {parameter('out')}",
+            )
+        try:
+            if link.is_dir():
+                link.rmdir()
+            link.symlink_to(place, target_is_directory=True)
+        except OSError as e:
+            raise FailureError(
+                f"cannot link {link} to {place}: {e.strerror or e}",
+                hint=f"leave out {parameter('backbones_of', other)}",
+            ) from e
+
     def busy(self) -> bool:
         """Whether a runner is at work, of this or of another process."""
         try:

@@ -56,6 +56,7 @@ def run_study(
     executor: Executor | str | None = None,
     check: bool = True,
     skip_missing: bool = False,
+    backbones_of: Path | None = None,
     show: Callable[[StudyView], None] | None = None,
     prepare_progress: PrepareProgress | None = None,
 ) -> StudyOutcome:
@@ -71,18 +72,26 @@ def run_study(
             its own ``jobs`` and options.
         check: look at all data, disk and memory before anything is made; see ``scaleprior.check``.
         skip_missing: leave out cells whose backbones are not here; the next run has those that came.
+        backbones_of: folder of another study, with which the backbones are shared: those of the same corpus, recipe,
+            noise and seed are pretrained once.
         show: called a few times a second with the state of all cells.
         prepare_progress: called with (what, done, total) while data are prepared.
 
     Raises:
         UserError: see :func:`load_spec`, :func:`get_executor`, :func:`prepare_data`, :func:`plan_cells`; another
-            study's folder; ``jobs`` or ``jobs_per_gpu`` beside an executor that was made already.
+            study's folder; ``jobs`` or ``jobs_per_gpu`` beside an executor that was made already; ``backbones_of``
+            without backbones, or in a study that has its own.
     """
     if jobs is not None and (type(jobs) is not int or jobs < 1):
         raise UserError(f"{parameter('jobs')} is {jobs!r}", hint="give a whole number of at least 1")
     name = engine or spec.engine
     get_engine(name)  # one that is not there should leave no folder behind
     place = _executor(spec, executor, jobs, jobs_per_gpu)
+    if backbones_of is not None and not (backbones_of / "pretrained").is_dir():
+        raise UserError(
+            f"{parameter('backbones_of')} is {backbones_of}, which holds no pretrained backbones (no pretrained/)",
+            hint="give the folder of a study that pretrains",
+        )
     left_out = {}
     if skip_missing:
         spec, left_out = skip_absent(spec)
@@ -92,10 +101,12 @@ def run_study(
     folder = StudyFolder(out)
     with folder.claim(name=spec.name, fingerprint=_fingerprint(spec)) as known:
         remove_leftovers(out, recursive=False)
+        if backbones_of is not None:
+            folder.share_backbones(backbones_of)
         resolved = _resolve_engine(folder, known, name)
         data = prepare_data(spec, out, engine=resolved, progress=prepare_progress)
         cells = tuple(plan_cells(spec, data, resolved))
-        command = _command(spec, out, engine, executor, skip_missing=skip_missing)
+        command = _command(spec, out, engine, executor, skip_missing=skip_missing, backbones_of=backbones_of)
         facts = {**describe_data(spec, data, resolved), **_left_out(left_out), "command": command}
         record = replace(known, engine=resolved, facts=facts, cells=cells)
         folder.write(record)
@@ -118,17 +129,20 @@ def _command(
     executor: Executor | str | None,
     *,
     skip_missing: bool = False,
+    backbones_of: Path | None = None,
 ) -> str:
     """The words that run this very study again, ready for a shell."""
     if spec.path is None:
         arguments = {"engine": engine, "executor": executor if isinstance(executor, str) else None}
         given = "".join(f", {name}={value!r}" for name, value in arguments.items() if value)
         given += ", skip_missing=True" if skip_missing else ""
+        given += f", backbones_of={str(backbones_of)!r}" if backbones_of is not None else ""
         study = f"sp.Study({dict(spec.raw)!r}, folder={str(spec.folder)!r})"
         return shlex.join(["python", "-c", f"import scaleprior as sp; {study}.run({str(out)!r}{given})"])
     chosen = [flag("engine"), engine] if engine else []
     chosen += [flag("executor"), executor] if isinstance(executor, str) else []
     chosen += [flag("skip_missing")] if skip_missing else []
+    chosen += [flag("backbones_of"), str(backbones_of)] if backbones_of is not None else []
     return shlex.join(["scaleprior", "study", "run", spec.source, flag("out"), str(out), *chosen, *spec.overrides])
 
 

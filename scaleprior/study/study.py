@@ -143,6 +143,7 @@ class Study:
         executor: Executor | str | None = None,
         check: bool = True,
         skip_missing: bool = False,
+        backbones_of: str | Path | None = None,
         progress: Callable[[StudyView], None] | bool = False,
     ) -> Study:
         """Run what is missing; call it again after an interruption or with a longer ladder, and it goes on.
@@ -157,6 +158,8 @@ class Study:
             executor: overrides the spec's: a name, or an :class:`Executor` that was made already, with its own jobs.
             check: look at all data, disk and memory before anything is made; see ``scaleprior.check``.
             skip_missing: of ``backbones`` leave out those that are not here; run again when they are.
+            backbones_of: folder of another study, with which the backbones are shared: those of the same corpus,
+                recipe, noise and seed are pretrained once.
             progress: True for bars on the terminal; or a function that is called a few times a second with the view.
 
         Returns:
@@ -171,7 +174,7 @@ class Study:
         folder = Path(out) if out is not None else self._out or Path(self.spec.name)
         options: dict[str, Any] = {
             "jobs": jobs, "jobs_per_gpu": jobs_per_gpu, "engine": engine, "executor": executor, "check": check,
-            "skip_missing": skip_missing,
+            "skip_missing": skip_missing, "backbones_of": None if backbones_of is None else Path(backbones_of),
         }  # fmt: skip
         if progress is True:
             from scaleprior.study.report.terminal import StudyDisplay

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import scaleprior as sp
 from scaleprior.errors import UserError
 from scaleprior.study import load_spec, run_study, study_status
 from scaleprior.study.report.page import build_report
@@ -325,3 +326,26 @@ def test_a_cell_that_an_earlier_version_began_goes_on_in_its_own_folder(finished
     assert (out / "results.csv").read_bytes() == (finished / "results.csv").read_bytes()
     assert (link / "backbone.safetensors").stat().st_mtime_ns == written
     assert not place.exists()
+
+
+def test_another_schedule_takes_the_backbones_of_another_study(finished: Path, tmp_path: Path) -> None:
+    """They are the same files, nothing is pretrained again, and what is missing there is added there."""
+    first = tmp_path / "first"
+    shutil.copytree(finished, first, symlinks=True)
+    before = {
+        path.name: (path / "backbone.safetensors").stat().st_mtime_ns for path in (first / "pretrained").iterdir()
+    }
+    longer = {**TINY["finetune"], "overrides": {**TINY["finetune"]["overrides"], "SOLVER.MAX_ITER": 4}}
+    spec = load_spec(write_spec(tmp_path, name="longer", ladder=[16, 48], scratch=False, finetune=longer))
+    study = sp.Study(spec).run(tmp_path / "out", jobs=2, backbones_of=first)
+    assert {row["images"] for row in study.results("arrow").to_pylist()} == {16, 48}
+    after = {path.name: (path / "backbone.safetensors").stat().st_mtime_ns for path in (first / "pretrained").iterdir()}
+    assert after.items() > before.items()
+    assert len(after) == len(before) + 1
+    assert f"backbones_of='{first}'" in study.report().command or f"--backbones-of {first}" in study.report().command
+    run_study(spec, tmp_path / "out", backbones_of=first)  # again: it leads there already
+    with pytest.raises(UserError, match="has backbones already, other ones than"):
+        run_study(spec, tmp_path / "out", backbones_of=finished)
+    with pytest.raises(UserError, match=r"holds no pretrained backbones \(no pretrained/\)"):
+        run_study(spec, tmp_path / "new", backbones_of=tmp_path)
+    assert not (tmp_path / "new").exists()
