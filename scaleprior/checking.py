@@ -128,7 +128,7 @@ class CheckReport:
         said = [finding.sentence + (f"; {finding.hint}" if finding.hint else "") for finding in self.findings]
         if stopping:
             lines = [line for line, finding in zip(said, self.findings) if finding.stops]
-            raise UserError("\n- ".join([f"{len(lines)} things would stop this run, nothing was started", *lines]))
+            raise UserError(f"{len(lines)} things would stop this run, nothing was started", lines=lines)
         for line in said:
             logger.warning("%s", Wording(line))
         _said.update(finding.sentence for finding in self.findings)

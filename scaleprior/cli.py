@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from scaleprior._version import __version__
 from scaleprior.errors import ScalePriorError
 from scaleprior.progress import StandardError
-from scaleprior.wording import in_flags
+from scaleprior.wording import in_flags, one_line
 
 __all__ = ["build_parser", "main"]
 
@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(
-            f"scaleprior: error: {type(e).__name__}: {e}; this is not expected, run again with --debug and report it",
+            f"scaleprior: error: {type(e).__name__}: {one_line(e)}; this is not expected, run again with --debug and "
+            "report it",
             file=sys.stderr,
         )
         return 1

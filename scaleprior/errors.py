@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from scaleprior.wording import Wording
+from collections.abc import Sequence
+
+from scaleprior.wording import Wording, marked_line
 
 __all__ = ["FailureError", "ScalePriorError", "UserError"]
 
@@ -14,17 +16,23 @@ class ScalePriorError(Exception):
         message: what is wrong, with the offending value and where it came from; names parameters by
             :func:`scaleprior.wording.parameter`, never flags.
         hint: what to do about it; printed behind a semicolon.
+        lines: further things of the same kind, each on a line of its own.
 
     Attributes:
-        wording: message and hint, as Python and as the command line say them.
+        wording: message and hint, as Python and as the command line say them. What files and names brought with them
+            of line ends and of what steers a terminal is escaped.
     """
 
     exit_code: int = 1
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        self.wording: Wording = Wording(f"{message}; {hint}" if hint else message)
+    def __init__(self, message: str, *, hint: str = "", lines: Sequence[str] = ()) -> None:
+        first = f"{message}; {hint}" if hint else message
+        self.wording: Wording = Wording("\n- ".join(marked_line(line) for line in (first, *lines)))
         super().__init__(str(self.wording))
-        self.hint: Wording = Wording(hint)
+        self.hint: Wording = Wording(marked_line(hint))
+
+    def __str__(self) -> str:
+        return str(self.wording)
 
 
 class UserError(ScalePriorError, ValueError):

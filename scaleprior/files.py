@@ -1,4 +1,4 @@
-"""Atomic writing and reading of small files.
+"""Atomic writing of files; ``parsing`` reads them.
 
 Every file that ScalePrior leaves under its final name is complete: content goes to a temporary name in the same
 folder, is flushed to the disk, and is renamed. A process killed at any line leaves the old file or the new one.
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaleprior.errors import FailureError, UserError
+from scaleprior.errors import FailureError
 from scaleprior.wording import bytes_in_words
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ __all__ = [
     "file_sha256",
     "flush_folder",
     "is_number",
-    "read_json",
     "remove_leftovers",
     "write_bytes",
     "write_csv",
@@ -46,13 +45,6 @@ __all__ = [
 
 _UMASK = threading.Lock()
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # a full disk, a quota that is used up
-# What a file that is no UTF-8 begins with -> what to do.
-_NO_TEXT = {
-    b"\x1f\x8b": "it is compressed: unpack it with gunzip",
-    b"PK\x03\x04": "it is a zip file: unpack it",
-    b"\xff\xfe": "it is UTF-16: write it as UTF-8",
-    b"\xfe\xff": "it is UTF-16: write it as UTF-8",
-}
 
 
 class WriteError(FailureError):
@@ -226,28 +218,6 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
         except SafetensorError as e:  # how it reports what the file system says
             said = re.search(r"\(os error (\d+)\)", str(e))
             raise OSError(int(said[1]), os.strerror(int(said[1]))) if said else OSError(str(e)) from e
-
-
-def read_json(path: str | Path, *, what: str = "JSON file") -> Any:
-    """Parse a JSON file, in UTF-8, with or without the mark that some programs put before it.
-
-    Raises:
-        UserError: the file is missing, unreadable or not JSON; names ``what`` it was to be, the path and the line.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as e:
-        raise UserError(f"{what} not found: {path}", hint="check the path") from e
-    except (OSError, UnicodeDecodeError) as e:
-        starts = [
-            hint for start, hint in _NO_TEXT.items() if isinstance(e, UnicodeDecodeError) and start in e.object[:4]
-        ]
-        raise UserError(f"{what} {path} cannot be read: {e}", hint=starts[0] if starts else "check the file") from e
-    except json.JSONDecodeError as e:
-        hint = "repair the file" if e.msg != "Extra data" else "give one JSON value; are these JSON lines?"
-        raise UserError(f"{what} {path} is not JSON: line {e.lineno}: {e.msg}", hint=hint) from e
-    except RecursionError as e:
-        raise UserError(f"{what} {path} is nested too deeply to be read", hint="check the file") from e
 
 
 def is_number(value: Any) -> bool:

@@ -7,6 +7,8 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
+from scaleprior.wording import without_effects
+
 __all__ = ["ProgressFn", "StandardError", "progress_bar", "watched"]
 
 ProgressFn = Callable[[int, int, Mapping[str, float]], None]
@@ -20,9 +22,9 @@ class StandardError(logging.Handler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one line."""
+        """Write the record; what it quotes does not steer the terminal."""
         try:
-            sys.stderr.write(f"{self.format(record)}\n")
+            sys.stderr.write(f"{without_effects(self.format(record))}\n")
         except Exception:
             self.handleError(record)
 

@@ -11,13 +11,32 @@ names its own parameters, and only the command line asks for flags (:func:`in_fl
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-__all__ = ["Wording", "bytes_in_words", "counted", "either", "flag", "in_flags", "parameter", "printable", "shown"]
+__all__ = [
+    "Wording",
+    "bytes_in_words",
+    "counted",
+    "either",
+    "flag",
+    "in_flags",
+    "marked_line",
+    "one_line",
+    "parameter",
+    "printable",
+    "shown",
+    "without_effects",
+]
 
 # Both spellings travel inside the text, between control characters that no message holds otherwise, until Wording
 # keeps one and remembers the other: f-strings and joins need to know nothing of it.
-_BOTH = re.compile("\x02([^\x1f]*)\x1f([^\x03]*)\x03")
+_BOTH = re.compile("\x02([^\x02\x1f\x03]*)\x1f([^\x02\x1f\x03]*)\x03")
 _ABSENT = object()
+_LINES = re.compile("([\r\n\t])")
+_BRACKETS: dict[type, tuple[str, str]] = {
+    list: ("[", "]"), tuple: ("(", ")"), dict: ("{", "}"), set: ("{", "}"), frozenset: ("frozenset({", "})"),
+}  # fmt: skip
+_PIECE = 4096  # characters or bits of one value that are ever rendered
 
 _NOUN = re.compile(r"^(?:[a-z]+ )*?([a-z]+)(?= (?:that|whose|of|with|without|outside|to|where|from)\b|,|$)")
 _ONE = {"boxes": "box", "categories": "category", "entries": "entry", "processes": "process", "classes": "class"}
@@ -79,17 +98,68 @@ def bytes_in_words(count: float) -> str:
 
 def printable(text: str) -> str:
     """``text`` as one line without effects: line ends and what steers a terminal are escaped, other letters stay."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def marked_line(text: str) -> str:
+    """As :func:`printable`, of a text that may hold what :func:`parameter` made, which stays."""
+    pieces, end = [], 0
+    for both in _BOTH.finditer(text):
+        pieces += [printable(text[end : both.start()]), either(printable(both[1]), printable(both[2]))]
+        end = both.end()
+    return "".join([*pieces, printable(text[end:])])
+
+
+def without_effects(text: str) -> str:
+    """As :func:`printable`, but lines and tabs stay: for a text of several lines, such as a log record."""
+    return "".join(line if line in "\r\n\t" else printable(line) for line in _LINES.split(text))
+
+
+def one_line(error: object, limit: int = 300) -> str:
+    """What an exception says, in one line without effects, cut where it is longer than ``limit`` characters."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # of an exception whose own text fails
+        text = ""
+    text = printable(text) or type(error).__name__
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def shown(value: object, limit: int = 100) -> str:
-    """``repr(value)`` for a message, cut where it is longer than ``limit`` characters: a cell may hold a whole JPEG."""
+    """``repr(value)`` for a message, cut where it is longer than ``limit`` characters: a cell may hold a whole JPEG.
+
+    No more of a text, a number or a container is looked at than is shown, however large or deep it is.
+    """
     if isinstance(value, (str, bytes)) and len(value) > limit:
         unit = "characters" if isinstance(value, str) else "bytes"
         start = repr(value[: limit // 4] if isinstance(value, bytes) else value[:limit])[: limit + 2]
         return f"{start}... ({len(value):,} {unit})"
-    text = repr(value)
-    return text if len(text) <= limit + 2 else f"{text[:limit]}..."
+    text = ""
+    for piece in _pieces(value):
+        text += piece
+        if len(text) > limit + 2:
+            return f"{text[:limit]}..."
+    return text
+
+
+def _pieces(value: object) -> Iterator[str]:
+    """``repr(value)`` piece by piece."""
+    if type(value) in _BRACKETS and value:
+        opening, closing = _BRACKETS[type(value)]
+        yield opening
+        for n, item in enumerate(value):  # pyright: ignore[reportArgumentType, reportUnknownVariableType]
+            yield ", " if n else ""
+            yield from _pieces(item)
+            if isinstance(value, dict):
+                yield ": "
+                yield from _pieces(value[item])
+        yield ",)" if type(value) is tuple and len(value) == 1 else closing
+    elif isinstance(value, (str, bytes)):
+        yield repr(value[:_PIECE])
+    elif isinstance(value, int) and value.bit_length() > _PIECE:
+        yield f"a whole number of {value.bit_length():,} bits"
+    else:
+        yield repr(value)
 
 
 class Wording(str):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from scaleprior.corpus.fraction import FACTS_KEY, LABEL_SPACE_KEY, Fraction
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.errors import UserError
-from scaleprior.files import read_json
+from scaleprior.parsing import read_json
 from scaleprior.progress import ProgressFn, watched
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from scaleprior.detect.data.problems import DropBad, Problem
 from scaleprior.detect.evaluate import coco_ap
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
 from scaleprior.errors import UserError
-from scaleprior.files import is_number, read_json, write_json
+from scaleprior.files import is_number, write_json
 from scaleprior.pages.numbers import some
+from scaleprior.parsing import read_json
 
 __all__ = ["score_detections"]
 

@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from scaleprior.errors import UserError
-from scaleprior.files import read_json
 from scaleprior.laws.choosing import in_words
 from scaleprior.laws.grouping import COMPARABLE, UNKNOWN, Group, Row, listed, value_of
 from scaleprior.laws.spelling import nearest
+from scaleprior.parsing import read_json
 from scaleprior.wording import counted, either, flag, parameter
 
 __all__ = ["NOT_COMPARABLE", "of_copies", "of_incomparable", "of_seeds_elsewhere", "of_split", "of_study"]

@@ -14,7 +14,8 @@ from scaleprior.backbones.trunks.model import same_eps
 from scaleprior.backbones.weights import load_canonical, save_backbone
 from scaleprior.corpus import Corpus
 from scaleprior.errors import UserError
-from scaleprior.files import read_json, write_json
+from scaleprior.files import write_json
+from scaleprior.parsing import read_json
 from scaleprior.pretrain.card import made_card
 from scaleprior.pretrain.evaluation.measures import Measures
 from scaleprior.pretrain.figures.recorder import Recorder

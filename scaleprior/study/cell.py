@@ -11,7 +11,8 @@ from scaleprior.config import LoadedConfig, load_config
 from scaleprior.config.load import override_config
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
-from scaleprior.files import read_json, write_json
+from scaleprior.files import write_json
+from scaleprior.parsing import read_json
 from scaleprior.study.sections import StageSection
 
 __all__ = ["CELL_FILE", "Cell", "CellData", "Noise"]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from scaleprior.errors import UserError
-from scaleprior.files import read_json, write_json
+from scaleprior.files import write_json
+from scaleprior.parsing import read_json
 
 __all__ = ["ERROR_FILE", "Failure"]
 

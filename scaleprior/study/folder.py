@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from scaleprior.errors import FailureError, UserError
-from scaleprior.files import read_json, write_json
+from scaleprior.files import write_json
+from scaleprior.parsing import read_json
 from scaleprior.study.cell import Cell
 from scaleprior.wording import parameter
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from scaleprior.backbones.weights import read_card
 from scaleprior.errors import FailureError, UserError
-from scaleprior.files import read_json, write_bytes, write_json, write_text
+from scaleprior.files import write_bytes, write_json, write_text
+from scaleprior.parsing import read_json
 from scaleprior.study.cell import Cell
 from scaleprior.study.published import PUBLISHED_FILE, RESULTS_FILE, read_published, write_published
 from scaleprior.study.report.page import build_report

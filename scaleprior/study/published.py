@@ -19,8 +19,9 @@ from typing import Any
 from scaleprior.ap_names import AP_NAMES
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import UserError
-from scaleprior.files import read_json, write_json
+from scaleprior.files import write_json
 from scaleprior.laws.results_csv import number_in, read_cells
+from scaleprior.parsing import read_json
 from scaleprior.pretrain.metrics import PretrainMetrics
 from scaleprior.study.cell import Cell, CellData
 from scaleprior.study.result import CellResult

@@ -9,7 +9,8 @@ from typing import Any
 
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import UserError
-from scaleprior.files import is_number, read_json, write_json
+from scaleprior.files import is_number, write_json
+from scaleprior.parsing import read_json
 from scaleprior.pretrain.metrics import PretrainMetrics
 
 __all__ = ["RESULT_FILE", "CellResult"]

@@ -28,7 +28,8 @@ from scaleprior._version import __version__
 from scaleprior.backbones.weights import read_card
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import ScalePriorError, UserError
-from scaleprior.files import read_json, remove_leftovers, write_json
+from scaleprior.files import remove_leftovers, write_json
+from scaleprior.parsing import read_json
 from scaleprior.pretrain import pretrain
 from scaleprior.progress import ProgressFn
 from scaleprior.study.cell import CELL_FILE, Cell

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scaleprior.errors import ScalePriorError, UserError
-from scaleprior.files import WriteError, read_json, remove_leftovers, write_json
+from scaleprior.files import WriteError, remove_leftovers, write_json
+from scaleprior.parsing import read_json
 from scaleprior.training.differences import differing_parts
 from scaleprior.training.extension import Extension, Schedule, extended_fingerprint, read_history
 from scaleprior.wording import parameter, shown

@@ -13,7 +13,7 @@ from scaleprior.detect import get_engine, score_detections
 from scaleprior.detect.check import check_detection
 from scaleprior.detect.data.segmentation import RunLengths
 from scaleprior.errors import UserError
-from scaleprior.files import read_json
+from scaleprior.parsing import read_json
 from tests.detect.conftest import TINY_FPN, add_outlines, data_overrides, make_coco, tiny_config
 from tests.detect.test_evaluate import pycocotools, same_ap
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from scaleprior.errors import FailureError, UserError
-from scaleprior.files import atomic_path, file_sha256, read_json, remove_leftovers, write_csv, write_json, write_text
+from scaleprior.files import atomic_path, file_sha256, remove_leftovers, write_csv, write_json, write_text
+from scaleprior.parsing import read_json
 from tests import processes
 
 

@@ -14,7 +14,18 @@ import pytest
 import scaleprior as sp
 from scaleprior.backbones import ReadOptions
 from scaleprior.errors import UserError
-from scaleprior.wording import Wording, counted, either, flag, in_flags, parameter
+from scaleprior.wording import (
+    Wording,
+    counted,
+    either,
+    flag,
+    in_flags,
+    one_line,
+    parameter,
+    printable,
+    shown,
+    without_effects,
+)
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 PACKAGE = Path(__file__).resolve().parents[2] / "scaleprior"
@@ -152,3 +163,48 @@ def test_one_thing_is_singular() -> None:
     }
     for things, one in of_one.items():
         assert counted(1, things) == f"1 {one}"
+
+
+class _Costly(list):
+    """Renders for ever."""
+
+    def __repr__(self) -> str:
+        raise AssertionError("it was rendered")
+
+
+def test_what_is_shown_is_all_that_is_looked_at() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    wide: list[object] = ["x"]
+    for _ in range(60):
+        wide = [wide, wide]  # 2 ** 60 leaves
+    for value in (deep, wide, {"a": wide}, (wide,), 10**100_000, -(10**100_000), ["a" * 10**7] * 3, {1: {2: deep}}):
+        assert len(shown(value)) < 130
+    assert len(shown([*range(200), _Costly()])) < 130
+    for value in ([], {}, (), set(), (1,), {1: [2, (3,)], "a": None}, {4}, frozenset({5}), [b"x", 1.5, True, 10**30]):
+        assert shown(value) == repr(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["\x1b[31mred", "a\r\nb", "\x9b2J", "\u202edlrow", "\u2028", "\x00", "\ud800", "\x02", "\x1f\x03"]
+)
+def test_text_of_others_does_not_act(text: str) -> None:
+    error = UserError(f"label {text} of {parameter('labels')}", hint=f"remove {text}, or {parameter('labels', 'x')}")
+    for said in (
+        str(error),
+        in_flags(error),
+        str(UserError(error.wording.marked)),
+        str(pickle.loads(pickle.dumps(error))),
+    ):
+        assert said.isprintable()
+        assert "label " in said
+    assert in_flags(error).endswith("or --labels x")
+    assert UserError("two things", lines=[text, "b"]).wording.count("\n") == 2
+    assert without_effects(f"a\tb\n{text[0]}") in (f"a\tb\n{text[0]}", f"a\tb\n{printable(text[0])}")
+
+
+def test_an_exception_is_told_in_one_line() -> None:
+    assert one_line(ValueError("a\n  b\x1b[0m")) == "a b\\x1b[0m"
+    assert one_line(KeyError()) == "KeyError"
+    assert len(one_line(ValueError("x" * 10_000))) == 303

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from scaleprior.backbones import ResNetSpec, read_card
 from scaleprior.errors import UserError
-from scaleprior.files import read_json
+from scaleprior.parsing import read_json
 from scaleprior.pretrain import pretrain
 from scaleprior.pretrain.check import check_pretraining_run
 from scaleprior.pretrain.data.batches import loaded

@@ -19,7 +19,7 @@ from scaleprior.backbones.zoo.catalogue import load_catalogue
 from scaleprior.cli import main
 from scaleprior.config import data_file, load_config
 from scaleprior.errors import UserError
-from scaleprior.files import read_json
+from scaleprior.parsing import read_json
 from scaleprior.pretrain import evaluate_pretrained, pretrain
 from scaleprior.pretrain.loop.building import build_model
 from scaleprior.pretrain.network.pretrainer import Pretrainer

@@ -26,8 +26,9 @@ from pathlib import Path
 from scaleprior._version import __version__
 from scaleprior.backbones.zoo.hashes import PrintedHash, file_digests
 from scaleprior.errors import FailureError, UserError
-from scaleprior.files import read_json, write_json
+from scaleprior.files import write_json
 from scaleprior.home import home_folder
+from scaleprior.parsing import read_json
 
 __all__ = ["Record", "ZooHome", "is_intact"]
 

@@ -23,7 +23,7 @@ from scaleprior.detect.data.problems import DropBad, Findings, Problem
 from scaleprior.detect.data.segmentation import Polygons, RunLengths, read_mask
 from scaleprior.detect.data.segmentation_check import MaskUse
 from scaleprior.errors import UserError
-from scaleprior.files import read_json
+from scaleprior.parsing import read_json
 from scaleprior.wording import counted, shown
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from scaleprior.detect.data.problems import Problem
-from scaleprior.files import read_json, write_json
+from scaleprior.files import write_json
+from scaleprior.parsing import read_json
 
 __all__ = ["DROPPED_FILE", "record_dropped"]
 

@@ -17,7 +17,8 @@ from typing import Any
 from scaleprior.backbones.zoo.cache import ZooHome
 from scaleprior.detect.data.coco_check import as_id
 from scaleprior.errors import UserError
-from scaleprior.files import file_sha256, read_json, write_text
+from scaleprior.files import file_sha256, write_text
+from scaleprior.parsing import read_json
 from scaleprior.wording import counted
 
 __all__ = ["IDS_FILE", "MINIVAL_SETS", "read_image_ids", "split_val2014"]

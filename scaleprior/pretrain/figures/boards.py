@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.errors import UserError
-from scaleprior.files import read_json, write_json
+from scaleprior.files import write_json
+from scaleprior.parsing import read_json
 from scaleprior.pretrain.recipe import recipe_of
 
 if TYPE_CHECKING:
