@@ -127,9 +127,5 @@ def test_aliases_within_the_limit_are_values() -> None:
     "text", ["(" * 200_000, "9" * 5000, "1 +", "os.system('x')", "[" * 99_000, "{[]: 1}", "-" * 50_000 + "1"]
 )
 def test_literals_that_are_none(text: str) -> None:
-    try:
+    with pytest.raises(ValueError, match=r"^.{1,400}$"):
         parse_literal(text)
-    except ValueError as e:
-        assert 0 < len(str(e)) < 400
-    else:
-        pytest.fail("it was taken")
