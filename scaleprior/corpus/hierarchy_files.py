@@ -7,14 +7,23 @@ checks.
 from __future__ import annotations
 
 import csv
-import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from scaleprior.corpus.names import is_text
 from scaleprior.errors import UserError
+from scaleprior.parsing import parse_json, read_text
+from scaleprior.wording import shown
 
 __all__ = ["is_open_images", "load_hierarchy", "load_open_images", "load_wordnet_isa", "read_descriptions"]
+
+
+_LARGEST = 512 << 20
+"""Bytes of a hierarchy, or of a label space as an index has it: the 1,000,000 labels that an importer takes at most,
+with ids of 20 letters, have 117 MiB (measured)."""
+_OPEN_IMAGES = "use Open Images' own file"
 
 
 def load_hierarchy(path: str | Path) -> Any:
@@ -44,7 +53,11 @@ def read_descriptions(path: str | Path) -> dict[str, str]:
     Raises:
         UserError: missing, or not UTF-8; names the path.
     """
-    return {row[0]: row[1] for row in csv.reader(_text(Path(path), "names of labels").splitlines()) if len(row) >= 2}
+    rows = csv.reader(_text(Path(path), "names of labels").splitlines())
+    try:
+        return {row[0]: row[1] for row in rows if len(row) >= 2}
+    except csv.Error as e:  # a cell of more than 131,072 characters
+        raise UserError(f"names of labels {path} line {rows.line_num}: {e}", hint="give CSV of label and name") from e
 
 
 def load_open_images(path: str | Path, descriptions: str | Path | None = None) -> dict[str, Any]:
@@ -74,7 +87,8 @@ def load_wordnet_isa(path: str | Path, words: str | Path | None = None) -> dict[
         if not fields:
             continue
         if len(fields) != 2:
-            raise UserError(f"{path} line {number}: {line!r} is not PARENT CHILD", hint="two ids separated by a space")
+            hint = "two ids separated by a space"
+            raise UserError(f"{path} line {number}: {shown(line)} is not PARENT CHILD", hint=hint)
         parents.setdefault(fields[0], [])
         parents.setdefault(fields[1], []).append(fields[0])
     names: dict[str, str] = {}
@@ -89,12 +103,12 @@ def _nodes(parents: dict[str, list[str]], names: dict[str, str]) -> dict[str, An
 
 
 def _from_open_images(data: Any, names: dict[str, str], where: str) -> dict[str, Any]:
-    parents: dict[str, list[str]] = {}
+    parents: dict[str, dict[str, None]] = {}
     for node, parent in _open_images_edges(data, where):
-        above = parents.setdefault(node, [])
-        if parent is not None and parent not in above:
-            above.append(parent)
-    return _nodes(parents, names)
+        above = parents.setdefault(node, {})
+        if parent is not None:
+            above[parent] = None
+    return _nodes({node: list(above) for node, above in parents.items()}, names)
 
 
 def _open_images_edges(data: Any, where: str) -> Iterator[tuple[str, str | None]]:
@@ -102,11 +116,14 @@ def _open_images_edges(data: Any, where: str) -> Iterator[tuple[str, str | None]
     while stack:
         entry, parent = stack.pop()
         label = entry.get("LabelName") if isinstance(entry, dict) else None
-        if not isinstance(label, str):
-            raise UserError(f'{where}: an entry below {parent!r} has no "LabelName"', hint="use Open Images' own file")
+        if not is_text(label):
+            raise UserError(f'{where}: an entry below {shown(parent)} has no "LabelName"', hint=_OPEN_IMAGES)
         yield label, parent
-        stack.extend((part, None) for part in reversed(entry.get("Part", [])))
-        stack.extend((below, label) for below in reversed(entry.get("Subcategory", [])))
+        for kind, above in (("Part", None), ("Subcategory", label)):
+            below = entry.get(kind, [])
+            if not isinstance(below, list):
+                raise UserError(f"{where}: {kind} of {shown(label)} is {shown(below)}", hint=_OPEN_IMAGES)
+            stack.extend((each, above) for each in reversed(below))
 
 
 def _strict_json(path: Path) -> Any:
@@ -115,23 +132,15 @@ def _strict_json(path: Path) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = sorted({key for key in found if keys.count(key) > 1})
+            counts = Counter(key for key, _ in pairs)
+            twice = sorted(key for key, count in counts.items() if count > 1)
             raise UserError(
-                f"hierarchy {path}: duplicate id {', '.join(map(repr, twice[:5]))}", hint="keep one of them"
+                f"hierarchy {path}: duplicate id {', '.join(map(shown, twice[:5]))}", hint="keep one of them"
             )
         return found
 
-    try:
-        return json.loads(_text(path), object_pairs_hook=unique)
-    except json.JSONDecodeError as e:
-        raise UserError(f"hierarchy {path} is not JSON: line {e.lineno}: {e.msg}", hint="repair the file") from e
+    return parse_json(_text(path), where=f"hierarchy {path}", pairs=unique)
 
 
 def _text(path: Path, what: str = "hierarchy file") -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as e:
-        raise UserError(f"{what} not found: {path}", hint="check the path") from e
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"{what} {path} cannot be read: {e}", hint="check the file") from e
+    return read_text(path, what=what, limit=_LARGEST)

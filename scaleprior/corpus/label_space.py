@@ -16,13 +16,18 @@ from typing import Any
 
 import numpy as np
 
+from scaleprior.corpus.closure import ancestor_closure, children_of
 from scaleprior.corpus.hierarchy_files import load_hierarchy
+from scaleprior.corpus.names import is_texts
 from scaleprior.errors import UserError
 from scaleprior.files import write_json
+from scaleprior.wording import shown
 
 __all__ = ["LabelSpace"]
 
 _SHOWN = 5  # ids named in one message
+_LONG = 100  # characters; longer ids are not compared with another
+_COMPARED = 25_000  # ids; ImageNet has 21,841
 
 
 class LabelSpace:
@@ -64,7 +69,9 @@ class LabelSpace:
         self.parents: tuple[tuple[int, ...], ...] = tuple(
             tuple(dict.fromkeys(self._parent(node, parent) for parent in parents)) for node, _, parents in rows
         )
-        self._closure, self._closure_offsets = self._close()
+        self._children = children_of(self.parents)
+        self._roots = [node for node, above in enumerate(self.parents) if not above]
+        self._closure, self._closure_offsets = ancestor_closure(self.parents, self._children, self.ids, where=where)
         self.leaves: np.ndarray = self._find_leaves(leaves)
         self.fingerprint: str = hashlib.sha256(
             json.dumps([self.ids, self.names, self.parents, self.leaves.tolist()]).encode("utf-8")
@@ -87,13 +94,19 @@ class LabelSpace:
         nodes = data.get("nodes") if isinstance(data, Mapping) else None
         if not isinstance(nodes, Mapping):
             raise UserError(f'{where} has no object "nodes"', hint='expected {"nodes": {id: {"name", "parents"}}}')
-        rows = []
+        rows: list[tuple[str, str, list[str]]] = []
         for node, entry in nodes.items():
             parents = entry.get("parents", []) if isinstance(entry, Mapping) else None
-            if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
-                raise UserError(f"{where}: node {node!r} is {entry!r}", hint='expected {"name": str, "parents": [ids]}')
-            rows.append((node, str(entry.get("name", node)), parents))
-        return cls(rows, leaves=data.get("leaves"), where=where)
+            name = entry.get("name", node) if isinstance(entry, Mapping) else None
+            # names may be numbers: of a hierarchy that was written by hand
+            if not is_texts(parents) or not isinstance(name, (str, int)) or not is_texts([node, str(name)]):
+                hint = 'expected {"name": str, "parents": [ids]}'
+                raise UserError(f"{where}: node {shown(node)} is {shown(entry)}", hint=hint)
+            rows.append((node, str(name), parents))
+        leaves = data.get("leaves")
+        if leaves is not None and not is_texts(leaves):
+            raise UserError(f'{where}: "leaves" is {shown(leaves)}', hint="expected a list of ids")
+        return cls(rows, leaves=leaves, where=where)
 
     @classmethod
     def load(cls, path: str | Path) -> LabelSpace:
@@ -124,11 +137,9 @@ class LabelSpace:
         """
         found = self._index.get(label)
         if found is None:
-            import difflib
-
-            near = difflib.get_close_matches(label, self.ids, n=3) or list(self.ids[:3])
+            near = _close_to(label, self.ids) or self.ids[:3]
             raise UserError(
-                f"label {label!r} is not in the label space of {len(self)} nodes ({self._where})",
+                f"label {shown(label)} is not in the label space of {len(self)} nodes ({self._where})",
                 hint=f"known ids look like {_listed(near)}; correct the label or add it to the hierarchy",
             )
         return found
@@ -239,42 +250,10 @@ class LabelSpace:
 
     def _parent(self, node: str, parent: str) -> int:
         if parent not in self._index:
-            raise UserError(f"{self._where}: node {node!r} has the unknown parent {parent!r}", hint="add the parent")
-        return self._index[parent]
-
-    def _close(self) -> tuple[np.ndarray, np.ndarray]:
-        """Ancestors including the node itself, ascending, as CSR; parents are closed before their children."""
-        children: list[list[int]] = [[] for _ in self.ids]
-        waiting = [len(parents) for parents in self.parents]
-        for node, parents in enumerate(self.parents):
-            for parent in parents:
-                children[parent].append(node)
-        self._children = children
-        self._roots = [node for node, count in enumerate(waiting) if count == 0]
-        ready = list(self._roots)
-        closures: list[set[int]] = [set() for _ in self.ids]
-        for node in ready:  # grows while it is read: Kahn's topological order
-            closures[node] = {node}.union(*(closures[parent] for parent in self.parents[node]))
-            for child in children[node]:
-                waiting[child] -= 1
-                if waiting[child] == 0:
-                    ready.append(child)
-        if len(ready) < len(self.ids):
-            path = self._cycle({node for node, count in enumerate(waiting) if count > 0})
             raise UserError(
-                f"{self._where}: the hierarchy has a cycle: {' -> '.join(path)} (each is-a the next)",
-                hint="remove one of these parents",
+                f"{self._where}: node {shown(node)} has the unknown parent {shown(parent)}", hint="add the parent"
             )
-        counts = [len(closure) for closure in closures]
-        flat = np.fromiter((a for closure in closures for a in sorted(closure)), dtype=np.int32, count=sum(counts))
-        return flat, np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-
-    def _cycle(self, stuck: set[int]) -> list[str]:
-        """Ids along one cycle, first repeated last. Every stuck node has a stuck parent, so walking up must repeat."""
-        walk = [min(stuck)]
-        while walk[-1] not in walk[:-1]:
-            walk.append(next(parent for parent in self.parents[walk[-1]] if parent in stuck))
-        return [self.ids[node] for node in walk[walk.index(walk[-1]) :]]
+        return self._index[parent]
 
     def _find_leaves(self, leaves: Sequence[str] | None) -> np.ndarray:
         if leaves is None:
@@ -299,4 +278,13 @@ def _repeated(ids: Iterable[str]) -> list[str]:
 
 def _listed(ids: Sequence[str]) -> str:
     more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-    return ", ".join(map(repr, ids[:_SHOWN])) + more
+    return ", ".join(map(shown, ids[:_SHOWN])) + more
+
+
+def _close_to(label: str, ids: Sequence[str]) -> list[str]:
+    """Ids that are spelled alike; of what is no id of a person's none, since the search multiplies the lengths."""
+    import difflib
+
+    if len(label) > _LONG:
+        return []
+    return difflib.get_close_matches(label, [node for node in ids[:_COMPARED] if len(node) <= _LONG], n=3)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import posixpath
 import unicodedata
 from pathlib import Path
+from typing import TypeGuard
 
 from scaleprior.errors import UserError
 
-__all__ = ["BACKSLASHES", "CASE", "NORMALISATION", "difference", "inside", "plain", "spellings"]
+__all__ = ["BACKSLASHES", "CASE", "NORMALISATION", "difference", "inside", "is_text", "is_texts", "plain", "spellings"]
 
 BACKSLASHES = "names written with back-slashes"
 NORMALISATION = "names in another Unicode normalisation"
@@ -39,6 +40,22 @@ def difference(one: str, other: str) -> str:
     if plain(one) != plain(other):
         return CASE
     return BACKSLASHES if ("\\" in one) != ("\\" in other) else NORMALISATION
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether ``value`` is a text that UTF-8 can say: JSON can hold halves of surrogate pairs, which are no letters."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_texts(value: object) -> TypeGuard[list[str]]:
+    """Whether ``value`` is a list of such texts."""
+    return isinstance(value, list) and all(map(is_text, value))
 
 
 def refuse_undecodable(path: str | Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scaleprior.corpus.names import is_text
 from scaleprior.errors import UserError
 from scaleprior.wording import parameter, shown
 
@@ -53,7 +54,7 @@ class ClassNames:
         listed = data if isinstance(data, list) else []
         while listed and listed[-1] == "":  # blank lines at a file's end
             listed.pop()
-        names = [name.strip() for name in listed if isinstance(name, str) and name.strip() and _encodable(name)]
+        names = [name.strip() for name in listed if isinstance(name, str) and name.strip() and is_text(name)]
         if not names or len(names) < len(listed):
             raise UserError(
                 f"class names {found} are no list of names", hint="give a name a line, a JSON list, or one by number"
@@ -88,7 +89,7 @@ class ClassNames:
         if value != value:  # NaN, which pandas writes where there is none
             return ""
         text = str(value).strip()
-        if not text.isprintable() and not _encodable(text):
+        if not text.isprintable() and not is_text(text):
             raise UserError(f"{where}: the label {shown(text)} is no Unicode text", hint="repair the file")
         if not _NUMBER.fullmatch(text):
             return text
@@ -103,12 +104,3 @@ class ClassNames:
                 hint=f"give the right list with {parameter('class_names', words='FILE')}",
             )
         return self.names[number]
-
-
-def _encodable(text: str) -> bool:
-    """JSON can hold halves of surrogate pairs, which are no characters."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
