@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import stat
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,6 +39,7 @@ TEXT_BYTES = 64 << 20
 _YAML_BYTES = 8 << 20  # which PyYAML takes a minute for
 _YAML_NODES = 1_000_000  # once aliases are written out
 _YAML_DEPTH = 100
+_YAML_DIGITS = 1000  # of a whole number: those of base 60 take time by the square, those of base 16 cannot be printed
 _LITERAL = 100_000  # characters
 
 _KINDS = (
@@ -215,6 +217,9 @@ def _check_extent(root: yaml.Node) -> None:
         node, done = stack.pop()
         if id(node) in extents:
             continue
+        if node.tag == "tag:yaml.org,2002:int" and len(node.value) > _YAML_DIGITS:
+            what = f"a whole number of {len(node.value):,} characters"
+            raise yaml.MarkedYAMLError(None, None, what, node.start_mark)
         if done:
             open_nodes.discard(id(node))
             inner = [extents[id(child)] for child in _children(node)]
@@ -250,6 +255,8 @@ def parse_literal(text: str) -> Any:
     if len(text) > _LITERAL:
         raise ValueError(f"{len(text):,} characters, at most {_LITERAL:,} are read")
     try:
-        return ast.literal_eval(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of "1is 2", which nobody wrote as Python
+            return ast.literal_eval(text)
     except (SyntaxError, TypeError, RecursionError, MemoryError, OverflowError) as e:
         raise ValueError(one_line(e)) from e

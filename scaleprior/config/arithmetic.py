@@ -11,30 +11,41 @@ from typing import Any
 import yaml
 
 from scaleprior.errors import UserError
+from scaleprior.wording import one_line, shown
 
-__all__ = ["ArithmeticLoader", "evaluate"]
+__all__ = ["ArithmeticLoader", "ArithmeticTextError", "evaluate"]
 
 _OPERATORS = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv, ast.Pow: operator.pow,
 }  # fmt: skip
 _LARGEST = 1e9  # operands beyond this are no config; it also bounds the work of **
-_MOST_STEPS = 10_000  # values computed on the way; Detectron2's longest expression takes 50
+_MOST_STEPS = 10_000  # values computed on the way, for a whole file; Detectron2's longest expression takes 50
+_LONGEST = 10_000  # characters: Python's parser takes a thousand times their room
 
 
-def evaluate(text: str) -> Any:
+class ArithmeticTextError(UserError):
+    """A text that is no arithmetic; whoever knows says where it stands."""
+
+
+def evaluate(text: str, steps: Iterator[int] | None = None) -> Any:
     """The value of numbers, ``+ - * / // **``, lists and list comprehensions over numbers; executes nothing.
 
     A tuple becomes a list.
 
+    Args:
+        steps: counts the values computed on the way, 1 first; None begins anew.
+
     Raises:
-        UserError: anything else.
+        ArithmeticTextError: anything else, or more than 10,000 steps.
     """
     try:
-        return _value(ast.parse(text.strip(), mode="eval").body, {}, itertools.count(1))
+        if len(text) > _LONGEST:
+            raise ArithmeticError(f"{len(text):,} characters, at most {_LONGEST:,} are read")
+        return _value(ast.parse(text.strip(), mode="eval").body, {}, steps or itertools.count(1))
     except (SyntaxError, ArithmeticError, TypeError, ValueError, RecursionError, MemoryError) as e:
-        shown = text if len(text) <= 200 else f"{text[:200]}..."
-        raise UserError(f"cannot compute {shown!r}: {e or 'too deep'}", hint="write the numbers out") from e
+        why = one_line(e) if str(e) else "too deep"
+        raise ArithmeticTextError(f"cannot compute {shown(text, 200)}: {why}", hint="write the numbers out") from e
 
 
 def _value(node: ast.expr, names: dict[str, float], steps: Iterator[int]) -> Any:
@@ -68,14 +79,22 @@ def _value(node: ast.expr, names: dict[str, float], steps: Iterator[int]) -> Any
 
 
 class ArithmeticLoader(yaml.SafeLoader):
-    """PyYAML's safe loader that knows Detectron2's ``eval`` tag."""
+    """PyYAML's safe loader that knows Detectron2's ``eval`` tag; one is for one text.
+
+    Attributes:
+        steps: counts what all expressions of the text take.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self.steps = itertools.count(1)
 
 
-def _evaluate_tag(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+def _evaluate_tag(loader: ArithmeticLoader, node: yaml.Node) -> Any:
     arguments = loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
     if len(arguments) != 1 or not isinstance(arguments[0], str):
-        raise UserError(f"a YAML eval tag with {arguments!r}", hint="write the numbers out")
-    return evaluate(arguments[0])
+        raise ArithmeticTextError(f"a YAML eval tag with {shown(arguments)}", hint="write the numbers out")
+    return evaluate(arguments[0], loader.steps)
 
 
 ArithmeticLoader.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _evaluate_tag)

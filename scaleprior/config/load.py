@@ -6,34 +6,29 @@ that somebody set and that contradicts the card is an error.
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import difflib
 import itertools
 import json
 import logging
-import re
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from fvcore.common.config import CfgNode
 
-from scaleprior.config.arithmetic import ArithmeticLoader
+from scaleprior.config.bases import with_bases
 from scaleprior.config.dotted import flat_config, get_key
 from scaleprior.config.keys.key import read_value
 from scaleprior.config.keys.table import find_key, nearest
 from scaleprior.config.seed import run_seed
 from scaleprior.errors import UserError
-from scaleprior.wording import parameter
+from scaleprior.parsing import is_regular, parse_literal
+from scaleprior.wording import parameter, shown
 
 __all__ = [
-    "CONFIG_FILE",
-    "OWN_FILE",
-    "OWN_FILE_BEGINS",
     "LoadedConfig",
     "UnknownKeyError",
     "data_file",
@@ -46,10 +41,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_BASE = "_BASE_"
-CONFIG_FILE, OWN_FILE = "config.yaml", "scaleprior.yaml"
-"""What a run leaves of its config (``saved.py``): Detectron2's keys, and on top of them ours."""
-OWN_FILE_BEGINS = f"{_BASE}: {CONFIG_FILE}\n"
+_LONGEST_NAME = 200  # characters of a dotted key; the longest of Detectron2's and ours has 59
 # Sections of parts that no config we honour can switch on (keypoints, other detectors): their keys do nothing in
 # Detectron2 either unless the part is on, and Detectron2's base configs set some of them for everybody.
 _INERT_SECTIONS = tuple(
@@ -89,20 +81,11 @@ def data_file(folder: str, name: str) -> Path:
     roots = (package / "_data" / folder, package.parent / folder)
     root = next((r for r in roots if r.is_dir()), roots[0])
     path = root / name
-    if path.is_file():
+    if is_regular(path):
         return path
     known = sorted(str(p.relative_to(root)) for p in root.rglob("*.y*ml"))
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[:5]
     raise UserError(f"no file {name} in ScalePrior's {folder}/", hint=f"there are {', '.join(near)}")
-
-
-def is_lazy_config(path: Path) -> bool:
-    """Whether a file is a LazyConfig of Detectron2's: Python, or the YAML that is saved of one."""
-    if path.suffix == ".py":
-        return True
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        return re.search(r"^\s+_target_:|[{,]\s*_target_:", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
-    return False
 
 
 def load_config(
@@ -130,7 +113,7 @@ def load_config(
     cfg = get_cfg() if defaults is None else defaults.clone()
     explicit: set[str] = set()
     files = [_find(file) for file in ([] if path is None else [path]) + list(pieces)]
-    lines = (line for file in files for line in _flatten_file(file, ()))
+    lines = (line for file in files for line in _lines(file))
     for origin, of_file in itertools.groupby(lines, key=lambda line: line[0]):
         explicit |= _set_all(cfg, [(key, value) for _, key, value in of_file], origin)
     loaded = LoadedConfig(cfg, frozenset(explicit), " with ".join(map(str, files)) or "defaults")
@@ -155,9 +138,11 @@ def parse_overrides(overrides: Sequence[str]) -> list[tuple[str, Any]]:
     """``KEY VALUE`` pairs with values read as Python literals, so ``1.0``, ``(1, 2)``, ``"BN"`` and ``BN`` work."""
     for word in overrides:
         if isinstance(word, str) and word.startswith("--"):
+            word = word[:_LONGEST_NAME]
             raise UserError(f"{word} stands among the KEY VALUE words", hint=f"put {word} before the first of them")
     if len(overrides) % 2:
-        raise UserError(f"overrides come in pairs KEY VALUE, got {len(overrides)} words: {' '.join(overrides)}")
+        words = " ".join(map(str, overrides))
+        raise UserError(f"overrides come in pairs KEY VALUE, got {len(overrides)} words: {words[:1000]}")
     return [(key, _parse_value(text)) for key, text in zip(overrides[::2], overrides[1::2])]
 
 
@@ -165,8 +150,8 @@ def _parse_value(text: Any) -> Any:
     if not isinstance(text, str):
         return text
     try:
-        return ast.literal_eval(text)  # Detectron2's own reading; a bare word is a string
-    except (ValueError, SyntaxError):
+        return parse_literal(text)  # Detectron2's own reading; a bare word is a string
+    except ValueError:
         return text
 
 
@@ -179,61 +164,24 @@ def file_keys(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: a missing file, a circular base, or YAML that does not parse.
     """
-    return {key: value for _, key, value in _flatten_file(_find(path), ())}
+    return {key: value for _, key, value in _lines(_find(path))}
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str, Any]]:
+    """(origin, dotted key, value) of a file and its bases; the later ones win."""
+    for origin, content in with_bases(path):
+        for key, value in flat_config(content):
+            if len(key) > _LONGEST_NAME:  # at once: every key of a section repeats its name
+                raise _unknown(key, origin, hint="see configs/")
+            yield origin, key, _parse_value(value)
 
 
 def _find(path: str | Path) -> Path:
     path = Path(path)
-    if path.is_file():
+    if path.is_absolute() or os.path.exists(path):  # what is no file is refused where it is read
         return path
-    if path.is_absolute():
-        raise UserError(f"config file not found: {path}", hint="check the path")
     name = path.relative_to("configs") if path.parts[:1] == ("configs",) else path
     return data_file("configs", str(name))
-
-
-def _flatten_file(path: Path, children: tuple[Path, ...]) -> Iterator[tuple[str, str, Any]]:
-    """(origin, dotted key, value) of a file, those of its bases first, as fvcore orders them."""
-    path = _whole_of_run(path, children)
-    if is_lazy_config(path):
-        raise UserError(
-            f"config {path} is a LazyConfig, and what runs here is identified by its YAML keys",
-            hint="take a YAML; scaleprior.model_zoo.with_backbone puts a backbone under a LazyConfig, for Detectron2's "
-            "own lazyconfig_train_net.py",
-        )
-    if path.resolve() in children:
-        raise UserError(f"config {path} is its own {_BASE}", hint="break the circle")
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=ArithmeticLoader)
-    except FileNotFoundError as e:
-        raise UserError(f"config file not found: {path} ({_BASE} of {children[-1]})", hint="correct the name") from e
-    except UserError as e:
-        raise UserError(f"config {path}: {e}") from e
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise UserError(f"config {path} cannot be read: {' '.join(str(e).split())}", hint="repair the YAML") from e
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise UserError(f"config {path} holds a {type(content).__name__}, not a mapping", hint="see configs/")
-    bases = content.pop(_BASE, [])
-    for base in [bases] if isinstance(bases, str) else bases:
-        base_path = Path(base).expanduser()
-        if not base_path.is_absolute():
-            base_path = path.parent / base_path
-        yield from _flatten_file(base_path, (*children, path.resolve()))
-    for key, value in flat_config(content):
-        yield str(path), key, _parse_value(value)
-
-
-def _whole_of_run(path: Path, children: tuple[Path, ...]) -> Path:
-    """The file that holds the whole config of a run, where ``path`` is the half of it that stock Detectron2 reads."""
-    own = path.with_name(OWN_FILE)
-    if path.name != CONFIG_FILE or own.resolve() in children:
-        return path
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        if own.read_text(encoding="utf-8").startswith(OWN_FILE_BEGINS):
-            return own
-    return path
 
 
 def _set_all(cfg: CfgNode, pairs: Sequence[tuple[str, Any]], origin: str) -> set[str]:
@@ -275,7 +223,7 @@ def _refuse(cfg: CfgNode, key: str, value: Any, origin: str) -> None:
             logger.info("%s (set in %s) has no effect here: that part is off", key, origin)
             return
         raise UserError(
-            f"{key}: {value!r} (set in {origin}) needs the detectron2 engine",
+            f"{key}: {shown(value)} (set in {origin}) needs the detectron2 engine",
             hint=f"run with {parameter('engine', 'detectron2')}, or remove the key",
         )
     known = [name for name, _ in flat_config(cfg)]
@@ -283,16 +231,23 @@ def _refuse(cfg: CfgNode, key: str, value: Any, origin: str) -> None:
     if inside:
         children = dict.fromkeys(name.removeprefix(f"{key}.").split(".")[0] for name in inside)
         raise UserError(
-            f"{key} is a section and no key, it is {value!r} (set in {origin})",
+            f"{key} is a section and no key, it is {shown(value)} (set in {origin})",
             hint=f"set what is in it: {', '.join(f'{key}.{child}' for child in children)}",
         )
     near = nearest(key, known)
-    hint = f"did you mean {near}?" if near else "`scaleprior config` lists them"
-    raise UnknownKeyError(f"unknown config key {key} (set in {origin})", hint=hint)
+    raise _unknown(key, origin, hint=f"did you mean {near}?" if near else "`scaleprior config` lists them")
+
+
+def _unknown(key: str, origin: str, *, hint: str) -> UnknownKeyError:
+    name = key if len(key) <= _LONGEST_NAME else shown(key)
+    return UnknownKeyError(f"unknown config key {name} (set in {origin})", hint=hint)
 
 
 def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=str))
+    try:
+        return json.loads(json.dumps(value, default=str))
+    except (TypeError, ValueError):  # keys that JSON has not: no value of Detectron2's
+        return None
 
 
 @lru_cache(maxsize=1)

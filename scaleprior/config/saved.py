@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from scaleprior.config.bases import CONFIG_FILE, OWN_FILE, OWN_FILE_BEGINS
 from scaleprior.config.dotted import flat_config, get_key
 from scaleprior.config.keys.table import find_key
-from scaleprior.config.load import CONFIG_FILE, OWN_FILE, OWN_FILE_BEGINS, detectron2_defaults
+from scaleprior.config.load import detectron2_defaults
 from scaleprior.files import write_text
 
 if TYPE_CHECKING:

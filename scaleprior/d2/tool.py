@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from scaleprior.config import LoadedConfig, load_config
-from scaleprior.config.load import CONFIG_FILE, OWN_FILE
+from scaleprior.config.bases import CONFIG_FILE, OWN_FILE
 from scaleprior.config.saved import write_config
 from scaleprior.d2.checks import detectron2_refuses
 from scaleprior.d2.claiming import MODEL_FILE, POINTER, claim

@@ -107,7 +107,9 @@ def test_json_that_is_none(text: str | bytes, message: str) -> None:
         ("? [1, 2]\n: 3", "unhashable key"),
         ("a: b: c", "mapping values are not allowed here"),
         ("a: \x07", "unacceptable character"),
-        ("9" * 5000, "Exceeds the limit"),
+        ("9" * 5000, "a whole number of 5,000 characters"),
+        ("a: 0x" + "f" * 5000, "a whole number of 5,002 characters"),
+        ("a: 1" + ":1" * 200_000, "a whole number of 400,001 characters"),
     ],
 )
 def test_yaml_that_is_no_settings(text: str, message: str) -> None:

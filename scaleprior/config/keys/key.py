@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from scaleprior.config.keys.legal import ANY, Each, Legal, Number, OneOf
 from scaleprior.errors import UserError
+from scaleprior.files import is_number
+from scaleprior.parsing import parse_literal
+from scaleprior.wording import shown
 
 __all__ = [
     "DETECTION", "DETECTORS", "DETECTRON2", "EVALUATE", "EVERYBODY", "FINETUNE", "PRETRAIN", "PRETRAINING",
@@ -92,7 +94,7 @@ class Key:
         longer = isinstance(self.legal, Each) and replace(self.legal, lengths=()).takes(value)
         theirs = self.elsewhere and engine == TORCHVISION and (isinstance(self.legal, OneOf) or longer)
         needs = "; that needs the detectron2 engine" if theirs else ""
-        raise UserError(f"{self.name} is {value!r}{needs}", hint=self._hint)
+        raise UserError(f"{self.name} is {shown(value)}{needs}", hint=self._hint)
 
     def read(self, value: Any, origin: str) -> Any:
         """``value`` in the key's type: :func:`read_value`, and ``off`` and ``on``, which YAML takes for booleans.
@@ -126,7 +128,9 @@ class Key:
                 if (found := _converted(item, kind)) is not None:
                     return found
             names = " or ".join(kind.__name__ for kind in self._types)
-            message = f"{self.name} is {value!r} (set in {origin}), with {item!r} in it; expected {names} there"
+            message = (
+                f"{self.name} is {shown(value)} (set in {origin}), with {shown(item)} in it; expected {names} there"
+            )
             raise UserError(message, hint=self._hint)
 
         return read(value)
@@ -163,7 +167,7 @@ def _converted(value: Any, kind: type) -> Any:
     """``value`` as a ``kind`` if that loses nothing, otherwise None."""
     if type(value) is kind:
         return value
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and is_number(value):  # not of 400 digits
         return float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
@@ -172,7 +176,8 @@ def _converted(value: Any, kind: type) -> Any:
 
 def _wrong_type(name: str, value: Any, origin: str, kind: type, hint: str) -> UserError:
     found = type(value).__name__
-    said = f"{name} is {value!r} (set in {origin}), {'an' if found[0] in 'aeiou' else 'a'} {found}"
+    article = "an" if found[0] in "aeiou" else "a"
+    said = f"{name} is {shown(value)} (set in {origin}), {article} {found}"
     return UserError(f"{said}; expected {kind.__name__}", hint=hint)
 
 
@@ -192,8 +197,8 @@ def _number(item: Any) -> Any:
         return type(item)(map(_number, item))
     if isinstance(item, str):
         try:
-            number = ast.literal_eval(item)
-        except (ValueError, SyntaxError):
+            number = parse_literal(item)
+        except ValueError:
             return item
         return number if _is_number(number) else item
     return item

@@ -83,7 +83,7 @@ class Number(Legal):
             return False
         inside = self.low < value if self.above else self.low <= value
         inside = inside and (value < self.high if self.below else value <= self.high)
-        return value in self.also or (inside and math.isfinite(value))
+        return value in self.also or (inside and (isinstance(value, int) or math.isfinite(value)))
 
     def words(self, kind: type) -> str:
         return f"{'a whole number' if kind is int else 'a number'}{self.limits()}"

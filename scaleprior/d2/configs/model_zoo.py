@@ -15,8 +15,9 @@ from scaleprior.backbones.addresses import text_of
 from scaleprior.backbones.weights import has_card, read_card
 from scaleprior.backbones.zoo import is_uri
 from scaleprior.config import LoadedConfig, load_config, parse_overrides
+from scaleprior.config.bases import is_lazy_config
 from scaleprior.config.dotted import flat_config, set_key
-from scaleprior.config.load import UnknownKeyError, is_lazy_config, override_config
+from scaleprior.config.load import UnknownKeyError, override_config
 from scaleprior.d2.configs.config_node import ConfigNode, declare_own_keys
 from scaleprior.d2.configs.lazy_config import around_backbone, load_lazy, set_classes, set_overrides
 from scaleprior.d2.plan import class_names, default_config, open_copy, start_file
