@@ -1,7 +1,8 @@
 """Atomic writing of files; ``parsing`` reads them.
 
 Every file that ScalePrior leaves under its final name is complete: content goes to a temporary name in the same
-folder, is flushed to the disk, and is renamed. A process killed at any line leaves the old file or the new one.
+folder, is flushed to the disk, and is renamed. A process killed at any line leaves the old file or the new one, and so
+does a power cut; once a function here has returned it is the new one, because the folder is flushed, too.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ __all__ = [
     "WriteError",
     "atomic_path",
     "file_sha256",
-    "flush_folder",
     "is_number",
+    "make_folder",
     "remove_leftovers",
     "write_bytes",
     "write_csv",
@@ -88,8 +89,9 @@ def atomic_path(path: str | Path, *, durable: bool = True, size: int | None = No
 
     Args:
         path: the final name; its folder is made if absent.
-        durable: flush the data to the disk first. Without it the rename still is atomic for a process that dies
-            (``kill -9``), but not for a machine that loses power; for what a run says of itself at every step.
+        durable: flush the data to the disk first, and the folder after. Without it the rename still is atomic for a
+            process that dies (``kill -9``), but a machine that loses power may leave anything under the name, also
+            nothing; for what a run says of itself at every step, whose readers pass over what is damaged.
         size: bytes that will be written, where they are known; for the message.
 
     Raises:
@@ -97,7 +99,7 @@ def atomic_path(path: str | Path, *, durable: bool = True, size: int | None = No
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         handle, temporary = _held(path)
     except OSError as e:
         raise WriteError.of(path, e, size=size) from e
@@ -108,6 +110,8 @@ def atomic_path(path: str | Path, *, durable: bool = True, size: int | None = No
         if durable:
             _flush_to_disk(temporary)
         os.replace(temporary, path)
+        if durable:
+            _flush_folder(path.parent)
     except OSError as e:
         temporary.unlink(missing_ok=True)
         raise WriteError.of(path, e, size=size) from e
@@ -158,13 +162,25 @@ def _remove_unheld(path: Path) -> None:
         os.close(handle)
 
 
-def flush_folder(folder: str | Path) -> None:
+def make_folder(folder: str | Path) -> None:
+    """Make ``folder`` and those above it, as far as they are absent, and have the disk know their names.
+
+    What is flushed in a folder may otherwise go with it in a power cut.
+    """
+    folder = Path(folder)
+    absent = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in reversed(absent):
+        _flush_folder(made.parent)
+
+
+def _flush_folder(folder: Path) -> None:
     """Have the disk know which names ``folder`` holds: before an older file goes, its successor's must be there.
 
     Without it a power cut may leave neither. File systems that cannot do it for a folder are left alone.
     """
     with contextlib.suppress(OSError):
-        _flush_to_disk(Path(folder))
+        _flush_to_disk(folder)
 
 
 def _flush_to_disk(path: Path) -> None:

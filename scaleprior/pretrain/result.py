@@ -131,6 +131,7 @@ def write_result(
     room(lambda: save_backbone(out / BACKBONE, trunk, card))
     with trainer.checkpoints.way_on(), write_errors(out):
         recorder.finish(metrics)
+    room(recorder.flush)
     room(lambda: write_json(out / RESULT, metrics.to_dict()))
     trainer.checkpoints.remove()
     return PretrainResult(out / BACKBONE, metrics)

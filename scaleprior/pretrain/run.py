@@ -41,6 +41,7 @@ from scaleprior.training.metrics_file import write_errors
 from scaleprior.training.processes import ProcessGroup, join_processes, place_in_group
 from scaleprior.training.run_folder import RunFolder
 from scaleprior.training.seeds import generators_kept
+from scaleprior.training.signals import catch_sigterm
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -115,8 +116,9 @@ def run_pretraining(
             with write_errors(out):
                 recorder.open(processes, trainer.counters, trainer.schedule.total)
             trainer.train(recorder, progress)
+            with catch_sigterm() as stop:
+                measured = trainer.measured(stop)
             with trainer.averaged():
-                measured = measures(trainer.model)
                 head, result = trainer.model.head.whole(), None  # every process gives its share
                 if processes.main and head is not None:
                     result = write_result(cfg, trainer, head, measured, parent, recorder)

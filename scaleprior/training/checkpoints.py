@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scaleprior.errors import FailureError, UserError
-from scaleprior.files import WriteError, flush_folder
+from scaleprior.files import WriteError
 from scaleprior.training.checkpoint import DamagedCheckpoint, load_checkpoint, save_checkpoint
 from scaleprior.wording import parameter
 
@@ -73,7 +73,6 @@ class Checkpoints:
         """
         path = self.folder / f"checkpoint_{step:07d}.safetensors"
         self.making_room(lambda: save_checkpoint(path, dict(state)))
-        flush_folder(self.folder)
         known = self.paths()
         kept = [each for each in known if _step(each) <= step and (each == path or each not in self._damaged)]
         self._remove(each for each in known if each not in kept[: self.keep])

@@ -1,15 +1,23 @@
-"""JSON-lines files of a run's figures: whole lines, and what a resumed run records again stands there once."""
+"""JSON-lines files of a run's figures: whole lines, and what a resumed run records again stands there once.
+
+What is flushed before a checkpoint is saved is there when the run goes on from it; a power cut can harm later lines
+alone, which :func:`cut_lines` drops.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scaleprior.files import WriteError, write_text
+from scaleprior.errors import UserError
+from scaleprior.files import WriteError, write_bytes
+from scaleprior.parsing import parse_json
 
 __all__ = ["MetricsFile", "cut_lines", "write_errors"]
 
@@ -43,6 +51,18 @@ class MetricsFile:
                 self._file.truncate(end)
             raise WriteError.of(self._path, e, size=len(data)) from e
 
+    def flush(self) -> None:
+        """Have the lines so far on the disk.
+
+        Raises:
+            WriteError: they cannot be written there.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as e:
+            if e.errno != errno.EINVAL:  # what has no disk behind it, such as a pipe or /dev/null
+                raise WriteError.of(self._path, e) from e
+
     def close(self) -> None:
         """Nothing waits to be written."""
         self._file.close()
@@ -67,7 +87,7 @@ def cut_lines(
 ) -> None:
     """Drop the lines whose number ``key`` is above ``last``: a resumed run comes to those steps again.
 
-    A missing file is fine. A line without the number, as a kill leaves it, is dropped, too.
+    A missing file is fine. A line without the number, as a kill or a power cut leaves it, is dropped, too.
 
     Args:
         in_place: shorten the very file, for a writer that has it open; otherwise it is replaced, which no kill can
@@ -86,11 +106,12 @@ def cut_lines(
             file.write(kept)
             file.truncate()
     else:
-        write_text(path, kept.decode("utf-8"), durable=False)
+        write_bytes(path, kept)
 
 
 def _number(line: bytes, key: str) -> float:
     try:
-        return float(json.loads(line)[key])
-    except (ValueError, KeyError, TypeError):  # cut off, or something else than a line of figures
+        return float(parse_json(line, where="line")[key])
+    # cut off, or something else than a line of figures
+    except (UserError, ValueError, OverflowError, LookupError, TypeError):
         return math.inf

@@ -59,6 +59,24 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_durable_is_on_the_disk_in_this_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new folders' names, the content, and once it has its name, that name."""
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def flush(descriptor: int) -> None:
+        events.append(f"flush {Path(os.readlink(f'/proc/self/fd/{descriptor}')).relative_to(tmp_path)}"[:13])
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(os, "replace", lambda a, b: (events.append(f"name {b.name}"), replace(a, b)))
+    write_text(tmp_path / "a" / "b" / "c", "new")
+    assert events == ["flush .", "flush a", "flush a/b/.c.", "name c", "flush a/b"]
+    del events[:]
+    write_text(tmp_path / "a" / "b" / "d", "new", durable=False)
+    assert events == ["name d"]
+
+
 def test_nan_is_not_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"nan|NaN|JSON"):
         write_json(tmp_path / "a.json", {"x": float("nan")})

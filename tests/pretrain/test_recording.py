@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,13 @@ import pytest
 from scaleprior.errors import UserError
 from scaleprior.pretrain import pretrain
 from scaleprior.pretrain.evaluation import measures as measures_module
+from scaleprior.pretrain.evaluation.crops import CropBatch, CropShare
 from scaleprior.pretrain.figures.json_lines import METRICS, JsonLines
 from scaleprior.pretrain.figures.recorder import Counters
 from scaleprior.pretrain.metrics import LabelMetrics, PretrainMetrics
 from scaleprior.training.processes import ProcessGroup
+from scaleprior.training.signals import Interrupted
+from tests.pretrain.conftest import outcome
 from tests.pretrain.test_run import stop_at, weights
 from tests.pretrain.test_sharing import CPU
 
@@ -88,9 +93,9 @@ def test_the_time_of_measurements_is_none_of_training(
     monkeypatch.setattr("scaleprior.pretrain.loop.trainer.time.perf_counter", lambda: clock[0])
     real = measures_module.Measures.__call__
 
-    def slow(self: measures_module.Measures, model: object) -> object:
+    def slow(self: measures_module.Measures, model: object, **stop: object) -> object:
         clock[0] += 100
-        return real(self, model)
+        return real(self, model, **stop)
 
     monkeypatch.setattr(measures_module.Measures, "__call__", slow)
     result = pretrain(small_config(*EVALUATED), tmp_path / "run")
@@ -164,3 +169,47 @@ def test_nothing_measured_is_no_line(tmp_path: Path) -> None:
     assert len(lines(tmp_path)) == 1
     figures = PretrainMetrics(3.2, 2, 16, 1.0, 0, 1.0, 16.0, LabelMetrics(3, 2, 0.5)).measured.to_dict()
     assert figures == {"held_out/images": 3, "held_out/map_labels": 2, "held_out/map": 0.5}
+
+
+@pytest.mark.parametrize(("measurement", "done"), [(1, 2), (2, 4), (3, 5)])
+def test_sigterm_while_measuring_ends_at_once_and_the_measurement_is_made_up_for(
+    small_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measurement: int, done: int
+) -> None:
+    """With checkpoints on SIGTERM alone: what was trained until then is saved nevertheless."""
+    config, stopped = small_config(*EVALUATED, "PRETRAIN.CHECKPOINT_PERIOD", "0"), tmp_path / "stopped"
+    pretrain(config, tmp_path / "whole")
+    looked_at: list[int] = []
+
+    class Asked(CropShare):
+        def __iter__(self) -> Iterator[CropBatch]:
+            looked_at.append(0)
+            if len(looked_at) == measurement:
+                os.kill(os.getpid(), signal.SIGTERM)
+            for batch in super().__iter__():
+                looked_at[-1] += 1
+                yield batch
+
+    with monkeypatch.context() as patched:
+        patched.setattr(measures_module, "CropShare", Asked)
+        with pytest.raises(Interrupted, match=f"stopped by SIGTERM after step {done} of 5; add resume=True") as asked:
+            pretrain(config, stopped)
+    assert asked.value.exit_code == 143
+    assert looked_at[-1] <= 1 < -(-12 // 4)  # a batch that was on its way, no more
+    steps: list[int] = []
+    pretrain(config, stopped, resume=True, progress=lambda done, *_: steps.append(done))
+    assert steps == list(range(done + 1, 6))
+    assert outcome(stopped) == outcome(tmp_path / "whole")
+
+
+def test_sigterm_just_before_a_measurement_leaves_it_to_the_next_start(small_config: Callable, tmp_path: Path) -> None:
+    config = small_config(*EVALUATED)
+    pretrain(config, tmp_path / "whole")
+
+    def terminate(done: int, total: int, numbers: object) -> None:
+        if done == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="after step 2 of 5"):
+        pretrain(config, tmp_path / "stopped", progress=terminate)
+    pretrain(config, tmp_path / "stopped", resume=True)
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")

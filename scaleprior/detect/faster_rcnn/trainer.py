@@ -109,6 +109,8 @@ class DetectorTrainer:
                 self._settle(everything=save or self.step == total)
                 if save:
                     self._save()
+            if self._lines is not None:
+                self.checkpoints.making_room(self._lines.flush)  # after the last one nobody tells of them again
 
     def _admitted(self, batches: Iterator[DetectionBatch], stop: StopRequest) -> Iterator[DetectionBatch]:
         """The batches, each once every process has its share and nobody was asked to stop.
@@ -171,6 +173,13 @@ class DetectorTrainer:
         self._saved = self.step
         if not self.processes.main:
             return
+        full = None
+        if self._lines is not None:
+            try:
+                # Whoever goes on from here does not tell of these steps again.
+                self.checkpoints.making_room(self._lines.flush)
+            except WriteError as e:
+                full = e
         state: dict[str, Any] = {
             "fingerprint": self.folder.fingerprint,
             "step": self.step,
@@ -179,6 +188,8 @@ class DetectorTrainer:
             "unwritten": self._unwritten,
         }
         self.checkpoints.save(self.step, state)
+        if full is not None:
+            raise with_room(full, self.step) from full
 
     def _is_before_extension(self, state: Mapping[str, Any]) -> bool:
         """Whether a checkpoint is the one that the run was extended from, the last under the former schedule."""

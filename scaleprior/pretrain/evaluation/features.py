@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, distributed
 
 from scaleprior.errors import FailureError
+from scaleprior.training.signals import Interrupted, StopRequest
 
 if TYPE_CHECKING:
     from scaleprior.pretrain.evaluation.crops import CropShare
@@ -38,17 +39,25 @@ class Features:
     unreadable: int
 
 
-def pooled_features(model: Pretrainer, share: CropShare, processes: ProcessGroup) -> Features:
+def pooled_features(
+    model: Pretrainer, share: CropShare, processes: ProcessGroup, *, stop: StopRequest | None = None
+) -> Features:
     """The vectors of all images of ``share``'s set; every process calls this.
 
     The model comes back as it was: weights, running statistics, modes. No generator is drawn from.
 
+    Args:
+        stop: of this process; looked at before every batch.
+
     Raises:
-        FailureError: no image can be read.
+        FailureError: no image can be read. Interrupted: a process was asked to stop; in all of them.
     """
+    stop = stop or StopRequest()
     values, rows, unreadable = [], [], 0
     with evaluating(model, processes), torch.inference_mode():
         for batch in share:
+            if stop.requested:
+                break
             unreadable += batch.unreadable
             if len(batch.rows):
                 crops = batch.crops.to(processes.device, non_blocking=True)
@@ -56,7 +65,9 @@ def pooled_features(model: Pretrainer, share: CropShare, processes: ProcessGroup
                 rows.append(batch.rows)
     own = [0] * processes.size
     own[processes.rank] = sum(map(len, rows))
-    *counts, missing = (round(number) for number in processes.sum(*own, unreadable))
+    *counts, missing, stopped = (round(number) for number in processes.sum(*own, unreadable, stop.requested))
+    if stopped:
+        raise Interrupted(f"stopped by SIGTERM before all {share.name} images were looked at")
     if not sum(counts):
         said = f"none of the {len(share.images)} {share.name} images can be read"
         raise FailureError(said, hint=f"check {share.key}")

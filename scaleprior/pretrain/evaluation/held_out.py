@@ -22,6 +22,7 @@ from scaleprior.training.processes import ProcessGroup
 if TYPE_CHECKING:
     from scaleprior.pretrain.evaluation.crops import CropShare
     from scaleprior.pretrain.network.pretrainer import Pretrainer
+    from scaleprior.training.signals import StopRequest
 
 __all__ = ["Truth", "evaluate", "figures_of", "label_metrics"]
 
@@ -54,16 +55,18 @@ class Truth:
         return replace(self, present=self.present.to(device), known=self.known.to(device) if self.known else None)
 
 
-def evaluate(model: Pretrainer, share: CropShare, processes: ProcessGroup) -> LabelMetrics:
+def evaluate(
+    model: Pretrainer, share: CropShare, processes: ProcessGroup, *, stop: StopRequest | None = None
+) -> LabelMetrics:
     """Figures of ``model`` on the central crops of ``share``'s images; see :func:`label_metrics`.
 
     Every process calls this, and gets the figures. They are the same for any number of processes and workers.
     Unreadable images are left out and counted. The model comes back as it was.
 
     Raises:
-        FailureError: no image can be read.
+        FailureError: no image can be read. Interrupted: ``stop`` was requested, here or in another process.
     """
-    found, images = pooled_features(model, share, processes), share.images
+    found, images = pooled_features(model, share, processes, stop=stop), share.images
     space, rows = images.label_space, found.rows.numpy()
     truth = Truth.of_csr(*images.labels_of(rows), images.absent_of(rows), classes=len(space)).to(processes.device)
     head = model.head

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from scaleprior.pretrain.network.pretrainer import Pretrainer
     from scaleprior.training.processes import ProcessGroup
+    from scaleprior.training.signals import StopRequest
 
 __all__ = ["Measures", "judging_from", "probe_rows"]
 
@@ -68,18 +69,21 @@ class Measures:
         probe = None if rows is None else _share(cfg, _labelled(cfg, rows), processes, room, name="probe")
         return cls(processes, held_out=held_out, probe=probe, kinds=cfg.PRETRAIN.PROBE.KINDS)
 
-    def __call__(self, model: Pretrainer) -> Measured:
+    def __call__(self, model: Pretrainer, *, stop: StopRequest | None = None) -> Measured:
         """Figures of ``model``, which comes back as it was; the same on every process.
 
+        Args:
+            stop: of this process; looked at between batches of images.
+
         Raises:
-            FailureError: none of the images can be read.
+            FailureError: none of the images can be read. Interrupted: a process was asked to stop; in all of them.
         """
-        held_out = None if self._held_out is None else evaluate(model, self._held_out, self._processes)
-        probed = None if self._probe is None else self._probed(model, self._probe)
+        held_out = None if self._held_out is None else evaluate(model, self._held_out, self._processes, stop=stop)
+        probed = None if self._probe is None else self._probed(model, self._probe, stop)
         return Measured(held_out, probed)
 
-    def _probed(self, model: Pretrainer, share: CropShare) -> ProbeMetrics:
-        found, images = pooled_features(model, share, self._processes), share.images
+    def _probed(self, model: Pretrainer, share: CropShare, stop: StopRequest | None) -> ProbeMetrics:
+        found, images = pooled_features(model, share, self._processes, stop=stop), share.images
         rows = found.rows.numpy()
         labels, absent = images.labels_of(rows), images.absent_of(rows)
         whole = ProbeSet.of_csr(

@@ -111,6 +111,10 @@ class JsonLines(Recorder):
         logger.info("step %d %s", done, ", ".join(f"{name} {value:.4g}" for name, value in shares.items()))
         self._show(done, figures)
 
+    def saving(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+
     def finish(self, metrics: PretrainMetrics) -> None:
         self.measured(metrics.steps, metrics.measured.to_dict())
         for board in self._boards:

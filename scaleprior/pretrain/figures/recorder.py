@@ -32,6 +32,8 @@ class Counters:
         seconds: of training, without those of measurements. waited: of them, for images, in every step those of the
             process that waited longest. waits: those of each process, by rank, while they are as many.
         unwritten: lines of figures that the disk had no room for when the run stopped; the next start writes them.
+        unmeasured: the run was asked to stop before the model of ``step`` was measured, as it was due; the next start
+            begins with that.
     """
 
     step: int = 0
@@ -42,6 +44,7 @@ class Counters:
     waited: float = 0.0
     unwritten: tuple[str, ...] = ()
     waits: tuple[float, ...] = ()
+    unmeasured: bool = False
 
     def wait(self, seconds: Sequence[float]) -> None:
         """Count what each process, by rank, waited for its images of a step."""
@@ -81,8 +84,21 @@ class Recorder:
     def measured(self, done: int, figures: Mapping[str, float]) -> None:
         """The model was measured after step ``done``; ``figures`` by names like "held_out/map"."""
 
+    def saving(self) -> None:
+        """The state is about to be saved: a run that goes on from it does not tell again of the steps so far, so they
+        should be on the disk."""
+
+    def flush(self) -> None:
+        """Call ``saving``.
+
+        Raises:
+            WriteError: what was told cannot be written.
+        """
+        with write_errors("the figures so far"):
+            self.saving()
+
     def finish(self, metrics: PretrainMetrics) -> None:
-        """Training and evaluation are done; ``metrics`` is about to become ``result.json``."""
+        """Training and evaluation are done; ``metrics`` is about to become ``result.json``, after a last ``saving``."""
 
     def close(self) -> None:
         """Last call, after an error, too, even one before ``open``."""

@@ -38,12 +38,14 @@ from scaleprior.wording import parameter
 
 if TYPE_CHECKING:
     from scaleprior.pretrain.evaluation.measures import Measures
+    from scaleprior.pretrain.metrics import Measured
     from scaleprior.pretrain.network.pretrainer import Pretrainer
     from scaleprior.pretrain.optim.schedule import Schedule
     from scaleprior.progress import ProgressFn
     from scaleprior.training.checkpoints import Checkpoints, SavedState
     from scaleprior.training.processes import ProcessGroup
     from scaleprior.training.run_folder import RunFolder
+    from scaleprior.training.signals import StopRequest
 
 __all__ = ["PretrainTrainer"]
 
@@ -120,6 +122,20 @@ class PretrainTrainer:
             self.checkpoints.save(self.counters.step, state)
         self.saved = self.counters.step
 
+    def _save(self, watch: _Watch) -> None:
+        """As :meth:`save`, with what was told of the steps on the disk first.
+
+        Raises:
+            WriteError: there is no room for one of them; of figures alone the state is saved.
+        """
+        try:
+            if watch.recorder is not None:
+                self.checkpoints.making_room(watch.recorder.flush)
+        except WriteError as e:
+            self.save()
+            raise with_room(e, self.counters.step) from e
+        self.save()
+
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """A block in which the model has the weights that are evaluated and saved: their average, if there is one."""
         average = self.step.average
@@ -144,6 +160,9 @@ class PretrainTrainer:
         pending: Pending[StepRecord] = Pending(self.processes.device)
         watch = _Watch(self.counters, recorder if self.processes.main else None, progress, total)
         with catch_sigterm() as stop:
+            owed, self.counters.unmeasured = self.counters.unmeasured, False
+            if owed and self._to_measure(first):
+                self._measure(watch, stop)
             mark = time.perf_counter()
             for step in range(first, total):
                 begun = time.perf_counter()
@@ -169,18 +188,22 @@ class PretrainTrainer:
                 due = self.checkpoint_period and (step + 1) % self.checkpoint_period == 0
                 last = step + 1 == total
                 save = due or admission.stop or last
-                measure = not last and not admission.stop and self._to_measure(step + 1)
+                measure = not last and self._to_measure(step + 1)
                 self._settle_or_save(pending, watch, everything=save or measure)
-                if measure:  # before the checkpoint, so that no run that goes on from it measures this step again
-                    self._measure(watch)
+                if measure and admission.stop:
+                    self.counters.unmeasured = True
+                elif measure:  # before the checkpoint, so that no run that goes on from it measures this step again
+                    self._measure(watch, stop)
                     mark = time.perf_counter()  # that was no time of training
                 if save:
-                    self.save()
+                    self._save(watch)
                 if admission.stop and not last:
                     self.processes.wait()  # else the first to leave would have the others ended while they save
-                    raise Interrupted(
-                        f"stopped by SIGTERM after step {step + 1} of {total}", hint=f"add {parameter('resume', True)}"
-                    )
+                    raise self._stopped()
+
+    def _stopped(self) -> Interrupted:
+        said = f"stopped by SIGTERM after step {self.counters.step} of {self.schedule.total}"
+        return Interrupted(said, hint=f"add {parameter('resume', True)}")
 
     def _batches(self, start: int, stop: int) -> Iterator[LabelledBatch]:
         if self.decode_on_device:
@@ -191,20 +214,38 @@ class PretrainTrainer:
     def _to_measure(self, done: int) -> bool:
         return self.measures is not None and self.measure_period > 0 and done % self.measure_period == 0
 
-    def _measure(self, watch: _Watch) -> None:
+    def measured(self, stop: StopRequest) -> Measured:
+        """Figures of the model with the weights that are saved; every process calls this.
+
+        Raises:
+            Interrupted: a process was asked to stop meanwhile. FailureError: no image can be read.
+        """
+        assert self.measures is not None
+        try:
+            with self.averaged():
+                return self.measures(self.model, stop=stop)
+        except Interrupted as e:
+            raise self._stopped() from e
+
+    def _measure(self, watch: _Watch, stop: StopRequest) -> None:
         """Measure the model as it is, and tell it; every process does.
 
         Raises:
+            Interrupted: a process was asked to stop meanwhile; the state is saved, to be measured by who goes on.
             WriteError: the figures cannot be written; they and the state are saved.
         """
-        assert self.measures is not None
-        with self.averaged():
-            found = self.measures(self.model)
+        try:
+            found = self.measured(stop)
+        except Interrupted:
+            self.counters.unmeasured = True
+            self._save(watch)
+            self.processes.wait()
+            raise
         try:
             watch.measured(self.counters.step, found.to_dict())
         except WriteError as e:
             self.counters.unwritten = watch.unwritten
-            self.save()
+            self._save(watch)
             raise with_room(e, self.counters.step) from e
 
     def _admission(
@@ -227,7 +268,7 @@ class PretrainTrainer:
             if step == first:  # the state of now is on the disk already, or there is none
                 raise
             self._settle_or_save(pending, watch, everything=True)
-            self.save()
+            self._save(watch)
             self.processes.wait()  # else the first to leave would have the others ended while they save
             raise with_way_on(e, step) from None
 
@@ -248,7 +289,7 @@ class PretrainTrainer:
                 with contextlib.suppress(WriteError):
                     self._settle(pending, watch, everything=True)
             self.counters.unwritten = watch.unwritten
-            self.save()
+            self._save(watch)
             raise with_room(e, self.counters.step) from e
 
     def _settle(self, pending: Pending[StepRecord], watch: _Watch, *, everything: bool) -> None:
