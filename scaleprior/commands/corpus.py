@@ -1,4 +1,4 @@
-"""``scaleprior corpus build|info|export|fraction``: indexes of pretraining collections and their prefixes."""
+"""``scaleprior corpus build|info|export|verify|fraction``: indexes of pretraining collections and their prefixes."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_info_options(info)
     info.set_defaults(handler=_info)
     register_corpus_export(actions)
+    verify = actions.add_parser("verify", help="whether an index and the bytes of all its images are as indexed")
+    verify.add_argument("index", metavar="INDEX", help="index folder, or a saved fraction")
+    verify.add_argument("--json", action="store_true", help="print JSON")
+    verify.set_defaults(handler=_verify)
     fraction = actions.add_parser("fraction", help="the first images in hash order, optionally saved as an index")
     fraction.add_argument("index", metavar="INDEX", help="index folder, or a saved fraction")
     size = fraction.add_mutually_exclusive_group(required=True)
@@ -119,6 +123,15 @@ def _info(args: argparse.Namespace) -> None:
 
     corpus = Corpus.open(args.index)
     show_info({**_summary(corpus), "index": args.index}, corpus, args)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from scaleprior.commands.check import print_report
+    from scaleprior.corpus import Corpus
+
+    report = Corpus.open(args.index).verify(progress=True)
+    print(json.dumps(report.to_dict(), indent=2)) if args.json else print_report(report)
+    return 0 if report.ok else 2
 
 
 def _fraction(args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from scaleprior.parsing import read_json
 from scaleprior.progress import ProgressFn, watched
 
 if TYPE_CHECKING:
+    from scaleprior.checking import CheckReport
     from scaleprior.corpus.importers.doubts import Answer
     from scaleprior.corpus.index import ImageRow
     from scaleprior.corpus.views.statistics import CorpusStatistics
@@ -244,6 +245,23 @@ class Corpus:
         fraction = self.fraction(images=len(self) if images is None else images)
         with watched(progress, "reading headers", unit="images") as report:
             return corpus_statistics(fraction, sample=sample, progress=report)
+
+    def verify(self, *, progress: ProgressFn | bool | None = False) -> CheckReport:
+        """Whether all rows are those that were indexed, and the bytes of all images; every image is read.
+
+        Training holds the rows against the fingerprint once, and each image against its checksum when it reads it.
+
+        Args:
+            progress: True for a bar on the terminal; or a function that is called with (images done, in all, {}).
+
+        Returns:
+            What was found: ``ok``, ``facts`` and ``findings``. An index from before there were checksums, or one that
+            was built without decoding, has its rows checked and its files looked for.
+        """
+        from scaleprior.corpus.check import verify_corpus
+
+        with watched(progress, "verifying", unit="images") as report:
+            return verify_corpus(self.fraction(images=len(self)), progress=report)
 
     def write_page(self, path: str | Path, statistics: CorpusStatistics | None = None) -> Path:
         """Write a page for a browser, one file: the tail, the labels, sample images of each, sizes.

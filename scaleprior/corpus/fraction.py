@@ -7,6 +7,8 @@ rows; a forked worker shares the parent's rows and opens its own files.
 from __future__ import annotations
 
 import json
+import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scaleprior.corpus.digest import IndexDigest
 from scaleprior.corpus.images import decode
 from scaleprior.corpus.shards import ByteReader
 from scaleprior.errors import UserError
@@ -115,10 +118,11 @@ class Fraction:
     @property
     def has_absent(self) -> bool:
         """Whether the corpus records labels that are verified to be absent; then what is not listed is unknown."""
-        return "absent" in self._columns
+        return "absent" in self.columns
 
     @cached_property
-    def _columns(self) -> list[str]:
+    def columns(self) -> list[str]:
+        """Those of the index: ``absent`` and ``crc32`` are not in every one."""
         try:
             return pq.read_schema(self.corpus.parquet).names
         except (OSError, pa.ArrowInvalid) as e:
@@ -127,15 +131,20 @@ class Fraction:
     def _lists(self, column: str) -> tuple[np.ndarray, np.ndarray]:
         return csr(self._read_columns(column), column)
 
-    def batches(self, *columns: str) -> Iterator[pa.Table]:
-        """Some columns of the N rows, a row group at a time: a pass over any number of images in bounded memory."""
+    def batches(self, *columns: str, whole: bool = False) -> Iterator[pa.Table]:
+        """Some columns of the N rows, a row group at a time: a pass over any number of images in bounded memory.
+
+        Args:
+            whole: of all rows that the file has, be they more than N.
+        """
         path, left = self.corpus.parquet, self.images
         try:
             with pq.ParquetFile(path) as file:
                 for group in range(file.num_row_groups):
-                    if left <= 0:
+                    if left <= 0 and not whole:
                         return
-                    table = file.read_row_group(group, columns=list(columns), use_threads=False).slice(0, left)
+                    table = file.read_row_group(group, columns=list(columns), use_threads=False)
+                    table = table if whole else table.slice(0, left)
                     left -= table.num_rows
                     yield table
         except (OSError, pa.ArrowInvalid) as e:
@@ -148,19 +157,28 @@ class Fraction:
 
         Raises:
             IndexError: outside [0, N).
-            UserError: the file is gone or shorter than indexed; names it.
+            UserError: the file is gone or shorter than indexed, or these bytes are others; names it.
         """
         if not 0 <= index < self.images:
             raise IndexError(f"image {index} of a fraction of {self.images} images")
-        files, offsets, sizes = self._locations
-        return self._reader.read(files[index].as_py(), int(offsets[index]), int(sizes[index]))
+        files, offsets, sizes, checksums = self._locations
+        file = files[index].as_py()
+        data = self._reader.read(file, int(offsets[index]), int(sizes[index]))
+        # 0.08 ms of 110 KB, which take 2 ms and more to decode
+        if checksums is not None and zlib.crc32(data) != checksums[index]:
+            raise UserError(
+                f"{os.path.join(self.corpus.root, file)}: the {len(data):,} bytes from {int(offsets[index]):,} on are "
+                "not those that were indexed",
+                hint="copy the file again, or build the index again",
+            )
+        return data
 
     def extents(self, start: int = 0) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Where the images from ``start`` on lie: the files, tars or images, relative to the corpus' root; int [n],
         which of them has each image; int64 [n], up to which byte."""
         import pyarrow.compute as pc
 
-        files, offsets, sizes = self._locations
+        files, offsets, sizes, _ = self._locations
         encode = pc.dictionary_encode  # pyright: ignore[reportAttributeAccessIssue] (made when pyarrow is imported)
         coded = encode(files[start:])
         return coded.dictionary.to_pylist(), coded.indices.to_numpy(), (offsets + sizes)[start:]
@@ -188,6 +206,9 @@ class Fraction:
         facts.setdefault("prefix_of", [self.corpus.fingerprint, len(self.corpus)])
         facts["root"] = str(self.corpus.root.absolute())
         table = self._read_columns()
+        digest = IndexDigest(facts["schema"], facts["salt"], self.label_space.fingerprint)
+        digest.update(table)
+        facts["columns"] = digest.columns()
         table = table.replace_schema_metadata(
             {FACTS_KEY: json.dumps(facts), LABEL_SPACE_KEY: json.dumps(self.label_space.to_dict())}
         )
@@ -195,15 +216,17 @@ class Fraction:
             pq.write_table(table, temporary, compression="zstd", row_group_size=65_536)
 
     @cached_property
-    def _locations(self) -> tuple[pa.Array, np.ndarray, np.ndarray]:
-        """File of each image relative to the root (tar or plain file), its first byte, and its size."""
+    def _locations(self) -> tuple[pa.Array, np.ndarray, np.ndarray, np.ndarray | None]:
+        """File of each image relative to the root (tar or plain file), its first byte, size, and CRC-32 if known."""
         import pyarrow.compute as pc
 
-        table = self._read_columns("shard", "path", "offset", "size")
+        known = "crc32" in self.columns
+        table = self._read_columns("shard", "path", "offset", "size", *(["crc32"] if known else []))
         shard = table.column("shard").cast(pa.string())
         plain = pc.equal(shard, "")  # pyright: ignore[reportAttributeAccessIssue] (made when pyarrow is imported)
         file = pc.if_else(plain, table.column("path"), shard)  # pyright: ignore[reportAttributeAccessIssue]
-        return file.combine_chunks(), table.column("offset").to_numpy(), table.column("size").to_numpy()
+        checksums = table.column("crc32").to_numpy() if known else None
+        return file.combine_chunks(), table.column("offset").to_numpy(), table.column("size").to_numpy(), checksums
 
     @cached_property
     def _reader(self) -> ByteReader:

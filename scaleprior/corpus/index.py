@@ -47,8 +47,9 @@ INDEX_SCHEMA = pa.schema(
         ("size", pa.int64()),
     ]
 )
-_ABSENT = pa.field("absent", pa.list_(pa.int32()))  # the last column, of an index that has such labels
-_UNSORTED_SCHEMA = INDEX_SCHEMA.set(3, pa.field("shard", pa.string())).append(_ABSENT)
+_ABSENT = pa.field("absent", pa.list_(pa.int32()))  # a column of an index that has such labels
+_CHECKSUM = pa.field("crc32", pa.uint32())  # the last column, of an index all of whose images were read
+_UNSORTED_SCHEMA = INDEX_SCHEMA.set(3, pa.field("shard", pa.string())).append(_ABSENT).append(_CHECKSUM)
 _GROUP_ROWS = 65_536  # rows of a Parquet row group: what opening a small fraction reads at most
 
 
@@ -63,6 +64,7 @@ class ImageRow(NamedTuple):
         offset: first byte within the file or tar.
         size: bytes.
         absent: ids of labels that somebody has verified not to be there; labels in neither tuple are unknown.
+        checksum: CRC-32 of the bytes; None where nobody has read them.
     """
 
     key: str
@@ -72,6 +74,7 @@ class ImageRow(NamedTuple):
     offset: int
     size: int
     absent: tuple[str, ...] = ()
+    checksum: int | None = None
 
 
 def write_index(
@@ -115,15 +118,17 @@ def write_index(
     reader = ByteReader(folder if str(root) == "." else root) if verify else None
     verification = Verification(reader, limit=max_skipped, strict=strict, notes=notes)
     unsorted = folder / "unsorted.parquet"
-    absent = _Absent()
+    absent, unread = _Absent(), 0
     with pq.ParquetWriter(unsorted, _UNSORTED_SCHEMA, compression="zstd") as writer:
         for batch in verification.batches(rows, total, progress):
             if batch:
+                unread += sum(row.checksum is None for row in batch)
                 writer.write_batch(_encode(batch, label_space, salt, absent))
     images = pq.read_metadata(unsorted).num_rows
     verification.judge(images)
     digest = IndexDigest(SCHEMA_VERSION, salt, label_space.fingerprint)
     schema = INDEX_SCHEMA.append(_ABSENT) if absent.labels else INDEX_SCHEMA
+    schema = schema if unread else schema.append(_CHECKSUM)
     with pq.ParquetWriter(folder / "index.parquet", schema, compression="zstd") as writer:
         for table in _sorted_groups(unsorted, folder, memory_limit, schema):
             digest.update(table)
@@ -136,6 +141,7 @@ def write_index(
         "salt": salt,
         "images": images,
         "fingerprint": digest.hexdigest(upright=verification.turned > 0),
+        "columns": digest.columns(),
         "label_space": {"nodes": len(label_space), "leaves": len(label_space.leaves)},
         "source": dict(source),
         "root": "." if str(root) == "." else os.path.abspath(root),
@@ -172,6 +178,7 @@ def _encode(rows: list[ImageRow], label_space: LabelSpace, salt: str, absent: _A
         "offset": [row.offset for row in rows],
         "size": [row.size for row in rows],
         "absent": _settled(rows, labels, label_space, absent),
+        "crc32": [row.checksum for row in rows],
     }
     return pa.record_batch([pa.array(columns[f.name], type=f.type) for f in _UNSORTED_SCHEMA], schema=_UNSORTED_SCHEMA)
 

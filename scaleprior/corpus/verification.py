@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from scaleprior.corpus.images import ImageError, check_image
 from scaleprior.corpus.notes import Notes
@@ -15,6 +16,9 @@ from scaleprior.corpus.shards import ByteReader
 from scaleprior.errors import UserError
 from scaleprior.progress import ProgressFn
 from scaleprior.wording import parameter
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Verification"]
 
@@ -35,15 +39,17 @@ class _Row(Protocol):
     def offset(self) -> int: ...
     @property
     def size(self) -> int: ...
+    def _replace(self, *, checksum: int) -> Self: ...
 
 
 R = TypeVar("R", bound=_Row)
 
 
 class _Found(NamedTuple):
-    """Of one image: why it cannot be used, or None; whether its orientation turns it; what is out of order."""
+    """Of one image: why it cannot be used, or None; its CRC-32; whether it is turned; what is out of order."""
 
     problem: str | None
+    checksum: int = 0
     turned: bool = False
     oddities: tuple[str, ...] = ()
 
@@ -84,7 +90,11 @@ class Verification:
                 done += len(batch)
                 if self._reader is not None:
                     found = pool.map(lambda row: _look(self._reader, row, self._strict), batch)
-                    batch = [row for row, each in zip(batch, found) if self._takes(row.key, each)]
+                    batch = [
+                        row._replace(checksum=each.checksum)
+                        for row, each in zip(batch, found)
+                        if self._takes(row.key, each)
+                    ]
                 yield batch
                 if progress is not None:
                     progress(done, max(total, done), {"skipped": self.skipped})
@@ -140,4 +150,4 @@ def _look(reader: ByteReader | None, row: _Row, strict: bool) -> _Found:
         return _Found(str(e))
     except UserError as e:
         return _Found(f"unreadable: {e}")
-    return _Found(None, facts.turned, tuple(dict.fromkeys(oddities)))
+    return _Found(None, zlib.crc32(data), facts.turned, tuple(dict.fromkeys(oddities)))

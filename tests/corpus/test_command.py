@@ -43,6 +43,20 @@ def test_build_info_fraction(cli, src, tmp_path):
     )
 
 
+def test_verify_reads_everything_and_says_what_is_wrong(cli, src, tmp_path):
+    cli("corpus", "build", "src", "idx")
+    sound = cli("corpus", "verify", "idx")
+    assert (sound.returncode, sound.stderr) == (0, "")
+    assert "nothing that would stop a run was found" in sound.stdout
+    image = src / "cat" / "0.jpg"
+    image.write_bytes(image.read_bytes()[:-30] + b"\0" * 30)
+    damaged = cli("corpus", "verify", "idx", "--json")
+    assert damaged.returncode == 2
+    report = json.loads(damaged.stdout)
+    assert [finding["kind"] for finding in report["findings"]] == ["image_changed"]
+    assert "cat/0.jpg" in report["findings"][0]["examples"][0]
+
+
 def test_every_mistake_is_one_line_and_code_2(cli, src, tmp_path):
     (tmp_path / "empty").mkdir()
     cli("corpus", "build", "src", "idx")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -223,8 +224,10 @@ class World:
         with ShardWriter(folder / "shards") as writer:
             for number in order.tolist():
                 image, labels = self.render(_CORPUS_SPLIT, number, size)
-                shard, member = writer.write(keys[number], _encode(image), {"labels": labels})
-                yield ImageRow(member.name, tuple(labels), f"shards/{shard}", member.name, member.offset, member.size)
+                data = _encode(image)
+                shard, (name, offset, length) = writer.write(keys[number], data, {"labels": labels})
+                place = (f"shards/{shard}", name, offset, length)
+                yield ImageRow(name, tuple(labels), *place, checksum=zlib.crc32(data))
 
 
 def contact_sheet(images: list[np.ndarray], *, columns: int, gap: int = 4, background: int = 255) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from scaleprior.corpus import Corpus, Fraction, corrupt_labels
 from scaleprior.corpus.images import decode
+from scaleprior.corpus.integrity import check_rows
 from scaleprior.errors import UserError
 from scaleprior.pretrain.data.augment import CropAugmentation, uniforms
 from scaleprior.pretrain.data.sizes import ImageSizes
@@ -166,10 +167,12 @@ def training_set(cfg: CfgNode, corpus: Corpus) -> ImageSet:
     """The fraction that ``cfg.PRETRAIN`` asks for, with its noise.
 
     Raises:
-        UserError: see :func:`training_images`; or PRETRAIN.LOSS.UNLABELLED is "ignore" and nothing is known as absent.
+        UserError: see :func:`training_images`; the index has changed since it was built; PRETRAIN.LOSS.UNLABELLED is
+            "ignore" and nothing is known as absent.
     """
     node = cfg.PRETRAIN
     fraction = corpus.fraction(images=training_images(cfg, len(corpus)))
+    check_rows(corpus)
     labels, offsets = fraction.labels()
     absent = _known_absent(fraction) if node.LOSS.UNLABELLED == "ignore" else None
     if node.NOISE.RATE or node.NOISE.DROP:
@@ -206,12 +209,13 @@ def held_out_set(cfg: CfgNode, corpus: Corpus) -> ImageSet | None:
     Where its corpus records absent labels, what is not listed is unknown.
 
     Raises:
-        UserError: see :func:`held_out_rows`.
+        UserError: see :func:`held_out_rows`; its index has changed since it was built.
     """
     found = held_out_rows(cfg, corpus)
     if found is None:
         return None
     fraction, start = found
+    check_rows(fraction.corpus)
     absent = fraction.absent() if fraction.has_absent else None
     options = {"expand": cfg.PRETRAIN.EXPAND_LABELS, "strict": cfg.SCALEPRIOR.STRICT_IMAGES}
     return ImageSet(fraction, *fraction.labels(), absent=absent, start=start, **options)

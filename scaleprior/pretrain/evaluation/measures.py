@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scaleprior.corpus import Corpus, Fraction
+from scaleprior.corpus.integrity import check_rows
 from scaleprior.errors import FailureError, UserError
 from scaleprior.pretrain.data.augment import CropAugmentation
 from scaleprior.pretrain.data.batches import ImageSet, held_out_set
@@ -127,6 +128,7 @@ def judging_from(images: int) -> int:
 
 
 def _labelled(cfg: CfgNode, fraction: Fraction) -> ImageSet:
+    check_rows(fraction.corpus)
     absent = fraction.absent() if fraction.has_absent else None
     images = ImageSet(fraction, *fraction.labels(), absent=absent, strict=cfg.SCALEPRIOR.STRICT_IMAGES)
     images.expand = cfg.PRETRAIN.EXPAND_LABELS and not _is_single(images)
