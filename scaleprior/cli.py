@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from scaleprior._version import __version__
 from scaleprior.errors import ScalePriorError
 from scaleprior.progress import StandardError
+from scaleprior.terminal import say_error, take_any_text
 from scaleprior.wording import in_flags, one_line
 
 __all__ = ["build_parser", "main"]
@@ -62,16 +63,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [a for a in arguments if a != "--debug"]
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-        handlers=[StandardError()],
+        handlers=[StandardError("%(levelname)s %(name)s: %(message)s")],
     )
+    take_any_text()
     args = _parse(build_parser(), arguments)
     try:
         return args.handler(args) or 0
     except ScalePriorError as e:
         if debug:
             raise
-        print(f"scaleprior: error: {in_flags(e)}", file=sys.stderr)
+        say_error(*f"scaleprior: error: {in_flags(e)}".split("\n"))
         return e.exit_code
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; Python would complain again while flushing at exit.
@@ -79,14 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         again = "again with --resume" if getattr(args, "resume", None) is False else "the same command again"
-        print(f"scaleprior: interrupted; run {again} to go on", file=sys.stderr)
+        say_error(f"scaleprior: interrupted; run {again} to go on")
         return 130
     except Exception as e:
         if debug:
             raise
-        print(
+        say_error(
             f"scaleprior: error: {type(e).__name__}: {one_line(e)}; this is not expected, run again with --debug and "
-            "report it",
-            file=sys.stderr,
+            "report it"
         )
         return 1

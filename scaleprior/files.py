@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.errors import FailureError
+from scaleprior.spreadsheets import guarded
 from scaleprior.wording import bytes_in_words
 
 if TYPE_CHECKING:
@@ -208,12 +209,15 @@ def write_json(path: str | Path, value: Any, *, durable: bool = True) -> None:
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``rows`` under a header line atomically; a missing value is an empty field."""
+    """Write ``rows`` under a header line atomically; a missing value is an empty field, no text is a formula."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
+    # Python quotes no lone carriage return where lines end otherwise, and readers then see another row
+    odd = any("\r" in value for row in rows for value in row.values() if isinstance(value, str))
+    quoting = csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL
+    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n", quoting=quoting)
     writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    writer.writerows({column: guarded(value) for column, value in row.items()} for row in rows)
+    write_bytes(path, text.getvalue().encode("utf-8", "backslashreplace"))  # half a surrogate pair is no text
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

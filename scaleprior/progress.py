@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
-from scaleprior.wording import without_effects
+from scaleprior.terminal import LogFormatter
 
 __all__ = ["ProgressFn", "StandardError", "progress_bar", "watched"]
 
@@ -19,12 +19,19 @@ class StandardError(logging.Handler):
     """Log lines on what is standard error when they come: while a bar is shown, above it, so that they do not tear it.
 
     ``logging.StreamHandler`` keeps the stream that it met first.
+
+    Args:
+        line: what a line says, as :class:`logging.Formatter` takes it.
     """
+
+    def __init__(self, line: str = "%(message)s") -> None:
+        super().__init__()
+        self.setFormatter(LogFormatter(line))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record; what it quotes does not steer the terminal."""
         try:
-            sys.stderr.write(f"{without_effects(self.format(record))}\n")
+            sys.stderr.write(f"{self.format(record)}\n")
         except Exception:
             self.handleError(record)
 
@@ -32,17 +39,14 @@ class StandardError(logging.Handler):
 @contextlib.contextmanager
 def progress_bar(description: str, *, unit: str = "steps") -> Iterator[ProgressFn]:
     """A bar on the terminal's standard error with rate and time left; silent where that is not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    from scaleprior.console import PlainConsole, WordsColumn
+
+    console = PlainConsole(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[numbers]}"),
+        *(WordsColumn(), BarColumn(), MofNCompleteColumn(), WordsColumn("rate")),
+        *(TimeRemainingColumn(), WordsColumn("numbers")),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task(description, total=None, rate="", numbers="")

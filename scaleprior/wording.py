@@ -32,7 +32,7 @@ __all__ = [
 # keeps one and remembers the other: f-strings and joins need to know nothing of it.
 _BOTH = re.compile("\x02([^\x02\x1f\x03]*)\x1f([^\x02\x1f\x03]*)\x03")
 _ABSENT = object()
-_LINES = re.compile("([\r\n\t])")
+_LINES = re.compile("(\r?\n|\t)")
 _BRACKETS: dict[type, tuple[str, str]] = {
     list: ("[", "]"), tuple: ("(", ")"), dict: ("{", "}"), set: ("{", "}"), frozenset: ("frozenset({", "})"),
 }  # fmt: skip
@@ -111,8 +111,11 @@ def marked_line(text: str) -> str:
 
 
 def without_effects(text: str) -> str:
-    """As :func:`printable`, but lines and tabs stay: for a text of several lines, such as a log record."""
-    return "".join(line if line in "\r\n\t" else printable(line) for line in _LINES.split(text))
+    """As :func:`printable`, but lines and tabs stay: for a text of several lines, such as a log record.
+
+    A carriage return alone does not: it would let a text write over the line that it stands in.
+    """
+    return "".join(line if line in ("\n", "\r\n", "\t") else printable(line) for line in _LINES.split(text))
 
 
 def one_line(error: object, limit: int = 300) -> str:

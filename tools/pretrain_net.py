@@ -26,7 +26,9 @@ from scaleprior.detect import get_engine
 from scaleprior.errors import UserError
 from scaleprior.pretrain import evaluate_pretrained, pretrain
 from scaleprior.progress import StandardError, progress_bar
+from scaleprior.terminal import say, say_error
 from scaleprior.training.launching import launch
+from scaleprior.wording import one_line
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -59,7 +61,7 @@ def detectron2_runtime(asked: str) -> ModuleType | None:
     except UserError as e:
         if asked == "detectron2":
             raise
-        print(f"pretrain_net: warning: going on without Detectron2: {e}", file=sys.stderr)
+        say_error(f"pretrain_net: warning: going on without Detectron2: {one_line(e)}")
         return None
     return pretraining
 
@@ -73,7 +75,7 @@ def load(args: argparse.Namespace) -> LoadedConfig:
 
 def work(args: argparse.Namespace) -> None:
     """One process' share without Detectron2."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", handlers=[StandardError()])
+    logging.basicConfig(level=logging.INFO, handlers=[StandardError("%(asctime)s %(name)s: %(message)s")])
     loaded = load(args)
     out = loaded.cfg.OUTPUT_DIR
     if args.dry_run:
@@ -82,14 +84,14 @@ def work(args: argparse.Namespace) -> None:
     main_process = os.environ.get("RANK", "0") == "0"
     if args.eval_only:
         if main_process:
-            print(evaluate_pretrained(loaded, out).to_dict())
+            say(evaluate_pretrained(loaded, out).to_dict())
         return
     with progress_bar("pretraining") as progress:
         result = pretrain(
             loaded, out, resume=args.resume, check=not args.no_check, progress=progress if main_process else False
         )
     if main_process:
-        print(f"{result.backbone}: {result.metrics.to_dict()}")
+        say(f"{result.backbone}: {result.metrics.to_dict()}")
 
 
 def launch_plain(args: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from scaleprior.backbones.card import Card
 from scaleprior.errors import UserError
 from scaleprior.files import atomic_path
+from scaleprior.pages.texts import in_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +89,7 @@ def save_feature_picture(
         len(maps), _CHANNELS + 3, width_ratios=[1.75, 1.0, *[1] * (_CHANNELS + 1)],
         left=0.012, right=0.992, top=0.885, bottom=0.01, wspace=0.06, hspace=0.14,
     )  # fmt: skip
-    figure.text(0.012, 0.955, card.name, fontsize=13, fontweight="bold")
+    figure.text(0.012, 0.955, in_picture(card.name), fontsize=13, fontweight="bold")
     figure.text(0.992, 0.955, "brighter is larger, each map on its own scale", fontsize=9, ha="right", color="0.35")
     corner = _axis(figure, grid[:2, 0])
     corner.imshow(image)
@@ -126,7 +127,7 @@ def _expects(card: Card) -> str:
     trained = "unknown images" if card.images is None else f"{card.images:,} images"
     return "\n".join(
         (
-            f"{card.arch.name}, {card.norm}, {card.channel_order}",
+            f"{in_picture(card.arch.name)}, {card.norm}, {card.channel_order}",
             f"mean {triple(card.pixel_mean)}",
             f"std {triple(card.pixel_std)}",
             f"trained on {trained}",

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from scaleprior.terminal import say, say_json
 from scaleprior.wording import in_flags
 
 __all__ = ["register"]
@@ -168,13 +169,13 @@ def _show(args: argparse.Namespace) -> None:
         lines = [] if missing else config_lines(seen.draft.card())
     if args.json:
         told = {"card": known, "config": lines, "report": list(map(in_flags, report)), "missing": list(missing)}
-        print(json.dumps(told, indent=2))
+        say_json(told)
         return
     for line in report:
-        print(in_flags(line))
+        say(in_flags(line))
     _print_card(known)
     if missing:
-        print(f"nobody says {', '.join(missing)}: `backbone convert` asks for it")
+        say(f"nobody says {', '.join(missing)}: `backbone convert` asks for it")
     else:
         _print_config(lines)
 
@@ -189,11 +190,11 @@ def _convert(args: argparse.Namespace) -> None:
     card, report = convert_backbone(_file(args.source), out, _options(args))
     if args.json:
         told = {**report.to_dict(), "notes": list(map(in_flags, report.notes))}
-        print(json.dumps({"out": out, "card": card.to_dict(), "report": told}, indent=2))
+        say_json({"out": out, "card": card.to_dict(), "report": told})
         return
     for line in report.lines():
-        print(in_flags(line))
-    print(f"wrote {out}: {card.arch.name}, sha256 {card.tensors_sha256}")
+        say(in_flags(line))
+    say(f"wrote {out}: {card.arch.name}, sha256 {card.tensors_sha256}")
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -217,21 +218,19 @@ def _verify(args: argparse.Namespace) -> int:
                 raise UserError(f"image {args.image} cannot be read: {e.strerror}", hint="check the path") from e
         save_feature_picture(seen.tensors, seen.draft.card(), args.picture, image=image)
     if args.json:
-        print(json.dumps({**verdict.to_dict(), "picture": args.picture}, indent=2))
+        say_json({**verdict.to_dict(), "picture": args.picture})
         return 1 if verdict.level == "bad" else 0
-    print(f"{verdict.level}: {verdict.words}")
+    say(f"{verdict.level}: {verdict.words}")
     for finding in verdict.findings:
         some = ", ".join(finding.tensors[:3]) + (", ..." if len(finding.tensors) > 3 else "")
-        print(f"  [{finding.level}] {finding.what}{f' ({some})' if some else ''}")
-    print(f"  {'stage':10} {'tensors':>8} {'parameters':>12} {'conv std':>9} {'dead':>6}")
+        say(f"  [{finding.level}] {finding.what}{f' ({some})' if some else ''}")
+    say(f"  {'stage':10} {'tensors':>8} {'parameters':>12} {'conv std':>9} {'dead':>6}")
     for stage, row in verdict.statistics.items():
-        print(
-            f"  {stage:10} {row['tensors']:8} {row['parameters']:12,} {row['conv_std']:9.4f} {row['dead_channels']:6}"
-        )
+        say(f"  {stage:10} {row['tensors']:8} {row['parameters']:12,} {row['conv_std']:9.4f} {row['dead_channels']:6}")
     if verdict.config:
         _print_config(list(verdict.config))
     if args.picture:
-        print(f"picture: {args.picture}")
+        say(f"picture: {args.picture}")
     return 1 if verdict.level == "bad" else 0
 
 
@@ -246,9 +245,9 @@ def _export(args: argparse.Namespace) -> None:
     card = export_backbone(reading.tensors, reading.card, out, kind=kind, frozen_norms=args.frozen_norms)
     lines = config_lines(card, out if kind == "detectron2" else None)
     if args.json:
-        print(json.dumps({"out": out, "format": kind, "tensors": len(reading.tensors), "config": lines}, indent=2))
+        say_json({"out": out, "format": kind, "tensors": len(reading.tensors), "config": lines})
         return
-    print(f"wrote {out}: {len(reading.tensors)} tensors of {reading.card.arch.name} for {kind}")
+    say(f"wrote {out}: {len(reading.tensors)} tensors of {reading.card.arch.name} for {kind}")
     _print_config(lines)
 
 
@@ -264,22 +263,22 @@ def _diff(args: argparse.Namespace) -> int:
     difference = compare_backbones(a.tensors, a.draft, b.tensors, b.draft)
     code = 0 if difference.same_tensors else 1
     if args.json:
-        print(json.dumps(difference.to_dict(), indent=2))
+        say_json(difference.to_dict())
         return code
     for key, (left, right) in difference.card.items():
         if key == "facts":
             _print_origins(left or {}, right or {})
         else:
-            print(f"card {key}: {left} | {right}")
+            say(f"card {key}: {left} | {right}")
     for name in difference.only_a:
-        print(f"only in A: {name}")
+        say(f"only in A: {name}")
     for name in difference.only_b:
-        print(f"only in B: {name}")
+        say(f"only in B: {name}")
     for name, (left, right) in difference.shapes.items():
-        print(f"shape of {name}: {left} | {right}")
+        say(f"shape of {name}: {left} | {right}")
     for name, (gap, relative) in difference.values.items():
-        print(f"values of {name}: differ by up to {gap:.3g} ({relative:.2g} of the largest)")
-    print(f"{difference.equal} tensors are equal bit by bit" + ("; no tensor differs" if code == 0 else ""))
+        say(f"values of {name}: differ by up to {gap:.3g} ({relative:.2g} of the largest)")
+    say(f"{difference.equal} tensors are equal bit by bit" + ("; no tensor differs" if code == 0 else ""))
     return code
 
 
@@ -288,7 +287,7 @@ def _print_card(card: dict[str, Any]) -> None:
     facts = card.get("facts", {})
     assumed = [name for name, origin in facts.items() if origin["from"] == "assumed"]
     if assumed:
-        print(f"ASSUMED, stated by nobody: {', '.join(assumed)}")
+        say(f"ASSUMED, stated by nobody: {', '.join(assumed)}")
     width = max(map(len, card))
     for name, value in card.items():
         if name == "facts":
@@ -296,9 +295,9 @@ def _print_card(card: dict[str, Any]) -> None:
         if isinstance(value, dict):
             value = json.dumps(value) if value else "unknown"
         said = f"  ({facts[name]['from']}: {facts[name]['where']})" if name in facts else ""
-        print(f"{name:{width}}  {'unknown' if value is None else value}{said}")
+        say(f"{name:{width}}  {'unknown' if value is None else value}{said}")
     if weights := (card.get("recipe") or {}).get("weights"):
-        print(f"{'weights':{width}}  {weights}")
+        say(f"{'weights':{width}}  {weights}")
 
 
 def _print_origins(left: Any, right: Any) -> None:
@@ -308,10 +307,10 @@ def _print_origins(left: Any, right: Any) -> None:
             f"{facts[name]['from']} ({facts[name]['where']})" if name in facts else "unknown" for facts in (left, right)
         )
         if one != other:
-            print(f"card facts.{name}: {one} | {other}")
+            say(f"card facts.{name}: {one} | {other}")
 
 
 def _print_config(lines: list[str]) -> None:
-    print("a detection config needs:")
+    say("a detection config needs:")
     for line in lines:
-        print(f"  {line}")
+        say(f"  {line}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaleprior.errors import UserError
+from scaleprior.terminal import say, say_json
 
 if TYPE_CHECKING:
     from scaleprior.checking import CheckReport
@@ -85,7 +85,7 @@ def _check(args: argparse.Namespace) -> int:
         options = {"weights": args.weights, "engine": args.engine, "drop_bad": args.drop_bad}
         report = check(loaded, args.out, **options, progress=True)
     if args.json:
-        print(json.dumps(report.to_dict(), indent=2))
+        say_json(report.to_dict())
     else:
         print_report(report)
     return 0 if report.ok else 2
@@ -125,18 +125,13 @@ def print_report(report: CheckReport) -> None:
     """What was looked at, then each kind of thing that is wrong with its first examples."""
     width = max(map(len, report.facts), default=0)
     for name, fact in report.facts.items():
-        print(_printable(f"{name:{width}}  {fact}"))
+        say(f"{name:{width}}  {fact}")
         for sentence in report.statistics.get(name, {}).get("sentences", ()):
-            print(_printable(f"{'':{width}}  {sentence}"))
+            say(f"{'':{width}}  {sentence}")
     for finding in report.findings:
         first, *others = finding.lines()
-        print("\n" + ("STOPS  " if finding.stops else "note   ") + _printable(first))
+        say("", f"{'STOPS  ' if finding.stops else 'note   '}{first}")
         for line in others:
-            print(f"       {_printable(line)}")
+            say(f"       {line}")
     stops = sum(finding.stops for finding in report.findings)
-    print(f"\nfound what would stop a run: {stops}" if stops else "\nnothing that would stop a run was found")
-
-
-def _printable(text: str) -> str:
-    """Names may hold control characters, which a terminal would obey, and halves of surrogate pairs."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    say("", f"found what would stop a run: {stops}" if stops else "nothing that would stop a run was found")

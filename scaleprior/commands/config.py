@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from scaleprior.errors import UserError
+from scaleprior.terminal import say, say_json
 
 __all__ = ["register"]
 
@@ -31,12 +31,13 @@ def _config(args: argparse.Namespace) -> int:
         get_engine(args.engine).default_config()
     rows = [row for name in args.names or [""] for row in _rows(name.upper())]
     if args.json:
-        print(json.dumps(rows, indent=2))
+        say_json(rows)
     elif len(rows) == len(args.names):
-        print("\n\n".join(map(_block, rows)))
+        for number, row in enumerate(rows):
+            say(*([""] if number else []), *_block(row))
     else:
         for row in rows:
-            print(f"{row['name']:48} {row['default']!r:24} {row['values']}")
+            say(f"{row['name']:48} {row['default']!r:24} {row['values']}")
     return 0
 
 
@@ -74,10 +75,10 @@ def _of_detectron2(name: str, default: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _block(row: dict[str, Any]) -> str:
+def _block(row: dict[str, Any]) -> list[str]:
     values = row["values"]
     if row["others_in_detectron2"] and row["read_by"] != "detectron2":
         values += "; Detectron2 takes others, too"
     lines = {"default": f"{row['default']!r} ({row['type']})", "values": values}
     lines |= {"read by": row["read_by"], "changes": row["changes"]}
-    return "\n".join([row["name"], f"  {row['meaning']}", *(f"  {what:8} {text}" for what, text in lines.items())])
+    return [row["name"], f"  {row['meaning']}", *(f"  {what:8} {text}" for what, text in lines.items())]

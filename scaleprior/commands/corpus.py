@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from scaleprior.commands.corpus_build import show_build
 from scaleprior.commands.corpus_info import add_info_options, show_info
 from scaleprior.commands.corpus_tables import add_table_options, table_options
 from scaleprior.commands.export import register_corpus_export
+from scaleprior.terminal import say, say_error, say_json
 from scaleprior.wording import Wording, in_flags
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _build(args: argparse.Namespace) -> None:
 def _ask(doubt: Doubt) -> bool:
     """Put a doubt to the person at the terminal; on standard error, where a pipe takes no answer for a result."""
     for text in (doubt.what, f"If not: {doubt.options}."):
-        print(in_flags(Wording(text)), file=sys.stderr)
+        say_error(in_flags(Wording(text)))
     print("Is it meant so? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
@@ -130,7 +130,10 @@ def _verify(args: argparse.Namespace) -> int:
     from scaleprior.corpus import Corpus
 
     report = Corpus.open(args.index).verify(progress=True)
-    print(json.dumps(report.to_dict(), indent=2)) if args.json else print_report(report)
+    if args.json:
+        say_json(report.to_dict())
+    else:
+        print_report(report)
     return 0 if report.ok else 2
 
 
@@ -173,8 +176,8 @@ def _summary(corpus: Any) -> dict[str, Any]:
 
 def _show(facts: Mapping[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(facts, indent=2))
+        say_json(facts)
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{name:{width}}  {value:,}" if type(value) is int else f"{name:{width}}  {value}")
+        say(f"{name:{width}}  {value:,}" if type(value) is int else f"{name:{width}}  {value}")

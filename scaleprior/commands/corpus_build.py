@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.terminal import say, say_json
 from scaleprior.wording import printable
 
 if TYPE_CHECKING:
@@ -28,20 +28,20 @@ def show_build(facts: Mapping[str, Any], corpus: Corpus, *, as_json: bool) -> No
             "least_frequent": [[label.id, label.images] for label in statistics.given[-_HEAD:]],
             "images_without_labels": statistics.unlabelled,
         }
-        print(json.dumps({**facts, **labels, "skipped_by_reason": reasons, **met}, indent=2))
+        say_json({**facts, **labels, "skipped_by_reason": reasons, **met})
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{name:{width}}  {value:,}" if type(value) is int else f"{name:{width}}  {value}")
-    print(f"\n{_labels(statistics)}")
+        say(f"{name:{width}}  {value:,}" if type(value) is int else f"{name:{width}}  {value}")
+    say("", _labels(statistics))
     for line in _doubtful(statistics):
-        print(line)
+        say(line)
     if reasons:
-        print(f"Skipped images: {_counted(reasons)}; corpus.json lists them.")
+        say(f"Skipped images: {_counted(reasons)}; corpus.json lists them.")
     for line in warning_lines(met["warnings"]):
-        print(line)
+        say(line)
     if met["other_files"]:
-        print(f"Other files: {_counted(met['other_files'])}.")
+        say(f"Other files: {_counted(met['other_files'])}.")
 
 
 def warning_lines(warnings: Mapping[str, Any]) -> list[str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.commands.corpus_build import warning_lines
-from scaleprior.wording import printable
+from scaleprior.terminal import say, say_json
 
 if TYPE_CHECKING:
     from scaleprior.corpus import Corpus, CorpusStatistics, LabelCount
@@ -45,16 +44,16 @@ def show_info(facts: Mapping[str, Any], corpus: Corpus, args: argparse.Namespace
     warnings = corpus.facts.get("warnings", {})  # none in an index from before they were kept
     page = {} if args.html is None else {"html": str(corpus.write_page(args.html, statistics))}
     if args.json:
-        print(json.dumps({**facts, **statistics.to_dict(), "warnings": warnings, **page}, indent=2))
+        say_json({**facts, **statistics.to_dict(), "warnings": warnings, **page})
         return
     width = max(map(len, (*facts, *page)))
     for name, value in {**facts, **page}.items():
-        print(f"{name:{width}}  {value:,}" if type(value) is int else f"{name:{width}}  {value}")
-    print()
+        say(f"{name:{width}}  {value:,}" if type(value) is int else f"{name:{width}}  {value}")
+    say("")
     for sentence in statistics.sentences():
-        print(sentence)
+        say(sentence)
     for line in warning_lines(warnings):
-        print(line)
+        say(line)
     _print_headers(statistics)
     _print_labels(statistics)
 
@@ -66,17 +65,17 @@ def _print_headers(statistics: CorpusStatistics) -> None:
     kinds = [f"{number:,} {kind}" for kind, number in headers.formats.items()]
     kinds += [f"{headers.turned:,} turned by EXIF"] if headers.turned else []
     kinds += [f"{number:,} not readable ({why})" for why, number in headers.problems.items()]
-    print(f"Of {headers.describe()}: {', '.join(kinds)}.")
+    say(f"Of {headers.describe()}: {', '.join(kinds)}.")
     spread = headers.spread()
     if spread:
         sides = [f"{side} {low:,} to {high:,}, median {middle:,}" for side, (low, middle, high) in spread.items()]
-        print(f"Pixels: {'; '.join(sides[:2])}.")
+        say(f"Pixels: {'; '.join(sides[:2])}.")
 
 
 def _print_labels(statistics: CorpusStatistics) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
+
+    from scaleprior.console import PlainConsole, styled
 
     given = statistics.given
     columns: dict[str, Callable[[LabelCount], int]] = {"images": lambda label: label.images}
@@ -95,7 +94,7 @@ def _print_labels(statistics: CorpusStatistics) -> None:
         if left_out and number == _HEAD:
             table.add_row(f"... {left_out:,} more")
         if number < _HEAD or number >= len(given) - _HEAD:
-            names = [Text(printable(label.id)), Text(printable(label.name))][: len(texts)]
+            names = [styled(label.id, ""), styled(label.name, "")][: len(texts)]
             table.add_row(*names, *(f"{figure(label):,}" for figure in columns.values()))
-    print()
-    Console().print(table)
+    say("")
+    PlainConsole().print(table)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from scaleprior.commands.export import register_detect_export
 from scaleprior.commands.tool_flags import add_process_flags, settle_processes
+from scaleprior.terminal import say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,7 +195,9 @@ def _log_of(rank: int) -> None:
     """Logging as ``main`` sets it up, for processes that we started; what all would say alike the first one says."""
     import logging
 
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    from scaleprior.progress import StandardError
+
+    logging.basicConfig(handlers=[StandardError("%(levelname)s %(name)s: %(message)s")])
     if rank:
         logging.getLogger("scaleprior").setLevel(logging.ERROR)
 
@@ -205,41 +208,38 @@ def _words(args: argparse.Namespace) -> list[str]:
 
 
 def _score(args: argparse.Namespace) -> None:
-    import json
-
     from scaleprior.detect.metrics import results_to_dict
     from scaleprior.detect.score import score_detections
     from scaleprior.pages.numbers import some
 
     result = score_detections(args.detections, args.gt, drop_bad=args.drop_bad or "none", out=args.out)
     if args.json:
-        print(json.dumps({"truth": str(args.gt), "scored": str(args.detections), **results_to_dict({"": result})}))
+        say_json({"truth": str(args.gt), "scored": str(args.detections), **results_to_dict({"": result})}, indent=None)
         return
     counts = f"{some(result.images or 0, 'image')}, {some(result.detections or 0, 'detection')}"
-    print(f"boxes: {_said(result)} ({counts})")
+    say(f"boxes: {_said(result)} ({counts})")
     for line in _further(result, boxes="boxes: "):
-        print(line)
+        say(line)
 
 
 def print_results(results: Mapping[str, DetectionResult], engine: str, model: Path, *, as_json: bool) -> None:
     """One JSON object (flat for one set, by name of the set for more), or the model's path and a line of AP per set."""
-    import json
 
     from scaleprior.detect.metrics import results_to_dict
     from scaleprior.pages.numbers import some
 
     if as_json:
-        print(json.dumps({"engine": engine, "model": str(model), **results_to_dict(results)}))
+        say_json({"engine": engine, "model": str(model), **results_to_dict(results)}, indent=None)
         return
-    print(f"model: {model}")
+    say(f"model: {model}")
     for name, result in results.items():
         images = "? images" if result.images is None else some(result.images, "image")
         head = f"{name}: " if len(results) > 1 else ""
         for kind, said in (("", result), ("with test-time augmentation: ", result.augmented)):
             if said is not None:
-                print(f"{head}{kind}{_said(said)} (engine {engine}, {images})")
+                say(f"{head}{kind}{_said(said)} (engine {engine}, {images})")
                 for line in _further(said):
-                    print(f"{head}{kind}{line}")
+                    say(f"{head}{kind}{line}")
 
 
 def _said(result: DetectionResult) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 from pathlib import Path
 from typing import Any
 
 from scaleprior.pages.numbers import some
+from scaleprior.terminal import say, say_json
 from scaleprior.wording import bytes_in_words
 
 __all__ = ["examine", "register"]
@@ -33,21 +33,21 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _doctor(args: argparse.Namespace) -> int:
     findings = examine()
     if args.json:
-        print(json.dumps(findings, indent=2))
+        say_json(findings)
         return 0 if findings["ok"] else 1
     for name, version in {"python": findings["python"], **findings["libraries"]}.items():
-        print(f"{name:18} {version or 'MISSING'}")
-    print(f"{'cores':18} {findings['cores']}")
-    print(f"{'gpus':18} {', '.join(findings['gpus']) or 'none'}")
-    print(f"{'detectron2':18} {findings['detectron2'] or 'not installed'}")
-    print(f"{'engines':18} {', '.join(findings['engines'])}")
-    print(f"{'executors':18} {', '.join(findings['executors'])}")
+        say(f"{name:18} {version or 'MISSING'}")
+    say(f"{'cores':18} {findings['cores']}")
+    say(f"{'gpus':18} {', '.join(findings['gpus']) or 'none'}")
+    say(f"{'detectron2':18} {findings['detectron2'] or 'not installed'}")
+    say(f"{'engines':18} {', '.join(findings['engines'])}")
+    say(f"{'executors':18} {', '.join(findings['executors'])}")
     for name, state in findings["data"].items():
-        print(f"{name:18} {state}")
-    print()
+        say(f"{name:18} {state}")
+    say("")
     for check in findings["checks"]:
         mark = {True: "works", False: "will not work"}[check["works"]]
-        print(f"{check['what']}: {mark}{' - ' + check['why'] if check['why'] else ''}")
+        say(f"{check['what']}: {mark}{' - ' + check['why'] if check['why'] else ''}")
     return 0 if findings["ok"] else 1
 
 

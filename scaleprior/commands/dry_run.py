@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.errors import UserError
+from scaleprior.terminal import say, say_json
 from scaleprior.wording import flag
 
 if TYPE_CHECKING:
@@ -69,7 +69,10 @@ def tell_cost(loaded: LoadedConfig, out: str | Path, args: argparse.Namespace, *
         options["probe_steps"] = args.probe_steps
     cost = dry_run(loaded, out, **options, progress=main)
     if main:
-        print(json.dumps(cost.to_dict()) if args.json else "\n".join(cost.sentences()))
+        if args.json:
+            say_json(cost.to_dict(), indent=None)
+        else:
+            say(*cost.sentences())
 
 
 def _ladder(text: str | None) -> tuple[int, ...]:

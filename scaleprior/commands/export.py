@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
+
+from scaleprior.terminal import say, say_json
 
 __all__ = ["register_corpus_export", "register_detect_export"]
 
@@ -62,7 +63,7 @@ def _detect(args: argparse.Namespace) -> None:
 
 def _show(name: str, images: int, args: argparse.Namespace) -> None:
     if args.json:
-        print(json.dumps({"name": name, "images": images, "format": args.format, "out": args.out}))
+        say_json({"name": name, "images": images, "format": args.format, "out": args.out}, indent=None)
     else:
-        print(f"{images:,} images of {name} in {args.out}")
-        print(f'open it: fiftyone.Dataset.from_dir("{args.out}", fiftyone.types.FiftyOneDataset)')
+        say(f"{images:,} images of {name} in {args.out}")
+        say(f'open it: fiftyone.Dataset.from_dir("{args.out}", fiftyone.types.FiftyOneDataset)')

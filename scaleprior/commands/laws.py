@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from scaleprior.ap_names import AP_NAMES
 from scaleprior.commands.laws_output import about, identity, law_facts, notes
 from scaleprior.errors import UserError
+from scaleprior.terminal import say, say_json
 
 if TYPE_CHECKING:
     from scaleprior.laws import Estimate, Law, LawBetween
@@ -161,7 +161,10 @@ def _finish(args: argparse.Namespace, result: dict[str, Any], lines: list[str]) 
 
     if args.out is not None and args.out.suffix.lower() == ".json":
         write_json(args.out, result)
-    print(json.dumps(result, indent=2, allow_nan=False) if args.json else "\n".join(lines))
+    if args.json:
+        say_json(result)
+    else:
+        say(*lines)
 
 
 def _interval(estimate: Estimate, law: Law, sign: str = "") -> str:
@@ -209,7 +212,7 @@ def _fit(args: argparse.Namespace) -> None:
 def _forms(args: argparse.Namespace) -> None:
     from scaleprior.laws.forms import forms_table
 
-    print(forms_table())
+    say(*forms_table().split("\n"))
 
 
 def _predictions(law: Answers, images: list[float]) -> list[dict[str, float]]:

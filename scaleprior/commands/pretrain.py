@@ -7,6 +7,7 @@ from pathlib import Path
 
 from scaleprior.commands.dry_run import add_dry_run, tell_cost, wants_dry_run
 from scaleprior.commands.tool_flags import add_process_flags, settle_processes
+from scaleprior.terminal import say, say_json
 
 __all__ = ["register"]
 
@@ -54,18 +55,18 @@ def _pretrain(args: argparse.Namespace) -> None:
 
 def _work(args: argparse.Namespace) -> None:
     """One process' share; of several the first speaks for all."""
-    import json
     import logging
     import sys
 
     from scaleprior.config import load_config
     from scaleprior.pretrain import pretrain
-    from scaleprior.progress import progress_bar
+    from scaleprior.progress import StandardError, progress_bar
     from scaleprior.training.processes import place_in_group
 
     loaded, main = load_config(args.config_file, args.opts), place_in_group()[0] == 0
     out = args.out or Path(loaded.cfg.OUTPUT_DIR)
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")  # as ``main`` does, for processes that we started
+    # as ``main`` does, for processes that we started
+    logging.basicConfig(handlers=[StandardError("%(levelname)s %(name)s: %(message)s")])
     if args.dry_run:
         tell_cost(loaded, out, args, check=args.check)
         return
@@ -76,9 +77,9 @@ def _work(args: argparse.Namespace) -> None:
     if not main:
         return
     if args.json:
-        print(json.dumps({"backbone": str(result.backbone), **result.metrics.to_dict()}))
+        say_json({"backbone": str(result.backbone), **result.metrics.to_dict()}, indent=None)
         return
-    print(f"backbone: {result.backbone}")
-    print(f"{result.images_seen} images in {result.seconds:.1f} s, loss {result.metrics.loss:.4g}")
+    say(f"backbone: {result.backbone}")
+    say(f"{result.images_seen} images in {result.seconds:.1f} s, loss {result.metrics.loss:.4g}")
     for name, value in result.metrics.measured.to_dict().items():
-        print(f"{name.replace('held_out/', 'held out, ').replace('probe/', 'probe, ')}: {value:.4g}")
+        say(f"{name.replace('held_out/', 'held out, ').replace('probe/', 'probe, ')}: {value:.4g}")

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scaleprior.terminal import say
+
 if TYPE_CHECKING:
     from scaleprior.pretrain.costs.bare_step import BareStep
     from scaleprior.study import StudySpec
@@ -35,7 +37,7 @@ def _quickstart(args: argparse.Namespace) -> int:
     bare = _bare_step(spec)
     if not args.json:
         batch = f"{bare.images} images of {bare.pixels} pixels"
-        print(f"a bare training step of {_DEEPEST} here ({batch}, 1 thread): {bare.seconds:.3f} s", flush=True)
+        say(f"a bare training step of {_DEEPEST} here ({batch}, 1 thread): {bare.seconds:.3f} s", flush=True)
     command = f"scaleprior quickstart --out {args.out}"
     return run_and_report(spec, args.out, jobs=args.jobs, as_json=args.json, command=command, bare=bare)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from scaleprior.errors import FailureError, UserError
+from scaleprior.terminal import say, say_json
 from scaleprior.wording import counted
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def run_and_report(
     elapsed = time.monotonic() - started
     if as_json:
         timed = {} if bare is None else {"wall_seconds": round(elapsed, 1), "bare_step": bare.to_dict()}
-        print(json.dumps({**report.to_dict(), "report": str(page), "ran": outcome.ran, **timed}, indent=2))
+        say_json({**report.to_dict(), "report": str(page), "ran": outcome.ran, **timed})
     else:
         print_summary(report, page, ran=outcome.ran, elapsed=elapsed, step=None if bare is None else bare.seconds)
     return 1 if report.missing else 0
@@ -189,7 +189,7 @@ def _plan(args: argparse.Namespace) -> int:
     seconds = _seconds_per_step(args.seconds_per_step, list(spec.architectures))
     plan = plan_study(spec, args.out or Path(spec.name), engine=args.engine, seconds_per_step=seconds)
     if args.json:
-        print(json.dumps(plan.to_dict(), indent=2))
+        say_json(plan.to_dict())
     else:
         print_plan(plan)
     return 0
@@ -221,7 +221,7 @@ def _status(args: argparse.Namespace) -> int:
 
     view = study_status(args.folder)
     if args.json:
-        print(json.dumps({"name": view.name, "cells": [status.to_dict() for status in view.cells]}, indent=2))
+        say_json({"name": view.name, "cells": [status.to_dict() for status in view.cells]})
     else:
         print_status(view)
     return 0
@@ -236,7 +236,7 @@ def _report(args: argparse.Namespace) -> int:
     report = build_report(view)
     page = report.write(args.out or view.folder)
     if args.json:
-        print(json.dumps({**report.to_dict(), "report": str(page)}, indent=2))
+        say_json({**report.to_dict(), "report": str(page)})
     else:
         print_summary(report, page)
     return 0
@@ -247,11 +247,11 @@ def _publish(args: argparse.Namespace) -> int:
 
     made = publish_study(args.folder, args.out, facts=dict(_fact(words) for words in args.fact))
     if args.json:
-        print(json.dumps({"folder": str(made.folder), "cards": made.cards, "notes": list(made.notes)}, indent=2))
+        say_json({"folder": str(made.folder), "cards": made.cards, "notes": list(made.notes)})
         return 0
     for note in made.notes:
-        print(f"note: {note}")
-    print(f"published: {made.folder / 'report.md'}, {counted(made.cards, 'cards')} beside it")
+        say(f"note: {note}")
+    say(f"published: {made.folder / 'report.md'}, {counted(made.cards, 'cards')} beside it")
     return 0
 
 

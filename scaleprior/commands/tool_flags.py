@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 
 from scaleprior.errors import ScalePriorError
+from scaleprior.terminal import say_error
 from scaleprior.wording import in_flags
 
 __all__ = ["add_process_flags", "exit_code", "settle_processes", "tool_parser"]
@@ -49,8 +49,8 @@ def exit_code(tool: str, work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except ScalePriorError as e:
-        print(f"{tool}: error: {in_flags(e)}", file=sys.stderr)
+        say_error(*f"{tool}: error: {in_flags(e)}".split("\n"))
         return e.exit_code
     except KeyboardInterrupt:
-        print(f"{tool}: interrupted; run again with --resume to go on", file=sys.stderr)
+        say_error(f"{tool}: interrupted; run again with --resume to go on")
         return 130

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scaleprior.terminal import say, say_json
+
 if TYPE_CHECKING:
     from scaleprior.backbones.zoo.entry import Entry
 
@@ -92,19 +94,19 @@ def _list(args: argparse.Namespace) -> None:
 
     entries = load_catalogue().ordered()
     if args.json:
-        print(json.dumps([e.to_dict() for e in entries], indent=2))
+        say_json([e.to_dict() for e in entries])
         return
     rows = [(e.name, e.arch, human_count(e.images), e.signal) for e in entries]
     names, trunks, images = (max(map(len, column)) for column in list(zip(*rows))[:3])
     room = max(_WIDTH - names - trunks - images - 6, 20)
-    print(f"{'NAME':{names}}  {'TRUNK':{trunks}}  {'IMAGES':>{images}}  SUPERVISION")
+    say(f"{'NAME':{names}}  {'TRUNK':{trunks}}  {'IMAGES':>{images}}  SUPERVISION")
     for kind, group in itertools.groupby(zip(entries, rows), key=lambda pair: _kind(pair[0])):
-        print(f"\n{kind}")
+        say("", kind)
         for _, (name, trunk, count, signal) in group:
             signal = signal if len(signal) <= room else f"{signal[: room - 3]}..."
-            print(f"{name:{names}}  {trunk:{trunks}}  {count:>{images}}  {signal}")
-    print("\nBackbones compare by images only where the supervision is the same.")
-    print("`scaleprior zoo show NAME`: what it is comparable with, licence, source, config lines.")
+            say(f"{name:{names}}  {trunk:{trunks}}  {count:>{images}}  {signal}")
+    say("", "Backbones compare by images only where the supervision is the same.")
+    say("`scaleprior zoo show NAME`: what it is comparable with, licence, source, config lines.")
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -114,7 +116,7 @@ def _show(args: argparse.Namespace) -> None:
 
     entry = model_zoo.get(args.name)
     if args.json:
-        print(json.dumps(entry.to_dict(), indent=2))
+        say_json(entry.to_dict())
         return
     images = "unknown" if entry.images is None else f"{entry.images:,}"
     facts = [
@@ -134,19 +136,19 @@ def _show(args: argparse.Namespace) -> None:
     ]  # fmt: skip
     for name, value in facts:
         if value:
-            print(f"{name:12} {value}")
+            say(f"{name:12} {value}")
     if entry.command:
-        print(f"\nTo make your own from a corpus of yours (CORPUS is its index folder):\n  {entry.command}")
-        print(f"To have it under this name, which configs expect:\n  {entry.register_command}")
+        say("", "To make your own from a corpus of yours (CORPUS is its index folder):", f"  {entry.command}")
+        say("To have it under this name, which configs expect:", f"  {entry.register_command}")
     lines = entry.detection_lines()
     if lines:
-        print("\nDetection config that these weights need:")
+        say("", "Detection config that these weights need:")
         for line in lines:
-            print(f"  {line}")
+            say(f"  {line}")
     else:
-        print("\nDetection config: what `scaleprior backbone show` says of its file.")
+        say("", "Detection config: what `scaleprior backbone show` says of its file.")
     if entry.card:
-        print(f"\nCard:\n{json.dumps(entry.card.to_dict(), indent=2)}")
+        say("", "Card:", *json.dumps(entry.card.to_dict(), indent=2).split("\n"))
 
 
 def _hash(entry: Entry) -> str | None:
@@ -168,13 +170,13 @@ def _add(args: argparse.Namespace) -> None:
 
     entry = add_backbone(args.file, args.name)
     if args.json:
-        print(json.dumps(entry.to_dict(), indent=2))
+        say_json(entry.to_dict())
     else:
-        print(f"registered: scaleprior://{entry.name} ({entry.arch}, SHA-256 {entry.sha256})")
+        say(f"registered: scaleprior://{entry.name} ({entry.arch}, SHA-256 {entry.sha256})")
         if entry.fills:
-            print(f"The name is that of {entry.fills}, whose weights are not public; the file is yours.")
+            say(f"The name is that of {entry.fills}, whose weights are not public; the file is yours.")
             for what, words in _compared(entry):
-                print(f"  {what}: {', '.join(words) or 'nothing'}")
+                say(f"  {what}: {', '.join(words) or 'nothing'}")
 
 
 def _remove(args: argparse.Namespace) -> None:
@@ -182,9 +184,9 @@ def _remove(args: argparse.Namespace) -> None:
 
     path = remove_backbone(args.name)
     if args.json:
-        print(json.dumps({"name": args.name, "path": str(path)}))
+        say_json({"name": args.name, "path": str(path)}, indent=None)
     else:
-        print(f"no longer registered: {args.name}; its file stays: {path}")
+        say(f"no longer registered: {args.name}; its file stays: {path}")
 
 
 def _fetch(args: argparse.Namespace) -> None:
@@ -202,9 +204,9 @@ def _fetch(args: argparse.Namespace) -> None:
             shutil.copyfile(path, temporary)
         path = args.out
     if args.json:
-        print(json.dumps({"name": name, "path": str(path), "sha256": file_sha256(path)}))
+        say_json({"name": name, "path": str(path), "sha256": file_sha256(path)}, indent=None)
     else:
-        print(path)
+        say(path)
 
 
 def _readme(args: argparse.Namespace) -> None:

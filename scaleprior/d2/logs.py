@@ -9,8 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from scaleprior.errors import FailureError, ScalePriorError
+from scaleprior.terminal import LogFormatter
+from scaleprior.wording import printable, without_effects
 
-__all__ = ["RunLog", "held_messages", "quiet_stdout", "run_log", "without_tracebacks"]
+__all__ = [
+    "RunLog", "held_messages", "quiet_stdout", "run_log", "without_effects_in_logs", "without_tracebacks",
+]  # fmt: skip
 
 _LOGGERS = ("detectron2", "fvcore", "scaleprior")
 
@@ -31,6 +35,30 @@ _NO_TRACEBACK = _NoTraceback()
 def without_tracebacks() -> None:
     """Keep errors of ours to one line in Detectron2's log; doing it twice is harmless."""
     logging.getLogger("detectron2.engine.train_loop").addFilter(_NO_TRACEBACK)
+
+
+class _NoEffects(logging.Filter):
+    """For Detectron2's handlers, whose formatter colours what it puts before a message itself."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        plain = printable(said) if record.name.startswith("scaleprior") else without_effects(said)
+        if plain != said:
+            record.msg, record.args = plain, ()
+        return True
+
+
+_NO_EFFECTS = _NoEffects()
+
+
+def without_effects_in_logs() -> None:
+    """What files and names bring into messages does not steer the terminal, nor who reads ``log.txt`` there.
+
+    For when Detectron2 has set its handlers up; doing it twice is harmless.
+    """
+    for name in _LOGGERS:
+        for handler in logging.getLogger(name).handlers:
+            handler.addFilter(_NO_EFFECTS)
 
 
 class _Held(logging.Handler):
@@ -70,7 +98,7 @@ class RunLog:
             self._file = logging.FileHandler(self._folder / "log.txt", encoding="utf-8")
         except OSError as e:
             raise FailureError(f"cannot write {self._folder}: {e.strerror or e}", hint="choose another folder") from e
-        self._file.setFormatter(logging.Formatter("[%(asctime)s %(name)s]: %(message)s", datefmt="%m/%d %H:%M:%S"))
+        self._file.setFormatter(LogFormatter("[%(asctime)s %(name)s]: %(message)s", datefmt="%m/%d %H:%M:%S"))
         self._held.hand_to(self._file.handle)
 
     def close(self) -> None:

@@ -28,12 +28,14 @@ from detectron2.utils.logger import setup_logger
 
 from scaleprior.config import LoadedConfig, load_config
 from scaleprior.config.seed import run_seed
+from scaleprior.d2.logs import without_effects_in_logs
 from scaleprior.d2.plan import default_config
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.pretrain import evaluate_pretrained, pretrain
 from scaleprior.pretrain.figures.boards import Board, weights_and_biases
 from scaleprior.pretrain.figures.recorder import Recorder
 from scaleprior.pretrain.metrics import PretrainMetrics
+from scaleprior.terminal import say
 from scaleprior.training.device import resolve_device
 from scaleprior.training.launching import check_counts, supervise
 from scaleprior.training.metrics_file import cut_lines
@@ -88,12 +90,12 @@ def main(args: argparse.Namespace) -> None:
         with join_processes(resolve_device(loaded.cfg.MODEL.DEVICE)) as processes:
             if args.eval_only:
                 if processes.main:
-                    print(_evaluate(loaded, out))
+                    say(_evaluate(loaded, out))
                 return
             check = not getattr(args, "no_check", False)  # a script of one's own may have Detectron2's flags alone
             result = pretrain(loaded, out, resume=args.resume, check=check, recorder=EventRecorder(loaded, args))
             if processes.main:
-                print(f"{result.backbone}: {result.metrics.to_dict()}")
+                say(f"{result.backbone}: {result.metrics.to_dict()}")
     except ScalePriorError as e:
         # Before the set-up there are no handlers, and the caller's one line is all there should be.
         if logger.hasHandlers():
@@ -112,6 +114,7 @@ def _load(args: argparse.Namespace) -> LoadedConfig:
 def _evaluate(loaded: LoadedConfig, out: str) -> dict[str, float | int]:
     figures = evaluate_pretrained(loaded, out).to_dict()
     setup_logger(out, name="scaleprior")
+    without_effects_in_logs()
     logger.info("held out: %s", figures)
     return figures
 
@@ -174,6 +177,7 @@ class EventRecorder(Recorder):
         file = {"config_file": self._loaded.source}  # it opens it, and ours may be given by its name in configs/
         default_setup(cfg, argparse.Namespace(**{**vars(self._args), **file}))
         setup_logger(str(self._out), distributed_rank=processes.rank, name="scaleprior")
+        without_effects_in_logs()
 
     def open(self, processes: ProcessGroup, counters: Counters, total: int) -> None:
         if not processes.main:

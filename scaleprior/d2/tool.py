@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from scaleprior.d2.data.datasets import problems_of
 from scaleprior.d2.engine import Detectron2Engine, record
 from scaleprior.d2.evaluation.expected import verify_expected
 from scaleprior.d2.evaluation.results import results_by_set
-from scaleprior.d2.logs import held_messages, without_tracebacks
+from scaleprior.d2.logs import held_messages, without_effects_in_logs, without_tracebacks
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training
 from scaleprior.d2.trainer import Trainer
 from scaleprior.d2.weights.checkpoint import load_detector
@@ -37,6 +36,7 @@ from scaleprior.detect.metrics import results_to_dict
 from scaleprior.detect.start import model_to_evaluate
 from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.files import write_bytes, write_json
+from scaleprior.terminal import say_json
 from scaleprior.training.launching import check_counts, check_gpus, supervise
 from scaleprior.training.run_folder import RUN_FILE
 
@@ -164,6 +164,7 @@ def _set_up(plan: Plan, args: argparse.Namespace, loaded: LoadedConfig) -> None:
         raise FailureError(f"cannot write OUTPUT_DIR {out}: {e.strerror or e}", hint="choose another folder") from e
     # Detectron2 opens the file to log it, and ours may be given by its name in configs/.
     default_setup(plan.cfg, argparse.Namespace(**{**vars(args), "config_file": loaded.source}))
+    without_effects_in_logs()
     if not comm.is_main_process():
         return
     for path, text in of_training.items():
@@ -214,7 +215,7 @@ def _report(plan: Plan, found: dict[str, Any], model: str) -> None:
     head = {"engine": Detectron2Engine.name, "model": model}
     sets = list(plan.cfg.DATASETS.TEST)
     if not sets:
-        print(json.dumps(head))
+        say_json(head, indent=None)
         return
     results = results_by_set(found, sets)
     words = results_to_dict(results)
@@ -222,5 +223,5 @@ def _report(plan: Plan, found: dict[str, Any], model: str) -> None:
     record_dropped(plan.cfg.OUTPUT_DIR, problems_of(sets), anew=False)
     record(plan, results, model)
     rows = {"results": plan.cfg.SCALEPRIOR.RESULTS} if any(result.has_boxes for result in results.values()) else {}
-    print(json.dumps({**head, **rows, **words}))
+    say_json({**head, **rows, **words}, indent=None)
     verify_expected(plan.cfg, results)

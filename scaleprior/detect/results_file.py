@@ -15,6 +15,7 @@ from scaleprior.detect.identity import TUNING, detector_words, ladder_of, settin
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_csv
+from scaleprior.spreadsheets import unguarded
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -137,7 +138,7 @@ def _read(path: Path) -> list[dict[str, str]]:
                     f"SCALEPRIOR.RESULTS: {path}, line {reader.line_num}: more cells than columns",
                     hint="repair the line or name another file",
                 )
-            rows.append(row)
+            rows.append({column: unguarded(cell) for column, cell in row.items()})
         return rows
 
 

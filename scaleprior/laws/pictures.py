@@ -12,6 +12,7 @@ import numpy as np
 
 from scaleprior.laws.legends import FORECAST, legend_below, legend_inside, once, runs_of
 from scaleprior.laws.words import number, percent
+from scaleprior.pages.texts import in_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,7 +83,7 @@ def draw_law(
     )
     if forms:
         _draw_forms(ax, law, grid)
-    name = textwrap.fill(f"{label} law".strip(), _LABEL, break_long_words=False)
+    name = textwrap.fill(in_picture(f"{label} law".strip()), _LABEL, break_long_words=False)
     ax.plot(grid[inside], mean[inside], color=color, linewidth=1.8, label=name, zorder=4)
     many = law.data.n.size > _MANY_POINTS
     ax.plot(
@@ -102,7 +103,7 @@ def draw_law(
 def _dress(ax: Axes, ylabel: str) -> None:
     """Names, ticks and grid of the axes."""
     ax.set_xlabel("pretraining images")
-    ax.set_ylabel(ylabel)
+    ax.set_ylabel(in_picture(ylabel))
     ax.xaxis.set_major_formatter(lambda value, _: number(value))
     _between_tens(ax)
     ax.grid(True, which="major", color="#d0d0d0", linewidth=0.5)

@@ -13,6 +13,7 @@ from scaleprior.errors import UserError
 from scaleprior.laws.choosing import Cells
 from scaleprior.laws.grouping import IDENTITY
 from scaleprior.laws.spelling import decimal, meant, nearest
+from scaleprior.spreadsheets import unguarded
 from scaleprior.wording import either, flag
 
 __all__ = ["column_called", "no_column", "number_in", "read_cells"]
@@ -46,7 +47,7 @@ def read_cells(path: Path) -> tuple[list[str], list[tuple[int, Cells]]]:
             lines = [
                 (above + reader.line_num, cells)
                 for row in reader
-                if (cells := [cell.strip() for cell in row]) and any(cells)
+                if (cells := [unguarded(cell.strip()).strip() for cell in row]) and any(cells)
             ]
     except FileNotFoundError as e:
         raise UserError(f"results file not found: {path}", hint="check the path") from e

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from scaleprior.pages.numbers import count, short
+from scaleprior.pages.texts import visible
 
 __all__ = ["Axis", "Bars", "Series", "bar_chart", "xy_chart"]
 
@@ -134,7 +135,7 @@ def bar_chart(names: Sequence[str], *groups: Bars, x_title: str, y_title: str, l
         for number, group in enumerate(groups):
             value = group.heights[place]
             top = _up(y.place(value))
-            said = html.escape(f"{name}: {count(value)}{f' {group.name}' if group.name else ''}")
+            said = _escaped(f"{name}: {count(value)}{f' {group.name}' if group.name else ''}")
             parts.append(
                 f'<rect class="bar c{number + 1}" x="{left + gap / 2 + number * width:.1f}" y="{top:.1f}" '
                 f'width="{width:.1f}" height="{_HEIGHT - _BOTTOM - top:.1f}"><title>{said}</title></rect>'
@@ -154,7 +155,7 @@ def _legend(entries: Sequence[tuple[str, str]]) -> Iterator[str]:
             yield f'<rect class="{style}" x="{end - 20:.0f}" y="5" width="20" height="10"/>'
         else:
             yield f'<line class="{style}" x1="{end - 20:.0f}" x2="{end:.0f}" y1="10" y2="10"/>'
-        yield f'<text x="{end - 26:.0f}" y="14" text-anchor="end">{html.escape(name)}</text>'
+        yield f'<text x="{end - 26:.0f}" y="14" text-anchor="end">{_escaped(name)}</text>'
         end -= 46 + _CHARACTER * len(name)
 
 
@@ -174,7 +175,7 @@ def _y_axis(axis: Axis) -> Iterator[str]:
     middle = (_TOP + _HEIGHT - _BOTTOM) / 2
     yield (
         f'<text class="title" transform="translate(13 {middle:.0f}) rotate(-90)" text-anchor="middle">'
-        f"{html.escape(axis.title)}</text>"
+        f"{_escaped(axis.title)}</text>"
     )
 
 
@@ -187,14 +188,18 @@ def _x_axis(axis: Axis) -> Iterator[str]:
 
 
 def _tick_text(at: float, text: str) -> str:
-    return f'<text x="{at:.1f}" y="{_HEIGHT - _BOTTOM + 17}" text-anchor="middle">{html.escape(text)}</text>'
+    return f'<text x="{at:.1f}" y="{_HEIGHT - _BOTTOM + 17}" text-anchor="middle">{_escaped(text)}</text>'
 
 
 def _x_title(text: str) -> str:
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    return f'<text class="title" x="{middle:.0f}" y="{_HEIGHT - 8}" text-anchor="middle">{html.escape(text)}</text>'
+    return f'<text class="title" x="{middle:.0f}" y="{_HEIGHT - 8}" text-anchor="middle">{_escaped(text)}</text>'
+
+
+def _escaped(text: str) -> str:
+    return html.escape(visible(text))
 
 
 def _svg(parts: Sequence[str], label: str) -> str:
-    head = f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(label)}">'
+    head = f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{_escaped(label)}">'
     return head + "".join(parts) + "</svg>"

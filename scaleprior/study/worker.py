@@ -31,7 +31,7 @@ from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.files import remove_leftovers, write_json
 from scaleprior.parsing import read_json
 from scaleprior.pretrain import pretrain
-from scaleprior.progress import ProgressFn
+from scaleprior.progress import ProgressFn, StandardError
 from scaleprior.study.cell import CELL_FILE, Cell
 from scaleprior.study.failure import ERROR_FILE, Failure
 from scaleprior.study.result import RESULT_FILE, CellResult
@@ -283,9 +283,8 @@ def _redirect_output(path: Path) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True
-    )
+    log = StandardError("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, handlers=[log], force=True)
     logger.info("process %d starts: %s", os.getpid(), json.dumps({"folder": path.parent.name}))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from urllib.parse import quote
 
 from scaleprior.ap_names import AP_NAMES
 from scaleprior.backbones.trunks.family import get_family
@@ -11,6 +12,7 @@ from scaleprior.backbones.zoo.catalogue import Catalogue
 from scaleprior.backbones.zoo.entry import PROOFS, Entry
 from scaleprior.backbones.zoo.hashes import PrintedHash
 from scaleprior.backbones.zoo.published import ResultTable
+from scaleprior.pages.texts import plain
 
 __all__ = ["human_count", "render_page"]
 
@@ -72,6 +74,7 @@ _OWN = """\
 (`$SCALEPRIOR_HOME`, by default `~/.cache/scaleprior`) and registers it under its card's facts. NAME may be one of the
 paper's grid, where configs expect it, if the card fits ([docs/zoo.md](../docs/zoo.md#a-rung-of-your-own)).
 """
+_OF_ADDRESSES = ":/?#@!$&*+,;=%~"  # what ends a link of Markdown's is quoted
 _NOT_MEASURED = "On COCO itself nothing was measured here. Numbers that were not measured are absent, not guessed.\n"
 
 
@@ -108,14 +111,16 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
     yield "| " + " | ".join(columns) + " |"
     yield "| " + " | ".join("---:" if i in right else "---" for i in range(len(columns))) + " |"
     for row in rows:
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+        yield "| " + " | ".join(row) + " |"
 
 
 def _ladder(entries: Sequence[Entry]) -> Iterator[str]:
-    rows = [(f"`{e.name}`", e.arch, human_count(e.images), e.signal, e.licence) for e in entries]
+    rows = [(f"`{e.name}`", e.arch, human_count(e.images), plain(e.signal), plain(e.licence)) for e in entries]
     yield from _table(("name", "trunk", "images", "supervision", "licence"), rows, right=(2,))
     yield ""
-    rows = [(f"`{e.name}`", e.corpus, f"{e.labels:,}" if e.labels else "-", e.comparable) for e in entries]
+    rows = [
+        (f"`{e.name}`", plain(e.corpus), f"{e.labels:,}" if e.labels else "-", plain(e.comparable)) for e in entries
+    ]
     yield from _table(("name", "corpus", "labels", "comparable?"), rows, right=(2,))
     yield ""
     yield "What `images` counts, where that is not plain, and where counts and licences come from:"
@@ -123,7 +128,7 @@ def _ladder(entries: Sequence[Entry]) -> Iterator[str]:
     notes: dict[str, list[str]] = {}
     for e in entries:
         note = f"{e.images_note + '. ' if e.images_note else ''}Source: {e.source}."
-        notes.setdefault(note, []).append(f"`{e.name}`")
+        notes.setdefault(plain(note), []).append(f"`{e.name}`")
     for note, names in notes.items():
         yield f"- {', '.join(names)}: {note}"
     yield ""
@@ -142,13 +147,13 @@ def _files(entries: Sequence[Entry]) -> Iterator[str]:
         hashes = [f"{e.printed.name} {_shortened(e.printed)}" if e.printed else "-"]
         hashes += [f"({_link(copy['url'])} {_shortened(PrintedHash.parse(copy['hash']))})" for copy in e.also]
         where = _link(e.url) if e.url else f"`{e.file}`"
-        rows.append((f"`{e.name}`", e.publisher or "", where, " ".join(hashes), e.downloaded or "never"))
+        rows.append((f"`{e.name}`", plain(e.publisher or ""), where, " ".join(hashes), e.downloaded or "never"))
     yield from _table(("name", "publisher", "file", "hash", "downloaded here"), rows)
     yield ""
 
 
 def _link(url: str) -> str:
-    return f"[{url.rpartition('/')[2]}]({url})"
+    return f"[{plain(url.rpartition('/')[2])}]({quote(url, safe=_OF_ADDRESSES)})"
 
 
 def _shortened(printed: PrintedHash) -> str:
@@ -164,7 +169,7 @@ def _facts(entries: Sequence[Entry]) -> Iterator[str]:
         yield f"- {', '.join(f'`{e.name}`' for e in same)}: {_expects(first)}."
         for what, words in PROOFS.items():
             if what in first.proof:
-                yield f"  - {words}: {first.proof[what]}"
+                yield f"  - {words}: {plain(first.proof[what])}"
     yield ""
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaleprior.files import atomic_path
 from scaleprior.pages.numbers import short
+from scaleprior.pages.texts import in_picture
 from scaleprior.pretrain.figures.json_lines import METRICS
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def draw_curves(curves: Curves, *, title: str = "") -> Figure:
 
     figure = Figure(figsize=(10.4, 5.6), layout="constrained")
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize="large")
+        figure.suptitle(in_picture(title), x=0.01, ha="left", fontsize="large")
     grid = figure.add_gridspec(2, 2, width_ratios=[1.5, 1])
     measured = bool(curves.measured)
     loss = figure.add_subplot(grid[0, 0] if measured else grid[:, 0])

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scaleprior.laws.words import number, percent
+from scaleprior.pages.texts import in_picture
 from scaleprior.study.report.summary import ArchSummary
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def draw_study(summaries: Sequence[ArchSummary], *, title: str) -> Figure:
     else:
         figure, panels, gains = _panels(len(arms))
     for panel, arm in zip(panels, arms):
-        panel.set_title(f"{title}: {arm}" if arm else title, loc="left", fontsize="medium")
+        panel.set_title(in_picture(f"{title}: {arm}" if arm else title), loc="left", fontsize="medium")
         alone = [s for s in summaries if s.arm not in arms]  # arms for from scratch
         _draw_arm(panel, [s for s in summaries if s.arm == arm] + alone, colours)
     _legend(figure, panels, _interval(s.law for s in summaries if s.law is not None))
@@ -80,7 +81,7 @@ def _draw_arm(ax: Axes, summaries: Sequence[ArchSummary], colours: Mapping[str, 
         if summary.law is None and summary.points:
             images = [p.images for p in summary.points for _ in p.aps]
             aps = [ap for p in summary.points for ap in p.aps]
-            ax.plot(images, aps, "o", color=colours[summary.arch], markersize=4, label=summary.arch)
+            ax.plot(images, aps, "o", color=colours[summary.arch], markersize=4, label=in_picture(summary.arch))
             ax.set_xscale("log")
             ax.set_xlabel("pretraining images")
             ax.xaxis.set_major_formatter(lambda value, _: number(value))
@@ -92,7 +93,7 @@ def _draw_arm(ax: Axes, summaries: Sequence[ArchSummary], colours: Mapping[str, 
         if summary.scratch is not None:
             name = summary.arch if summary.points else summary.title  # whose recipe differs from the panel's
             style = {"color": colours[summary.arch], "linewidth": 1.2, "linestyle": ":"}
-            ax.axhline(summary.scratch.mean, label=f"{name}{_FROM_SCRATCH}", **style)
+            ax.axhline(summary.scratch.mean, label=in_picture(f"{name}{_FROM_SCRATCH}"), **style)
     ax.set_ylabel("COCO AP")
     if (legend := ax.get_legend()) is not None:
         legend.remove()
@@ -140,7 +141,7 @@ def _draw_gains(ax: Axes, summaries: Sequence[ArchSummary], arms: Sequence[str],
         ends = [[max(gain.value - gain.low, 0.0)], [max(gain.high - gain.value, 0.0)]]
         ax.errorbar(place, gain.value, ends, fmt="o", color=colour, capsize=4)
     ax.axhline(0, color="#5b6b7c", linewidth=0.8)
-    names = [f"{summary.arch}\n{summary.arm}" if summary.arm else summary.arch for summary, _ in laws]
+    names = ["\n".join(map(in_picture, filter(None, (summary.arch, summary.arm)))) for summary, _ in laws]
     ax.set_xticks(places, names, fontsize="small" if len(arms) > 1 else None)
     ax.set_xlim(-0.6, places[-1] + 0.6)
     ax.set_title("AP per tenfold images", loc="left", fontsize="medium")

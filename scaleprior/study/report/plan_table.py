@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from rich.console import Console
 from rich.table import Table
 
+from scaleprior.console import PlainConsole
 from scaleprior.laws.words import number
 from scaleprior.study.plan import NO_BACKBONE, PlannedCell, StudyPlan
 from scaleprior.study.rungs import AbsentRung
-from scaleprior.wording import flag
+from scaleprior.wording import flag, printable
 
 __all__ = ["print_plan"]
 
 
 def print_plan(plan: StudyPlan) -> None:
     """Print all of it."""
-    console = Console()
+    console = PlainConsole()
     console.print(_grid(plan))
     left = plan.left()
     waiting = sum(cell.state == NO_BACKBONE for cell in left)
@@ -29,8 +29,8 @@ def print_plan(plan: StudyPlan) -> None:
         _say(console, line)
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)
+def _say(console: PlainConsole, text: str) -> None:
+    console.print(printable(text), soft_wrap=True, highlight=False)
 
 
 def _grid(plan: StudyPlan) -> Table:

@@ -6,19 +6,20 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
 from rich.table import Table
 
+from scaleprior.console import PlainConsole, WordsColumn, styled
 from scaleprior.study.cell import Cell
 from scaleprior.study.view import CellStatus, StudyView
-from scaleprior.wording import counted
+from scaleprior.wording import counted, printable
 
 if TYPE_CHECKING:
     from scaleprior.study.report.page import StudyReport
 
 __all__ = ["StudyDisplay", "print_status", "print_summary"]
 
+_HEADS = "bold"
 _STATE_STYLE = {"done": "green", "failed": "red", "running": "yellow", "pending": "dim"}
 
 
@@ -29,17 +30,17 @@ class StudyDisplay:
     """
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        self._console = PlainConsole(stderr=True)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            WordsColumn(),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
+            WordsColumn("note", style="dim"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._tasks: dict[str, TaskID] = {}
+        self._tasks: dict[tuple[str, str], TaskID] = {}
         self._ended: set[str] | None = None
 
     def __enter__(self) -> StudyDisplay:
@@ -51,18 +52,18 @@ class StudyDisplay:
 
     def prepare(self, what: str, done: int, total: int) -> None:
         """Progress of preparing data."""
-        self._update(f"[bold]{what}", done, total, "")
+        self._update(what, done, total, "", style=_HEADS)
         if done == total:
-            self._drop(f"[bold]{what}")
+            self._drop(what, _HEADS)
 
     def cells(self, view: StudyView) -> None:
         """The state of all cells; called a few times a second."""
         ended = {c.cell.key: c for c in view.cells if c.state in ("done", "failed")}
         failed = sum(c.state == "failed" for c in view.cells)
         notes = [*([f"{failed} failed"] if failed else []), *_places(view)]
-        self._update("[bold]cells", len(ended), len(view.cells), ", ".join(notes))
+        self._update("cells", len(ended), len(view.cells), ", ".join(notes), style=_HEADS)
         running = {_title(c.cell): c for c in view.cells if c.state == "running"}
-        for title in [t for t in self._tasks if t not in running and not t.startswith("[bold]")]:
+        for title in [title for title, style in self._tasks if not style and title not in running]:
             self._drop(title)
         for title, status in running.items():
             if (at := status.progress) is not None:
@@ -73,21 +74,22 @@ class StudyDisplay:
         if self._ended is not None and not self._console.is_terminal:
             for status in (c for key, c in ended.items() if key not in self._ended):
                 title = f"{len(ended)}/{len(view.cells)} {_title(status.cell)}"
-                self._console.print(f"{title}: {status.state} {_outcome(status)}")
+                self._console.print(f"{title}: {status.state} {_outcome(status)}", soft_wrap=True)
         self._ended = set(ended)
 
-    def _update(self, title: str, done: int, total: int, note: str) -> None:
-        if title not in self._tasks:
-            self._tasks[title] = self._progress.add_task(title, total=None, note="")
-        self._progress.update(self._tasks[title], completed=done, total=total or None, note=note)
+    def _update(self, title: str, done: int, total: int, note: str, *, style: str = "") -> None:
+        if (title, style) not in self._tasks:
+            self._tasks[title, style] = self._progress.add_task(title, total=None, note="", style=style)
+        self._progress.update(self._tasks[title, style], completed=done, total=total or None, note=note)
 
-    def _drop(self, title: str) -> None:
-        self._progress.remove_task(self._tasks.pop(title))
+    def _drop(self, title: str, style: str = "") -> None:
+        self._progress.remove_task(self._tasks.pop((title, style)))
 
 
 def _title(cell: Cell) -> str:
+    """In one line, whatever the architecture is called."""
     images = f"{cell.images:,} images" if cell.images else "from scratch"
-    return f"{cell.title} {images} seed {cell.seed}"
+    return printable(f"{cell.title} {images} seed {cell.seed}")
 
 
 def _places(view: StudyView) -> list[str]:
@@ -99,7 +101,12 @@ def _places(view: StudyView) -> list[str]:
 def _outcome(status: CellStatus) -> str:
     if status.result is not None:
         return f"AP {status.result.detection.ap:.2f} in {sum(status.result.seconds.values()):.0f} s"
-    return status.error
+    return _in_a_line(status.error)
+
+
+def _in_a_line(text: str) -> str:
+    """An error of several lines in one: a line that it begins could be taken for one of ours."""
+    return printable(" ".join(text.split()))
 
 
 def print_status(view: StudyView) -> None:
@@ -111,10 +118,10 @@ def print_status(view: StudyView) -> None:
         at = status.progress
         step = f"{at.done}/{at.total}" if at is not None and at.total else ""
         ap = f"{status.result.detection.ap:.2f}" if status.result else ""
-        state = f"[{_STATE_STYLE[status.state]}]{status.state}"
+        state = styled(status.state, _STATE_STYLE[status.state])
         where = status.sharing.place if status.sharing is not None else ""
         table.add_row(_title(status.cell), state, where, at.stage if at is not None else "", step, ap)
-    console = Console()
+    console = PlainConsole()
     console.print(table)
     done = sum(c.state == "done" for c in view.cells)
     console.print(f"{done} of {len(view.cells)} cells are done")
@@ -123,9 +130,13 @@ def print_status(view: StudyView) -> None:
     _print_failed(console, view)
 
 
-def _print_failed(console: Console, view: StudyView) -> None:
+def _print_failed(console: PlainConsole, view: StudyView) -> None:
     for status in (c for c in view.cells if c.state == "failed"):
-        console.print(f"[red]failed:[/red] {_title(status.cell)}: {status.error}", soft_wrap=True)
+        _print_headed(console, "failed:", f"{_title(status.cell)}: {status.error}")
+
+
+def _print_headed(console: PlainConsole, head: str, text: str) -> None:
+    console.print(styled(head, "red"), _in_a_line(text), soft_wrap=True)
 
 
 def print_summary(
@@ -144,7 +155,7 @@ def print_summary(
         elapsed: wall seconds that this call took.
         step: seconds of a bare training step, to say them in.
     """
-    console = Console()
+    console = PlainConsole()
     if ran == 0 and not report.missing:
         console.print(f"nothing to do: all {len(report.view.cells)} cells are finished")
     table = Table(title=f"COCO AP (0-100) of {report.view.name}, mean over seeds ± standard deviation")
@@ -154,20 +165,20 @@ def print_summary(
         table.add_row(*row)
     console.print(table)
     for sentence in report.sentences:
-        console.print(f"- {sentence}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"- {_in_a_line(sentence)}", soft_wrap=True, highlight=False)
     for note in report.notes:
-        console.print(f"  {note}", soft_wrap=True, highlight=False, markup=False, style="dim")
+        console.print(f"  {_in_a_line(note)}", soft_wrap=True, highlight=False, style="dim")
     _print_failed(console, report.view)
     for missing in report.missing:
-        console.print(f"[red]missing:[/red] {missing}", soft_wrap=True)
+        _print_headed(console, "missing:", missing)
     _print_parts(console, report)
     if elapsed is not None and ran:
         steps = f", the time of {elapsed / step:.0f} bare steps" if step else ""
         console.print(f"{ran} cells ran in {elapsed:.0f} s{steps}", highlight=False)
-    console.print(f"report: {page}", soft_wrap=True, highlight=False)
+    console.print(f"report: {printable(str(page))}", soft_wrap=True, highlight=False)
 
 
-def _print_parts(console: Console, report: StudyReport) -> None:
+def _print_parts(console: PlainConsole, report: StudyReport) -> None:
     if report.seconds:
         text = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in report.seconds.items())
         console.print(f"CPU seconds, all cells: {text}", soft_wrap=True, highlight=False)
