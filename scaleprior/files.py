@@ -37,6 +37,7 @@ __all__ = [
     "is_number",
     "make_folder",
     "remove_leftovers",
+    "system_error",
     "write_bytes",
     "write_csv",
     "write_json",
@@ -235,9 +236,20 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     with atomic_path(path, size=size) as temporary:
         try:
             save_file(dict(tensors), temporary, metadata=dict(metadata))
-        except SafetensorError as e:  # how it reports what the file system says
-            said = re.search(r"\(os error (\d+)\)", str(e))
-            raise OSError(int(said[1]), os.strerror(int(said[1]))) if said else OSError(str(e)) from e
+        except SafetensorError as e:
+            number = system_error(e)
+            raise OSError(str(e)) if number is None else OSError(number, os.strerror(number)) from e
+
+
+def system_error(error: Exception) -> int | None:
+    """The number of what the system said, by an OSError or by torch or safetensors, which have it in their words.
+
+    None of any other error.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    said = re.search(r"(.*) \((?:os error )?(\d+)\)", str(error))
+    return int(said[2]) if said and said[1].endswith(os.strerror(int(said[2]))) else None
 
 
 def is_number(value: Any) -> bool:

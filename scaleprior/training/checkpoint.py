@@ -11,9 +11,11 @@ The hash tells a damaged file from a good one. Equal states make equal files.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scaleprior.errors import UserError
-from scaleprior.files import write_tensors
+from scaleprior.errors import FailureError, UserError
+from scaleprior.files import system_error, write_tensors
+from scaleprior.training.memory import is_out_of_memory
 
 __all__ = ["DamagedCheckpoint", "lay_out_as_weights", "load_checkpoint", "restore_rng", "rng_state", "save_checkpoint"]
 
@@ -80,12 +83,14 @@ def load_checkpoint(path: str | Path) -> dict[Any, Any]:
 
     Raises:
         DamagedCheckpoint: no such file, not a checkpoint of ours, or one that is damaged.
+        FailureError: the system does not let us read it now, which says nothing about what is in it.
     """
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
         raise DamagedCheckpoint(f"checkpoint not found: {path}", hint="check the path")
     try:
+        open(path, "rb").close()
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -98,8 +103,20 @@ def load_checkpoint(path: str | Path) -> dict[Any, Any]:
             raise ValueError("it is not a checkpoint of scaleprior")
         return _decode(json.loads(text), stored)
     # A file without a hash may hold anything; decoding it then fails in any way.
-    except (SafetensorError, OSError, LookupError, ValueError, TypeError, RuntimeError) as e:
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, RuntimeError, RecursionError) as e:
+        _refuse_passing(path, e)
         raise DamagedCheckpoint.of(path, " ".join(str(e).split()) or type(e).__name__) from e
+
+
+def _refuse_passing(path: str | Path, error: Exception) -> None:
+    """Raise what is no damage to the file: rights, descriptors or memory that are missing. The run must not begin anew
+    for these, and in the end remove the file."""
+    if is_out_of_memory(error):
+        raise error
+    number = system_error(error)
+    if number not in (None, errno.EIO, errno.ENOENT):  # a disk that cannot read it; removed meanwhile
+        said = os.strerror(number)
+        raise FailureError(f"checkpoint {path} cannot be read now: {said}", hint="mend that, and run again") from error
 
 
 def _kind(tensor: Tensor) -> str:

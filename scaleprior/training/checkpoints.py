@@ -2,7 +2,8 @@
 
 Each is a file of ``training.checkpoint`` whose name carries the step, ``checkpoint_0000012.safetensors``. A kill or a
 power cut at any instruction leaves at least one whole one; one that is damaged all the same, by a disk or by a copy, is
-passed over for the one before it. Earlier versions kept one file, ``checkpoint.safetensors``, which counts as oldest.
+passed over for the one before it, and where none is whole the run begins anew. Earlier versions kept one file,
+``checkpoint.safetensors``, which counts as oldest.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scaleprior.errors import FailureError, UserError
+from scaleprior.errors import FailureError
 from scaleprior.files import WriteError
 from scaleprior.training.checkpoint import DamagedCheckpoint, load_checkpoint, save_checkpoint
 from scaleprior.wording import parameter
@@ -79,13 +80,13 @@ class Checkpoints:
         self._damaged = []
 
     def load(self, *, tell: bool = True) -> SavedState | None:
-        """The newest whole checkpoint; None where there is none at all. Nothing is written or removed.
+        """The newest whole checkpoint; None where there is none. Nothing is written or removed.
 
         Args:
-            tell: of damaged ones that were passed over, in one warning; one process of several does.
+            tell: of damaged ones, each with what is wrong with it, in one warning; one process of several does.
 
         Raises:
-            UserError: all are damaged; names every file and what is wrong with it.
+            FailureError: one cannot be read now, for want of rights, descriptors or memory.
         """
         damaged: dict[Path, str] = {}
         for path in self.paths():
@@ -98,11 +99,9 @@ class Checkpoints:
                 logger.warning("going on from %s, because %s", path, _said(damaged))
             self._damaged = list(damaged)
             return SavedState(path, state)
-        if damaged:
-            raise UserError(
-                f"no checkpoint in {self.folder} can be read: {_said(damaged)}",
-                hint="put a whole one back, or start the run anew in another folder",
-            )
+        if damaged and tell:
+            logger.warning("beginning anew in %s, because %s", self.folder, _said(damaged))
+        self._damaged = list(damaged)
         return None
 
     def remove(self) -> None:
@@ -132,10 +131,10 @@ class Checkpoints:
         known = self.paths()
         damaged = [path for path in known if path in self._damaged]
         if damaged or len(known) < 2:
-            return damaged[0] if damaged and len(known) > len(damaged) else None
+            return damaged[0] if damaged else None
         try:
             load_checkpoint(known[0])
-        except DamagedCheckpoint:
+        except (DamagedCheckpoint, FailureError):
             return None
         return known[-1]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +15,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from scaleprior.errors import FailureError, UserError
+from scaleprior.errors import FailureError
 from scaleprior.training.checkpoint import save_checkpoint
 from scaleprior.training.checkpoints import Checkpoints
+from scaleprior.training.memory import is_out_of_memory
 
 
 def state(step: int) -> dict:
@@ -129,18 +132,84 @@ def test_a_damaged_newest_falls_back_and_says_so_once(
     assert names(tmp_path) == ["_0000002", "_0000004"]
 
 
-def test_all_damaged_is_one_error_that_names_each_and_removes_nothing(tmp_path: Path) -> None:
+def test_all_damaged_begins_anew_and_one_warning_names_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for step in (1, 2):
         Checkpoints(tmp_path).save(step, state(step))
     flipped(tmp_path / "checkpoint_0000001.safetensors")
     (tmp_path / "checkpoint_0000002.safetensors").write_bytes(b"")
-    with pytest.raises(UserError) as refused:
-        Checkpoints(tmp_path).load()
-    said = str(refused.value)
-    assert "checkpoint_0000002.safetensors is damaged: " in said
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.load() is None
+    (record,) = caplog.records
+    said = record.getMessage()
+    assert said.startswith(f"beginning anew in {tmp_path}, because checkpoint_0000002.safetensors is damaged: ")
     assert "checkpoint_0000001.safetensors is damaged: its content differs from the hash in it" in said
-    assert (refused.value.exit_code, len(said.splitlines())) == (2, 1)
-    assert names(tmp_path) == ["_0000001", "_0000002"]
+    assert (record.levelno, len(said.splitlines())) == (logging.WARNING, 1)
+    assert names(tmp_path) == ["_0000001", "_0000002"]  # until the run that begins anew has one
+    checkpoints.save(1, state(1))
+    assert names(tmp_path) == ["_0000001"]
+    assert step_of(tmp_path) == 1
+
+
+def test_damaged_ones_give_way_to_the_first_of_a_run_that_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2):
+        Checkpoints(tmp_path).save(step, state(step))
+        flipped(tmp_path / f"checkpoint_000000{step}.safetensors")
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.load() is None
+    with monkeypatch.context() as patched:
+        filled(tmp_path, patched, room=1)
+        checkpoints.save(3, state(3))
+    assert step_of(tmp_path) == 3
+
+
+def no_descriptors() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, DESCRIPTORS[1]))
+
+
+def no_rights() -> None:
+    os.seteuid(65534)
+
+
+def no_memory() -> None:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20), MEMORY[1]))
+
+
+DESCRIPTORS, MEMORY = resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_AS)
+
+
+@pytest.mark.parametrize("short", [no_descriptors, no_rights, no_memory])
+def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path: Path, short: Callable[[], None]) -> None:
+    """The run would begin anew, and in the end remove a whole checkpoint."""
+    if short is no_rights and os.geteuid():
+        pytest.skip("only root may become another")
+    numbers = torch.arange(6_000_000 if short is no_memory else 9)
+    for step in (1, 2):
+        Checkpoints(tmp_path).save(step, {"step": step, "x": numbers})
+    for path in tmp_path.iterdir():
+        path.chmod(0o600)
+    tmp_path.chmod(0o755)
+    for above in tmp_path.parents[:2]:
+        above.chmod(0o755)
+    Checkpoints(tmp_path).load()  # what is imported on the way needs descriptors and memory of its own
+    try:
+        short()
+        with pytest.raises((FailureError, MemoryError, RuntimeError)) as refused:
+            Checkpoints(tmp_path).load()
+    finally:
+        os.seteuid(os.getuid())
+        resource.setrlimit(resource.RLIMIT_NOFILE, DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_AS, MEMORY)
+    if isinstance(refused.value, FailureError):
+        said = r"checkpoint .*0002.safetensors cannot be read now: (Too many open|Permission|Cannot allocate).*; mend"
+        assert re.match(said, str(refused.value))
+    else:
+        assert is_out_of_memory(refused.value)
+    found = Checkpoints(tmp_path).load()
+    assert found is not None
+    assert found.state["step"] == 2
 
 
 class Death(BaseException):

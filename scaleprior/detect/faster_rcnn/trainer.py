@@ -67,7 +67,7 @@ class DetectorTrainer:
         """Go on from the newest whole checkpoint in the folder, if there is any; nothing is written.
 
         Raises:
-            UserError: it belongs to another run, or none can be read.
+            UserError: it belongs to another run.
             FailureError: the processes find different ones.
         """
         found = self.checkpoints.load(tell=self.processes.main)
@@ -214,7 +214,7 @@ def checkpoint_steps(checkpoints: Checkpoints) -> int | None:
     """How many steps the checkpoint to go on from has behind it; None where there is none.
 
     Raises:
-        UserError: none can be read.
+        UserError: another version of ScalePrior wrote it.
     """
     found = checkpoints.load(tell=False)
     if found is None:

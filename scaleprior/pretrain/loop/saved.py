@@ -19,7 +19,7 @@ def saved_state(folder: RunFolder, checkpoints: Checkpoints, processes: ProcessG
     """The newest whole checkpoint of the run; None where it has none yet. Every process calls this; nothing is written.
 
     Raises:
-        UserError: it is another run's, or all are damaged.
+        UserError: it is another run's.
         FailureError: another process sees another one, as where a folder is not shared or a disk reads wrongly.
     """
     found = checkpoints.load(tell=processes.main)
