@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "SHORTAGES",
     "WriteError",
     "atomic_path",
     "file_sha256",
@@ -46,6 +47,8 @@ __all__ = [
 ]
 
 
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors of the system that speak of the process, not of the file: there are no descriptors or memory left."""
 _UMASK = threading.Lock()
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # a full disk, a quota that is used up
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from scaleprior.corpus.tar_files import TarMember
 from scaleprior.errors import FailureError, UserError
-from scaleprior.files import atomic_path
+from scaleprior.files import SHORTAGES, atomic_path
 
 __all__ = ["ByteReader", "ShardWriter"]
 
@@ -60,12 +60,16 @@ class ByteReader:
 
         Raises:
             UserError: the file is missing, unreadable, or ends before the range does.
+            FailureError: the process has no descriptors or memory left; nothing is wrong with the file.
         """
         try:
             descriptor = self._descriptor(path)  # held by name: another thread may drop it from the cache meanwhile
             data = os.pread(descriptor.number, size, offset)
         except OSError as e:
-            raise UserError(f"cannot read {os.path.join(self.root, path)}: {e.strerror}", hint="check the data") from e
+            said = f"cannot read {os.path.join(self.root, path)}: {e.strerror}"
+            if e.errno in SHORTAGES:  # whoever passes over images that are damaged must not pass over this one
+                raise FailureError(said, hint="raise the limit (ulimit -n), or free memory, and run again") from e
+            raise UserError(said, hint="check the data") from e
         if len(data) != size:
             raise UserError(
                 f"{os.path.join(self.root, path)} ends at byte {offset + len(data)}, expected {offset + size}",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -57,10 +58,17 @@ class Checkpoints:
         self._told = False  # that the disk is full
 
     def paths(self) -> list[Path]:
-        """Those that are there, the newest first."""
+        """Those that are there, the newest first.
+
+        Raises:
+            FailureError: the folder cannot be read now, and may hold some.
+        """
         if not self.folder.is_dir():
             return []
-        found = [path for path in self.folder.glob("checkpoint*.safetensors") if _NAME.fullmatch(path.name)]
+        try:
+            found = [self.folder / name for name in os.listdir(self.folder) if _NAME.fullmatch(name)]
+        except OSError as e:
+            raise FailureError(f"cannot read {self.folder}: {e.strerror}", hint="mend that, and run again") from e
         return sorted(found, key=_step, reverse=True)
 
     def save(self, step: int, state: Mapping[Any, Any]) -> None:

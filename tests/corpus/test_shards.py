@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from scaleprior.corpus import ByteReader, ShardWriter
 from scaleprior.errors import FailureError, UserError
+from tests.limits import leave_descriptors, limits_kept
 
 
 def test_reader_keeps_few_files_open_and_survives_threads(tmp_path):
@@ -90,3 +93,13 @@ def test_bad_shard_arguments(tmp_path):
         writer.write("a/b.c", b"1", {})
     with pytest.raises(UserError, match="images_per_shard is 0"):
         ShardWriter(tmp_path, images_per_shard=0)
+
+
+def test_without_descriptors_a_file_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    reader = ByteReader(tmp_path)
+    with limits_kept(resource.RLIMIT_NOFILE):
+        leave_descriptors(0)
+        with pytest.raises(FailureError, match=r"cannot read .*/a: Too many open files; raise the limit \(ulimit -n\)"):
+            reader.read("a", 0, 3)
+    assert reader.read("a", 0, 3) == b"abc"

@@ -19,6 +19,7 @@ from scaleprior.errors import FailureError
 from scaleprior.training.checkpoint import save_checkpoint
 from scaleprior.training.checkpoints import Checkpoints
 from scaleprior.training.memory import is_out_of_memory
+from tests.limits import leave_descriptors, limits_kept
 
 
 def state(step: int) -> dict:
@@ -165,7 +166,12 @@ def test_damaged_ones_give_way_to_the_first_of_a_run_that_begins_anew(
 
 
 def no_descriptors() -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, DESCRIPTORS[1]))
+    leave_descriptors(0)
+
+
+def one_descriptor() -> None:
+    """A file can be opened, and what is opened on the way to its content cannot."""
+    leave_descriptors(1)
 
 
 def no_rights() -> None:
@@ -174,13 +180,10 @@ def no_rights() -> None:
 
 def no_memory() -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20), MEMORY[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20), resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
-DESCRIPTORS, MEMORY = resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_AS)
-
-
-@pytest.mark.parametrize("short", [no_descriptors, no_rights, no_memory])
+@pytest.mark.parametrize("short", [no_descriptors, one_descriptor, no_rights, no_memory])
 def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path: Path, short: Callable[[], None]) -> None:
     """The run would begin anew, and in the end remove a whole checkpoint."""
     if short is no_rights and os.geteuid():
@@ -194,16 +197,17 @@ def test_what_cannot_be_read_now_is_not_taken_for_damaged(tmp_path: Path, short:
     for above in tmp_path.parents[:2]:
         above.chmod(0o755)
     Checkpoints(tmp_path).load()  # what is imported on the way needs descriptors and memory of its own
-    try:
-        short()
-        with pytest.raises((FailureError, MemoryError, RuntimeError)) as refused:
-            Checkpoints(tmp_path).load()
-    finally:
-        os.seteuid(os.getuid())
-        resource.setrlimit(resource.RLIMIT_NOFILE, DESCRIPTORS)
-        resource.setrlimit(resource.RLIMIT_AS, MEMORY)
+    with limits_kept(resource.RLIMIT_NOFILE, resource.RLIMIT_AS):
+        try:
+            short()
+            with pytest.raises((FailureError, MemoryError, RuntimeError)) as refused:
+                Checkpoints(tmp_path).load()
+        finally:
+            os.seteuid(os.getuid())
     if isinstance(refused.value, FailureError):
-        said = r"checkpoint .*0002.safetensors cannot be read now: (Too many open|Permission|Cannot allocate).*; mend"
+        said = (
+            r"(checkpoint .*0002.safetensors cannot be read now|cannot read .*): (Too many|Permission|Cannot).*; mend"
+        )
         assert re.match(said, str(refused.value))
     else:
         assert is_out_of_memory(refused.value)
