@@ -13,6 +13,7 @@ from typing import Any
 
 from scaleprior.config.load import file_keys, parse_overrides
 from scaleprior.errors import UserError
+from scaleprior.parsing import is_regular
 from scaleprior.study.reading import owner_of
 from scaleprior.study.sections import ArmSection, StageSection
 from scaleprior.study.spec import StudySpec
@@ -43,7 +44,7 @@ def finetune_stage(spec: StudySpec, arch: str, name: str) -> StageSection:
 
 def _full(config: str) -> str:
     """A config of the user's by its full path, since cells also run elsewhere; one of ScalePrior's by its name."""
-    return str(Path(config).absolute()) if Path(config).is_file() else config
+    return str(Path(config).absolute()) if is_regular(config) else config
 
 
 def check_arms(spec: StudySpec) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from scaleprior.config import LoadedConfig, load_config
 from scaleprior.config.load import override_config
 from scaleprior.detect.engines import get_engine
-from scaleprior.errors import UserError
 from scaleprior.files import write_json
 from scaleprior.parsing import read_json
+from scaleprior.places import check_name
+from scaleprior.study.fields import Fields
 from scaleprior.study.sections import StageSection
 
 __all__ = ["CELL_FILE", "Cell", "CellData", "Noise"]
@@ -142,20 +142,38 @@ class Cell:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Cell:
+    def from_dict(cls, raw: Any, *, where: str = "cell", hint: str = "run the study again, it is rewritten") -> Cell:
         """Read what :meth:`to_dict` wrote.
 
+        Args:
+            where: the file, and the place in it, for messages.
+            hint: what to do about a damaged one.
+
         Raises:
-            KeyError, TypeError: something is missing, or unknown.
+            UserError: something is missing, unknown or of another kind; what names its folders leads out of them.
         """
-        data, noise = raw["data"], raw["noise"]
-        records = {
-            "pretrain": _stage(raw["pretrain"]),
-            "finetune": _stage(raw["finetune"]),
-            "data": CellData(data["corpus"], tuple(data["train"]), tuple(data["val"])),
-            "noise": None if noise is None else Noise(**noise),
-        }
-        return cls(**{**raw, **records})
+        own = Fields(raw, where=where, hint=hint)
+        own.only([each.name for each in fields(cls)])
+        cell = cls(
+            key=own.text("key"),
+            arch=own.text("arch"),
+            images=own.whole("images"),
+            seed=own.whole("seed"),
+            engine=own.text("engine"),
+            threads=own.whole("threads", least=1),
+            pretrain=None if (pretrain := own.optional("pretrain")) is None else _stage(pretrain),
+            finetune=_stage(own.inner("finetune")),
+            data=_data(own.inner("data")),
+            noise=None if (noise := own.optional("noise")) is None else _noise(noise),
+            weights=own.text("weights", ""),
+            weights_sha256=own.text("weights_sha256", ""),
+            pretraining=own.text("pretraining", ""),
+            arm=own.text("arm", ""),
+            cost=own.number("cost", 0.0),
+        )
+        for name in (cell.folder_name, cell.backbone_name):
+            check_name(name, what=f"{where}: the folder")
+        return cell
 
     def save(self, folder: Path) -> None:
         """Write ``cell.json``."""
@@ -166,17 +184,23 @@ class Cell:
         """Read ``cell.json``.
 
         Raises:
-            UserError: it is not there, or of another version.
+            UserError: it is not there, damaged, or of another version.
         """
-        raw = read_json(folder / CELL_FILE, what="cell description")
-        try:
-            return cls.from_dict(raw)
-        except (KeyError, TypeError) as e:
-            raise UserError(
-                f"{folder / CELL_FILE} is damaged, or of another version: {e}",
-                hint="run the study again, it is rewritten",
-            ) from e
+        path = folder / CELL_FILE
+        return cls.from_dict(read_json(path, what="cell description"), where=str(path))
 
 
-def _stage(raw: Mapping[str, Any] | None) -> StageSection | None:
-    return None if raw is None else StageSection(raw["config"], tuple(raw["overrides"]), tuple(raw.get("pieces", ())))
+def _stage(own: Fields) -> StageSection:
+    own.only(("config", "overrides", "pieces"))
+    return StageSection(own.text("config"), own.texts("overrides"), own.texts("pieces", ()))
+
+
+def _data(own: Fields) -> CellData:
+    own.only(("corpus", "train", "val"))
+    train, val = (own.texts(name, count=3) for name in ("train", "val"))
+    return CellData(own.text("corpus"), (train[0], train[1], train[2]), (val[0], val[1], val[2]))
+
+
+def _noise(own: Fields) -> Noise:
+    own.only(("rate", "kind", "drop"))
+    return Noise(own.number("rate"), own.text("kind"), own.number("drop"))

@@ -19,6 +19,7 @@ from scaleprior.corpus import Corpus
 from scaleprior.detect.engines import get_engine
 from scaleprior.detect.plan import starts_from_detector
 from scaleprior.errors import UserError
+from scaleprior.places import check_name
 from scaleprior.pretrain.plan import check_pretraining, parent_card, run_identity
 from scaleprior.pretrain.recipe import training_images
 from scaleprior.study.arms import arms_of, check_arms, finetune_stage, pretrain_stage
@@ -220,6 +221,7 @@ def _draft(
         arm=arm,
     )
     where = f"study spec {spec.source}: architecture {arch}" + (f", arm {arm}" if arm else "")
+    check_name(f"{cell.folder_name}{'0' * 8}", what=f"{where}: the folder of a cell")
     try:
         detector, learner = cell.finetune_config(), cell.pretrain_config()
     except UserError as e:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaleprior.errors import UserError
-from scaleprior.files import write_json
-from scaleprior.parsing import read_json
+from scaleprior.files import WriteError, write_json
+from scaleprior.study.helper_files import read_helper
+from scaleprior.wording import without_effects
 
 __all__ = ["ERROR_FILE", "Failure"]
+
+logger = logging.getLogger(__name__)
 
 ERROR_FILE = "error.json"
 
@@ -28,19 +32,24 @@ class Failure:
     memory: str = ""
 
     def save(self, folder: Path) -> None:
-        """Write ``error.json``."""
-        write_json(folder / ERROR_FILE, {"error": self.error, **({"memory": self.memory} if self.memory else {})})
+        """Write ``error.json``; where even that cannot be written, as on a full disk, it is logged."""
+        raw = {"error": self.error, **({"memory": self.memory} if self.memory else {})}
+        try:
+            write_json(folder / ERROR_FILE, raw)
+        except WriteError as e:
+            logger.error("cell %s failed: %s; and %s", folder.name, self.error, e)
 
     @classmethod
-    def load(cls, folder: Path) -> Failure:
-        """Read ``error.json``.
-
-        Raises:
-            UserError: it is not there, or damaged.
-        """
+    def read(cls, folder: Path) -> Failure | None:
+        """What ``error.json`` says; None where there is none. Of a damaged one, that it is damaged."""
         path = folder / ERROR_FILE
-        raw: Any = read_json(path, what="cell error")
-        error, memory = (raw.get("error"), raw.get("memory", "")) if isinstance(raw, dict) else (None, "")
-        if not isinstance(error, str) or not isinstance(memory, str):
-            raise UserError(f"{path} is damaged: it holds {raw!r}", hint="remove it, and run the study again")
-        return cls(error, memory)
+        if not os.path.lexists(path):
+            return None
+        raw = read_helper(path, what="cell error", fits=_is_failure)
+        if raw is None:
+            return cls(f"why is not known, {path} is damaged")
+        return cls(without_effects(raw["error"]), raw.get("memory", ""))
+
+
+def _is_failure(raw: Any) -> bool:
+    return isinstance(raw, dict) and isinstance(raw.get("error"), str) and isinstance(raw.get("memory", ""), str)

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import sqlite3
 import time
@@ -30,14 +29,18 @@ from typing import Any
 
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_json
-from scaleprior.parsing import read_json
+from scaleprior.parsing import is_regular, parse_json, read_json
 from scaleprior.study.cell import Cell
-from scaleprior.wording import parameter
+from scaleprior.study.fields import Fields
+from scaleprior.study.helper_files import say_once
+from scaleprior.study.locks import open_lock
+from scaleprior.wording import parameter, shown
 
 __all__ = ["StudyFolder", "StudyRecord"]
 
 _FILE, _LOCK, _SCHEMA = "study.json", ".lock", 1
 _EARLIER = "study.sqlite"  # where versions up to 0.1 kept states and results
+_PATIENCE = 1.0  # seconds, with somebody who writes it
 
 
 @dataclass(frozen=True)
@@ -84,18 +87,30 @@ class StudyFolder:
             UserError: there is none, it is damaged, or of another version.
         """
         path = self.path / _FILE
-        if not path.is_file():
-            raise self._absent()
-        raw = read_json(path, what="study description")
-        schema = raw.pop("schema", None) if isinstance(raw, dict) else None
+        try:
+            raw = read_json(path, what="study description")
+        except UserError as e:
+            if isinstance(e.__cause__, (FileNotFoundError, NotADirectoryError)):
+                raise self._absent() from e
+            raise
+        schema = raw.get("schema") if isinstance(raw, dict) else None
         if schema != _SCHEMA:
             raise UserError(
-                f"{path} has schema {schema}, this version reads {_SCHEMA}", hint=f"use a new {parameter('out')}"
+                f"{path} has schema {shown(schema)}, this version reads {_SCHEMA}", hint=f"use a new {parameter('out')}"
             )
-        try:
-            return StudyRecord(**{**raw, "cells": tuple(Cell.from_dict(cell) for cell in raw["cells"])})
-        except (KeyError, TypeError) as e:
-            raise UserError(f"{path} is damaged: {e}", hint=f"restore it or choose another {parameter('out')}") from e
+        hint = _restore()
+        own = Fields(raw, where=str(path), hint=hint)
+        own.only(("schema", "name", "fingerprint", "engine", "facts", "cells"))
+        return StudyRecord(
+            name=own.text("name"),
+            fingerprint=own.text("fingerprint"),
+            engine=own.text("engine"),
+            facts=own.facts("facts"),
+            cells=tuple(
+                Cell.from_dict(cell, where=f"{path}: cell {n}", hint=hint)
+                for n, cell in enumerate(own.items("cells"), 1)
+            ),
+        )
 
     def write(self, record: StudyRecord) -> None:
         """Replace ``study.json``; under :meth:`claim` only."""
@@ -116,13 +131,14 @@ class StudyFolder:
         Raises:
             UserError: the folder holds another study, or files that are no study, or another runner is at work.
         """
-        if not any((self.path / known).is_file() for known in (_FILE, _EARLIER)) and self._foreign():
-            raise UserError(
-                f"{self.path} is not empty and holds no study", hint=f"choose another folder with {parameter('out')}"
-            )
         try:
+            if not any(is_regular(self.path / known) for known in (_FILE, _EARLIER)) and self._foreign():
+                raise UserError(
+                    f"{self.path} is not empty and holds no study",
+                    hint=f"choose another folder with {parameter('out')}",
+                )
             self.path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            handle = open_lock(self.path / _LOCK)
         except OSError as e:
             raise FailureError(
                 f"cannot write {self.path}: {e.strerror or e}", hint=f"choose another {parameter('out')}"
@@ -167,21 +183,27 @@ class StudyFolder:
 
     def busy(self) -> bool:
         """Whether a runner is at work, of this or of another process."""
+        path = self.path / _LOCK
         try:
-            handle = os.open(self.path / _LOCK, os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            handle = open_lock(path, make=False)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            finally:
+                os.close(handle)
         except BlockingIOError:
             return True
-        finally:
-            os.close(handle)
+        except FileNotFoundError:
+            pass
+        except OSError as e:  # of somebody else, or no file
+            say_once(f"{path} does not say whether a run is at work: {e.strerror or e}")
         return False
 
     def _absent(self) -> UserError:
-        if (self.path / _EARLIER).is_file():
-            command = json.loads(_earlier(self.path).get("facts", "{}")).get("command", "`scaleprior study run`")
+        if is_regular(self.path / _EARLIER):
+            said = _earlier(self.path).get("facts", "{}")
+            facts = parse_json(said, where=f"{self.path / _EARLIER}: facts")
+            command = facts.get("command") if isinstance(facts, dict) else None
+            command = command if isinstance(command, str) else "`scaleprior study run`"
             message = f"{self.path} was written by an earlier version of ScalePrior"
             return UserError(message, hint=f"run the study once more, which keeps its finished cells: {command}")
         message = f"no study in {self.path} (no {_FILE})"
@@ -192,33 +214,56 @@ class StudyFolder:
 
     def _lock(self, handle: int) -> None:
         for patience in (0.2, 0.0):  # seconds: somebody who asks whether we are busy holds the lock for an instant
-            with contextlib.suppress(BlockingIOError):
+            try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(patience)
+                continue
+            except OSError as e:
+                raise FailureError(
+                    f"cannot lock {self.path / _LOCK}: {e.strerror or e}", hint=f"choose another {parameter('out')}"
+                ) from e
+            with contextlib.suppress(OSError):  # a full disk; it is for people
                 os.ftruncate(handle, 0)
                 os.pwrite(handle, str(os.getpid()).encode(), 0)
-                return
-            time.sleep(patience)
-        owner = os.pread(handle, 32, 0).decode() or "unknown"
+            return
+        said = os.pread(handle, 32, 0).decode("ascii", "replace")
+        owner = said if said.isdecimal() else "unknown"
         raise UserError(f"another run is at work in {self.path} (process {owner})", hint="wait for it, or stop it")
 
     def _known(self, name: str, fingerprint: str) -> StudyRecord:
-        if (self.path / _FILE).is_file():
+        if os.path.lexists(self.path / _FILE):
             return self.read()
-        if (self.path / _EARLIER).is_file():  # its finished cells are found in their folders
+        if is_regular(self.path / _EARLIER):  # its finished cells are found in their folders
             facts = _earlier(self.path)
+            if missing := [word for word in ("name", "identity") if word not in facts]:
+                raise UserError(f"{self.path / _EARLIER} is damaged: it has no {missing[0]}", hint=_restore())
             return StudyRecord(facts["name"], facts["identity"], facts.get("engine", ""))
         return StudyRecord(name, fingerprint)
+
+
+def _restore() -> str:
+    return f"restore it or choose another {parameter('out')}"
 
 
 def _earlier(folder: Path) -> dict[str, str]:
     """Name, fingerprint (by its name of then, identity), engine and more of a study that an earlier version began.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or cannot be read.
+        FailureError: somebody is writing it.
     """
     path = folder / _EARLIER
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            return dict(connection.execute("SELECT key, value FROM meta"))
+        place = f"{path.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(place, uri=True, timeout=_PATIENCE)) as connection:
+            known = dict(connection.execute("SELECT key, value FROM meta"))
     except sqlite3.DatabaseError as e:
-        raise UserError(f"{path} is damaged: {e}", hint=f"restore it or choose another {parameter('out')}") from e
+        if "locked" in str(e):
+            raise FailureError(f"{path} is in use: {e}", hint="wait for the run that writes it, or stop it") from e
+        if "unable to open" in str(e):
+            raise UserError(f"{path} cannot be read: {e}", hint="check the file") from e
+        raise UserError(f"{path} is damaged: {e}", hint=_restore()) from e
+    if not all(isinstance(word, str) for pair in known.items() for word in pair):
+        raise UserError(f"{path} is damaged: it holds {shown(known)}", hint=_restore())
+    return known

@@ -84,8 +84,9 @@ def _commits(view: StudyView) -> dict[str, str]:
     """Of ScalePrior, by which the detectors were trained; {} where none of them says."""
     commits = set[str]()
     for status in view.cells:
-        with contextlib.suppress(UserError, KeyError, TypeError):
-            commits.add(read_json(status.folder / "finetune" / "run.json")["created_by"]["commit"])
+        with contextlib.suppress(UserError, LookupError, TypeError):
+            commit = read_json(status.folder / "finetune" / "run.json")["created_by"]["commit"]
+            commits |= {commit} if isinstance(commit, str) else set()
     return {"commit": ", ".join(sorted(commits))} if commits else {}
 
 

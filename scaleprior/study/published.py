@@ -11,20 +11,20 @@ whoever has them has the report, to the byte.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from scaleprior.ap_names import AP_NAMES
-from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import UserError
 from scaleprior.files import write_json
 from scaleprior.laws.results_csv import number_in, read_cells
-from scaleprior.parsing import read_json
-from scaleprior.pretrain.metrics import PretrainMetrics
+from scaleprior.parsing import is_regular, read_json
 from scaleprior.study.cell import Cell, CellData
-from scaleprior.study.result import CellResult
+from scaleprior.study.fields import Fields
+from scaleprior.study.result import CellResult, read_result
 from scaleprior.study.sections import StageSection
 from scaleprior.study.view import CellStatus, StudyView
 
@@ -32,12 +32,13 @@ __all__ = ["PUBLISHED_FILE", "RESULTS_FILE", "is_published", "read_published", "
 
 PUBLISHED_FILE, RESULTS_FILE = "published.json", "results.csv"
 _SCHEMA = 1
+_HINT = "publish the study again"
 _DIGITS = 1  # of seconds, as the report shows them
 
 
 def is_published(path: Path) -> bool:
     """Whether ``path`` is the folder of a published study, or its ``results.csv``."""
-    return (_folder(path) / PUBLISHED_FILE).is_file()
+    return is_regular(_folder(path) / PUBLISHED_FILE)
 
 
 def write_published(view: StudyView, folder: Path, *, facts: Mapping[str, Any]) -> None:
@@ -75,11 +76,12 @@ def read_published(path: Path) -> StudyView:
         schema = raw.get("schema") if isinstance(raw, dict) else None
         raise UserError(f"{record} has schema {schema}, this version reads {_SCHEMA}", hint="take its ScalePrior")
     rows = _rows(folder / RESULTS_FILE)
-    try:
-        entries = [(Cell.from_dict(entry["cell"]), entry) for entry in raw["cells"]]
-        name, engine, facts = raw["name"], raw["engine"], dict(raw["facts"])
-    except (KeyError, TypeError, ValueError) as e:
-        raise UserError(f"{record} is damaged: {e}", hint="publish the study again") from e
+    own = Fields(raw, where=str(record), hint=_HINT)
+    entries = [_entry(entry, f"{record}: cell {n}") for n, entry in enumerate(own.items("cells"), 1)]
+    name, engine, facts = own.text("name"), own.text("engine"), own.facts("facts")
+    seen = Counter(cell.key for cell, _ in entries)
+    if twice := [key for key, count in seen.items() if count > 1]:
+        raise own.damaged(f"it has cell {twice[0]} twice")
     stray = sorted(set(rows) - {cell.key for cell, _ in entries})
     if stray:
         raise UserError(
@@ -88,6 +90,11 @@ def read_published(path: Path) -> StudyView:
         )
     cells = tuple(_status(cell, entry, rows.get(cell.key), folder) for cell, entry in entries)
     return StudyView(folder, name, engine, cells, facts)
+
+
+def _entry(raw: Any, where: str) -> tuple[Cell, Fields]:
+    entry = Fields(raw, where=where, hint=_HINT)
+    return Cell.from_dict(entry.raw.get("cell"), where=where, hint=_HINT), entry
 
 
 def _folder(path: Path) -> Path:
@@ -129,7 +136,7 @@ def _rows(path: Path) -> dict[str, _Row]:
     return rows
 
 
-def _status(cell: Cell, entry: Mapping[str, Any], row: _Row | None, folder: Path) -> CellStatus:
+def _status(cell: Cell, entry: Fields, row: _Row | None, folder: Path) -> CellStatus:
     if row is None:
         return CellStatus(cell, folder, "pending")
     line, said = row
@@ -140,26 +147,13 @@ def _status(cell: Cell, entry: Mapping[str, Any], row: _Row | None, folder: Path
                 f"{path}, line {line}: {column} of cell {cell.key} is {said[column]}, in {PUBLISHED_FILE} {value}",
                 hint="take both files of one publication",
             )
-    return CellStatus(cell, folder, "done", result=_result(entry, said, path, line, columns=tuple(AP_NAMES)))
+    return CellStatus(cell, folder, "done", result=_result(cell, entry, said, path, line))
 
 
-def _result(
-    entry: Mapping[str, Any], said: Mapping[str, str], path: Path, line: int, *, columns: Sequence[str]
-) -> CellResult:
-    aps = {column: _ap(said, column, path, line) for column in columns}
-    where = str(path.parent / PUBLISHED_FILE)
-    try:
-        pretrain = PretrainMetrics.from_dict(entry["pretrain"], where=where) if "pretrain" in entry else None
-        return CellResult(
-            detection=DetectionResult(**aps, per_class={}),  # pyright: ignore[reportArgumentType]
-            pretrain=pretrain,
-            seconds=entry["seconds"],
-            cpu_seconds=entry["cpu_seconds"],
-            versions=entry["versions"],
-            cells_at_once=entry["cells_at_once"],
-        )
-    except (KeyError, TypeError) as e:
-        raise UserError(f"{where} is damaged: {e}", hint="publish the study again") from e
+def _result(cell: Cell, entry: Fields, said: Mapping[str, str], path: Path, line: int) -> CellResult:
+    detection = {word: _ap(said, column, path, line) for column, word in AP_NAMES.items()}
+    learned = entry.inner("pretrain").raw if "pretrain" in entry.raw else None
+    return read_result(entry, detection, learned, cell=cell.key)
 
 
 def _ap(said: Mapping[str, str], column: str, path: Path, line: int) -> float | None:

@@ -15,6 +15,9 @@ from scaleprior.config.keys.key import PRETRAINING
 from scaleprior.config.keys.table import find_key
 from scaleprior.corpus.world.spec import WorldSpec
 from scaleprior.errors import UserError
+from scaleprior.parsing import is_regular
+from scaleprior.places import check_name
+from scaleprior.study.fields import MOST
 from scaleprior.study.sections import (
     WORLD_NUMBERS,
     ArmSection,
@@ -25,6 +28,7 @@ from scaleprior.study.sections import (
     ExecutorChoice,
     StageSection,
 )
+from scaleprior.wording import shown
 
 __all__ = ["SpecReader", "owner_of"]
 
@@ -139,15 +143,16 @@ class SpecReader:
                 near = difflib.get_close_matches(str(key), known, n=1)
                 where = f" in section {section}" if section else ""
                 raise self._fail(
-                    f"unknown key {key!r}{where}", f"did you mean {near[0]!r}?" if near else f"known: {sorted(known)}"
+                    f"unknown key {shown(key)}{where}",
+                    f"did you mean {shown(near[0])}?" if near else f"known: {sorted(known)}",
                 )
 
     def _get(self, node: Mapping[str, Any], key: str, kind: type, default: Any = ...) -> Any:
         value = node.get(key, default)
         if value is ...:
-            raise self._fail(f"key {key!r} is missing", "see configs/studies/ for examples")
+            raise self._fail(f"key {shown(key)} is missing", "see configs/studies/ for examples")
         if not isinstance(value, kind) and value is not default:
-            raise self._fail(f"{key} is {value!r}, expected {kind.__name__}", "correct the value")
+            raise self._fail(f"{key} is {shown(value)}, expected {kind.__name__}", "correct the value")
         return value
 
     def _section(self, key: str, parent: Mapping[str, Any] | None = None, prefix: str = "") -> Mapping[str, Any] | None:
@@ -155,31 +160,34 @@ class SpecReader:
         if node is None:
             return None
         if not isinstance(node, dict):
-            raise self._fail(f"{prefix}{key} is {node!r}, expected a section", "see configs/studies/ for examples")
+            raise self._fail(f"{prefix}{key} is {shown(node)}, expected a section", "see configs/studies/ for examples")
         self._check_keys(f"{prefix}{key}", node)
         return node
 
     def _expand(self, text: Any, key: str) -> str:
         if not isinstance(text, str):
-            raise self._fail(f"{key} is {text!r}, expected a path", "correct the value")
+            raise self._fail(f"{key} is {shown(text)}, expected a path", "correct the value")
 
         def value(match: re.Match[str]) -> str:
             found = os.environ.get(match[1], match[2])
             if found is None:
                 raise self._fail(
-                    f"{key} is {text!r}, but the environment variable {match[1]} is not set",
+                    f"{key} is {shown(text)}, but the environment variable {match[1]} is not set",
                     f"set {match[1]} or write the path into the spec",
                 )
             return found
 
-        expanded = Path(_VARIABLE.sub(value, text)).expanduser()
+        try:
+            expanded = Path(_VARIABLE.sub(value, text)).expanduser()
+        except RuntimeError as e:  # of ~NAME
+            raise self._fail(f"{key} is {shown(text)}: {e}", "write the whole path") from e
         return str(expanded if expanded.is_absolute() else self.folder / expanded)
 
     def _name(self) -> str:
         name = self._get(self.raw, "name", str)
-        if not name.strip() or name == ".." or "\0" in name or Path(name).name != name:
-            raise self._fail(f"name is {name!r}", "give one that a folder may have, without a path")
-        return name
+        if not name.strip():
+            raise self._fail(f"name is {shown(name)}", "give one that a folder may have")
+        return check_name(name, what=f"study spec {self.where}: name")  # of the folder, unless another is given
 
     def _corpus(self) -> CorpusSection:
         node = self._section("corpus")
@@ -204,8 +212,8 @@ class SpecReader:
     def _check_world(self, world: Mapping[str, Any]) -> None:
         for key in WORLD_NUMBERS:
             value = world.get(key)
-            if type(value) is not int or value < 0:
-                raise self._fail(f"corpus.world.{key} is {value!r}", "give a whole number")
+            if type(value) is not int or not 0 <= value <= MOST:
+                raise self._fail(f"corpus.world.{key} is {shown(value)}", "give a whole number")
         try:
             WorldSpec.from_dict({key: value for key, value in world.items() if key not in WORLD_NUMBERS})
         except UserError as e:
@@ -221,10 +229,10 @@ class SpecReader:
                 raise self._fail("detection.world needs corpus.world", "give detection.train and detection.val")
             for key in ("train", "val", "canvas"):
                 value = world.get(key)
-                if not isinstance(value, int) or value < 1:
-                    raise self._fail(f"detection.world.{key} is {value!r}", "give a whole number of at least 1")
+                if type(value) is not int or not 1 <= value <= MOST:
+                    raise self._fail(f"detection.world.{key} is {shown(value)}", "give a whole number of at least 1")
             if not isinstance(world.get("masks", False), bool):
-                raise self._fail(f"detection.world.masks is {world['masks']!r}", "give true or false")
+                raise self._fail(f"detection.world.masks is {shown(world['masks'])}", "give true or false")
             return DetectionSection(world, None, None)
         sets = []
         for key in ("train", "val"):
@@ -241,17 +249,17 @@ class SpecReader:
 
     def _ladder(self) -> tuple[int, ...]:
         ladder = self._get(self.raw, "ladder", list)
-        if not ladder or not all(type(n) is int and n >= 1 for n in ladder):
-            raise self._fail(f"ladder is {ladder!r}", "list whole numbers of images, each at least 1")
+        if not ladder or not all(type(n) is int and 1 <= n <= MOST for n in ladder):
+            raise self._fail(f"ladder is {shown(ladder)}", "list whole numbers of images, each at least 1")
         if sorted(set(ladder)) != ladder:
-            raise self._fail(f"ladder {ladder!r} does not rise", "sort it and remove repeats")
+            raise self._fail(f"ladder {shown(ladder)} does not rise", "sort it and remove repeats")
         return tuple(ladder)
 
     def _seeds(self) -> tuple[int, ...]:
         given = self._get(self.raw, "seeds", list, [0])
         seeds = [self._as_key("seeds", seed, "SEED") for seed in given]
         if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):  # as a key, a negative one would mean 0
-            raise self._fail(f"seeds is {given!r}", "list different whole numbers, each at least 0")
+            raise self._fail(f"seeds is {shown(given)}", "list different whole numbers, each at least 0")
         return tuple(seeds)
 
     def _as_key(self, where: str, value: Any, name: str) -> Any:
@@ -262,20 +270,20 @@ class SpecReader:
             value = key.read(value, where)
             key.check(value, PRETRAINING)
         except UserError as e:
-            raise self._fail(f"{where} is {value!r}", str(e.hint)) from e
+            raise self._fail(f"{where} is {shown(value)}", str(e.hint)) from e
         return value
 
     def _positive(self, key: str, default: int) -> int:
         value = self.raw.get(key, default)
-        if type(value) is not int or value < 1:
-            raise self._fail(f"{key} is {value!r}", "give a whole number of at least 1")
+        if type(value) is not int or not 1 <= value <= MOST:
+            raise self._fail(f"{key} is {shown(value)}", "give a whole number of at least 1")
         return value
 
     def _executor(self) -> ExecutorChoice:
         node = self.raw.get("executor", "local")
         node = {"name": node} if isinstance(node, str) else node
         if not isinstance(node, dict) or not isinstance(node.get("name"), str):
-            raise self._fail(f"executor is {node!r}", "give its name, or {name: NAME} with its own options")
+            raise self._fail(f"executor is {shown(node)}", "give its name, or {name: NAME} with its own options")
         return ExecutorChoice(node["name"], {str(k): v for k, v in node.items() if k != "name"})
 
     def _noise(self) -> Mapping[str, Any]:
@@ -286,7 +294,8 @@ class SpecReader:
         node = self._get(self.raw, "architectures", dict)
         if not node:
             raise self._fail("architectures is empty", "name at least one, such as R-50: {MODEL.RESNETS.DEPTH: 50}")
-        return {str(name): self._pairs(keys or {}, f"architectures.{name}") for name, keys in node.items()}
+        names = [check_name(str(name), what=f"study spec {self.where}: an architecture") for name in node]
+        return {name: self._pairs(keys or {}, f"architectures.{name}") for name, keys in zip(names, node.values())}
 
     def _backbones(self, architectures: Mapping[str, Any]) -> Mapping[str, tuple[BackboneSection, ...]]:
         node = self._section("backbones") or {}
@@ -298,19 +307,19 @@ class SpecReader:
         found = {}
         for arch in architectures:
             if not isinstance(node[arch], list) or not node[arch]:
-                raise self._fail(f"backbones.{arch} is {node[arch]!r}", "list at least one backbone")
+                raise self._fail(f"backbones.{arch} is {shown(node[arch])}", "list at least one backbone")
             found[arch] = tuple(self._backbone(item, f"backbones.{arch}") for item in node[arch])
         return found
 
     def _backbone(self, item: Any, where: str) -> BackboneSection:
         if not isinstance(item, dict):
-            raise self._fail(f"{where} has {item!r}", "write {weights: FILE or scaleprior://NAME, images: N}")
+            raise self._fail(f"{where} has {shown(item)}", "write {weights: FILE or scaleprior://NAME, images: N}")
         self._check_keys("backbones[]", item)
         weights, images, supervision = (item.get(key) for key in ("weights", "images", "supervision"))
-        if images is not None and (type(images) is not int or images < 1):
-            raise self._fail(f"{where}: images is {images!r}", "give a whole number of at least 1")
+        if images is not None and (type(images) is not int or not 1 <= images <= MOST):
+            raise self._fail(f"{where}: images is {shown(images)}", "give a whole number of at least 1")
         if supervision is not None and (not isinstance(supervision, str) or not supervision.strip()):
-            raise self._fail(f"{where}: supervision is {supervision!r}", "give text")
+            raise self._fail(f"{where}: supervision is {shown(supervision)}", "give text")
         if not isinstance(weights, str) or is_path(weights):
             weights = self._expand(weights, f"{where}: weights")
         return BackboneSection(weights, images, supervision)
@@ -331,17 +340,17 @@ class SpecReader:
     def _arm(self, name: Any, node: Any, architectures: Mapping[str, Any]) -> ArmSection:
         where, node = f"arms.{name}", {} if node is None else node
         if not isinstance(name, str) or not _ARM_NAME.fullmatch(name):
-            raise self._fail(f"{where}: {name!r} is no name of an arm", "give letters, digits, '-', '_' and '.'")
+            raise self._fail(f"{where}: {shown(name)} is no name of an arm", "give letters, digits, '-', '_' and '.'")
         if not isinstance(node, dict):
-            raise self._fail(f"{where} is {node!r}", "write {pieces: [FILE], overrides: {KEY: VALUE}}, or {}")
+            raise self._fail(f"{where} is {shown(node)}", "write {pieces: [FILE], overrides: {KEY: VALUE}}, or {}")
         self._check_keys("arms[]", node)
         pieces, of, only = node.get("pieces") or [], node.get("architectures"), node.get("only", "")
         if not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces):
-            raise self._fail(f"{where}.pieces is {pieces!r}", "list files, as finetune.config names one")
+            raise self._fail(f"{where}.pieces is {shown(pieces)}", "list files, as finetune.config names one")
         if only not in ("", "scratch", "pretrained"):
-            raise self._fail(f"{where}.only is {only!r}", "write scratch or pretrained, or leave it out for both")
+            raise self._fail(f"{where}.only is {shown(only)}", "write scratch or pretrained, or leave it out for both")
         if of is not None and (not isinstance(of, list) or not of or not {*map(str, of)} <= set(architectures)):
-            raise self._fail(f"{where}.architectures is {of!r}", f"list some of {', '.join(architectures)}")
+            raise self._fail(f"{where}.architectures is {shown(of)}", f"list some of {', '.join(architectures)}")
         overrides = self._pairs(node.get("overrides") or {}, f"{where}.overrides")
         chosen = None if of is None else tuple(map(str, of))
         return ArmSection(tuple(map(self._beside, pieces)), overrides, only, chosen)
@@ -355,15 +364,15 @@ class SpecReader:
     def _beside(self, config: str) -> str:
         """A config next to the spec, which wins over one of the same name of ScalePrior's."""
         beside = self.folder / config
-        return str(beside) if beside.is_file() else config
+        return str(beside) if is_regular(beside) else config
 
     def _pairs(self, node: Any, where: str) -> tuple[str, ...]:
         if not isinstance(node, dict):
-            raise self._fail(f"{where} is {node!r}", "write KEY: VALUE lines")
+            raise self._fail(f"{where} is {shown(node)}", "write KEY: VALUE lines")
         pairs = [(str(key), value) for key, value in flat_config(node)]
         for key, value in pairs:
             if (section := owner_of(key)) is not None:
                 raise self._fail(
-                    f"{where} sets {key} to {value!r}, which the study itself sets", f"say it under {section}"
+                    f"{where} sets {key} to {shown(value)}, which the study itself sets", f"say it under {section}"
                 )
         return tuple(text for key, value in pairs for text in (key, value if isinstance(value, str) else repr(value)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,15 +10,19 @@ from typing import Any
 
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import UserError
-from scaleprior.files import is_number, write_json
+from scaleprior.files import WriteError, write_json
 from scaleprior.parsing import read_json
 from scaleprior.pretrain.metrics import PretrainMetrics
+from scaleprior.study.fields import Fields, is_count
+from scaleprior.study.helper_files import without_hint
+from scaleprior.wording import one_line, shown
 
-__all__ = ["RESULT_FILE", "CellResult"]
+__all__ = ["RESULT_FILE", "CellResult", "read_result", "set_aside"]
 
 RESULT_FILE = "result.json"
+_ASIDE = "result.damaged.json"
 
-_HINT = "remove it, and the study's next run measures again"
+_HINT = "the study's next run measures again"
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class CellResult:
         versions: of the programs that ran it.
         cells_at_once: of each stage, how many cells shared its GPU, or its machine, on average over its time; itself
             included. Empty where the executor did not say, and in what earlier versions wrote.
+        cell: the key of the cell that measured it; "" in what earlier versions wrote.
     """
 
     detection: DetectionResult
@@ -38,6 +44,7 @@ class CellResult:
     cpu_seconds: Mapping[str, float]
     versions: Mapping[str, str]
     cells_at_once: Mapping[str, float] = field(default_factory=dict)
+    cell: str = ""
 
     @property
     def mean_at_once(self) -> float | None:
@@ -48,7 +55,7 @@ class CellResult:
 
     def save(self, folder: Path) -> None:
         """Write ``result.json``, which makes the cell of ``folder`` done."""
-        raw: dict[str, Any] = {}
+        raw: dict[str, Any] = {"cell": self.cell} if self.cell else {}
         if self.pretrain is not None:
             raw["pretrain"] = {"images_seen": self.pretrain.images_seen, "metrics": self.pretrain.to_dict()}
         raw["detection"] = self.detection.to_dict()
@@ -63,30 +70,76 @@ class CellResult:
         """Read ``result.json``.
 
         Raises:
-            UserError: it is damaged.
+            UserError: it is not there, or damaged.
         """
         path = folder / RESULT_FILE
-        raw: dict[str, Any] = read_json(path, what="cell result")
-        where = str(path)
+        own = Fields(read_json(path, what="cell result"), where=str(path), hint=_HINT)
+        learned = None
+        if "pretrain" in own.raw:
+            learned = own.inner("pretrain").inner("metrics").raw
+        return read_result(own, own.raw.get("detection"), learned, cell=own.text("cell", ""))
+
+    @classmethod
+    def find(cls, folder: Path, key: str) -> CellResult | None:
+        """The result of the cell ``key`` in its folder; None where there is none.
+
+        Raises:
+            UserError: it is damaged, or that of another cell. Results of earlier versions do not say whose they are.
+        """
+        if not os.path.lexists(folder / RESULT_FILE):
+            return None
         try:
-            pretrain = PretrainMetrics.from_dict(raw["pretrain"]["metrics"], where=where) if "pretrain" in raw else None
-            result = cls(
-                detection=DetectionResult.from_dict(raw["detection"], where=where),
-                pretrain=pretrain,
-                seconds=raw["seconds"],
-                cpu_seconds=raw["cpu_seconds"],
-                versions=raw["versions"],
-                cells_at_once=raw.get("cells_at_once", {}),
-            )
-        except (KeyError, TypeError) as e:
-            raise UserError(f"{path} is damaged: {e}", hint=_HINT) from e
-        numbers = ("seconds", "cpu_seconds", "cells_at_once")
-        for name, kind in (*((name, is_number) for name in numbers), ("versions", _is_text)):
-            value = getattr(result, name)
-            if not isinstance(value, dict) or not all(map(kind, value.values())):
-                raise UserError(f"{path} is damaged: {name} is {value!r}", hint=_HINT)
+            result = cls.load(folder)
+        except UserError as e:
+            raise UserError(without_hint(e), hint=_HINT) from e
+        if result.cell not in ("", key):
+            raise UserError(f"{folder / RESULT_FILE} is of cell {shown(result.cell)}, not of {key}", hint=_HINT)
         return result
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+def read_result(own: Fields, detection: Any, pretrain: Any, *, cell: str) -> CellResult:
+    """A result of what a file holds of it.
+
+    Args:
+        own: what a cell cost.
+        detection, pretrain: what it measured, in the words of their ``to_dict``; None: not pretrained.
+
+    Raises:
+        UserError: something is missing or of another kind, or an AP is outside [0, 100].
+    """
+    try:
+        found = DetectionResult.from_dict(detection, where=own.where)
+        learned = None if pretrain is None else PretrainMetrics.from_dict(pretrain, where=own.where)
+    except UserError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as e:
+        raise own.damaged(one_line(e)) from e
+    if not found.has_boxes:
+        raise own.damaged("it has no box AP")
+    for name, ap in found.named().items():
+        if ap is not None and not 0 <= ap <= 100:
+            raise own.damaged(f"{name} is {shown(ap)}, outside [0, 100]")
+    if learned is not None and not is_count(learned.images_seen):
+        raise own.damaged(f"images_seen is {shown(learned.images_seen)}")
+    return CellResult(
+        detection=found,
+        pretrain=learned,
+        seconds=own.numbers("seconds"),
+        cpu_seconds=own.numbers("cpu_seconds"),
+        versions=own.words("versions"),
+        cells_at_once=own.numbers("cells_at_once", {}),
+        cell=cell,
+    )
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a result that is not this cell's, so that the cell has none; what it holds is not lost.
+
+    Raises:
+        WriteError: the folder cannot be written.
+    """
+    path = folder / RESULT_FILE
+    try:
+        os.replace(path, folder / _ASIDE)
+    except OSError as e:
+        raise WriteError.of(path, e) from e

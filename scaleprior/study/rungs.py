@@ -225,5 +225,5 @@ def _comparable(ladder: Sequence[Rung]) -> str:
 
 def not_comparable(facts: Mapping[str, str], arch: str) -> str:
     """Which neighbours on an architecture's ladder differ in more than images, of the facts of a study; "" of none."""
-    said = facts.get(f"comparable {arch}", "")
+    said = str(facts.get(f"comparable {arch}", ""))
     return "; ".join(part for part in said.split("; ") if _NOT_COMPARABLE in part)

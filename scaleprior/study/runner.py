@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,14 +16,16 @@ from typing import Literal
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import UserError
 from scaleprior.files import remove_leftovers
+from scaleprior.parsing import is_regular
 from scaleprior.progress import ProgressFn
 from scaleprior.study.cells import plan_cells
 from scaleprior.study.check import check_study
 from scaleprior.study.executors.executor import Executor, check_executor, get_executor
 from scaleprior.study.failure import ERROR_FILE, Failure
 from scaleprior.study.folder import StudyFolder, StudyRecord
+from scaleprior.study.helper_files import say_once
 from scaleprior.study.prepare import PrepareProgress, describe_data, prepare_data
-from scaleprior.study.result import RESULT_FILE
+from scaleprior.study.result import RESULT_FILE, set_aside
 from scaleprior.study.rungs import AbsentRung, skip_absent
 from scaleprior.study.sharing import SHARING_FILE
 from scaleprior.study.spec import StudySpec
@@ -189,8 +193,10 @@ def _run_missing(
     """Run the cells that have no result, and return how many those were."""
     missing = [status for status in study_view(folder, record, busy=False).cells if status.result is None]
     for status in missing:
+        if os.path.lexists(status.folder / RESULT_FILE):  # damaged, or another cell's
+            set_aside(status.folder)
         status.cell.save(status.folder)
-        (status.folder / "running").unlink(missing_ok=True)  # of a runner that was killed
+        _unmark(status.folder)  # of a runner that was killed
     order = [status.folder for status in _in_order(missing)]
 
     def poll() -> None:
@@ -203,7 +209,7 @@ def _run_missing(
             poll()  # the last cell's end would be shown by no other
     finally:
         for place in order:
-            (place / "running").unlink(missing_ok=True)
+            _unmark(place)
     return len(missing)
 
 
@@ -223,19 +229,27 @@ def _in_order(missing: Sequence[CellStatus]) -> list[CellStatus]:
 
 
 def _begin(place: Path) -> None:
-    for name in (
-        ERROR_FILE,
-        SHARING_FILE,
-    ):  # of an earlier attempt, perhaps by another executor
-        (place / name).unlink(missing_ok=True)
-    (place / "running").touch()
+    for name in (ERROR_FILE, SHARING_FILE):  # of an earlier attempt, perhaps by another executor
+        with contextlib.suppress(OSError):
+            (place / name).unlink()
+    try:
+        (place / "running").touch()
+    except OSError as e:
+        say_once(f"cannot write {place / 'running'}: {e.strerror or e}; its status will not say that it runs")
+
+
+def _unmark(place: Path) -> None:
+    with contextlib.suppress(OSError):  # not there; or on a disk that takes nothing any more
+        (place / "running").unlink()
 
 
 def _end(place: Path, code: int) -> None:
     """What a cell's process could not say itself, because it was killed, is said for it."""
-    if not (place / RESULT_FILE).is_file():
-        if not (place / ERROR_FILE).is_file():
+    if not is_regular(place / RESULT_FILE):
+        failure = Failure.read(place)
+        if failure is None:
             cause = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            Failure(f"its process {cause} without a result (see log.txt)").save(place)
-        logger.error("cell %s failed: %s", place.name, Failure.load(place).error)
-    (place / "running").unlink(missing_ok=True)
+            failure = Failure(f"its process {cause} without a result (see log.txt)")
+            failure.save(place)
+        logger.error("cell %s failed: %s", place.name, failure.error)
+    _unmark(place)

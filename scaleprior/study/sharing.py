@@ -7,12 +7,12 @@ beside it. Either may be absent: a batch system's executor need not tell, and no
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scaleprior.files import write_json
+from scaleprior.study.fields import is_count
+from scaleprior.study.helper_files import read_helper, write_helper
 
 __all__ = ["MEMORY_FILE", "SHARING_FILE", "CellMemory", "Sharing"]
 
@@ -39,15 +39,13 @@ class Sharing:
 
     def save(self, folder: Path) -> None:
         """Write ``sharing.json``."""
-        write_json(folder / SHARING_FILE, asdict(self), durable=False)
+        write_helper(folder / SHARING_FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Sharing | None:
         """What the executor last said; None where it says nothing, or a loss of power cut it off."""
-        raw = _read(folder / SHARING_FILE)
-        if type(raw.get("place")) is not str or type(raw.get("cells")) is not int or raw["cells"] < 1:
-            return None
-        return cls(raw["place"], raw["cells"])
+        raw = read_helper(folder / SHARING_FILE, what="file", fits=_is_sharing)
+        return None if raw is None else cls(raw["place"], raw["cells"])
 
 
 @dataclass(frozen=True)
@@ -63,20 +61,18 @@ class CellMemory:
 
     def save(self, folder: Path) -> None:
         """Write ``memory.json``."""
-        write_json(folder / MEMORY_FILE, asdict(self), durable=False)
+        write_helper(folder / MEMORY_FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> CellMemory | None:
         """What the cell last said; None before it has done a step."""
-        raw = _read(folder / MEMORY_FILE)
-        if type(raw.get("now")) is not int or type(raw.get("peak")) is not int:
-            return None
-        return cls(raw["now"], raw["peak"])
+        raw = read_helper(folder / MEMORY_FILE, what="file", fits=_is_memory)
+        return None if raw is None else cls(raw["now"], raw["peak"])
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return raw if isinstance(raw, dict) else {}
+def _is_sharing(raw: Any) -> bool:
+    return isinstance(raw, dict) and isinstance(raw.get("place"), str) and is_count(raw.get("cells"), least=1)
+
+
+def _is_memory(raw: Any) -> bool:
+    return isinstance(raw, dict) and is_count(raw.get("now")) and is_count(raw.get("peak"))

@@ -9,14 +9,15 @@ use ``${NAME}`` and ``${NAME:-default}`` environment variables and are relative 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from scaleprior.errors import UserError
+from scaleprior.parsing import is_regular, parse_yaml, read_yaml
+from scaleprior.study.helper_files import without_hint
 from scaleprior.study.reading import SpecReader
 from scaleprior.study.sections import (
     ArmSection,
@@ -26,6 +27,7 @@ from scaleprior.study.sections import (
     ExecutorChoice,
     StageSection,
 )
+from scaleprior.wording import one_line, shown
 
 __all__ = ["StudySpec", "check_overrides", "load_spec"]
 
@@ -92,10 +94,10 @@ class StudySpec:
         check_overrides(overrides)
         raw = _plain(sections)
         if not isinstance(raw, dict):
-            raise UserError(f"study spec is {sections!r}", hint="give a mapping with the sections of a spec")
+            raise UserError(f"study spec is {shown(sections)}", hint="give a mapping with the sections of a spec")
         for key, value in (overrides or {}).items():
             _override(raw, str(key), _plain(value))
-        where = repr(raw.get("name", "without a name"))
+        where = shown(raw.get("name", "without a name"))
         fields = SpecReader(raw, where, Path(folder)).fields()
         return cls(**fields, source=where, raw=raw, folder=Path(folder).absolute())
 
@@ -114,35 +116,42 @@ def load_spec(path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = (
     from scaleprior.config import data_file
 
     path = Path(path)
-    if not path.is_file():
+    if not is_regular(path):
+        if os.path.exists(path):
+            read_yaml(path, what="study spec")  # says what it is instead of a file
         if path.is_absolute():
             raise UserError(f"study spec not found: {path}", hint="check the path")
         path = data_file("configs", str(path.relative_to("configs") if path.parts[:1] == ("configs",) else path))
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise UserError(f"study spec {path} cannot be read: {' '.join(str(e).split())}", hint="repair the YAML") from e
+    raw = read_yaml(path, what="study spec")
     if not isinstance(raw, dict):
         raise UserError(f"study spec {path} holds no mapping", hint="see configs/studies/ for examples")
-    if isinstance(overrides, Mapping):  # JSON is YAML
-        overrides = [word for key, value in overrides.items() for word in (str(key), json.dumps(_plain(value)))]
+    if isinstance(overrides, Mapping):
+        overrides = [word for key, value in overrides.items() for word in (str(key), _as_yaml(str(key), value))]
     if len(overrides) % 2:
         raise UserError(f"overrides come in pairs KEY VALUE, got: {' '.join(overrides)}")
     for key, text in zip(overrides[::2], overrides[1::2]):
         try:
-            _override(raw, key, yaml.safe_load(text))
-        except yaml.YAMLError as e:
-            raise UserError(f"override {key}: {text!r} is not YAML", hint="quote the value") from e
+            value = parse_yaml(text, where=shown(text))
+        except UserError as e:
+            raise UserError(f"override {key}: {without_hint(e)}", hint="quote the value, in YAML") from e
+        _override(raw, key, value)
     fields = SpecReader(raw, str(path), path.parent).fields()
     return StudySpec(
         **fields, source=str(path), raw=raw, folder=path.parent.absolute(), path=path, overrides=tuple(overrides)
     )
 
 
+def _as_yaml(key: str, value: Any) -> str:
+    try:
+        return json.dumps(_plain(value))  # JSON is YAML
+    except (TypeError, ValueError, RecursionError) as e:
+        raise UserError(f"override {key}: {one_line(e)}", hint="give texts, numbers, lists or mappings") from e
+
+
 def check_overrides(overrides: object) -> None:
     """Raises UserError for what a Python program gives as overrides, if it is no mapping."""
     if overrides is not None and not isinstance(overrides, Mapping):
-        raise UserError(f"overrides are {overrides!r}", hint='give a mapping, such as {"seeds": [0, 1]}')
+        raise UserError(f"overrides are {shown(overrides)}", hint='give a mapping, such as {"seeds": [0, 1]}')
 
 
 def _override(raw: dict[str, Any], key: str, value: Any) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
-from scaleprior.files import is_number
+from scaleprior.errors import UserError
+from scaleprior.parsing import is_regular
 from scaleprior.study.cell import Cell
-from scaleprior.study.failure import ERROR_FILE, Failure
+from scaleprior.study.failure import Failure
+from scaleprior.study.fields import are_numbers, is_count
 from scaleprior.study.folder import StudyFolder, StudyRecord
+from scaleprior.study.helper_files import read_helper, say_once
 from scaleprior.study.published import is_published, read_published
-from scaleprior.study.result import RESULT_FILE, CellResult
+from scaleprior.study.result import CellResult
 from scaleprior.study.sharing import Sharing
 from scaleprior.study.view import CellProgress, CellStatus, StudyView
 
@@ -36,23 +39,30 @@ def study_view(folder: StudyFolder, record: StudyRecord, *, busy: bool) -> Study
 
 
 def _status(cell: Cell, folder: Path, busy: bool) -> CellStatus:
-    if (folder / RESULT_FILE).is_file():
-        return CellStatus(cell, folder, "done", result=CellResult.load(folder))
+    damage = ""
+    try:
+        result = CellResult.find(folder, cell.key)
+    except UserError as e:
+        result, damage = None, str(e)
+        say_once(damage)
+    if result is not None:
+        return CellStatus(cell, folder, "done", result=result)
     progress = _progress(folder / "progress.json")
-    if busy and (folder / "running").is_file():
+    if busy and is_regular(folder / "running"):
         return CellStatus(cell, folder, "running", progress=progress, sharing=Sharing.read(folder))
-    if (folder / ERROR_FILE).is_file():
-        return CellStatus(cell, folder, "failed", error=Failure.load(folder).error, progress=progress)
+    failure = Failure.read(folder)
+    if damage or failure is not None:
+        return CellStatus(cell, folder, "failed", error=damage or (failure.error if failure else ""), progress=progress)
     return CellStatus(cell, folder, "pending", progress=progress)
 
 
 def _progress(path: Path) -> CellProgress | None:
-    # Not there yet; or cut off by a loss of power, because it is written many times a second and so never flushed: it
-    # is shown and nothing else, so that what cannot be read is no progress.
-    try:
-        progress = CellProgress(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-    counts, numbers = (progress.done, progress.total), progress.numbers
-    sound = isinstance(progress.stage, str) and all(type(count) is int for count in counts)
-    return progress if sound and isinstance(numbers, dict) and all(map(is_number, numbers.values())) else None
+    raw = read_helper(path, what="progress", fits=_is_progress)
+    return None if raw is None else CellProgress(**raw)
+
+
+def _is_progress(raw: Any) -> bool:
+    if not isinstance(raw, dict) or raw.keys() != {"stage", "done", "total", "numbers"}:
+        return False
+    counts = is_count(raw["done"]) and is_count(raw["total"])
+    return counts and isinstance(raw["stage"], str) and are_numbers(raw["numbers"])

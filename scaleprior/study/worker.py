@@ -17,7 +17,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +28,28 @@ from scaleprior._version import __version__
 from scaleprior.backbones.weights import read_card
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import ScalePriorError, UserError
-from scaleprior.files import remove_leftovers, write_json
-from scaleprior.parsing import read_json
+from scaleprior.files import WriteError, remove_leftovers
+from scaleprior.parsing import is_regular
 from scaleprior.pretrain import pretrain
 from scaleprior.progress import ProgressFn, StandardError
 from scaleprior.study.cell import CELL_FILE, Cell
 from scaleprior.study.failure import ERROR_FILE, Failure
-from scaleprior.study.result import RESULT_FILE, CellResult
+from scaleprior.study.fields import are_numbers
+from scaleprior.study.helper_files import read_helper, without_hint, write_helper
+from scaleprior.study.locks import open_lock
+from scaleprior.study.result import CellResult, set_aside
 from scaleprior.study.sharing import CellMemory, Sharing
 from scaleprior.training.memory import memory_that_ran_out
+from scaleprior.wording import one_line
 
 __all__ = ["main", "run_cell"]
 
 logger = logging.getLogger(__name__)
 
 _REPORT_SECONDS = 0.3
+_SPARE = 3  # descriptors, for saying that there was none left
+_SUMS = ("wall", "cpu", "told", "shared")  # of seconds, by stage
+_LONGEST = 1000  # characters of an error that is none of ours
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, metavar="CELL_FOLDER", help="OUT/cells/NAME, which holds a cell.json")
     folder = parser.parse_args(argv).folder
-    if not (folder / CELL_FILE).is_file():
+    if not is_regular(folder / CELL_FILE):
         parser.error(f"{folder} holds no {CELL_FILE}; `scaleprior study run` writes it")
     return run_cell(folder)
 
@@ -70,36 +77,68 @@ def run_cell(folder: Path) -> int:
     Returns:
         0 when the result is there, 1 when the error is.
     """
+    return _recorded(folder, _in_its_folder)
+
+
+def _in_its_folder(folder: Path) -> int:
     _redirect_output(folder / "log.txt")
     with _alone(folder):
-        return 0 if (folder / RESULT_FILE).is_file() else _attempt(folder)
+        return _recorded(folder, _attempt)
+
+
+def _recorded(folder: Path, work: Callable[[Path], int]) -> int:
+    """What ``work`` returns; 1 when it fails, and then it is recorded why."""
+    spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(_SPARE)]
+    try:
+        return work(folder)
+    except ScalePriorError as e:
+        logger.error("%s", e)
+        failed, said = e, str(e)
+    except Exception as e:
+        # The boundary of the process: whatever went wrong in this cell is recorded, and the other cells go on.
+        logger.error("%s", traceback.format_exc())
+        failed, said = e, f"{type(e).__name__}: {one_line(e, _LONGEST)} (traceback in log.txt)"
+    finally:
+        for handle in spare:
+            os.close(handle)
+    _failed(folder, failed, said)
+    return 1
 
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other process works on this cell: a batch system may still run it for a runner that was killed."""
-    with open(folder / ".lock", "w") as lock:
+    try:
+        lock = open_lock(folder / ".lock")
+    except OSError as e:
+        raise WriteError.of(folder / ".lock", e) from e
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 def _attempt(folder: Path) -> int:
-    (folder / ERROR_FILE).unlink(missing_ok=True)
-    remove_leftovers(folder)
-    try:
-        cell = Cell.load(folder)
-        torch.set_num_threads(cell.threads)
-        cv2.setNumThreads(0)  # the cell's share of the machine is `threads`, no more
-        _stages(cell, folder).save(folder)
+    cell = Cell.load(folder)
+    if _is_done(folder, cell):
         return 0
-    except ScalePriorError as e:
-        logger.error("%s", e)
-        _failed(folder, e, str(e))
-    except Exception as e:
-        # The boundary of the process: whatever went wrong in this cell is recorded, and the other cells go on.
-        logger.error("%s", traceback.format_exc())
-        _failed(folder, e, f"{type(e).__name__}: {e} (traceback in log.txt)")
-    return 1
+    with contextlib.suppress(FileNotFoundError):
+        (folder / ERROR_FILE).unlink()
+    remove_leftovers(folder)
+    torch.set_num_threads(cell.threads)
+    cv2.setNumThreads(0)  # the cell's share of the machine is `threads`, no more
+    _stages(cell, folder).save(folder)
+    return 0
+
+
+def _is_done(folder: Path, cell: Cell) -> bool:
+    try:
+        return CellResult.find(folder, cell.key) is not None
+    except UserError as e:
+        logger.warning("%s; it is measured again now", without_hint(e))
+        set_aside(folder)
+        return False
 
 
 def _failed(folder: Path, error: Exception, said: str) -> None:
@@ -132,7 +171,7 @@ def _stages(cell: Cell, folder: Path) -> CellResult:
     if not found.has_boxes:
         raise UserError("the detector has no box AP, which a study measures", hint="take one that detects objects")
     versions = {"scaleprior": __version__, "torch": torch.__version__}
-    return CellResult(found, pretrained, clock.wall, clock.cpu, versions, clock.cells_at_once)
+    return CellResult(found, pretrained, clock.wall, clock.cpu, versions, clock.cells_at_once, cell.key)
 
 
 def _pretraining_folder(cell: Cell, folder: Path) -> Path:
@@ -172,10 +211,11 @@ class _Spent:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "seconds.json"
-        spent = read_json(self._file) if self._file.is_file() else {}
-        self.wall, self.cpu, self.told, self.shared = (
-            dict[str, float](spent.get(name, {})) for name in ("wall", "cpu", "told", "shared")
-        )
+        self.wall, self.cpu, self.told, self.shared = self._read()
+
+    def _read(self) -> list[dict[str, float]]:
+        raw = read_helper(self._file, what="seconds", fits=_are_seconds) or {}
+        return [raw.get(name, {}) for name in _SUMS]
 
     def add(self, name: str, wall: float, cpu: float, cells: float | None) -> None:
         for sums, seconds in ((self.wall, wall), (self.cpu, cpu)):
@@ -184,7 +224,11 @@ class _Spent:
             self.told[name] = self.told.get(name, 0.0) + wall
             self.shared[name] = self.shared.get(name, 0.0) + wall * cells
         sums = {"wall": self.wall, "cpu": self.cpu, "told": self.told, "shared": self.shared}
-        write_json(self._file, sums, durable=False)
+        write_helper(self._file, sums)
+
+
+def _are_seconds(raw: Any) -> bool:
+    return isinstance(raw, dict) and all(are_numbers(raw.get(name, {}), least=0) for name in _SUMS)
 
 
 class _Clock:
@@ -220,7 +264,7 @@ class _Clock:
         return _Stage(self, self._spent.setdefault(place, _Spent(place)), name)
 
     def show(self, **state: Any) -> None:
-        write_json(self._progress_file, state, durable=False)
+        write_helper(self._progress_file, state)
 
     def cells(self) -> int | None:
         """How many work here now; None where nobody says."""
@@ -276,8 +320,15 @@ class _Stage:
 
 
 def _redirect_output(path: Path) -> None:
-    """Everything this process prints goes to its log, so that it cannot tear the runner's progress bars."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """Everything this process prints goes to its log, so that it cannot tear the runner's progress bars.
+
+    Raises:
+        WriteError: there can be none.
+    """
+    try:  # not waiting for whoever reads a pipe
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
+    except OSError as e:
+        raise WriteError.of(path, e) from e
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os.dup2(handle, 1)

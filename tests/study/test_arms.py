@@ -152,6 +152,13 @@ def test_what_an_arm_may_not_say_is_refused_before_anything_trains(
     assert "tiny.yaml" in str(caught.value)
 
 
+def test_a_cell_whose_folder_has_too_long_a_name_is_known_before_anything_runs(tmp_path: Path, made: Path) -> None:
+    """Architecture, images, arm, seed and key together."""
+    long = {"a" * 120: {"MODEL.RESNETS.DEPTH": 50}}
+    with pytest.raises(UserError, match=r"arm b+: the folder of a cell has 2\d\d characters, too many for a file's"):
+        plan(tmp_path, made, {"b" * 120: {}}, architectures=long)
+
+
 def test_an_architecture_in_no_arm_and_arms_without_cells_are_refused(tmp_path: Path, made: Path) -> None:
     two = {**TINY["architectures"], "R-101": {"MODEL.RESNETS.DEPTH": 101}}
     with pytest.raises(UserError, match="no arm fine-tunes R-101 from pretrained"):

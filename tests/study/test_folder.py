@@ -57,7 +57,7 @@ def test_a_cell_description_of_an_earlier_version_is_refused(tmp_path: Path) -> 
     raw = json.loads((tmp_path / "cell.json").read_text())
     del raw["data"]
     write_json(tmp_path / "cell.json", raw)
-    with pytest.raises(UserError, match=r"cell\.json is damaged, or of another version: 'data'; run the study again"):
+    with pytest.raises(UserError, match=r"cell\.json is damaged, or .*: data is missing; run the study again"):
         Cell.load(tmp_path)
 
 
@@ -74,7 +74,7 @@ def test_a_result_survives_its_file(tmp_path: Path, pretrain: PretrainMetrics | 
     with pytest.raises(UserError, match=r"result\.json: AP is missing"):
         CellResult.load(tmp_path)
     write_json(tmp_path / "result.json", {"detection": DETECTION.to_dict()})
-    with pytest.raises(UserError, match=r"result\.json is damaged: 'seconds'; remove it"):
+    with pytest.raises(UserError, match=r"result\.json is damaged, or .*: seconds is missing; the study"):
         CellResult.load(tmp_path)
 
 
@@ -138,10 +138,12 @@ def test_a_damaged_result_is_an_error_with_file_and_value(tmp_path: Path, name: 
         CellResult.load(tmp_path)
 
 
-def test_a_damaged_error_is_an_error_with_file_and_value(tmp_path: Path) -> None:
+def test_a_damaged_error_is_an_error_all_the_same(tmp_path: Path) -> None:
     write_json(tmp_path / "error.json", [1])
-    with pytest.raises(UserError, match=r"error\.json is damaged: it holds \[1\]"):
-        Failure.load(tmp_path)
+    failure = Failure.read(tmp_path)
+    assert failure is not None
+    assert failure.error == f"why is not known, {tmp_path / 'error.json'} is damaged"
+    assert Failure.read(tmp_path / "elsewhere") is None
 
 
 SOUND = {"stage": "finetune", "done": 1, "total": 3, "numbers": {}}
@@ -184,8 +186,11 @@ def test_no_study_a_damaged_one_and_one_of_the_future(tmp_path: Path) -> None:
         ("{", r"study\.json is not JSON: line 1"),
         ("[]", "has schema None, this version reads 1"),
         ('{"schema": 9}', "has schema 9, this version reads 1"),
-        ('{"schema": 1, "name": "a", "cells": []}', r"study\.json is damaged: .*fingerprint"),
-        ('{"schema": 1, "name": "a", "fingerprint": "1", "cells": [{}]}', r"study\.json is damaged: 'data'"),
+        ('{"schema": 1, "name": "a", "cells": []}', r"study\.json is damaged, .*: fingerprint is missing; restore it"),
+        (
+            '{"schema": 1, "name": "a", "fingerprint": "1", "engine": "", "facts": {}, "cells": [{}]}',
+            r"study\.json: cell 1 is damaged, .*: key is missing",
+        ),
     ):
         if content is not None:
             (tmp_path / "study.json").write_text(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -160,3 +161,70 @@ def test_the_section_of_the_zoo_s_page(published: Path) -> None:
     assert "![AP against pretraining images](results/tiny/curve.png)" in section
     for row in build_report(read_published(published)).table():
         assert "| " + " | ".join(row) + " |" in section
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
+        ("name", 3, "name is 3"),
+        ("engine", None, "engine is None"),
+        ("facts", {"seeds": [1]}, "facts is {'seeds': "),
+        ("cells", 3, "cells is 3"),
+        ("cells.0", [], r"cell 1 is damaged, .*: it holds \[\]"),
+        ("cells.1.cell", None, "cell 2 is damaged, .*: it holds None"),
+        ("cells.1.cell.arch", "../../x", r"cell 2: the folder is '\.\./\.\./x-16-"),
+        ("cells.1.cell.seed", "0", "cell 2 is damaged, .*: seed is '0'"),
+        ("cells.1.cell.finetune", {}, "cell 2: finetune is damaged, .*: config is missing"),
+        ("cells.1.seconds", {"finetune": "long"}, "cell 2 is damaged, .*: seconds is {'finetune': 'long'}"),
+        ("cells.1.seconds", {"finetune": -1}, "seconds is {'finetune': -1}"),
+        ("cells.1.cpu_seconds", None, "cpu_seconds is None"),
+        ("cells.1.versions", {"torch": 2}, "versions is {'torch': 2}"),
+        ("cells.1.cells_at_once", [1], r"cells_at_once is \[1\]"),
+        ("cells.1.pretrain", None, "pretrain is None"),
+        ("cells.1.pretrain.images_seen", 2.5, "images_seen is 2.5"),
+        ("cells.1.pretrain.images_seen", 2**63, "images_seen is 9223372036854775808"),
+        ("cells.1.pretrain.loss", [[0] * 9] * 9, "loss is "),
+        ("cells.1.pretrain.probe", {"later": 1}, "later"),
+    ],
+)
+def test_of_a_hostile_publication_one_line(copy: Path, at: str, value: Any, message: str) -> None:
+    path = copy / "published.json"
+    raw = json.loads(path.read_text())
+    node, (*parents, leaf) = raw, [int(part) if part.isdecimal() else part for part in at.split(".")]
+    for parent in parents:
+        node = node[parent]
+    node[leaf] = value
+    path.write_text(json.dumps(raw))
+    with pytest.raises(UserError, match=rf"published\.json.*{message}") as caught:
+        read_published(copy)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
+
+
+def test_a_cell_that_is_published_twice_counts_once(copy: Path) -> None:
+    """... or its seed would weigh double in every mean."""
+    path = copy / "published.json"
+    raw = json.loads(path.read_text())
+    raw["cells"].append(raw["cells"][1])
+    path.write_text(json.dumps(raw))
+    with pytest.raises(
+        UserError, match=rf"it has cell {raw['cells'][1]['cell']['key']} twice; publish the study again"
+    ):
+        read_published(copy)
+
+
+def test_a_publication_without_a_command_is_reported_all_the_same(copy: Path) -> None:
+    path = copy / "published.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "facts": {"comparable R-50": 3}}))
+    assert build_report(read_published(copy)).command == ""
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a device"])
+def test_a_publication_that_is_no_file_keeps_nobody_waiting(copy: Path, kind: str) -> None:
+    path = copy / "published.json"
+    path.unlink()
+    {"a pipe": os.mkfifo, "a folder": os.mkdir, "a device": lambda p: p.symlink_to("/dev/zero")}[kind](path)
+    with pytest.raises(UserError, match=f"published.json is {kind}"):
+        read_published(copy)
+    with pytest.raises(UserError, match="no study in"):
+        study_status(copy)

@@ -9,6 +9,7 @@ memory is shared by the cells on it, the machine's by all cells. Alone it fails 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -133,8 +134,27 @@ class Admission:
         said = f"{which}: memory ran out for cell {attempt.folder.name} beside others"
         logger.warning("%s; it goes on alone later, and from now on %s at once", said, counted(most, "cells"))
         self._again[attempt.folder] = memory
-        for name in (ERROR_FILE, "running"):
-            (attempt.folder / name).unlink(missing_ok=True)
+        _unmark(attempt)
+        return True
+
+    def refuse(self, attempt: Attempt, why: str) -> bool:
+        """Note that the system gave a cell no process; whether the cell will begin again, as others end.
+
+        Args:
+            why: in the system's words.
+        """
+        others = len(self.running) - 1
+        attempt.place.running.remove(attempt)
+        if self._alone is attempt:
+            self._alone = None
+        if not others:
+            Failure(f"no process could be started for it: {why}").save(attempt.folder)
+            return False
+        self._most = min(self._most, others)
+        said = f"no process could be started for cell {attempt.folder.name} beside others: {why}"
+        logger.warning("%s; from now on %s at once", said, counted(self._most, "cells"))
+        self.waiting.insert(0, attempt.folder)
+        _unmark(attempt)
         return True
 
     def _next(self) -> tuple[Path, Place, bool] | None:
@@ -168,14 +188,20 @@ class Admission:
         The system ends what takes too much of the machine's memory by SIGKILL, and counts that. A cell that somebody
         else killed, as by hand, stays ended.
         """
-        if code == 1 and (attempt.folder / ERROR_FILE).is_file():
-            return Failure.load(attempt.folder).memory
+        if code == 1 and (failure := Failure.read(attempt.folder)) is not None:
+            return failure.memory
         if code == -signal.SIGKILL and attempt.kills is not None and (oom_kills() or 0) > attempt.kills:
             if not attempt.crowd:
                 Failure(f"the system killed it for want of memory; it worked alone on {attempt.place.name}",
                         "host").save(attempt.folder)  # fmt: skip
             return "host"
         return ""
+
+
+def _unmark(attempt: Attempt) -> None:
+    for name in (ERROR_FILE, "running"):
+        with contextlib.suppress(OSError):
+            (attempt.folder / name).unlink()
 
 
 def oom_kills(vmstat: Callable[[], str] = _VMSTAT.read_text) -> int | None:

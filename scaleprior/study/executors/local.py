@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing.connection
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from scaleprior.study.executors.devices import Devices, VisibleDevices
 from scaleprior.study.executors.forking import fork, stop
 from scaleprior.study.executors.room import Room
 from scaleprior.study.sharing import MEMORY_FILE, SHARING_FILE, Sharing
-from scaleprior.wording import parameter
+from scaleprior.wording import one_line, parameter
 
 __all__ = ["LocalExecutor", "available_cores"]
 
@@ -86,10 +87,17 @@ class LocalExecutor:
         processes: dict[Attempt, BaseProcess] = {}
         try:
             while not cells.done:
+                unstarted: list[Path] = []
                 for attempt in cells.begin():
                     on_start(attempt.folder)
-                    processes[attempt] = _start(attempt)
+                    try:
+                        processes[attempt] = _start(attempt)
+                    except (OSError, EOFError) as e:  # no descriptors or processes left, or no server that forks
+                        if not cells.refuse(attempt, one_line(e)):
+                            unstarted.append(attempt.folder)
+                        continue
                     _tell(attempt.place)
+                yield from ((folder, 1) for folder in unstarted)
                 multiprocessing.connection.wait([p.sentinel for p in processes.values()], timeout=_POLL_SECONDS)
                 on_poll()
                 if self._room is not None:
@@ -144,13 +152,14 @@ def _tell(place: Place) -> None:
 
 
 def _start(attempt: Attempt) -> BaseProcess:
-    (attempt.folder / MEMORY_FILE).unlink(missing_ok=True)  # of an attempt whose runner was killed
+    _clear(attempt.folder)  # of an attempt whose runner was killed
     return fork(_cell, str(attempt.folder), name=attempt.folder.name, gpu=attempt.place.device)
 
 
 def _clear(folder: Path) -> None:
     for name in (SHARING_FILE, MEMORY_FILE):
-        (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there; or on a disk that takes nothing any more
+            (folder / name).unlink()
 
 
 def _cell(folder: str) -> None:

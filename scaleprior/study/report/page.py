@@ -164,7 +164,7 @@ def build_report(view: StudyView, *, command: str | None = None) -> StudyReport:
         sentences=tuple(study_sentences(summaries)),
         missing=tuple(_missing(c) for c in view.cells if c.state != "done"),
         seconds=_seconds(view),
-        command=command or view.facts["command"],
+        command=command or str(view.facts.get("command", "")),
         at_once={cell.key: mean for cell, r in view.finished() if (mean := r.mean_at_once) is not None},
         notes=tuple(study_notes(summaries)),
     )

@@ -83,7 +83,7 @@ def test_a_cell_without_memory_runs_alone_when_the_others_are_done(
     (alone,) = begun(cells).values()
     assert (alone.folder.name, alone.beside, running(places)) == ("b", 0, ["b"])
     assert not ran_out(cells, alone)  # alone it is an error, which stays
-    assert Failure.load(tmp_path / "b") == Failure("memory", "gpu")
+    assert Failure.read(tmp_path / "b") == Failure("memory", "gpu")
     assert cells.done
 
 
@@ -170,7 +170,7 @@ def test_what_the_system_killed_for_want_of_memory_runs_again_what_somebody_kill
     kills[0] = 9
     assert not cells.end(alone, -signal.SIGKILL)
     said = Failure("the system killed it for want of memory; it worked alone on this machine", "host")
-    assert Failure.load(alone.folder) == said
+    assert Failure.read(alone.folder) == said
 
 
 def test_where_the_system_counts_no_kills_none_is_taken_for_its_own(
