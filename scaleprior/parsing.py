@@ -36,6 +36,7 @@ __all__ = [
 
 TEXT_BYTES = 64 << 20
 """Of a config, a spec, a card, a list of names: the largest file that is read unless a caller knows better."""
+_PIECE = 1 << 20  # bytes read at once
 _YAML_BYTES = 8 << 20  # which PyYAML takes a minute for
 _YAML_NODES = 1_000_000  # once aliases are written out
 _YAML_DEPTH = 100
@@ -105,10 +106,18 @@ def read_bytes(path: str | Path, *, what: str = "file", limit: int = TEXT_BYTES)
     Raises:
         UserError: see :func:`open_regular`; the file is larger than ``limit`` bytes.
     """
+    return bytes(_content(path, what, limit, ends=None))
+
+
+def _content(path: str | Path, what: str, limit: int, *, ends: bytes | None) -> bytearray:
+    """The bytes of a file, piece by piece; of one that holds ``ends`` no more than the piece in which it does."""
     with open_regular(path, what=what) as file:
-        size = os.fstat(file.fileno()).st_size
+        size, content = os.fstat(file.fileno()).st_size, bytearray()
         try:
-            content = file.read(limit + 1) if size <= limit else b""
+            while max(size, len(content)) <= limit and (piece := file.read(_PIECE)):
+                content += piece
+                if ends is not None and ends in piece:
+                    break
         except OSError as e:
             raise UserError(f"{what} {path} cannot be read: {e.strerror or e}", hint="check the file") from e
     size = max(size, len(content))
@@ -123,12 +132,16 @@ def read_text(path: str | Path, *, what: str = "file", limit: int = TEXT_BYTES) 
     """A file's text, in UTF-8, with or without the mark that some programs put before it.
 
     Raises:
-        UserError: see :func:`read_bytes`; it is no UTF-8.
+        UserError: see :func:`read_bytes`; it is no UTF-8, or holds null characters, of which a sparse file has any
+            number.
     """
-    content = read_bytes(path, what=what, limit=limit)
+    content = _content(path, what, limit, ends=b"\0")
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
+        text = content.decode("utf-8-sig")
+        if "\0" not in text:
+            return text
+        raise ValueError(f"null character at byte {content.index(0):,}")
+    except ValueError as e:
         hint = next((hint for start, hint in _NO_TEXT.items() if content.startswith(start)), "check the file")
         raise UserError(f"{what} {path} cannot be read: {e}", hint=hint) from e
 

@@ -18,6 +18,7 @@ from scaleprior.detect.calibration import Calibration, calibration_of, judged
 from scaleprior.detect.data.coco_format import CocoAnnotation, CocoCategory, CocoId, CocoImage, CocoTruth, Detection
 from scaleprior.detect.metrics import ClassAP, DetectionResult
 from scaleprior.errors import UserError
+from scaleprior.wording import one_line
 
 __all__ = ["coco_ap"]
 
@@ -117,7 +118,7 @@ def _evaluate(truth: dict[str, list[_Entry]], detections: list[_Entry], kind: Li
         if "segmentation" not in detections[0]:
             raise
         raise UserError(
-            f"a segmentation of the detections or of the truth cannot be read: {' '.join(str(e).split())[:120]}",
+            f"a segmentation of the detections or of the truth cannot be read: {one_line(e, 120)}",
             hint="give RLE, in the truth also polygons, of the images' sizes, or detections without masks",
         ) from e
     evaluator.accumulate()

@@ -9,15 +9,17 @@ from typing import Any, cast
 
 from scaleprior.detect.data.coco import DetectionSet, load_truth
 from scaleprior.detect.data.coco_check import as_id
-from scaleprior.detect.data.coco_format import CocoId, CocoTruth, Detection
+from scaleprior.detect.data.coco_format import MOST_BYTES, CocoId, CocoTruth, Detection, are_pixels
 from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.data.problems import DropBad, Problem
+from scaleprior.detect.data.segmentation_check import is_drawable
 from scaleprior.detect.evaluate import coco_ap
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
 from scaleprior.errors import UserError
 from scaleprior.files import is_number, write_json
 from scaleprior.pages.numbers import some
 from scaleprior.parsing import read_json
+from scaleprior.wording import shown
 
 __all__ = ["score_detections"]
 
@@ -64,6 +66,9 @@ def score_detections(
         detections = _read(Path(detections))
     checked, have_masks = _checked(detections, known, source, lost)
     masks = bool(checked) and have_masks and _can_have_masks(known, source)
+    if masks:
+        _check_masks(checked, f"detections of {source}")
+        _check_masks(known["annotations"], "annotations of the truth")
     result = coco_ap(known, checked, masks=masks)
     if out is not None:
         write_json(Path(out) / "results.json", {"scored": source, **results_to_dict({"": result})})
@@ -72,7 +77,7 @@ def score_detections(
 
 
 def _read(path: Path) -> Sequence[Mapping[str, Any]]:
-    raw = read_json(path, what="detections")
+    raw = read_json(path, what="detections", limit=MOST_BYTES)
     if not isinstance(raw, list) or not all(isinstance(d, dict) for d in raw):
         form = "a list of {image_id, category_id, bbox, score}"
         raise UserError(f"{path} is not {form}", hint="give a COCO results file, and the truth as the other file")
@@ -92,7 +97,7 @@ def _checked(
             index, first = bad[0]
             raise UserError(
                 f"{source} has {len(bad)} of {len(detections)} detections {what}, first: {key} "
-                f"{first.get(key)!r} in number {index} (from 0)",
+                f"{shown(first.get(key))} in number {index} (from 0)",
                 hint=hint,
             )
 
@@ -115,12 +120,24 @@ def _checked(
 
 
 def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value)) and min(value[2:]) >= 0
+    return isinstance(value, list) and len(value) == 4 and are_pixels(value) and min(value[2:]) >= 0
 
 
 def _is_rle(value: Any) -> bool:
     """Whether a mask is as results files hold them: compressed."""
-    return isinstance(value, dict) and isinstance(value.get("counts"), str) and len(value.get("size", ())) == 2
+    return isinstance(value, dict) and isinstance(value.get("counts"), str) and isinstance(value.get("size"), list)
+
+
+def _check_masks(entries: Sequence[Mapping[str, Any]], what: str) -> None:
+    """Refuse masks that the evaluator would take memory without end for, or read beyond their end."""
+    bad = [i for i, entry in enumerate(entries) if not is_drawable(entry.get("segmentation"))]
+    if bad:
+        first = shown(entries[bad[0]].get("segmentation"))
+        raise UserError(
+            f"a segmentation of the detections or of the truth cannot be read: of {len(entries)} {what} {len(bad)} "
+            f"have damaged RLE or an endless outline, first: {first} in number {bad[0]} (from 0)",
+            hint="give RLE whose runs fill an image of its size, in the truth also polygons within their images",
+        )
 
 
 def _can_have_masks(truth: CocoTruth, source: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from scaleprior.detect.engines import Engine
 from scaleprior.detect.faster_rcnn.engine import TorchvisionEngine
 from scaleprior.detect.plan import starts_from_detector
 from scaleprior.errors import UserError
+from scaleprior.parsing import is_regular, read_text
+from scaleprior.places import is_inside
 from scaleprior.progress import ProgressFn
 
 __all__ = ["model_to_evaluate", "start_from", "stays_an_address"]
@@ -22,6 +25,7 @@ __all__ = ["model_to_evaluate", "start_from", "stays_an_address"]
 logger = logging.getLogger(__name__)
 
 _POINTER = "last_checkpoint"  # of Detectron2's: the name of the newest checkpoint beside it
+_POINTER_BYTES = 4096
 # Addresses behind which there are backbones only: our zoo's, and Detectron2's folder of them.
 _BACKBONES = ("scaleprior://", "detectron2://ImageNetPretrained/", "catalog://ImageNetPretrained/")
 
@@ -90,14 +94,16 @@ def model_to_evaluate(
 
 def _own_model(out: Path, model_file: str) -> Path | None:
     """What the run in ``out`` wrote last."""
-    pointer = out / _POINTER
-    names = [pointer.read_text(encoding="utf-8").strip()] if pointer.is_file() else []
+    names = []
+    with contextlib.suppress(UserError):  # no pointer, or a damaged one: then what the run ends with
+        names = [read_text(out / _POINTER, limit=_POINTER_BYTES).strip()]
     kind = Path(model_file).suffix  # another engine's run may be in the folder, too
-    return next((out / n for n in [*names, model_file] if Path(n).suffix == kind and (out / n).is_file()), None)
+    fit = (name for name in [*names, model_file] if Path(name).suffix == kind and is_inside(name))
+    return next((out / name for name in fit if is_regular(out / name)), None)
 
 
 def _is_backbone(weights: str) -> bool:
     if address_of(weights) is not None or weights.startswith(_BACKBONES):
         return weights.startswith(_BACKBONES)
     path = Path(weights).expanduser()
-    return path.is_file() and has_card(path)
+    return is_regular(path) and has_card(path)

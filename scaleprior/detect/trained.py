@@ -11,6 +11,7 @@ from scaleprior.detect.data.coco_format import CocoId
 from scaleprior.errors import UserError
 from scaleprior.provenance import CreatedBy
 from scaleprior.training.extension import Extension, read_history
+from scaleprior.wording import one_line, shown
 
 __all__ = ["TrainedDetector"]
 
@@ -68,9 +69,12 @@ class TrainedDetector:
         """Read what :meth:`to_dict` wrote; other keys are left aside.
 
         Raises:
-            UserError: something is missing, or the card is none; names ``where``.
+            UserError: something is missing or of another type, or the card is none; names ``where``.
         """
+        if not isinstance(raw, Mapping):
+            raise _damaged(where, f"it says {shown(raw)} of itself")
         ids = raw.get("category_ids")
+        _check(raw, "classes" if ids is None else "class_names", where)
         try:
             return cls(
                 class_names=tuple(raw["classes"] if ids is None else raw["class_names"]),
@@ -85,5 +89,34 @@ class TrainedDetector:
                 extended=read_history(raw, where=where),
                 start=raw.get("start", {}),
             )
-        except (KeyError, TypeError) as e:
-            raise UserError(f"model {where} cannot be read: {e}", hint="the file is damaged; get it again") from e
+        except UserError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as e:
+            raise _damaged(where, one_line(e)) from e
+
+
+# What must be there -> what it must be; of lists, what their items must be.
+_TYPES: dict[str, type] = {"config": Mapping, "seed": int, "max_iter": int, "fingerprint": str, "created_by": Mapping}
+_OPTIONAL: dict[str, type] = {"tuning": Mapping, "start": Mapping, "extended": list}
+
+
+def _check(raw: Mapping[str, Any], classes: str, where: str) -> None:
+    """Refuse values of other types than readers of the record rely on."""
+    missing = next((key for key in (classes, "card", *_TYPES) if key not in raw), None)
+    if missing is not None:
+        raise _damaged(where, f"{missing!r} is missing")
+    for key, kind in {**_TYPES, **{key: kind for key, kind in _OPTIONAL.items() if key in raw}}.items():
+        if not isinstance(raw[key], kind) or isinstance(raw[key], bool):
+            raise _damaged(where, f"{key} is {shown(raw[key])}")
+    for key, kinds in ((classes, (str,)), ("category_ids", (int, str))):
+        items = raw.get(key)
+        if (key == classes or items is not None) and not (
+            isinstance(items, (list, tuple)) and all(type(item) in kinds for item in items)
+        ):
+            raise _damaged(where, f"{key} is {shown(items)}")
+    if not all(isinstance(raw["created_by"].get(key), str) for key in ("version", "commit")):
+        raise _damaged(where, f"created_by is {shown(raw['created_by'])}")
+
+
+def _damaged(where: str, why: str) -> UserError:
+    return UserError(f"model {where} cannot be read: {why}", hint="the file is damaged; get it again")

@@ -84,6 +84,19 @@ def test_a_backbone_that_only_the_config_names_is_refused(weights: str, tmp_path
     assert model_to_evaluate(DETECTRON2, config(tmp_path, zoo), tmp_path / "out") == zoo
 
 
+@pytest.mark.parametrize("pointer", [b"\xff", b"../else.pth", b"a\0.pth", b"x" * 300 + b".pth", b"x" * 5000, b""])
+def test_a_damaged_pointer_is_passed_by(tmp_path: Path, pointer: bytes) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "else.pth").touch()
+    (out / "model_final.pth").touch()
+    (out / "last_checkpoint").write_bytes(pointer)
+    assert model_to_evaluate(DETECTRON2, config(tmp_path, ""), out) == str(out / "model_final.pth")
+    (out / "model_0000005.pth").touch()
+    (out / "last_checkpoint").write_text("model_0000005.pth\n")
+    assert model_to_evaluate(DETECTRON2, config(tmp_path, ""), out) == str(out / "model_0000005.pth")
+
+
 def test_without_anything_the_runs_model_is_missing(tmp_path: Path) -> None:
     loaded = config(tmp_path, "")
     assert model_to_evaluate(DETECTRON2, loaded, tmp_path / "out") == str(tmp_path / "out" / "model_final.pth")

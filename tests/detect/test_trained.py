@@ -41,6 +41,11 @@ SAFETENSORS: dict[str, Any] = {
     "schema": 2, "class_names": ["cat", "dog"], "category_ids": [1, 18], "config": _CONFIG, "card": _CARD, "seed": 3,
     "max_iter": 9, "fingerprint": "abcd", "created_by": {"version": "0.1", "commit": "c"},
 }  # fmt: skip
+_WRONG: list[tuple[str, Any]] = [
+    ("class_names", 3), ("class_names", ["a", None]), ("category_ids", "12"), ("category_ids", [1.5]), ("config", [1]),
+    ("seed", "3"), ("seed", True), ("max_iter", None), ("fingerprint", 3), ("created_by", {}), ("tuning", []),
+    ("created_by", {"version": 3, "commit": "c"}), ("start", "x"), ("extended", 3), ("config", "x" * 100_000),
+]  # fmt: skip
 PTH: dict[str, Any] = {
     "fingerprint": "abcd", "seed": 3, "max_iter": 9, "created_by": {"version": "0.1", "commit": "c"}, "card": _CARD,
     "config": _CONFIG, "classes": ["cat", "dog"],
@@ -73,7 +78,12 @@ def test_what_identifies_the_run_in_a_comparison_is_kept() -> None:
 def test_what_is_damaged_is_named() -> None:
     for key in ("class_names", "config", "card", "seed", "max_iter", "fingerprint", "created_by"):
         words = {k: v for k, v in SAFETENSORS.items() if k != key}
-        with pytest.raises(UserError, match=rf"model m\.pth cannot be read: '{key}'; the file is damaged"):
+        with pytest.raises(UserError, match=rf"model m\.pth cannot be read: '{key}' is missing; the file is damaged"):
             TrainedDetector.from_dict(words, where="m.pth")
+    for key, value in _WRONG:
+        with pytest.raises(UserError, match=rf"^model m\.pth cannot be read: {key} is .{{1,140}}; the file is damaged"):
+            TrainedDetector.from_dict({**SAFETENSORS, key: value}, where="m.pth")
+    with pytest.raises(UserError, match=r"^model m\.pth cannot be read: it says \[3\] of itself"):
+        TrainedDetector.from_dict([3], where="m.pth")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"m\.pth: card has unknown fields \[\] and lacks \['arch'"):
         TrainedDetector.from_dict({**SAFETENSORS, "card": {"schema": 1}}, where="m.pth")

@@ -20,6 +20,7 @@ from scaleprior._version import __version__
 from scaleprior.checking import CheckReport, Finding
 from scaleprior.detect.data.coco import read_instances, truth_of
 from scaleprior.detect.data.coco_check import check_coco
+from scaleprior.detect.data.coco_format import MOST_BYTES
 from scaleprior.detect.data.headers import Header, file_identity, read_headers
 from scaleprior.detect.data.image_root import ImageRoot, open_root
 from scaleprior.detect.data.image_sizes import EXIF_HINT, SIZE_HINT, describe_size, is_stored_size
@@ -30,6 +31,7 @@ from scaleprior.errors import ScalePriorError
 from scaleprior.files import write_text
 from scaleprior.home import home_folder
 from scaleprior.pages.numbers import some
+from scaleprior.parsing import read_json
 from scaleprior.progress import ProgressFn
 from scaleprior.wording import counted
 
@@ -182,10 +184,10 @@ def _summary(files: SetFiles) -> _Summary:
     name = hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
     kept = home_folder() / "checks" / f"set-{name[:32]}.json"
     try:
-        raw = json.loads(kept.read_text(encoding="utf-8"))
+        raw = read_json(kept, limit=MOST_BYTES)
         if raw["marks"] == json.loads(json.dumps(marks)):
             return _Summary(**raw["summary"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):  # UserError is the first of them
         pass  # nothing was kept, or nothing of use
     summary = _Summary.read(Path(path), files)
     try:

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from scaleprior.detect.data.coco_check import CheckedCoco, check_coco
-from scaleprior.detect.data.coco_format import CocoAnnotation, CocoCategory, CocoId, CocoImage, CocoTruth
+from scaleprior.detect.data.coco_format import MOST_BYTES, CocoAnnotation, CocoCategory, CocoId, CocoImage, CocoTruth
 from scaleprior.detect.data.image_root import ImageRoot, open_root
 from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, require_files
-from scaleprior.detect.data.problems import DropBad, Findings, Problem
+from scaleprior.detect.data.problems import DropBad, Findings, Problem, in_short
 from scaleprior.detect.data.segmentation import Polygons, RunLengths, read_mask
 from scaleprior.detect.data.segmentation_check import MaskUse
 from scaleprior.errors import UserError
@@ -223,11 +223,11 @@ def read_instances(path: Path, name: str) -> dict[str, Any]:
     Raises:
         UserError: it cannot be read, or has them not.
     """
-    data = read_json(path, what=f"annotations of {name}")
+    data = read_json(path, what=f"annotations of {name}", limit=MOST_BYTES)
     for part in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or not isinstance(data.get(part), list):
             raise UserError(f"{path} has no list {part!r}, it is {_outline(data)}", hint="give a COCO instances file")
-        odd = [str(e)[:40] for e in data[part] if not isinstance(e, dict)]
+        odd = [shown(e, 40) for e in data[part] if not isinstance(e, dict)]
         if odd:
             what = counted(len(odd), f"{part} that are no JSON object")
             raise UserError(f"{path} has {what}, first: {odd[0]}", hint="repair the file")
@@ -256,7 +256,7 @@ def _keys(entry: Mapping[str, Any]) -> str:
 def _named(name: str, root: ImageRoot, *, first: bool) -> str:
     """A missing image; the first, which messages show, with what is there instead."""
     near = root.near(name) if first else ""
-    return f"{name}; {near}" if near else name
+    return f"{in_short(name)}; {near}" if near else in_short(name)
 
 
 def _record(

@@ -22,13 +22,14 @@ from scaleprior.detect.data.problems import (
     Numbered,
     Unchecked,
     drop_hint,
+    in_short,
     offender,
     place,
 )
 from scaleprior.detect.data.segmentation_check import MaskUse, check_segmentations
 from scaleprior.errors import UserError
 from scaleprior.files import is_number
-from scaleprior.wording import parameter
+from scaleprior.wording import parameter, shown
 
 __all__ = ["CheckedCoco", "as_id", "check_coco"]
 
@@ -111,9 +112,9 @@ def check_coco(
     sides = np.array([(image["width"], image["height"]) for image in found], dtype=np.float64).reshape(-1, 2)
     unit = other_unit(boxes, sides)
     if unit is not None:
-        shown = [offender(*entry, "bbox") for entry in good]
+        all_of_them = [offender(*entry, "bbox") for entry in good]
         findings.add(
-            "error" if unit.certain and for_images else "warning", "box_unit", unit.what, shown, hint=unit.hint
+            "error" if unit.certain and for_images else "warning", "box_unit", unit.what, all_of_them, hint=unit.hint
         )
     good, outside = _outside(good, boxes, sides, findings, leave_out=drop_bad != "none")
     bad += outside
@@ -123,8 +124,8 @@ def check_coco(
     if drop_bad == "images" and bad:
         lost = {as_id(entry.get("image_id")) for _, entry in bad}
         places = [place("images", i, e) for i, e in enumerate(data["images"]) if as_id(e.get("id")) in lost]
-        shown = [(str(each.get("file_name", each["id"])), each) for each in places]
-        findings.add("dropped", "image_of_bad", "images of such annotations, with all that is in them", shown, hint="")
+        named = [(in_short(each.get("file_name", each["id"])), each) for each in places]
+        findings.add("dropped", "image_of_bad", "images of such annotations, with all that is in them", named, hint="")
         images = {number: image for number, image in images.items() if number not in lost}
         good = [(i, e) for i, e in good if e["image_id"] not in lost]
     if not images or not categories:
@@ -175,14 +176,14 @@ def _categories(entries: Sequence[Unchecked], findings: Findings) -> dict[CocoId
         assert number is not None
         if number in names:
             same = names[number] == entry["name"]
-            (again if same else other).append((repr(number), place("categories", index, entry)))
+            (again if same else other).append((shown(number), place("categories", index, entry)))
         else:
             names[number] = entry["name"]
     findings.add("error", "category_id_repeated", "category ids that occur twice, with different names", other)
     findings.add("warning", "category_repeated", "categories that occur twice; each counts once", again)
     places = {as_id(e["id"]): place("categories", i, e) for i, e in fit}
     count = Counter(names.values())
-    namesakes = [(f"{name!r} of id {i!r}", places[i]) for i, name in names.items() if count[name] > 1]
+    namesakes = [(f"{shown(name)} of id {shown(i)}", places[i]) for i, name in names.items() if count[name] > 1]
     findings.add(
         "warning", "category_name_repeated", "categories whose name another has, too", namesakes, hint=_NAMESAKES
     )
@@ -200,18 +201,19 @@ def _images(entries: Sequence[Unchecked], findings: Findings, for_images: bool) 
         assert number is not None
         height, width = (_side(entry.get(side)) or 0 for side in _SIDES)
         name = entry.get("file_name")
-        image: CocoImage = {"id": number, "file_name": str(name or ""), "height": height, "width": width}
+        name = name if isinstance(name, str) else ""
+        image: CocoImage = {"id": number, "file_name": name, "height": height, "width": width}
         if number in images:
-            (again if images[number] == image else other).append((repr(number), place("images", index, entry)))
+            (again if images[number] == image else other).append((shown(number), place("images", index, entry)))
         else:
             images[number] = image
     findings.add("error", "image_id_repeated", "image ids that occur twice, for different images", other)
     findings.add("warning", "image_repeated", "images that occur twice; each counts once", again)
     count = Counter(image["file_name"] for image in images.values())
     shared = [
-        (f"{e['file_name']!r} of image {e['id']!r}", place("images", i, e))
+        (f"{shown(name)} of image {shown(e['id'])}", place("images", i, e))
         for i, e in fit
-        if e.get("file_name") and count[e["file_name"]] > 1
+        if isinstance(name := e.get("file_name"), str) and name and count[name] > 1
     ]
     findings.add("warning", "file_name_repeated", "images whose file another has, too", shared)
     return images
@@ -224,11 +226,11 @@ def _with_ids(
     numbered = list(enumerate(entries))
     fit = [(i, e) for i, e in numbered if as_id(e.get("id")) is not None and fits(e)]
     kept = {i for i, _ in fit}
-    bad = [(str(e)[:80], place(part, i, e)) for i, e in numbered if i not in kept]
+    bad = [(shown(e, 80), place(part, i, e)) for i, e in numbered if i not in kept]
     lvis = part == "images" and any(isinstance(e.get("coco_url"), str) and "file_name" not in e for e in entries)
     hint = {"hint": _LVIS} if lvis else {}
     findings.add("error", f"{part}_entry", f"{part} without {what}", bad, **hint)
-    texts = [(repr(e["id"]), place(part, i, e)) for i, e in fit if isinstance(e["id"], str)]
+    texts = [(shown(e["id"]), place(part, i, e)) for i, e in fit if isinstance(e["id"], str)]
     if 0 < len(texts) < len(fit):
         findings.add("error", f"{part}_ids_mixed", f"{part} whose id is a text, and others whose id is a number", texts)
         fit = [(i, e) for i, e in fit if not isinstance(e["id"], str)]
@@ -323,7 +325,7 @@ def _look_at(good: Sequence[Numbered], categories: Mapping[CocoId, str], finding
     findings.add("warning", "area_range", "areas outside 0 to 1e10, which COCO's AP passes over", areas)
     used = {e["category_id"] for _, e in good}
     unused = [
-        (f"{name!r} of id {number!r}", {"part": "categories", "id": number})
+        (f"{shown(name)} of id {shown(number)}", {"part": "categories", "id": number})
         for number, name in categories.items()
         if number not in used
     ]

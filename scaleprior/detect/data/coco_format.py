@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 __all__ = [
-    "MOST_PIXELS", "CocoAnnotation", "CocoCategory", "CocoId", "CocoImage", "CocoTruth", "Detection", "Rle",
-    "are_pixels",
+    "MOST_BYTES", "MOST_PIXELS", "CocoAnnotation", "CocoCategory", "CocoId", "CocoImage", "CocoTruth", "Detection",
+    "Rle", "are_pixels",
 ]  # fmt: skip
 
 CocoId = int | str
@@ -19,6 +19,8 @@ CocoId = int | str
 
 MOST_PIXELS = 1e9
 """Of a side or a coordinate; products of what is below are sound in float32, too."""
+MOST_BYTES = 8 << 30
+"""Of a file: 10 KB for each of the 860,001 objects of COCO's train2017."""
 _NUMBERS = (int, float)
 
 

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from scaleprior.corpus.images import ImageError, ImageFacts, check_image, has_deep_grey, inspect_image, seems_complete
-from scaleprior.detect.data.image_root import ImageRoot, Place
+from scaleprior.detect.data.image_root import IMAGE_BYTES, ImageRoot, Place
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.files import write_text
 from scaleprior.home import home_folder
+from scaleprior.parsing import open_regular, read_json
 from scaleprior.progress import ProgressFn
+from scaleprior.wording import bytes_in_words
 
 __all__ = ["Header", "Identity", "file_identity", "read_headers"]
 
@@ -37,6 +39,7 @@ _TAIL = 64  # bytes, where JPEG and PNG have their end markers
 _CHUNK = 256  # images a task
 _THREADS = 32
 _WAITING = 3  # times the work: waited for others, a file system as a rule
+_KEPT = 8 << 30  # bytes of what is kept: 100 for each image
 _COLUMNS = ("inode", "bytes", "mtime", "ctime", "offset", "kind", "height", "width", "orientation", "deep")
 
 Identity = tuple[int, int, int, int]
@@ -158,16 +161,18 @@ class _Locate:
 def _read(item: tuple[str, Place, Identity]) -> Header:
     _, place, identity = item
     size = identity[1] if place.size is None else place.size
+    if size > IMAGE_BYTES:
+        return Header(size, "", 0, 0, f"has {bytes_in_words(size)}, at most {bytes_in_words(IMAGE_BYTES)} are read")
     try:
-        descriptor = os.open(place.path, os.O_RDONLY)
-        try:
-            image, deep = _claims(descriptor, place.offset, size)
-        finally:
-            os.close(descriptor)
+        with open_regular(place.path, what="image") as file:
+            image, deep = _claims(file.fileno(), place.offset, size)
     except OSError as e:
         return Header(size, "", 0, 0, f"cannot be read: {e.strerror or e}")
     except ImageError as e:
         return Header(size, "", 0, 0, str(e))
+    except UserError as e:  # from open_regular
+        why = e.__cause__.strerror if isinstance(e.__cause__, OSError) else "it is no regular file"
+        return Header(size, "", 0, 0, f"cannot be read: {why}")
     return Header(size, image.kind, image.height, image.width, orientation=image.orientation, deep=deep)
 
 
@@ -195,12 +200,12 @@ def _cache_file(root: ImageRoot) -> Path:
 def _load(path: Path) -> dict[str, tuple]:
     """Name -> the columns that are kept of it; empty where nothing was kept, or what was kept is of no use."""
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = read_json(path, limit=_KEPT)
         columns = kept["columns"]
         if kept["schema"] != _SCHEMA or list(columns) != list(_COLUMNS):
             return {}
         return dict(zip(kept["names"], zip(*columns.values(), strict=True), strict=True))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):  # UserError is the first of them
         return {}
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +16,19 @@ from scaleprior.corpus.names import difference, plain, spellings
 from scaleprior.corpus.shards import ByteReader
 from scaleprior.corpus.tar_files import TarMember, tar_members
 from scaleprior.errors import UserError
-from scaleprior.wording import shown
+from scaleprior.parsing import is_regular, read_bytes
+from scaleprior.places import is_inside
+from scaleprior.wording import bytes_in_words, shown
 
-__all__ = ["FolderRoot", "ImageRoot", "Place", "TarRoot", "open_root"]
+__all__ = ["IMAGE_BYTES", "FolderRoot", "ImageRoot", "Place", "TarRoot", "open_root"]
 
 logger = logging.getLogger(__name__)
+
+
+_DEEPEST = 16  # folders of a name that its end is looked for without
+
+IMAGE_BYTES = 1 << 30
+"""Of an image's file: the 100 million pixels that are decoded take less, at 16 bits a channel and uncompressed."""
 
 
 class Place(NamedTuple):
@@ -79,9 +87,11 @@ def open_root(root: str | Path) -> ImageRoot:
 
 
 class FolderRoot(ImageRoot):
-    """Images are files below ``folder``.
+    """Images are regular files below ``folder``; all else is missing.
 
     A name with back-slashes or in another Unicode normalisation than the file's means that file, if it is the only one.
+    One with ``..`` or from the top leads out, and is not looked up; Detectron2 would open it. Only a full name that
+    begins with the folder's own is taken, and so every full name where the folder is ``/``.
 
     Attributes:
         respelled: some name that was asked for by ``missing`` is such a name.
@@ -96,13 +106,16 @@ class FolderRoot(ImageRoot):
         present: dict[str, set[str]] = {}
         absent, matched = [], Counter[str]()
         for name in names:
-            parent, base = os.path.split(name)
+            below = self._below(name)
+            if below is None:
+                absent.append(name)
+                continue
+            parent, base = os.path.split(below)
             if parent not in present:  # one listing per folder, not one look-up per image
-                folder = self.folder / parent
-                present[parent] = set(os.listdir(folder)) if folder.is_dir() else set()
+                present[parent] = _regular_files(os.path.join(self.where, parent))
             if base not in present[parent]:
                 path = self._path(name)
-                if path is None or not os.path.exists(path):
+                if path is None or not is_regular(path):
                     absent.append(name)
                 else:
                     matched[difference(name, os.path.relpath(path, self.where))] += 1
@@ -111,11 +124,19 @@ class FolderRoot(ImageRoot):
         return absent
 
     def near(self, name: str) -> str:
-        parent, base = os.path.split(name.replace("\\", "/"))
-        folder = self.folder / parent
         if "\0" in name or not _encodable(name):
             return ""
-        if not folder.is_dir():
+        below = self._below(name)
+        if below is None:
+            elsewhere = self._elsewhere(name)
+            why = f"it does not lie below {self.where}"
+            return f"{why}; {elsewhere}" if elsewhere else f"{why}, as images must: give a folder above all of them"
+        path = os.path.join(self.where, below)
+        if os.path.exists(path):
+            return "it is no regular file"
+        parent, base = os.path.split(name.replace("\\", "/"))
+        folder = self.folder / parent
+        if not os.path.isdir(folder):
             return self._elsewhere(name)
         other = next((other for other in sorted(os.listdir(folder)) if difference(base, other)), "")
         return f"there is {other!r} ({difference(base, other)})" if other else self._elsewhere(name)
@@ -123,10 +144,11 @@ class FolderRoot(ImageRoot):
     def _elsewhere(self, name: str) -> str:
         """The file that a part of ``name`` finds: its end, or all of it in a sub-folder."""
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-        ends = ["/".join(parts[start:]) for start in range(1, len(parts))]
+        ends = ["/".join(parts[start:]) for start in range(max(1, len(parts) - _DEEPEST), len(parts))]
         with os.scandir(self.folder) as entries:
-            below = sorted(entry.name for entry in entries if entry.is_dir())
-        for other in (*ends, *(f"{folder}/{name}" for folder in below)):
+            below = sorted(entry.name for entry in entries if _is(entry, os.DirEntry.is_dir))
+        inner = [f"{folder}/{name}" for folder in below] if is_inside(name) else []
+        for other in (*ends, *inner):
             if os.path.isfile(self.folder / other):
                 return f"there is {other!r} (names in other folders)"
         return ""
@@ -137,22 +159,33 @@ class FolderRoot(ImageRoot):
 
     def read(self, name: str) -> bytes:
         path = self._path(name)
-        try:
-            if path is None:
-                raise OSError("no file can be called so")
-            return Path(path).read_bytes()
-        except OSError as e:
-            raise UserError(f"image {self.folder / name} cannot be read: {e.strerror or e}", hint="check it") from e
+        if path is None:
+            raise UserError(f"image {shown(name)} is no file below {self.folder}", hint="check it")
+        return read_bytes(path, what="image", limit=IMAGE_BYTES)
 
     def _path(self, name: str) -> str | None:
         """Where the file is or would be; only names that can be spelled in several ways are looked for."""
-        path = os.path.join(self.where, name)
-        if "\0" in name or not _encodable(name):
+        below = self._below(name)
+        if below is None:
             return None
+        path = os.path.join(self.where, below)
         if (name.isascii() and "\\" not in name) or os.path.exists(path):
             return path
-        found = [other for other in spellings(name) if os.path.exists(os.path.join(self.where, other))]
+        found = [o for o in spellings(below) if is_inside(o) and os.path.exists(os.path.join(self.where, o))]
         return os.path.join(self.where, found[0]) if len(found) == 1 else path
+
+    def _below(self, name: str) -> str | None:
+        """``name`` from the folder, without ``.`` and doubled slashes; None where it leads out or no file can have it.
+
+        Links are followed.
+        """
+        if "\0" in name or not _encodable(name):
+            return None
+        above, below = self.where.rstrip("/") + "/", name
+        if name[:1] == "/":
+            below = os.path.normpath(name)
+            below = below[len(above) :] if below.startswith(above) else name
+        return os.path.normpath(below) if is_inside(below) else None
 
 
 class TarRoot(ImageRoot):
@@ -213,6 +246,9 @@ class TarRoot(ImageRoot):
         if place is None:
             raise self._unclear(name, "is not there")
         assert place.size is not None
+        if place.size > IMAGE_BYTES:
+            what = f"has {bytes_in_words(place.size)}, at most {bytes_in_words(IMAGE_BYTES)} are read"
+            raise UserError(f"image {shown(name)} {what} ({place.path})", hint="check the tar")
         return self._reader.read(place.path, place.offset, place.size)
 
     def _found(self, name: str) -> list[str]:
@@ -227,6 +263,23 @@ class TarRoot(ImageRoot):
     def _unclear(self, name: str, why: str) -> UserError:
         where = ", ".join(tar.name for tar in self.tars[:3])
         return UserError(f"image {shown(name)} {why} ({where})", hint="use full member names in the JSON")
+
+
+def _regular_files(folder: str) -> set[str]:
+    """Names of a folder's regular files, and of links to such; of none where there is no folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if _is(entry, os.DirEntry.is_file)}
+    except (OSError, ValueError):
+        return set()
+
+
+def _is(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bool:
+    """Whether an entry is of a kind; the file system is asked again for links alone."""
+    try:
+        return kind(entry)
+    except OSError:  # a loop of links
+        return False
 
 
 def _encodable(name: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 from collections import Counter
 from functools import cache
@@ -16,10 +17,11 @@ from typing import Any
 
 from scaleprior.backbones.zoo.cache import ZooHome
 from scaleprior.detect.data.coco_check import as_id
+from scaleprior.detect.data.coco_format import MOST_BYTES
 from scaleprior.errors import UserError
 from scaleprior.files import file_sha256, write_text
-from scaleprior.parsing import read_json
-from scaleprior.wording import counted
+from scaleprior.parsing import is_regular, open_regular, parse_json, read_json, read_text
+from scaleprior.wording import counted, one_line, shown
 
 __all__ = ["IDS_FILE", "MINIVAL_SETS", "read_image_ids", "split_val2014"]
 
@@ -45,7 +47,7 @@ def split_val2014(name: str, annotations: Path, ids_file: Path) -> Path:
     Raises:
         UserError: no list (says where one comes from), a broken file, or a list that does not fit val2014.
     """
-    if not ids_file.is_file():
+    if not os.path.exists(ids_file):
         raise UserError(
             f"{name} needs the list of COCO 2014's minival images, and there is none at {ids_file}",
             hint="write the image ids there, one a line, or set SCALEPRIOR.MINIVAL_IDS to their file; a list of about "
@@ -53,12 +55,18 @@ def split_val2014(name: str, annotations: Path, ids_file: Path) -> Path:
             "github.com/tensorflow/models",
         )
     ids = read_image_ids(ids_file)
+    open_regular(annotations, what="annotations of COCO 2014's val").close()
     listed = hashlib.sha256(",".join(map(str, sorted(ids))).encode()).hexdigest()
     key = hashlib.sha256(f"{file_sha256(annotations)} {listed}".encode()).hexdigest()
     target = ZooHome.current().root / "coco" / key / f"{name}.json"
-    if not target.is_file():
-        whole = read_json(annotations, what="annotations of COCO 2014's val")
-        write_text(target, json.dumps(_part(whole, annotations, set(ids), ids_file, listed=MINIVAL_SETS[name])))
+    if not is_regular(target):
+        whole = read_json(annotations, what="annotations of COCO 2014's val", limit=MOST_BYTES)
+        part = _part(whole, annotations, set(ids), ids_file, listed=MINIVAL_SETS[name])
+        try:
+            text = json.dumps(part)
+        except RecursionError as e:
+            raise UserError(f"{annotations} is nested too deeply to be written", hint="get COCO's own again") from e
+        write_text(target, text)
         logger.info("%s: %s", name, target)
     _tell_size(ids_file, len(ids))
     return target
@@ -76,18 +84,16 @@ def read_image_ids(path: Path) -> list[int]:
     Raises:
         UserError: unreadable, empty, something that is not an integer, or an id that occurs twice.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"list of image ids {path} cannot be read: {e}", hint="give a text file") from e
-    words = read_json(path, what="list of image ids") if text.startswith("[") else re.split(r"[\s,]+", text)
+    what = "list of image ids"
+    text = read_text(path, what=what).strip()
+    words = parse_json(text, where=f"{what} {path}") if text.startswith("[") else re.split(r"[\s,]+", text)
     found = [_image_number(word) for word in words]
-    bad = [str(word)[:40] for word, number in zip(words, found) if number is None]
+    bad = [word if isinstance(word, str) else shown(word, 40) for word, number in zip(words, found) if number is None]
     if not text or not words:
         raise UserError(f"list of image ids {path} is empty", hint="give one id of val2014 a line")
     if bad:
         raise UserError(
-            f"{path} has {counted(len(bad), 'entries that are no image id')}, first: {bad[0]!r}",
+            f"{path} has {counted(len(bad), 'entries that are no image id')}, first: {shown(bad[0], 40)}",
             hint="give one id of val2014 a line, or a JSON list of them",
         )
     ids = [number for number in found if number is not None]
@@ -102,7 +108,7 @@ def _image_number(word: Any) -> int | None:
     """An id of val2014, which are whole numbers: as text, or as JSON has it, also ``3.0``; None for anything else."""
     value = as_id(word)
     if isinstance(value, str):
-        return int(value) if re.fullmatch(r"\d+", value, re.ASCII) else None
+        return int(value) if re.fullmatch(r"\d{1,18}", value, re.ASCII) else None
     return None if value is None or value < 0 else value
 
 
@@ -114,7 +120,7 @@ def _part(whole: Any, source: Path, ids: set[int], ids_file: Path, *, listed: bo
         images = [image for image in whole["images"] if (image["id"] in ids) == listed]
         annotations = [a for a in whole["annotations"] if (a["image_id"] in ids) == listed]
     except (KeyError, TypeError) as e:
-        raise UserError(f"{source} is not a COCO instances file: {e}", hint="get COCO's own again") from e
+        raise UserError(f"{source} is not a COCO instances file: {one_line(e)}", hint="get COCO's own again") from e
     if absent:
         raise UserError(
             f"{ids_file} lists {counted(len(absent), 'images that are not in')} {source}, first: {absent[0]}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,8 @@ from scaleprior.detect.faster_rcnn.parts.backbone import PyramidBackbone
 from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import UserError
 from scaleprior.files import write_tensors
-from scaleprior.wording import parameter
+from scaleprior.parsing import is_regular, open_regular, parse_json
+from scaleprior.wording import one_line, parameter
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -153,8 +155,9 @@ def read_trained(path: Path) -> TrainedDetector:
     """
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
+    if not os.path.exists(path):
         raise UserError(f"model not found: {path}", hint="give the model.safetensors that training wrote")
+    open_regular(path, what="model").close()
     if path.suffix in (".pth", ".pkl"):
         raise UserError(
             f"model {path} is a file of Detectron2's, not of the torchvision engine",
@@ -168,10 +171,10 @@ def read_trained(path: Path) -> TrainedDetector:
                 f"{path} is not a trained detector (perhaps a backbone)",
                 hint="give the model.safetensors that `scaleprior detect train` wrote",
             )
-        raw = json.loads(text)
-    except (SafetensorError, OSError, json.JSONDecodeError) as e:
-        raise UserError(f"model {path} cannot be read: {e}", hint="the file is damaged; get it again") from e
-    if raw.get("schema") != _SCHEMA:
+    except (SafetensorError, OSError, UnicodeError) as e:
+        raise _damaged(path, e) from e
+    raw = parse_json(text, where=f"what model {path} says of itself")
+    if not isinstance(raw, dict) or raw.get("schema") != _SCHEMA:
         raise UserError(f"{path} was written by another version of ScalePrior", hint="train again")
     trained = TrainedDetector.from_dict(raw, where=str(path))
     return replace(trained, config=_as_trained(trained.config))
@@ -181,11 +184,17 @@ def is_model_file(path: Path) -> bool:
     """Whether this is a trained detector of this engine, of whatever version."""
     from safetensors import SafetensorError, safe_open
 
+    if not is_regular(path):
+        return False
     try:
         with safe_open(path, framework="pt") as file:
             return _INFO_KEY in (file.metadata() or {})
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, UnicodeError):
         return False
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"model {path} cannot be read: {one_line(error)}", hint="the file is damaged; get it again")
 
 
 def _as_trained(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,8 +216,8 @@ def load_model(path: Path, model: Detector) -> None:
 
     try:
         tensors = load_file(path)
-    except (SafetensorError, OSError) as e:
-        raise UserError(f"model {path} cannot be read: {e}", hint="the file is damaged; get it again") from e
+    except (SafetensorError, OSError, UnicodeError) as e:
+        raise _damaged(path, e) from e
     names, state = model_names(model), model.state_dict()
     wrong = sorted(set(names.values()) ^ set(tensors)) or [
         theirs for ours, theirs in names.items() if state[ours].shape != tensors[theirs].shape

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.trunks.resnet.build import build_resnet
@@ -18,6 +23,7 @@ from scaleprior.detect.faster_rcnn.model import Detector, build_detector
 from scaleprior.detect.faster_rcnn.model_file import (
     fill_backbone,
     fixed_values,
+    is_model_file,
     load_model,
     model_names,
     read_trained,
@@ -210,3 +216,52 @@ def test_a_file_says_whether_it_has_masks_and_one_from_before_has_none(tmp_path:
 
 def _trained(config: dict[str, Any]) -> TrainedDetector:
     return TrainedDetector(("a",), (1,), config, None, 0, 1, "f", created_by())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 5000, "nested too deeply"),
+        ('{"schema": 1' + "0" * 5000 + "}", "4300 digits"),
+        ("[]", "another version"),
+        ("nothing", "is not JSON: line 1"),
+        ('{"schema": 2}', "'class_names' is missing|'classes' is missing"),
+    ],
+)
+def test_a_header_that_nobody_wrote_is_refused_in_one_line(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(1)}, path, {"scaleprior.detector": text})
+    assert is_model_file(path)
+    with pytest.raises(UserError, match=words) as caught:
+        read_trained(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
+
+
+def test_a_model_is_a_regular_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    os.mkfifo(path)
+    assert not is_model_file(path)
+    with pytest.raises(UserError, match=r"model .* is a pipe; give a file"):
+        read_trained(path)
+
+
+@pytest.mark.slow
+def test_model_files_of_random_bytes_are_read_or_refused(tmp_path: Path) -> None:
+    """1,000 mutations of a header, seeded."""
+    path, draw = tmp_path / "model.safetensors", random.Random(17)
+    said = {"schema": 2, "class_names": ["a"], "category_ids": [1], "config": {"SEED": 1}, "card": None, "seed": 3}
+    said |= {"max_iter": 9, "fingerprint": "f", "created_by": {"version": "1", "commit": "c"}, "extended": []}
+    save_file({"a": torch.zeros(1)}, path, {"scaleprior.detector": json.dumps(said)})
+    good = path.read_bytes()
+    for _ in range(1000):
+        content = bytearray(good)
+        for _ in range(draw.randrange(1, 4)):
+            at = draw.randrange(len(content))
+            content[at : at + draw.randrange(2)] = draw.choice(
+                [b"", b"[", b"9", b"null", b'\\"', bytes([draw.randrange(256)])]
+            )
+        path.write_bytes(content)
+        is_model_file(path)
+        with contextlib.suppress(UserError):
+            read_trained(path)

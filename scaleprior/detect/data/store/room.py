@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from scaleprior.detect.data.store.stored import Shape, StoredImages, file_bytes
-from scaleprior.errors import ScalePriorError
+from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.files import write_json
 from scaleprior.home import home_folder
+from scaleprior.parsing import read_json
 
 __all__ = ["Room", "Tenant", "machine_room", "tenants"]
 
@@ -142,8 +143,8 @@ def tenants(folder: Path) -> list[Tenant]:
 
 
 def _record(place: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        record = json.loads((place / _RECORD).read_text(encoding="utf-8"))
+    with contextlib.suppress(UserError):
+        record = read_json(place / _RECORD)
         if isinstance(record, dict) and isinstance(record.get("bytes"), int):
             return record
     return {"bytes": 0}

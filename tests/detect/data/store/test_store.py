@@ -123,7 +123,7 @@ def test_a_changed_file_is_noticed_also_while_it_is_in_use(data: DetectionSet, t
         assert [torch.equal(a, b) for a, b in zip(before, after)] == [index != 2 for index in range(IMAGES)]
     assert other.decoded == 0
     path.unlink()
-    with pytest.raises(UserError, match=r"002\.png cannot be read"):
+    with pytest.raises(UserError, match=r"image not found: .*002\.png"):
         _all(_store(data, tmp_path / "room"))
 
 
