@@ -6,16 +6,16 @@ Opening reads ``corpus.json`` (or a saved fraction's Parquet footer) and no rows
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaleprior.corpus.facts import checked_facts
 from scaleprior.corpus.fraction import FACTS_KEY, LABEL_SPACE_KEY, Fraction
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.errors import UserError
-from scaleprior.parsing import read_json
+from scaleprior.parsing import parse_json, read_json
 from scaleprior.progress import ProgressFn, watched
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from scaleprior.corpus.views.statistics import CorpusStatistics
 
 __all__ = ["Corpus", "build_index"]
-
-_READABLE_SCHEMA = 1
 
 
 class Corpus:
@@ -57,17 +55,11 @@ class Corpus:
             root: where the images are now, if they have moved since the index was built.
 
         Raises:
-            UserError: not an index, or one of another schema version.
+            UserError: not an index, a damaged one, or one of another schema version.
         """
         path = Path(path)
         facts = read_json(path / "corpus.json", what="corpus index") if path.is_dir() else _footer(path, FACTS_KEY)
-        version = facts.get("schema") if isinstance(facts, dict) else None
-        if version != _READABLE_SCHEMA:
-            raise UserError(
-                f"{path} has index schema {version!r}, this version reads {_READABLE_SCHEMA}",
-                hint="build the index again",
-            )
-        return cls(path.absolute(), facts, root=root)
+        return cls(path.absolute(), checked_facts(facts, where=str(path)), root=root)
 
     @classmethod
     def build(
@@ -192,8 +184,16 @@ class Corpus:
     @cached_property
     def _label_space(self) -> LabelSpace:
         if self.path.is_dir():
-            return LabelSpace.load(self.path / "label_space.json")
-        return LabelSpace.from_dict(_footer(self.path, LABEL_SPACE_KEY), where=str(self.path))
+            space = LabelSpace.load(self.path / "label_space.json")
+        else:
+            space = LabelSpace.from_dict(_footer(self.path, LABEL_SPACE_KEY), where=str(self.path))
+        if len(space) != self.facts["label_space"]["nodes"]:
+            raise UserError(
+                f"the label space of {self.path} has {len(space):,} nodes, indexed were "
+                f"{self.facts['label_space']['nodes']:,}",
+                hint="build the index again",
+            )
+        return space
 
     def __len__(self) -> int:
         return int(self.facts["images"])
@@ -353,15 +353,12 @@ def build_index(
 
 
 def _footer(path: Path, key: bytes) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from scaleprior.corpus.parquet_files import read_footer
 
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"no corpus index at {path}", hint="build one with: scaleprior corpus build SRC OUT")
-    try:
-        metadata = pq.read_metadata(path).metadata or {}
-    except (OSError, pa.ArrowInvalid) as e:
-        raise UserError(f"{path} is not a Parquet file: {e}", hint="give an index folder or a saved fraction") from e
+    footer = read_footer(path, said=f"{path} is not a Parquet file", hint="give an index folder or a saved fraction")
+    metadata = footer.metadata or {}
     if key not in metadata:
         raise UserError(f"{path} is not a saved fraction", hint="write one with: scaleprior corpus fraction --out FILE")
-    return json.loads(metadata[key])
+    return parse_json(metadata[key], where=f"the {key.decode().rpartition('.')[2]} in {path}")

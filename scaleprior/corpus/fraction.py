@@ -6,6 +6,7 @@ rows; a forked worker shares the parent's rows and opens its own files.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zlib
@@ -20,6 +21,8 @@ import pyarrow.parquet as pq
 
 from scaleprior.corpus.digest import IndexDigest
 from scaleprior.corpus.images import decode
+from scaleprior.corpus.index_schema import COLUMNS, check_columns, sound_rows
+from scaleprior.corpus.parquet_files import parquet_errors, plain_texts, read_footer
 from scaleprior.corpus.shards import ByteReader
 from scaleprior.errors import UserError
 from scaleprior.files import atomic_path
@@ -31,6 +34,9 @@ __all__ = ["FACTS_KEY", "LABEL_SPACE_KEY", "Fraction", "Whole", "csr"]
 
 FACTS_KEY = b"scaleprior.corpus"
 LABEL_SPACE_KEY = b"scaleprior.label_space"
+
+_TEXTS = ["key", "path", "shard"]
+_CANNOT, _REBUILD = "cannot read the index", "build the index again"
 
 
 class Whole(Protocol):
@@ -123,10 +129,32 @@ class Fraction:
     @cached_property
     def columns(self) -> list[str]:
         """Those of the index: ``absent`` and ``crc32`` are not in every one."""
-        try:
-            return pq.read_schema(self.corpus.parquet).names
-        except (OSError, pa.ArrowInvalid) as e:
-            raise UserError(f"cannot read the index {self.corpus.parquet}: {e}", hint="build the index again") from e
+        return [name for name in COLUMNS if name in self._footer.schema.to_arrow_schema().names]
+
+    @cached_property
+    def _footer(self) -> pq.FileMetaData:
+        """Of a file that has the columns of an index, and no fewer rows than the corpus has images."""
+        path = self.corpus.parquet
+        with self._reading():
+            # a hash has 8 bytes that no compression shortens
+            footer = read_footer(
+                path, said=f"{_CANNOT} {path}", hint=_REBUILD, rows=0, rows_per_byte=1 / 8, texts=_TEXTS
+            )
+            check_columns(footer.schema.to_arrow_schema())
+        if footer.num_rows < self.images:
+            raise UserError(f"{path} holds {footer.num_rows} rows, corpus.json says {len(self.corpus)}", hint=_REBUILD)
+        return footer
+
+    def _reading(self) -> contextlib.AbstractContextManager[None]:
+        return parquet_errors(f"{_CANNOT} {self.corpus.parquet}", hint=_REBUILD)
+
+    def _opened(self) -> pq.ParquetFile:
+        assert self._footer.num_rows >= self.images  # which has been looked at before a page is
+        return pq.ParquetFile(self.corpus.parquet, read_dictionary=_TEXTS)
+
+    def _sound(self, table: pa.Table) -> pa.Table:
+        """``table`` as an index has it: no value is missing, and labels are places in the label space."""
+        return sound_rows(plain_texts(table, kept="shard"), nodes=self.corpus.facts["label_space"]["nodes"])
 
     def _lists(self, column: str) -> tuple[np.ndarray, np.ndarray]:
         return csr(self._read_columns(column), column)
@@ -137,20 +165,18 @@ class Fraction:
         Args:
             whole: of all rows that the file has, be they more than N.
         """
-        path, left = self.corpus.parquet, self.images
-        try:
-            with pq.ParquetFile(path) as file:
-                for group in range(file.num_row_groups):
-                    if left <= 0 and not whole:
-                        return
+        left = self._footer.num_rows if whole else self.images
+        with self._reading():
+            file = self._opened()
+        with file:
+            for group in range(file.num_row_groups):
+                if left <= 0:
+                    return
+                with self._reading():
                     table = file.read_row_group(group, columns=list(columns), use_threads=False)
-                    table = table if whole else table.slice(0, left)
-                    left -= table.num_rows
-                    yield table
-        except (OSError, pa.ArrowInvalid) as e:
-            raise UserError(f"cannot read the index {path}: {e}", hint="build the index again") from e
-        if left > 0:
-            raise UserError(f"{path} holds {self.images - left} rows of {self.images}", hint="build the index again")
+                    table = self._sound(table.slice(0, left))
+                left -= table.num_rows
+                yield table
 
     def read(self, index: int) -> bytes:
         """The encoded image ``index``.
@@ -234,22 +260,15 @@ class Fraction:
 
     def _read_columns(self, *columns: str) -> pa.Table:
         """The first N rows of some columns, all by default, from as few row groups as hold them."""
-        path = self.corpus.parquet
-        try:
-            with pq.ParquetFile(path) as file:
+        with self._reading():
+            with self._opened() as file:
                 groups, rows = [], 0
                 while rows < self.images and len(groups) < file.num_row_groups:
                     rows += file.metadata.row_group(len(groups)).num_rows
                     groups.append(len(groups))
                 # without Arrow's threads: a worker forked from a process that used them must not wait for one
                 table = file.read_row_groups(groups, columns=list(columns) or None, use_threads=False)
-        except (OSError, pa.ArrowInvalid) as e:
-            raise UserError(f"cannot read the index {path}: {e}", hint="build the index again") from e
-        if table.num_rows < self.images:
-            raise UserError(
-                f"{path} holds {table.num_rows} rows, corpus.json says {len(self.corpus)}", hint="build the index again"
-            )
-        return table.slice(0, self.images)
+            return self._sound(table.slice(0, self.images))
 
 
 def csr(table: pa.Table, column: str) -> tuple[np.ndarray, np.ndarray]:

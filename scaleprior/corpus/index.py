@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from scaleprior.corpus.digest import IndexDigest
 from scaleprior.corpus.duck import connect
 from scaleprior.corpus.hashing import hash64
+from scaleprior.corpus.index_schema import ABSENT, CHECKSUM, INDEX_SCHEMA
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.corpus.notes import Notes
 from scaleprior.corpus.shards import ByteReader
@@ -31,25 +32,12 @@ from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_json
 from scaleprior.progress import ProgressFn
 
-__all__ = ["INDEX_SCHEMA", "SCHEMA_VERSION", "ImageRow", "write_index"]
+__all__ = ["SCHEMA_VERSION", "ImageRow", "write_index"]
 
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
-INDEX_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("hash", pa.uint64()),
-        ("labels", pa.list_(pa.int32())),
-        ("shard", pa.dictionary(pa.int32(), pa.string())),
-        ("path", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-    ]
-)
-_ABSENT = pa.field("absent", pa.list_(pa.int32()))  # a column of an index that has such labels
-_CHECKSUM = pa.field("crc32", pa.uint32())  # the last column, of an index all of whose images were read
-_UNSORTED_SCHEMA = INDEX_SCHEMA.set(3, pa.field("shard", pa.string())).append(_ABSENT).append(_CHECKSUM)
+_UNSORTED_SCHEMA = INDEX_SCHEMA.set(3, pa.field("shard", pa.string())).append(ABSENT).append(CHECKSUM)
 _GROUP_ROWS = 65_536  # rows of a Parquet row group: what opening a small fraction reads at most
 
 
@@ -127,8 +115,8 @@ def write_index(
     images = pq.read_metadata(unsorted).num_rows
     verification.judge(images)
     digest = IndexDigest(SCHEMA_VERSION, salt, label_space.fingerprint)
-    schema = INDEX_SCHEMA.append(_ABSENT) if absent.labels else INDEX_SCHEMA
-    schema = schema if unread else schema.append(_CHECKSUM)
+    schema = INDEX_SCHEMA.append(ABSENT) if absent.labels else INDEX_SCHEMA
+    schema = schema if unread else schema.append(CHECKSUM)
     with pq.ParquetWriter(folder / "index.parquet", schema, compression="zstd") as writer:
         for table in _sorted_groups(unsorted, folder, memory_limit, schema):
             digest.update(table)

@@ -7,9 +7,11 @@ WebDataset's readers group the two by KEY; ours read an image by its byte offset
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
+import stat
 import tarfile
 import threading
 from collections import OrderedDict
@@ -20,15 +22,23 @@ from typing import Any
 from scaleprior.corpus.tar_files import TarMember
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import SHORTAGES, atomic_path
+from scaleprior.places import inside
+from scaleprior.wording import one_line
 
 __all__ = ["ByteReader", "ShardWriter"]
+
+
+_UNASKED = 16 << 20  # bytes that are read without asking how long the file is
 
 
 class _Descriptor:
     """An open file that closes when the last user lets go, so the cache may drop it while another thread reads."""
 
     def __init__(self, path: str) -> None:
-        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        # a pipe would wait for who writes into it; of a regular file O_NONBLOCK changes nothing
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(self.number).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
 
     def __del__(self) -> None:
         if hasattr(self, "number"):
@@ -42,7 +52,7 @@ class ByteReader:
     arrives with no open files.
 
     Args:
-        root: folder that paths are relative to.
+        root: folder that paths are relative to, and do not leave; "" takes whole paths.
         open_files: how many descriptors to keep.
     """
 
@@ -59,15 +69,20 @@ class ByteReader:
         """Bytes [offset, offset + size) of the file ``path``.
 
         Raises:
-            UserError: the file is missing, unreadable, or ends before the range does.
+            UserError: the path leads out of the root, the file is missing, unreadable or no regular one, or ends
+                before the range does.
             FailureError: the process has no descriptors or memory left; nothing is wrong with the file.
         """
         try:
             descriptor = self._descriptor(path)  # held by name: another thread may drop it from the cache meanwhile
-            data = os.pread(descriptor.number, size, offset)
-        except OSError as e:
-            said = f"cannot read {os.path.join(self.root, path)}: {e.strerror}"
-            if e.errno in SHORTAGES:  # whoever passes over images that are damaged must not pass over this one
+            # pread takes the memory that it is asked for before it looks
+            there = size if size <= _UNASKED else min(size, os.fstat(descriptor.number).st_size - offset)
+            data = os.pread(descriptor.number, max(there, 0), offset) if size >= 0 and offset >= 0 else b""
+        except (OSError, OverflowError, ValueError) as e:  # the latter two of a place beyond 64 bits, a name with a NUL
+            reason = (e.strerror if isinstance(e, OSError) else None) or one_line(e)
+            said = f"cannot read {os.path.join(self.root, path)}: {reason}"
+            # whoever passes over images that are damaged must not pass over this one
+            if isinstance(e, OSError) and e.errno in SHORTAGES:
                 raise FailureError(said, hint="raise the limit (ulimit -n), or free memory, and run again") from e
             raise UserError(said, hint="check the data") from e
         if len(data) != size:
@@ -79,11 +94,16 @@ class ByteReader:
 
     def _descriptor(self, path: str) -> _Descriptor:
         with self._lock:
-            found = self._open.pop(path, None) or _Descriptor(os.path.join(self.root, path))
+            found = self._open.pop(path, None) or self._opened(path)
             self._open[path] = found
             if len(self._open) > self._limit:
                 self._open.popitem(last=False)
         return found
+
+    def _opened(self, path: str) -> _Descriptor:
+        # an empty root is that of who names whole paths
+        where = inside(self.root, path, what="an image's file") if self.root else path
+        return _Descriptor(str(where))
 
 
 def _reader(root: str, open_files: int) -> ByteReader:
