@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from detectron2.utils import comm
 
 from scaleprior.backbones.readers.containers import open_container
 from scaleprior.d2.plan import Plan, read_trained
+from scaleprior.d2.weights.saved import POINTER, checkpoint_in
 from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.trained import TrainedDetector
 from scaleprior.detect.workers import other_schedule_told
@@ -24,7 +24,6 @@ __all__ = ["MODEL_FILE", "POINTER", "claim"]
 logger = logging.getLogger(__name__)
 
 MODEL_FILE = "model_final.pth"
-POINTER = "last_checkpoint"
 
 
 def claim(plan: Plan, out: Path, *, resume: bool, extend: bool = False) -> tuple[TrainedDetector, bool]:
@@ -41,8 +40,7 @@ def claim(plan: Plan, out: Path, *, resume: bool, extend: bool = False) -> tuple
         this very run, finished: nothing is written then.
 
     Raises:
-        UserError: another run is to be resumed, or one that is not ours, or one whose checkpoint is gone; nothing is
-            written then, either.
+        UserError: another run is to be resumed, or one that is not ours; nothing is written then, either.
     """
     assert plan.trained is not None, "a plan of an evaluation claims nothing"
     identity = {**plan.trained.to_dict(), "processes": comm.get_world_size()}
@@ -54,7 +52,7 @@ def claim(plan: Plan, out: Path, *, resume: bool, extend: bool = False) -> tuple
         folder.write()
         return plan.trained, False
     with other_schedule_told(plan.cfg, out, now=comm.get_world_size(), then=_processes_of(out)):
-        known = folder.resumed(extend=extend, steps_done=lambda: _steps_done(out))
+        known = folder.resumed(extend=extend, steps_done=lambda: _steps_done(out, folder))
     if known is None:
         if pointer.is_file():
             raise UserError(
@@ -73,7 +71,7 @@ def claim(plan: Plan, out: Path, *, resume: bool, extend: bool = False) -> tuple
     before = read_trained(model) if model.is_file() else None
     if before is not None and before.fingerprint == known.fingerprint:
         return trained, True
-    if _last_checkpoint(out) is not None:
+    if pointer.is_file():
         known.warn_of_other_version()
     _tell_of_processes(out)
     # what a comparison reads in the detector stands in the folder, too
@@ -103,29 +101,17 @@ def _processes_of(out: Path) -> int | None:
     return number if isinstance(number, int) else None
 
 
-def _last_checkpoint(out: Path) -> Path | None:
-    """The checkpoint to go on from; None before the first one.
+def _steps_done(out: Path, folder: RunFolder) -> int:
+    """Of the checkpoint to go on from.
 
     Raises:
-        UserError: it is gone, or was not written to its end.
+        UserError: nothing says which that is.
     """
-    pointer = out / POINTER
-    if not pointer.is_file():
-        return None
-    checkpoint = out / pointer.read_text(encoding="utf-8").strip()
-    if not zipfile.is_zipfile(checkpoint):  # false of a file that is not there
-        raise UserError(
-            f"{pointer} names {checkpoint.name}, which is {'damaged' if checkpoint.is_file() else 'not there'}",
-            hint=f"put the file back, or start anew without {parameter('resume', True)}",
-        )
-    return checkpoint
-
-
-def _steps_done(out: Path) -> int:
-    checkpoint = _last_checkpoint(out)
+    before = (folder.read() or {}).get("fingerprint")
+    checkpoint = checkpoint_in(out, before if isinstance(before, str) else None)
     if checkpoint is not None:
         return open_container(checkpoint).tree["iteration"] + 1
-    if (out / MODEL_FILE).is_file():
+    if (out / MODEL_FILE).is_file() and not (out / POINTER).is_file():
         raise UserError(
             f"{out} has a {MODEL_FILE} but no {POINTER}, which says where to go on",
             hint=f"write {MODEL_FILE} into {out / POINTER}, or start anew in another folder",

@@ -34,12 +34,14 @@ from scaleprior.d2.logs import quiet_stdout, run_log
 from scaleprior.d2.plan import Plan, default_config, plan_evaluation, plan_training
 from scaleprior.d2.trainer import Trainer
 from scaleprior.d2.weights.checkpoint import load_detector
+from scaleprior.d2.weights.saved import numbered_checkpoints
 from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.data.names import BUILTIN_SETS
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
 from scaleprior.detect.results_file import append_result
 from scaleprior.files import write_json
 from scaleprior.progress import ProgressFn
+from scaleprior.training.checkpoints import KEPT
 from scaleprior.training.seeds import seed_everything
 
 __all__ = ["Detectron2Engine", "evaluate_sets", "record"]
@@ -48,9 +50,9 @@ logger = logging.getLogger(__name__)
 
 
 class _EngineTrainer(Trainer):
-    """Keeps one checkpoint: an engine's folder holds what resuming needs and, at the end, the model."""
+    """Keeps two checkpoints: an engine's folder holds what resuming needs and, at the end, the model."""
 
-    keep_checkpoints = 1
+    keep_checkpoints = KEPT
 
 
 class Detectron2Engine:
@@ -100,7 +102,7 @@ class Detectron2Engine:
             else:
                 record_dropped(out, problems_of(plan.cfg.DATASETS.TRAIN), anew=True)
                 _train(replace(plan, trained=trained), out, resume or extend, progress)
-                for left in out.glob("model_[0-9]*.pth"):
+                for left in numbered_checkpoints(out):
                     left.unlink()
         return out / MODEL_FILE
 

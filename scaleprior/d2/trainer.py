@@ -7,12 +7,9 @@ with its images, and SIGTERM that saves.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-import pickle
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +24,6 @@ from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from torch import nn
 
-from scaleprior.backbones.canonical import is_detector_state
 from scaleprior.config.seed import run_seed
 from scaleprior.d2.checks import check_keys, check_solver
 from scaleprior.d2.data.classes import check_classes
@@ -42,13 +38,10 @@ from scaleprior.d2.evaluation.kinds import build_evaluator
 from scaleprior.d2.normalizers import NORMALIZERS, normalizers, set_normalizers
 from scaleprior.d2.precision import LossScale, overflow_in, set_precision, with_scaler
 from scaleprior.d2.ready import ddp_on_cpu, ready, with_sets
-from scaleprior.d2.weights.checkpoint import EXTRA_KEY
+from scaleprior.d2.weights.checkpointer import TrainerCheckpointer
 from scaleprior.d2.weights.norm_eps import build_norm_eps
-from scaleprior.d2.weights.start_detector import require_weights, tell_of_fresh
-from scaleprior.detect.plan import starts_from_detector
 from scaleprior.detect.trained import TrainedDetector
-from scaleprior.errors import FailureError, ScalePriorError, UserError
-from scaleprior.files import atomic_path, write_text
+from scaleprior.errors import FailureError, UserError
 from scaleprior.progress import ProgressFn
 from scaleprior.training.metrics_file import cut_lines
 from scaleprior.training.run_folder import with_way_on
@@ -74,7 +67,8 @@ class Trainer(DefaultTrainer):
     Attributes:
         cfg: as given; with ScalePrior's keys at their defaults where it had none, and scaled to the processes by
             SOLVER.REFERENCE_WORLD_SIZE.
-        keep_checkpoints: newest periodic checkpoints to keep; None = all, as Detectron2 does.
+        keep_checkpoints: newest checkpoints to keep on the way, those of earlier starts among them; where the disk is
+            full, older ones give way. None = all, as Detectron2 does.
         trained: what the detector will say of itself; goes into every checkpoint under ``EXTRA_KEY``. None = nothing.
         progress: called once a step with (steps done, all steps, {"loss": ...}).
     """
@@ -110,7 +104,7 @@ class Trainer(DefaultTrainer):
         # Whoever builds models or hooks without asking ours owes the key and the checkpoints nevertheless.
         build_norm_eps(getattr(self.model, "module", self.model), cfg)
         if type(self.checkpointer) is DetectionCheckpointer:
-            self._save_by(_Checkpointer(self))
+            self._save_by(TrainerCheckpointer(self))
         if not hasattr(self.data_loader, "go_to"):
             logger.warning(
                 "the training loader is a %s, which has no position: a resumed run takes its data from their start "
@@ -245,11 +239,10 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's own, in its order; called once, at the end of ``DefaultTrainer.__init__``."""
         # Before the hooks are made, because the one that saves holds on to the checkpointer.
-        self.checkpointer = _Checkpointer(self)
+        self.checkpointer = TrainerCheckpointer(self)
         found = super().build_hooks()
         for hook in found:
             if isinstance(hook, hooks.PeriodicCheckpointer):
-                hook.max_to_keep = self.keep_checkpoints
                 # 0 is none but the final one; fvcore would divide by it.
                 hook.period = self.cfg.SOLVER.CHECKPOINT_PERIOD or self.cfg.SOLVER.MAX_ITER + 1
         return evaluation_hooks(found, self)
@@ -308,74 +301,3 @@ def _images(loader: Any) -> str:
     """Those of the last batch, where the loader knows them."""
     last = getattr(loader, "last", None)
     return f"; images {', '.join(str(image.get('file_name')) for image in last)}" if last else ""
-
-
-class _Checkpointer(DetectionCheckpointer):
-    """Files that are complete or absent, and the trainer's ``trained`` in them; refuses a detector for a backbone."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        super().__init__(trainer._trainer.model, trainer.cfg.OUTPUT_DIR, trainer=weakref.proxy(trainer))
-        self._trainer = weakref.proxy(trainer)
-        self._resuming = False
-
-    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        self._resuming = resume and self.has_checkpoint()
-        if not self._resuming and starts_from_detector(self._trainer.cfg):
-            require_weights(path)
-        return super().resume_or_load(path, resume=resume)
-
-    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        try:
-            return super().load(path, *args, **kwargs)
-        except ScalePriorError:
-            raise
-        except (OSError, AssertionError, RuntimeError, EOFError, pickle.UnpicklingError) as e:
-            raise UserError(
-                f"weights {path} cannot be read: {e}", hint="check the path; get a damaged file again"
-            ) from e
-
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        if self._resuming:
-            return super()._load_model(checkpoint)
-        cfg, is_detector = self._trainer.cfg, is_detector_state(checkpoint["model"])
-        if not starts_from_detector(cfg):
-            if is_detector:
-                raise UserError(
-                    f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is a trained detector, not a backbone",
-                    hint=f"SCALEPRIOR.START detector goes on from all of it{_KEYS_FIRST}; `scaleprior backbone "
-                    f"convert` cuts the backbone out; {_EVALUATION} evaluates the detector",
-                )
-            return super()._load_model(checkpoint)
-        if not is_detector:
-            raise UserError(
-                f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} is no trained detector, and SCALEPRIOR.START is 'detector'",
-                hint="leave SCALEPRIOR.START out to start from a backbone",
-            )
-        incompatible = super()._load_model(checkpoint)
-        tell_of_fresh(self.model, incompatible.missing_keys, cfg.MODEL.WEIGHTS)
-        return incompatible
-
-    def save(self, name: str, **kwargs: Any) -> None:
-        if not self.save_dir or not self.save_to_disk:
-            return
-        state: dict[str, Any] = {"model": self.model.state_dict(), **kwargs}
-        if self._trainer.trained is not None:
-            state[EXTRA_KEY] = json.dumps(self._trainer.trained.to_dict())
-        state.update({key: part.state_dict() for key, part in self.checkpointables.items()})
-        target = Path(self.save_dir) / f"{name}.pth"
-        logger.info("Saving checkpoint to %s", target)
-        # The last one is what people keep: it alone is flushed to the disk.
-        try:
-            with atomic_path(target, durable=name.endswith("_final")) as temporary:
-                torch.save(state, temporary)
-        except RuntimeError as e:  # what torch makes of a full disk
-            if isinstance(e, ScalePriorError):
-                raise
-            raise FailureError(
-                f"cannot write {target}: {' '.join(str(e).split())[:120]}",
-                hint=f"the disk may be full: free space and go on with {parameter('resume', True)}",
-            ) from e
-        self.tag_last_checkpoint(target.name)
-
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        write_text(Path(self.save_dir) / "last_checkpoint", last_filename_basename, durable=False)

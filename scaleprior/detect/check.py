@@ -168,7 +168,7 @@ def detection_needs(cfg: CfgNode, engine: Engine, *, processes: int = 1) -> Need
     batch = images * map_bytes(spec, side * side, cfg.MODEL.RESNETS.OUT_FEATURES, half=cfg.SOLVER.AMP.ENABLED)
     return Needs(
         left=weights,
-        peak=(KEPT + 1 if whole else 2) * weights * (1 + _MOMENTUM),  # the next checkpoint, beside those that are kept
+        peak=(KEPT + 1) * weights * (1 + _MOMENTUM),  # the next checkpoint, beside those that are kept
         memory=training_bytes(model, slots=_MOMENTUM) + batch,
         of=f"parameters, gradients, momentum and the maps of {images} images of {side}x{side} pixels",
     )

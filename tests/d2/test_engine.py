@@ -28,9 +28,9 @@ from detectron2.utils.file_io import HTTPURLHandler, PathManager
 
 import scaleprior.d2
 from scaleprior.backbones import ResNetSpec, load_backbone, read_card
-from scaleprior.d2 import trainer as d2_trainer
 from scaleprior.d2.engine import Detectron2Engine
 from scaleprior.d2.plan import EXTRA_KEY, read_trained, start_file
+from scaleprior.d2.weights.checkpointer import TrainerCheckpointer
 from scaleprior.detect import get_engine
 from scaleprior.detect.check import check_detection
 from scaleprior.detect.engines import Engine
@@ -231,7 +231,7 @@ def test_killed_between_the_last_checkpoint_and_the_final_one(
     words = [*coco, "SOLVER.CHECKPOINT_PERIOD", "3"]
     whole = Detectron2Engine().train(tiny("FPN", words), tmp_path / "w.safetensors", tmp_path / "whole")
     out = tmp_path / "broken"
-    save = d2_trainer._Checkpointer.save
+    save = TrainerCheckpointer.save
 
     def die(self: Any, name: str, **kwargs: Any) -> None:
         if name == "model_final":
@@ -239,7 +239,7 @@ def test_killed_between_the_last_checkpoint_and_the_final_one(
         save(self, name, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(d2_trainer._Checkpointer, "save", die)
+        patch.setattr(TrainerCheckpointer, "save", die)
         with pytest.raises(KeyboardInterrupt):
             Detectron2Engine().train(tiny("FPN", words), tmp_path / "w.safetensors", out)
     assert (out / "last_checkpoint").read_text() == "model_0000005.pth"

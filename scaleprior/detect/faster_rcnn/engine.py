@@ -36,6 +36,7 @@ from scaleprior.files import write_json
 from scaleprior.progress import ProgressFn
 from scaleprior.provenance import created_by
 from scaleprior.training.agreement import together
+from scaleprior.training.checkpoints import Checkpoints
 from scaleprior.training.crews import with_crew
 from scaleprior.training.device import resolve_device
 from scaleprior.training.processes import ProcessGroup, join_processes, place_in_group
@@ -96,6 +97,8 @@ class TorchvisionEngine:
             processes.wait()  # nobody writes before everybody has looked
             if not finished:
                 _train(plan, folder, processes, resume=resume or extend, progress=progress)
+            elif processes.main:
+                Checkpoints(out).remove()  # left by a run killed between its last two lines
             processes.wait()  # what all return is there
         return out / MODEL_FILE
 
