@@ -7,6 +7,7 @@ that determines it; and ``dropped.json`` where data were left out.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,7 @@ from scaleprior.detect.data.names import BUILTIN_SETS
 from scaleprior.detect.metrics import DetectionResult, results_to_dict
 from scaleprior.detect.results_file import append_result
 from scaleprior.files import write_json
+from scaleprior.locks import alone_in
 from scaleprior.progress import ProgressFn
 from scaleprior.training.checkpoints import KEPT
 from scaleprior.training.seeds import seed_everything
@@ -93,8 +95,9 @@ class Detectron2Engine:
         :meth:`evaluate` does that.
         """
         out = Path(out)
-        with run_log(out) as log, quiet_stdout():
+        with contextlib.ExitStack() as held, run_log(out) as log, quiet_stdout():
             plan = plan_training(loaded, weights, out)
+            held.enter_context(alone_in(out))
             trained, finished = claim(plan, out, resume=resume, extend=extend)
             log.open()
             if finished:

@@ -34,8 +34,10 @@ from scaleprior.detect.data.dropped import record_dropped
 from scaleprior.detect.engines import get_engine
 from scaleprior.detect.metrics import results_to_dict
 from scaleprior.detect.start import model_to_evaluate
+from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import FailureError, ScalePriorError, UserError
 from scaleprior.files import write_bytes, write_json
+from scaleprior.locks import alone_in
 from scaleprior.terminal import say_json
 from scaleprior.training.launching import check_counts, check_gpus, supervise
 from scaleprior.training.run_folder import RUN_FILE
@@ -97,13 +99,19 @@ def _work(args: argparse.Namespace) -> None:
         tell()
         _report(plan, _evaluate(plan, plan.cfg.MODEL.WEIGHTS), plan.cfg.MODEL.WEIGHTS)
         return
+    with contextlib.ExitStack() as held:
+        _work_alone(args, loaded, out, held)
+
+
+def _work_alone(args: argparse.Namespace, loaded: LoadedConfig, out: Path, held: contextlib.ExitStack) -> None:
+    """Training and its report; no other run works in ``out`` until ``held`` is closed."""
     with held_messages() as tell:
         # a script of one's own may have Detectron2's flags alone
         if not getattr(args, "no_check", False):
             _on_main(lambda: _check(loaded, out))
         plan = _with_results(plan_training(loaded, None, out))
         resume, extend = args.resume, getattr(args, "extend", False)
-        trained, finished = _on_main(lambda: claim(plan, out, resume=resume, extend=extend))
+        trained, finished = _on_main(lambda: _claim(plan, out, held, resume=resume, extend=extend))
     plan = replace(plan, trained=trained)
     _set_up(plan, args, loaded)
     tell()
@@ -116,6 +124,13 @@ def _work(args: argparse.Namespace) -> None:
             record_dropped(out, problems_of(plan.cfg.DATASETS.TRAIN), anew=True)
         found = _train(plan, resume=resume or extend)
     _report(plan, found, model)
+
+
+def _claim(
+    plan: Plan, out: Path, held: contextlib.ExitStack, *, resume: bool, extend: bool
+) -> tuple[TrainedDetector, bool]:
+    held.enter_context(alone_in(out))
+    return claim(plan, out, resume=resume, extend=extend)
 
 
 def _on_main(work: Callable[[], T]) -> T:

@@ -7,6 +7,7 @@ and, last, ``result.json``, which marks it finished.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +18,7 @@ from scaleprior.backbones.assumed import warn_of_assumed
 from scaleprior.config.batch import log_settled, settled
 from scaleprior.config.saved import write_config
 from scaleprior.corpus import Corpus
+from scaleprior.locks import alone_in
 from scaleprior.pretrain.costs.work import pretraining_work
 from scaleprior.pretrain.data.batches import training_set
 from scaleprior.pretrain.evaluation.measures import Measures
@@ -99,7 +101,7 @@ def run_pretraining(
                 claim.checkpoints.remove()  # left by a run killed between its last two lines
             return claim.finished
         recorder = recorder or JsonLines.from_config(cfg, out)
-        with closed_after(recorder, out):
+        with alone_in(out) if processes.main else contextlib.nullcontext(), closed_after(recorder, out):
             with write_errors(out):
                 recorder.prepare(processes)
             if processes.main:

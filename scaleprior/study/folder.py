@@ -29,11 +29,11 @@ from typing import Any
 
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_json
+from scaleprior.locks import open_lock
 from scaleprior.parsing import is_regular, parse_json, read_json
 from scaleprior.study.cell import Cell
 from scaleprior.study.fields import Fields
 from scaleprior.study.helper_files import say_once
-from scaleprior.study.locks import open_lock
 from scaleprior.wording import parameter, shown
 
 __all__ = ["StudyFolder", "StudyRecord"]

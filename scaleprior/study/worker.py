@@ -29,6 +29,7 @@ from scaleprior.backbones.weights import read_card
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.files import WriteError, remove_leftovers
+from scaleprior.locks import open_lock
 from scaleprior.parsing import is_regular
 from scaleprior.pretrain import pretrain
 from scaleprior.progress import ProgressFn, StandardError
@@ -36,7 +37,6 @@ from scaleprior.study.cell import CELL_FILE, Cell
 from scaleprior.study.failure import ERROR_FILE, Failure
 from scaleprior.study.fields import are_numbers
 from scaleprior.study.helper_files import read_helper, without_hint, write_helper
-from scaleprior.study.locks import open_lock
 from scaleprior.study.result import CellResult, set_aside
 from scaleprior.study.sharing import CellMemory, Sharing
 from scaleprior.training.memory import memory_that_ran_out

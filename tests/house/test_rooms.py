@@ -15,7 +15,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "scaleprior"
 FLOOR = {
     *("_lazy", "_version", "plugins", "ap_names", "checking", "errors", "files", "home", "progress", "provenance"),
-    *("wording", "config", "pages", "console", "spreadsheets", "terminal"),
+    *("wording", "config", "pages", "console", "locks", "spreadsheets", "terminal"),
 }
 ORDER = ["corpus", "backbones", "training"]
 SIDE_BY_SIDE = ["pretrain", "detect"]  # neither imports the other

@@ -13,8 +13,9 @@ import torch
 import scaleprior as sp
 from scaleprior.config import parse_overrides
 from scaleprior.errors import FailureError, UserError
+from scaleprior.locks import alone_in
 from scaleprior.pretrain.run import run_pretraining
-from tests.pretrain.conftest import SMALL
+from tests.pretrain.conftest import SMALL, TINY
 
 CONFIG = {"_BASE_": "Pretrain/Base-Pretrain.yaml", **dict(parse_overrides(SMALL))}
 
@@ -64,3 +65,17 @@ def test_generators_of_the_program_are_left_as_they_were(corpus_folder: Path, tm
     with pytest.raises(FailureError, match="loss is nan"):
         sp.pretrain(CONFIG, tmp_path / "bad", corpus=corpus_folder, overrides={"PRETRAIN.OPTIMIZER.BASE_LR": 1e30})
     assert state() == before
+
+
+def test_two_runs_do_not_share_a_folder(small_config: Callable, tmp_path: Path) -> None:
+    run, refused = tmp_path / "run", []
+
+    def another(done: int, total: int, numbers: object) -> None:
+        with pytest.raises(UserError, match="another run is at work in") as error:
+            run_pretraining(small_config(*TINY), run, resume=True)
+        refused.append(error.value)
+
+    run_pretraining(small_config(*TINY), run, progress=another)
+    assert len(refused) == 4
+    with alone_in(run):  # which is done: who asks for it disturbs nobody
+        assert run_pretraining(small_config(*TINY), run, resume=True).images_seen == 16

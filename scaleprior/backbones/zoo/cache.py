@@ -19,6 +19,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +29,15 @@ from scaleprior.backbones.zoo.hashes import PrintedHash, file_digests
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_json
 from scaleprior.home import home_folder
-from scaleprior.parsing import read_json
+from scaleprior.parsing import is_regular, read_json
+from scaleprior.places import check_name
+from scaleprior.wording import one_line, shown
 
 __all__ = ["Record", "ZooHome", "is_intact"]
 
 logger = logging.getLogger(__name__)
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -85,13 +90,16 @@ class ZooHome:
     def read_record(self, name: str) -> Record | None:
         """What an earlier download left; None if there was none."""
         path = self._record(name)
-        if not path.is_file():
+        if not is_regular(path):
             return None
         try:
             raw = read_json(path, what="record of the zoo")
-            return Record(url=str(raw["url"]), sha256=str(raw["sha256"]), file=Path(raw["file"]).name)
-        except (KeyError, TypeError) as e:
-            raise UserError(f"record of the zoo {path} is damaged: {e}", hint="remove it") from e
+            sha256, file = str(raw["sha256"]), check_name(raw["file"], what="file")
+            if not _SHA256.fullmatch(sha256):
+                raise ValueError(f"sha256 is {shown(sha256)}")
+            return Record(url=str(raw["url"]), sha256=sha256, file=file)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
+            raise UserError(f"record of the zoo {path} is damaged: {one_line(e)}", hint="remove it") from e
 
     def write_record(self, name: str, record: Record) -> None:
         """Note which file a name means."""

@@ -13,6 +13,8 @@ import yaml
 from scaleprior.backbones.zoo.hashes import HASH_PATTERN
 from scaleprior.errors import UserError
 from scaleprior.files import is_number
+from scaleprior.parsing import read_yaml as read_parsed
+from scaleprior.wording import shown
 
 __all__ = [
     "COUNT",
@@ -114,16 +116,16 @@ def check_entry(name: Any, value: Any, keys: Mapping[str, Kind], *, where: str) 
     if not NAME_PATTERN.fullmatch(str(name)):
         raise wrong("has a name that cannot be part of a URI", "use letters, digits, '.', '_' and '-', at most 100")
     if not isinstance(value, Mapping):
-        raise wrong(f"is {value!r}", "keys and values are needed")
+        raise wrong(f"is {shown(value)}", "keys and values are needed")
     for key in value:
         if key not in keys:
-            raise wrong(f"unknown key {key!r}", f"known: {', '.join(keys)}")
+            raise wrong(f"unknown key {shown(key)}", f"known: {', '.join(keys)}")
     for key, kind in keys.items():
         if value.get(key) is None:
             if kind.required:
                 raise wrong(f"key {key} is missing", f"give {kind.words}")
         elif not kind.fits(value[key]):
-            raise wrong(f"key {key} is {value[key]!r}", f"give {kind.words}")
+            raise wrong(f"key {key} is {shown(value[key])}", f"give {kind.words}")
     return {key: found for key, found in value.items() if found is not None}
 
 
@@ -139,11 +141,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: unreadable, not YAML, not a mapping, or a key that is there twice.
     """
-    try:
-        # _StrictLoader is a SafeLoader: plain values only
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise UserError(f"{path} cannot be read: {' '.join(str(e).split())}", hint="repair the YAML") from e
+    raw = read_parsed(path, what="catalogue", loader=_StrictLoader)  # a SafeLoader: plain values only
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds no mapping", hint="see model_zoo/ for examples")
     return raw

@@ -7,6 +7,7 @@ were left out.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from datetime import timedelta
 from pathlib import Path
@@ -33,6 +34,7 @@ from scaleprior.detect.results_file import append_result
 from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import UserError
 from scaleprior.files import write_json
+from scaleprior.locks import alone_in
 from scaleprior.progress import ProgressFn
 from scaleprior.provenance import created_by
 from scaleprior.training.agreement import together
@@ -96,7 +98,8 @@ class TorchvisionEngine:
             folder, finished = claim(plan, out, processes=count, resume=resume, extend=extend)
             processes.wait()  # nobody writes before everybody has looked
             if not finished:
-                _train(plan, folder, processes, resume=resume or extend, progress=progress)
+                with alone_in(out) if processes.main else contextlib.nullcontext():
+                    _train(plan, folder, processes, resume=resume or extend, progress=progress)
             elif processes.main:
                 Checkpoints(out).remove()  # left by a run killed between its last two lines
             processes.wait()  # what all return is there

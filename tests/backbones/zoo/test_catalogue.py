@@ -403,3 +403,23 @@ def test_a_trunk_of_timm_can_be_added(home: Path, tmp_path: Path) -> None:
     lines = entry.detection_lines()
     assert "MODEL.TIMM.MODEL resnet50_clip" in lines
     assert "MODEL.PIXEL_MEAN '[1.0, 1.0, 1.0]'" in lines
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: " + "[" * 5000, "nest"),
+        ("a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 40}]\n" for n in range(1, 5)), "with aliases"),
+        ("? [a, b]\n: 1\n", "cannot be read"),
+        ("a: 2020-99-99", "cannot be read"),
+        ("public: {\"\\e[2J\": {}}", "entry \\\\x1b"),
+        ("schema: 1\npublic: {x: {trunk: [" + "a, " * 5000 + "]}}", r"trunk is \['a'"),
+    ],
+)  # fmt: skip
+def test_a_catalogue_of_somebody_else_is_read_with_bounded_work(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "zoo.yaml"
+    path.write_text(text if text.startswith("schema") else f"schema: 1\n{text}", encoding="utf-8")
+    with pytest.raises(UserError, match=said) as refused:
+        read_catalogue(path, sections=("public",))
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 1000

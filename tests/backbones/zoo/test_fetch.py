@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import sys
 from pathlib import Path
@@ -364,3 +365,19 @@ def test_a_uri_is_a_canonical_file(
     written = path.stat().st_mtime_ns
     assert local_path(f"scaleprior://{name}").stat().st_mtime_ns == written  # converted once
     assert local_path("some/file.safetensors") == Path("some/file.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("sha256", "../../x"), ("sha256", 5), ("file", "../x"), ("file", ""), ("file", 7), ("file", None), ("url", {})],
+)
+def test_a_record_leads_nowhere_else(entry: str, server: Server, home: Path, key: str, value: Any) -> None:
+    fetch(entry)
+    path = home / "zoo" / "records" / f"{entry}.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, key: value}))
+    if key == "url":
+        assert fetch(entry).read_bytes() == DATA
+        return
+    with pytest.raises(UserError, match=r"record of the zoo .* is damaged: .*; remove it"):
+        fetch(entry)

@@ -14,6 +14,7 @@ from scaleprior.detect import detect, get_engine
 from scaleprior.detect.faster_rcnn import model_file
 from scaleprior.detect.faster_rcnn.trainer import METRICS
 from scaleprior.errors import UserError
+from scaleprior.locks import alone_in
 from tests.conftest import content
 from tests.detect.conftest import data_overrides, make_coco, tiny_config
 
@@ -142,3 +143,21 @@ def test_the_call_and_other_engines(stopped: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(type(engine), "train", staticmethod(plain))
     with pytest.raises(UserError, match="extend=True is asked for, and the torchvision engine extends no runs"):
         detect(loaded, tmp_path / "x", engine="torchvision", extend=True)
+
+
+def test_two_runs_do_not_share_a_folder(stopped: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(stopped / "run", tmp_path / "run")
+    before = content(run)
+    with alone_in(run):
+        with pytest.raises(UserError, match=r"another run is at work in .*; wait for it"):
+            train(stopped, run, resume=True)
+        assert content(run) == before
+    held = []
+
+    def ask(done: int, total: int, numbers: Any) -> None:
+        with pytest.raises(UserError, match="another run is at work"), alone_in(run):
+            pass
+        held.append(done)
+
+    train(stopped, run, resume=True, progress=ask)
+    assert held == [3, 4]
