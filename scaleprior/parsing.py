@@ -67,8 +67,11 @@ def is_regular(path: str | Path) -> bool:
         return False
 
 
-def open_regular(path: str | Path, *, what: str = "file") -> BinaryIO:
+def open_regular(path: str | Path, *, what: str = "file", buffering: int = -1) -> BinaryIO:
     """Open a file to read, without waiting for whoever writes into a pipe, and without asking a device.
+
+    Args:
+        buffering: bytes read ahead, as of ``open``.
 
     Raises:
         UserError: it is missing, cannot be read, or is a folder, a pipe, a socket or a device; names ``what`` it was
@@ -79,7 +82,7 @@ def open_regular(path: str | Path, *, what: str = "file") -> BinaryIO:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # another may take the name until here
         try:
             _check_kind(os.fstat(handle).st_mode, path, what)
-            return os.fdopen(handle, "rb")
+            return os.fdopen(handle, "rb", buffering)
         except BaseException:
             os.close(handle)
             raise

@@ -11,6 +11,7 @@ from importlib import metadata
 from typing import Any
 
 from scaleprior.errors import ScalePriorError, UserError
+from scaleprior.wording import shown
 
 __all__ = ["announced", "check_protocol", "find_announced", "load_announced", "package_of", "unknown_name"]
 
@@ -83,4 +84,4 @@ def unknown_name(what: str, name: str, known: Sequence[str]) -> UserError:
     lowered = {n.lower(): n for n in known}
     near = difflib.get_close_matches(name.lower(), lowered, n=1)
     suggestion = f"did you mean {lowered[near[0]]!r}? " if near else ""
-    return UserError(f"unknown {what} {name!r}", hint=f"{suggestion}known are {', '.join(known)}")
+    return UserError(f"unknown {what} {shown(name)}", hint=f"{suggestion}known are {', '.join(known)}")

@@ -7,7 +7,6 @@ nothing is assumed. The conversion is what ``scaleprior backbone convert FILE OU
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -21,12 +20,14 @@ from scaleprior.backbones.readers.facts import ReadOptions, UnknownFactsError, n
 from scaleprior.backbones.readers.limits import RefusedFileError
 from scaleprior.backbones.readers.read import find_backbone
 from scaleprior.backbones.readers.report import Found
+from scaleprior.backbones.readers.shards import shards_of
 from scaleprior.backbones.readers.timm_names import find_timm
 from scaleprior.backbones.weights import has_card, load_canonical
 from scaleprior.backbones.zoo.cache import ZooHome
 from scaleprior.backbones.zoo.resolve import find_weights
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import file_sha256
+from scaleprior.parsing import is_regular
 from scaleprior.progress import ProgressFn
 from scaleprior.wording import Wording
 
@@ -34,6 +35,7 @@ __all__ = ["canonical_file", "is_detector_state"]
 
 logger = logging.getLogger(__name__)
 
+_NAME = 100  # characters of a card's name that the name of its file takes
 # Tensors that only a trained detector has.
 _HEADS = ("proposal_generator.", "roi_heads.box_predictor.", "head.cls_score.", "head.bbox_pred.")
 
@@ -67,7 +69,8 @@ def _converted(source: str | Path) -> Path:
     found = _understood(source)
     home, sha256 = ZooHome.current(), _weights_sha256(found.path)
     card = hashlib.sha256(found.card.to_json().encode()).hexdigest()
-    target = home.converted(sha256, card, re.sub(r"[^A-Za-z0-9._-]", "_", found.card.name) or "backbone")
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", found.card.name)[:_NAME] or "backbone"
+    target = home.converted(sha256, card, name)
     said = "; ".join(map(str, found.report.lines()))
     if _is_conversion(target, found.card):
         logger.info("%s was converted before, to %s: %s", source, target, said)
@@ -139,7 +142,7 @@ def _is_detector(source: str | Path) -> UserError:
 
 def _is_conversion(target: Path, card: Card) -> bool:
     """Whether the cache has it, with this card and whole."""
-    if not target.is_file():
+    if not is_regular(target):
         return False
     try:
         _, written = load_canonical(target)
@@ -158,5 +161,4 @@ def _weights_sha256(path: Path) -> str:
 
 def _shards(index: Path) -> Iterator[Path]:
     if sniff(index) == "shards":
-        for name in sorted(set(json.loads(index.read_bytes())["weight_map"].values())):
-            yield index.parent / name
+        yield from sorted(set(shards_of(index).values()))

@@ -15,15 +15,20 @@ from scaleprior.backbones.trunks.published import CARD_FACTS, Origin
 from scaleprior.backbones.trunks.selection import spec_from_dict
 from scaleprior.errors import UserError
 from scaleprior.files import is_number
+from scaleprior.parsing import parse_json
 from scaleprior.provenance import CreatedBy
+from scaleprior.wording import shown
 
-__all__ = ["CARD_KEY", "SCHEMA", "UNKNOWN", "Card"]
+__all__ = ["CARD_KEY", "LARGEST", "SCHEMA", "UNKNOWN", "Card"]
 
 SCHEMA = 3
 """Newest schema read here. A card that says where its facts come from is written as 3. One that does not is a 1, or a 2
 if it names another family than Detectron2's ResNets; older versions refuse what they cannot read by its schema."""
 CARD_KEY = "scaleprior.card"
 """Key of the card in the safetensors header's metadata."""
+LARGEST = (1 << 63) - 1
+"""Of the whole numbers that a card holds: what other programs can read."""
+_LONGEST = 10_000  # characters of a text
 UNKNOWN = "unknown"
 """What a text field says when nobody recorded it; a number says None. What the contract with a detector needs
 (pixel statistics, channel order, architecture, eps) can never be unknown."""
@@ -88,7 +93,7 @@ class Card:
             if self.norm_eps is None:
                 object.__setattr__(self, "norm_eps", self.arch.family.eps)
         for name, problem in _problems(self):
-            raise UserError(f"card: {name} is {getattr(self, name)!r}", hint=problem)
+            raise UserError(f"card: {name} is {shown(getattr(self, name))}", hint=problem)
 
     @property
     def stride_in_1x1(self) -> bool:
@@ -125,9 +130,10 @@ class Card:
         """Raises UserError: a missing or unknown field, an impossible value, or a schema this version cannot read."""
         if not isinstance(value, Mapping):
             raise UserError(f"{source}: a card is an object, got {type(value).__name__}", hint="check the file")
-        if value.get("schema") not in range(1, SCHEMA + 1):
+        schema = value.get("schema")
+        if type(schema) is not int or not 1 <= schema <= SCHEMA:
             raise UserError(
-                f"{source}: card schema {value.get('schema')!r}, this version of scaleprior reads 1 to {SCHEMA}",
+                f"{source}: card schema {shown(schema)}, this version of scaleprior reads 1 to {SCHEMA}",
                 hint="update scaleprior",
             )
         value = dict(value)
@@ -135,16 +141,18 @@ class Card:
         required = {"name", "arch", "pixel_mean", "pixel_std", "channel_order"}
         unknown, missing = sorted(set(value) - {f.name for f in fields(cls)}), sorted(required - set(value))
         if unknown or missing:
-            raise UserError(f"{source}: card has unknown fields {unknown} and lacks {missing}", hint="check the file")
+            raise UserError(
+                f"{source}: card has unknown fields {shown(unknown)} and lacks {missing}", hint="check the file"
+            )
         if not isinstance(value["arch"], Mapping):
-            raise UserError(f"{source}: card: arch is {value['arch']!r}", hint="an object is needed")
+            raise UserError(f"{source}: card: arch is {shown(value['arch'])}", hint="an object is needed")
         for name in ("pixel_mean", "pixel_std"):
             if not isinstance(value[name], (list, tuple)):
-                raise UserError(f"{source}: card: {name} is {value[name]!r}", hint="three numbers are needed")
+                raise UserError(f"{source}: card: {name} is {shown(value[name])}", hint="three numbers are needed")
         facts = value.pop("facts", {})
         if not isinstance(facts, Mapping) or not set(facts) <= set(CARD_FACTS):
             raise UserError(
-                f"{source}: card: facts is {facts!r}", hint=f"an object of {', '.join(CARD_FACTS)} is needed"
+                f"{source}: card: facts is {shown(facts)}", hint=f"an object of {', '.join(CARD_FACTS)} is needed"
             )
         try:
             facts = {name: Origin.from_dict(origin) for name, origin in facts.items()}
@@ -154,7 +162,7 @@ class Card:
         for name, said in repeated.items():
             if said is not None and said != getattr(card, name):
                 raise UserError(
-                    f"{source}: card says {name} {said!r} but its arch says {getattr(card, name)!r}",
+                    f"{source}: card says {name} {shown(said)} but its arch says {getattr(card, name)!r}",
                     hint="the file was altered; get it again",
                 )
         return card
@@ -162,11 +170,7 @@ class Card:
     @classmethod
     def from_json(cls, text: str, *, source: str = "card") -> Card:
         """Parse and validate; ``source`` (a path) goes into error messages."""
-        try:
-            value = json.loads(text)
-        except json.JSONDecodeError as e:
-            raise UserError(f"{source}: the card is not JSON: {e}", hint="check the file") from e
-        return cls.from_dict(value, source=source)
+        return cls.from_dict(parse_json(text, where=f"{source}: the card"), source=source)
 
 
 def _problems(card: Card) -> list[tuple[str, str]]:
@@ -180,19 +184,19 @@ def _problems(card: Card) -> list[tuple[str, str]]:
             found.append((name, f"{triple} are needed"))
         elif name == "pixel_std" and min(card.pixel_std) <= 0:
             found.append((name, "positive numbers are needed"))
-    if card.channel_order not in ("RGB", "BGR"):
+    if not isinstance(card.channel_order, str) or card.channel_order not in ("RGB", "BGR"):
         found.append(("channel_order", 'take "RGB" or "BGR"'))
     if not is_number(card.norm_eps) or card.norm_eps < 0:
         found.append(("norm_eps", "a number of at least 0 is needed"))
     for name in ("input_size", "images", "labels", "steps", "seed"):
         value = getattr(card, name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-            found.append((name, "an integer of at least 0, or null for unknown, is needed"))
+        if value is not None and (type(value) is not int or not 0 <= value <= LARGEST):
+            found.append((name, f"an integer from 0 to {LARGEST}, or null for unknown, is needed"))
     if card.epochs is not None and (not is_number(card.epochs) or card.epochs < 0):
         found.append(("epochs", "a number of at least 0, or null for unknown, is needed"))
     for name in ("name", "licence", "source", "tensors_sha256"):
-        if not isinstance(getattr(card, name), str) or not getattr(card, name):
-            found.append((name, f'text is needed ("{UNKNOWN}" if it is)'))
+        if not isinstance(text := getattr(card, name), str) or not 0 < len(text) <= _LONGEST:
+            found.append((name, f'text is needed ("{UNKNOWN}" if it is), at most {_LONGEST:,} characters'))
     for name in ("corpus", "recipe", "created_by", "noise", "parent"):
         value = getattr(card, name)
         if not isinstance(value, Mapping) and not (value is None and name in ("noise", "parent")):

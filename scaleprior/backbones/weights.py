@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 from scaleprior.backbones.card import CARD_KEY, Card
 from scaleprior.backbones.readers.limits import RefusedFileError
-from scaleprior.backbones.readers.safetensors_files import read_header
+from scaleprior.backbones.readers.safetensors_files import metadata_of, read_header
 from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.errors import UserError
 from scaleprior.files import write_tensors
+from scaleprior.wording import one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,8 +90,10 @@ def load_canonical(path: str | Path) -> tuple[dict[str, Tensor], Card]:
     card = read_card(path)
     try:
         tensors = load_file(path)
-    except (SafetensorError, OSError) as e:
-        raise UserError(f"weights {path} cannot be read: {e}", hint="the file is damaged; get it again") from e
+    except (SafetensorError, OSError, ValueError, RuntimeError) as e:
+        raise UserError(
+            f"weights {path} cannot be read: {one_line(e)}", hint="the file is damaged; get it again"
+        ) from e
     _check_against(card.arch, {n: tuple(t.shape) for n, t in tensors.items()}, str(path))
     recorded = card.tensors_sha256
     if recorded != tensors_sha256(tensors) and recorded != _one_run_sha256(tensors):
@@ -129,9 +132,7 @@ def _raw(tensor: Tensor) -> np.ndarray:
 def _metadata(path: Path) -> dict[str, str]:
     """Texts in a file's header."""
     try:
-        texts = read_header(path).get("__metadata__", {})
-    except FileNotFoundError as e:
-        raise UserError(f"weights not found: {path}", hint="check the path") from e
+        return metadata_of(read_header(path))
     except OSError as e:
         raise UserError(f"weights {path} cannot be read: {e.strerror or e}", hint="check the file") from e
     except RefusedFileError as e:
@@ -139,7 +140,6 @@ def _metadata(path: Path) -> dict[str, str]:
             f"weights {path} cannot be read: not a safetensors file, or a damaged one ({e.reason})",
             hint="give a .safetensors backbone",
         ) from e
-    return {k: v for k, v in texts.items() if isinstance(v, str)} if isinstance(texts, dict) else {}
 
 
 def _check_against(spec: TrunkSpec, shapes: Mapping[str, tuple[int, ...]], where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from scaleprior.backbones.addresses import path_of
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError
 from scaleprior.backbones.readers.strangers import NEEDED, folder_words, stranger, zip_words
 from scaleprior.errors import UserError
+from scaleprior.parsing import is_regular, open_regular
 
 if TYPE_CHECKING:
     from scaleprior.backbones.readers.pickle.plain import Tree
@@ -52,7 +54,13 @@ def _safetensors(path: Path, limits: Limits) -> Content:
 def _shards(path: Path, limits: Limits) -> Content:
     from scaleprior.backbones.readers.shards import load_shards
 
-    return Content("shards", load_shards(path, lambda shard: KINDS[sniff(shard)][1](shard, limits).tree, limits), path)
+    def load(shard: Path) -> Any:
+        kind = sniff(shard, limits=limits)
+        if kind == "shards":  # perhaps the index itself
+            raise RefusedFileError("damaged", f"{path} names {shard.name} as a shard, which is an index of shards")
+        return KINDS[kind][1](shard, limits).tree
+
+    return Content("shards", load_shards(path, load, limits), path)
 
 
 def _torch_zip(path: Path, limits: Limits) -> Content:
@@ -107,18 +115,17 @@ def locate(source: str | Path) -> Path:
     """
     path = path_of(source)
     if path.is_dir():
-        found = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
+        found = [path / name for name in _IN_FOLDERS if is_regular(path / name)]
         if not found:
             there = folder_words(path)
             known = f"a folder may hold one of {', '.join(_IN_FOLDERS)}"
             raise UserError(f"no weights in the folder {path}", hint=f"{there}; {known}" if there else known)
         return found[0]
-    if not path.is_file():
-        raise UserError(f"weights not found: {path}", hint="check the path")
+    open_regular(path, what="weights").close()  # a pipe or a device gives bytes without end, or none and waits
     return path
 
 
-def sniff(path: Path) -> str:
+def sniff(path: Path, *, limits: Limits = LIMITS) -> str:
     """The file's kind, from its content.
 
     Raises:
@@ -127,10 +134,10 @@ def sniff(path: Path) -> str:
     from scaleprior.backbones.readers.archives import open_archive
     from scaleprior.backbones.readers.pickle.torch_files import LEGACY_MAGIC
 
-    with path.open("rb") as file:
+    with open_regular(path, what="weights") as file:
         start = file.read(NEEDED)
     if start.startswith(b"PK\x03\x04"):
-        names = [m.filename for m in open_archive(path)]
+        names = [m.filename for m in open_archive(path, limits=limits)]
         if any(name.endswith("/data.pkl") for name in names):
             return "torch"
         if names and all(name.endswith(".npy") for name in names):
@@ -167,8 +174,9 @@ def open_container(path: Path, *, limits: Limits = LIMITS) -> Content:
         RefusedFileError: what is in it breaks a limit, would run code, or is damaged.
     """
     try:
-        limits.check_file(path.stat().st_size, str(path))
-        return KINDS[sniff(path)][1](path, limits)
+        with open_regular(path, what="weights") as file:
+            limits.check_file(os.fstat(file.fileno()).st_size, str(path))
+        return KINDS[sniff(path, limits=limits)][1](path, limits)
     except OSError as e:
         raise UserError(f"weights {path} cannot be read: {e.strerror or e}", hint="check the file") from e
 

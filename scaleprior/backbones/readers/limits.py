@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaleprior.errors import UserError
+from scaleprior.wording import shown
 
-__all__ = ["FLOATS", "LIMITS", "Limits", "RefusedFileError", "check_name", "check_shape"]
+__all__ = ["FLOATS", "LIMITS", "Budget", "Limits", "RefusedFileError", "check_name", "check_shape"]
 
 _GIB = 1 << 30
 FLOATS = "take weights in float16, bfloat16, float32 or float64"
@@ -29,6 +30,24 @@ class RefusedFileError(UserError):
         self.reason = reason
 
 
+class Budget:
+    """How much a file may ask for in all, of what it asks for piece by piece, again and again.
+
+    Args:
+        allowed: in all.
+        what: follows "the file" in the message, with ``{}`` for ``allowed``.
+    """
+
+    def __init__(self, allowed: int, what: str) -> None:
+        self.left, self._said = allowed, f"the file {what.format(f'{allowed:,}')}"
+
+    def spend(self, count: int) -> None:
+        """Raises RefusedFileError: this is more than is left."""
+        self.left -= count
+        if self.left < 0:
+            raise RefusedFileError("size", self._said)
+
+
 @dataclass(frozen=True)
 class Limits:
     """Upper bounds on a weights file. The defaults leave room for detectors and for BiT R152x4 (3.7 GB).
@@ -41,6 +60,7 @@ class Limits:
         pickle_steps: instructions of a pickle; a tensor takes about 35.
         depth: nesting of containers.
         name_length: characters of a tensor's name.
+        shards: files that an index names; the largest models have a tenth of that.
     """
 
     file_bytes: int = 16 * _GIB
@@ -50,6 +70,7 @@ class Limits:
     pickle_steps: int = 2_000_000
     depth: int = 16
     name_length: int = 256
+    shards: int = 1000
 
     def check_file(self, size: int, where: str) -> None:
         """Raises RefusedFileError when a file of ``size`` bytes is too large."""
@@ -76,9 +97,9 @@ def check_shape(shape: Sequence[object], itemsize: int, held: int, name: str, wh
     Raises:
         RefusedFileError: not a shape, beyond the limits, or more than the file stores.
     """
-    sides = [n for n in shape if isinstance(n, int) and not isinstance(n, bool) and n >= 0]
+    sides = [n for n in shape[:9] if type(n) is int and 0 <= n < 1 << 63]
     if len(shape) > 8 or len(sides) < len(shape):
-        raise RefusedFileError("damaged", f"{where}: {name} has the impossible shape {_shape_text(shape)}")
+        raise RefusedFileError("damaged", f"{where}: {name} has the impossible shape {shown(shape)}")
     elements = math.prod(sides)
     if elements > limits.tensor_elements:
         raise RefusedFileError(
@@ -91,11 +112,6 @@ def check_shape(shape: Sequence[object], itemsize: int, held: int, name: str, wh
     return elements * itemsize
 
 
-def _shape_text(shape: Sequence[object]) -> str:
-    """Other things than numbers by their type: the text of nested lists may be longer than any memory."""
-    return f"({', '.join(str(n)[:20] if type(n) is int else type(n).__name__ for n in shape[:9])})"
-
-
 def check_name(name: object, where: str, limits: Limits = LIMITS) -> str:
     """The name of a tensor or an archive member, if it is a plain one.
 
@@ -103,7 +119,7 @@ def check_name(name: object, where: str, limits: Limits = LIMITS) -> str:
         RefusedFileError: not text, too long, with control characters, or with steps of a path ("..", a leading "/").
     """
     if not isinstance(name, str) or not name or len(name) > limits.name_length or not name.isprintable():
-        raise RefusedFileError("path", f"{where}: a tensor is named {str(name)[:60]!r}")
+        raise RefusedFileError("path", f"{where}: a tensor is named {shown(name)}")
     if name.startswith(("/", "\\", "~")) or "\\" in name or ".." in name.split("/") or name[1:2] == ":":
-        raise RefusedFileError("path", f"{where}: the name {name!r} leads out of the file")
+        raise RefusedFileError("path", f"{where}: the name {shown(name)} leads out of the file")
     return name

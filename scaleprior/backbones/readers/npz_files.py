@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import lzma
 import mmap
 import zipfile
 import zlib
@@ -14,6 +15,9 @@ import numpy as np
 
 from scaleprior.backbones.readers.archives import member_start, open_archive
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError, check_name, check_shape
+from scaleprior.errors import UserError
+from scaleprior.parsing import open_regular
+from scaleprior.wording import one_line
 
 __all__ = ["load_npz"]
 
@@ -29,7 +33,7 @@ def load_npz(path: Path, *, limits: Limits = LIMITS) -> dict[str, np.ndarray]:
     """
     members = open_archive(path, limits=limits)
     names = [check_name(m.filename.removesuffix(".npy"), str(path), limits) for m in members]
-    with path.open("rb") as file:
+    with open_regular(path, what="weights") as file:
         # A private mapping: what somebody writes into an array stays in memory.
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
@@ -39,8 +43,10 @@ def load_npz(path: Path, *, limits: Limits = LIMITS) -> dict[str, np.ndarray]:
         try:
             with zipfile.ZipFile(path) as archive, archive.open(member) as packed:
                 return _unpacked(packed, member.file_size, name, path, limits)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as e:
-            raise RefusedFileError("damaged", f"{path}: {name} is damaged: {e}") from e
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError) as e:
+            if isinstance(e, UserError):
+                raise
+            raise RefusedFileError("damaged", f"{path}: {name} is damaged: {one_line(e)}") from e
 
     return {name: read(member, name) for member, name in zip(members, names)}
 
@@ -53,11 +59,13 @@ def _header(file: IO[bytes], name: str, path: Path) -> tuple[tuple[int, ...], Li
         # literal_eval of at most 10,000 characters (NumPy's own limit)
         shape, fortran, dtype = reader(file)
     except (
-        ValueError, KeyError, TypeError, SyntaxError, TokenError, MemoryError, RecursionError, OverflowError
+        ValueError, LookupError, TypeError, SyntaxError, TokenError, MemoryError, RecursionError, ArithmeticError,
+        AttributeError, EOFError,
     ) as e:  # fmt: skip
-        raise RefusedFileError("damaged", f"{path}: {name} is not a NumPy array: {str(e)[:120]}") from e
+        raise RefusedFileError("damaged", f"{path}: {name} is not a NumPy array: {one_line(e, 120)}") from e
     if dtype.hasobject or dtype.kind not in "biuf":
-        raise RefusedFileError("code", f"{path}: {name} is an array of {dtype}, not of numbers")
+        kind = one_line(dtype, 120)
+        raise RefusedFileError("code", f"{path}: {name} is an array of {kind}, not of numbers")
     return shape, "F" if fortran else "C", dtype
 
 
@@ -78,10 +86,12 @@ def _stored(data: mmap.mmap, member: zipfile.ZipInfo, name: str, path: Path, lim
 
 
 def _unpacked(file: IO[bytes], size: int, name: str, path: Path, limits: Limits) -> np.ndarray:
-    shape, order, dtype = _header(file, name, path)
-    expected = check_shape(shape, dtype.itemsize, size - file.tell(), name, str(path), limits)
+    start = file.read(_HEADER)
+    head = io.BytesIO(start)
+    shape, order, dtype = _header(head, name, path)
+    expected = check_shape(shape, dtype.itemsize, size - head.tell(), name, str(path), limits)
     # Filled piece by piece: memory follows the bytes that really come, not those that the headers promise.
-    content = bytearray()
+    content = bytearray(start[head.tell() :])
     while piece := file.read(_PIECE):
         content += piece
         if len(content) > expected:

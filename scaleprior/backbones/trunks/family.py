@@ -22,6 +22,7 @@ from scaleprior.backbones.trunks.model import MAPS, Model, check_family, fitting
 from scaleprior.backbones.trunks.published import KnownFacts
 from scaleprior.errors import UserError
 from scaleprior.plugins import announced, load_announced, unknown_name
+from scaleprior.wording import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,7 +154,7 @@ class TrunkFamily:
 
     def spec_from_dict(self, value: Mapping[str, Any]) -> TrunkSpec:
         """What ``to_dict`` of an own spec class wrote. Raises UserError on fields that this version does not know."""
-        raise UserError(f"architecture {dict(value)!r} is not known to this version", hint="update it")
+        raise UserError(f"architecture {shown(dict(value))} is not known to this version", hint="update it")
 
     def infer(self, shapes: Shapes, clues: Clues) -> TrunkSpec:
         """The trunk that tensors in canonical names are of.
@@ -284,9 +285,9 @@ class TimmSpec:
     model: str
 
     def __post_init__(self) -> None:
-        if self.model not in known_models(named=True):
+        if not isinstance(self.model, str) or self.model not in known_models(named=True):
             raise UserError(
-                f"architecture {self.model!r} of timm is not known here",
+                f"architecture {shown(self.model)} of timm is not known here",
                 hint=f"known: {', '.join(known_models(named=True))}",
             )
 

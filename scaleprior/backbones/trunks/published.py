@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from scaleprior.errors import UserError
+from scaleprior.wording import shown
 
 __all__ = [
     "CARD_FACTS", "CLIP_STATISTICS", "FACT_KINDS", "IMAGENET_MEAN", "IMAGENET_STD", "USUAL", "FactKind",
@@ -51,11 +52,12 @@ class Origin:
         if (
             not isinstance(value, Mapping)
             or set(value) != {"from", "where"}
+            or not isinstance(value["from"], str)
             or value["from"] not in FACT_KINDS
             or not isinstance(value["where"], str)
         ):
             raise UserError(
-                f"the origin of a fact is {value!r}",
+                f"the origin of a fact is {shown(value)}",
                 hint=f'write {{"from": ..., "where": ...}} with from one of {", ".join(FACT_KINDS)}',
             )
         return cls(value["from"], value["where"])

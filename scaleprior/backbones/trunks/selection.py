@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from scaleprior.backbones.trunks.family import TimmSpec, TrunkSpec, get_family, known_models
 from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
 from scaleprior.errors import UserError
+from scaleprior.wording import shown
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -123,12 +124,14 @@ def spec_from_dict(value: Mapping[str, Any]) -> TrunkSpec:
     family = value.get("family", "resnet")
     if family == "timm" and set(value) == {"family", "model"}:
         return TimmSpec(value["model"])
+    if not isinstance(family, str):
+        raise UserError(f"the family of an architecture is {shown(family)}", hint="a name is needed")
     try:
         return get_family(family).spec_from_dict(value)
     except UserError as e:
         if family == "resnet":
             raise
         raise UserError(
-            f"architecture {dict(value)!r} is not known to this version of scaleprior",
+            f"architecture {shown(dict(value))} is not known to this version of scaleprior",
             hint="update scaleprior, or install the package that adds such trunks",
         ) from e

@@ -2,8 +2,8 @@
 
 Python's unpickler imports what a file names and calls it. This one looks names up in a table of stand-ins; for an
 object of a class outside the table it keeps what the pickle would hand to that class. It makes numbers, texts,
-containers and what the stand-ins return, refuses dicts with two entries of one key, and never allocates more for an
-argument than the file still holds.
+containers and what the stand-ins return, refuses dicts with two entries of one key, never allocates more for an
+argument than the file still holds, and no more for the arguments of all calls than in proportion to the file.
 Texts of Python 2 (MSRA's and Caffe2's files) arrive as bytes.
 """
 
@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, NoReturn
 
-from scaleprior.backbones.readers.limits import Limits, RefusedFileError
+from scaleprior.backbones.readers.limits import Budget, Limits, RefusedFileError
 from scaleprior.backbones.readers.pickle.names import TensorRecord
 from scaleprior.backbones.readers.pickle.stand_ins import (
     HINT_CODE,
@@ -26,15 +26,18 @@ from scaleprior.backbones.readers.pickle.stand_ins import (
     OrderedMapping,
     StandIn,
     called,
-    key_for,
     put_entries,
+    put_members,
 )
+from scaleprior.wording import shown
 
 __all__ = ["Machine"]
 
 _BLOB = 1 << 16  # bytes; longer runs of bytes are not read but mapped
 _LINE = 4096  # characters of a number or a name written as a line
 _NAME = 160  # characters that are kept of a module's and of a class's name
+_SIZED = (str, tuple, list, set, dict)
+_COPIED, _COPIED_AT_LEAST = 4, 1 << 16  # members and characters a byte of the file; torch's pickles ask for 0.2
 
 
 class Machine:
@@ -61,6 +64,8 @@ class Machine:
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self._mapped: mmap.mmap | None = None
+        allowed = _COPIED * length + _COPIED_AT_LEAST
+        self._arguments = Budget(allowed, "calls for copies of more than {} members, by references to few")
 
     def load(self) -> Any:
         """The next pickle's object.
@@ -152,13 +157,21 @@ class Machine:
         """What stands for the result of calling what is below the arguments."""
         stack = self.stack
         arguments = stack.pop()
-        stack[-1] = called(stack[-1], arguments)
+        stack[-1] = self._called(stack[-1], arguments)
 
     def call_with_keywords(self) -> None:
         """The same, with keyword arguments on top."""
         keywords = self.stack.pop()
         arguments, callee = self.stack.pop(), self.stack.pop()
-        self.stack.append(called(callee, (*arguments, keywords) if keywords else arguments))
+        made = self._called(callee, arguments) if not keywords else self._called(callee, arguments, keywords)
+        self.stack.append(made)
+
+    def _called(self, callee: Any, arguments: Any, *more: Any) -> Any:
+        """What stands for the call, which may copy its arguments and what lies directly in them."""
+        if isinstance(arguments, tuple):
+            self._arguments.spend(len(arguments) + sum(len(part) for part in arguments if isinstance(part, _SIZED)))
+            arguments = (*arguments, *more) if more else arguments
+        return called(callee, arguments)
 
     def build(self) -> None:
         """Set an object's state, where a stand-in takes one."""
@@ -183,14 +196,14 @@ class Machine:
         if isinstance(target, (list, Instance)):
             target.extend(items)
         elif isinstance(target, set):
-            target.update(map(key_for, items))
+            put_members(target, items)
         else:
             raise RefusedFileError("damaged", "members of something that is not a list")
 
     def remember(self, number: int) -> None:
         """Keep the top object under a number."""
         if not 0 <= number <= self.limits.pickle_steps:
-            raise RefusedFileError("size", f"a pickle that remembers object number {number:,}")
+            raise RefusedFileError("size", f"a pickle that remembers object number {shown(number)}")
         self.memo[number] = self.stack[-1]
 
     def push_stored(self) -> None:
@@ -283,12 +296,14 @@ def _stack_global(machine: Machine) -> None:
 def _instance(machine: Machine) -> None:
     machine.push_name(machine.line().decode(), machine.line().decode())
     named, arguments = machine.stack.pop(), machine.pop_mark()
-    machine.stack.append(called(named, tuple(arguments)))
+    machine.stack += [named, tuple(arguments)]
+    machine.call()
 
 
 def _object(machine: Machine) -> None:
     named, *arguments = machine.pop_mark()
-    machine.stack.append(called(named, tuple(arguments)))
+    machine.stack += [named, tuple(arguments)]
+    machine.call()
 
 
 def _protocol(machine: Machine) -> None:

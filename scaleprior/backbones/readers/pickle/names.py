@@ -20,10 +20,10 @@ from scaleprior.backbones.readers.pickle.stand_ins import (
     OrderedMapping,
     StandIn,
     called,
-    key_for,
     put_entries,
-    shortly,
+    put_members,
 )
+from scaleprior.wording import shown
 
 __all__ = [
     "PLAIN_NAMES",
@@ -36,8 +36,10 @@ __all__ = [
     "as_text",
 ]
 
+_SIDES = 8  # of a tensor
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 _NUMERIC = ("numpy.core.numeric", "numpy._core.numeric")
+_LONG = 4096  # bytes; longer ones are no texts of Python 2
 _CODES = {f"{kind}{size}" for kind in "iuf" for size in (1, 2, 4, 8)} - {"f1"} | {"b1", "?"} | set("bBhHiIlLqQefd")
 STORAGES = {
     "FloatStorage": ("float32", 4), "HalfStorage": ("float16", 2), "BFloat16Storage": ("bfloat16", 2),
@@ -111,7 +113,7 @@ def _view(raw: Any, dtype: np.dtype, shape: Any, order: Any) -> np.ndarray:
         raise RefusedFileError("damaged", "an array without shape or bytes")
     size = check_shape(shape, dtype.itemsize, len(raw), "an array", "pickle", LIMITS)
     if size != len(raw):
-        raise RefusedFileError("damaged", f"an array of shape {shape} with {len(raw)} bytes")
+        raise RefusedFileError("damaged", f"an array of shape {shown(shape)} with {len(raw)} bytes")
     return np.frombuffer(raw, dtype).reshape(shape, order="F" if as_text(order) == "F" else "C")
 
 
@@ -133,7 +135,7 @@ def _scalar(dtype: Any, raw: Any = b"") -> Any:
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if not isinstance(text, str) or as_text(encoding) not in ("latin1", "latin-1"):
-        raise RefusedFileError("code", f"text in the encoding {shortly(encoding, 20)!r}")
+        raise RefusedFileError("code", f"text in the encoding {shown(encoding, 20)}")
     return text.encode("latin1")
 
 
@@ -143,14 +145,16 @@ def _bytes(raw: Any = b"", encoding: Any = "latin1") -> bytes | memoryview:
 
 
 def as_text(value: Any) -> Any:
-    return value.decode("latin1") if isinstance(value, bytes) else value
+    """A text of Python 2 as one of Python 3; other values, and bytes that are longer than such texts, as they are."""
+    return value.decode("latin1") if isinstance(value, bytes) and len(value) <= _LONG else value
 
 
 def _ordered(pairs: Any = ()) -> OrderedMapping:
     """``OrderedDict()``, or with pairs as Python 2 wrote them; keys are checked as those of any dict."""
     made = OrderedMapping()
-    flat = [part for pair in pairs for part in pair] if isinstance(pairs, (list, tuple)) else [None]
-    put_entries(made, flat, LIMITS)
+    if not isinstance(pairs, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
+        raise RefusedFileError("damaged", "an OrderedDict of other things than pairs")
+    put_entries(made, [part for pair in pairs for part in pair], LIMITS)
     return made
 
 
@@ -166,6 +170,7 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *more: A
         or not isinstance(shape, tuple)
         or not isinstance(stride, tuple)
         or len(shape) != len(stride)
+        or len(shape) > _SIDES
         or not all(type(n) is int and n >= 0 for n in (offset, *stride))
     ):
         raise RefusedFileError("damaged", "a tensor without storage, shape or strides")
@@ -184,18 +189,24 @@ def _first(tensor: Any, *_: Any) -> Any:
 
 def _rebuild_from_type(make: Any, _type: Any, arguments: Any, *_: Any) -> Any:
     """A tensor's subclass, or a tensor with attributes: the tensor."""
-    if not isinstance(make, Named) or make.make is None or not isinstance(arguments, tuple):
-        return Instance(make.name if isinstance(make, Named) else "torch.Tensor")
-    return make.make(*arguments)
+    if isinstance(make, Named) and isinstance(arguments, tuple):
+        for known in (_rebuild_tensor, _first):  # none that copies: what lies in the arguments is not counted
+            if make.make is known:
+                return known(*arguments)
+    return Instance(make.name if isinstance(make, Named) else "torch.Tensor")
 
 
-def _torch_size(shape: Any = ()) -> tuple[Any, ...]:
-    return tuple(shape)
+def _torch_size(shape: Any = ()) -> Any:
+    return tuple(shape) if isinstance(shape, (list, tuple)) else Instance("torch.Size")
 
 
 def _set(members: Any = ()) -> Any:
     """How old protocols write sets."""
-    return set(map(key_for, members)) if isinstance(members, (list, tuple, set)) else Instance("builtins.set")
+    if not isinstance(members, (list, tuple, set)):
+        return Instance("builtins.set")
+    made: set[Any] = set()
+    put_members(made, members)
+    return made
 
 
 def _new(kind: Any, *arguments: Any) -> Any:

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scaleprior.backbones.readers.limits import Limits, RefusedFileError
+from scaleprior.backbones.readers.limits import Budget, Limits, RefusedFileError
 from scaleprior.backbones.readers.pickle.names import TensorRecord, as_text
 from scaleprior.backbones.readers.pickle.stand_ins import Instance
+from scaleprior.wording import shown
 
 __all__ = ["SETTINGS", "ModuleParts", "Placeholder", "attributes", "module_parts", "module_state"]
 
@@ -64,26 +65,27 @@ def module_state(instance: Instance) -> Mapping[Any, Any] | None:
     return None
 
 
-def module_parts(instance: Instance, limits: Limits) -> ModuleParts:
+def module_parts(instance: Instance, limits: Limits, visits: Budget) -> ModuleParts:
     """What a module and those within it hold.
+
+    Args:
+        visits: of modules, and entries of theirs, in the whole file: one may hold the other in several places.
 
     Raises:
         RefusedFileError: more modules and tensors than the limits, names that are longer.
     """
     found = ModuleParts()
-    visited = 0
 
     def walk(module: Instance, prefix: str, open_: tuple[Instance, ...]) -> None:
-        nonlocal visited
         state = module_state(module)
         if state is None or module in open_ or len(open_) > _DEPTH:
             return
+        visits.spend(_extent(module, state))
         found.modules[prefix.removesuffix(".")] = {"class": module.name, **_settings(state)}
         for kind, name, value in _parts(state, scripted=module.name.startswith(_SCRIPTED)):
-            visited += 1
-            limits.check_keys(visited, "a pickled model")
-            if len(path := prefix + name) > limits.name_length:
-                raise RefusedFileError("path", f"a tensor of a pickled model is named {path[:60]!r}...")
+            limits.check_keys(len(found.tensors) + len(found.modules), "a pickled model")
+            if len(name) > limits.name_length or len(path := prefix + name) > limits.name_length:
+                raise RefusedFileError("path", f"a tensor of a pickled model is named {shown(name)}")
             if kind is TensorRecord:
                 found.tensors[path] = value
             else:
@@ -91,6 +93,14 @@ def module_parts(instance: Instance, limits: Limits) -> ModuleParts:
 
     walk(instance, "", ())
     return found
+
+
+def _extent(module: Instance, state: Mapping[Any, Any]) -> int:
+    """How much of a module is looked at."""
+    parts = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+    whole = state is not module.state or module.name.startswith(_SCRIPTED)
+    held = [state] if whole else [state.get(part) for part in parts]
+    return 1 + sum(len(part) for part in held if isinstance(part, (dict, set, list)))
 
 
 def _settings(state: Mapping[Any, Any]) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from scaleprior.backbones.readers.limits import Limits, RefusedFileError
 from scaleprior.backbones.readers.pickle.notorious import is_notorious
+from scaleprior.wording import shown
 
 __all__ = [
     "HINT_CODE",
@@ -17,14 +18,15 @@ __all__ = [
     "OrderedMapping",
     "StandIn",
     "called",
-    "key_for",
     "put_entries",
-    "shortly",
+    "put_members",
 ]
 
 HINT_CODE = "do not open it with pickle or torch.load either; ask for a .safetensors file"
 _KEYS = (str, bytes, int, float, bool, type(None))
 _LARGE = 1 << 60
+_SHORT = 16  # parts of a tuple that is a key
+_FEW = 1024  # entries of a dict or set up to which tuples are taken as keys
 
 
 @dataclass(frozen=True)
@@ -117,25 +119,28 @@ def put_entries(target: Any, items: Sequence[Any], limits: Limits) -> None:
     if len(target) + len(items) // 2 > limits.keys:
         raise RefusedFileError("size", f"a dict of more than {limits.keys:,} entries")
     for at in range(0, len(items), 2):
-        key = key_for(items[at])
+        key = _key_for(items[at], target)
         if key in target:
-            raise RefusedFileError("duplicate", f"it holds {shortly(key)!r} twice")
+            raise RefusedFileError("duplicate", f"it holds {shown(key)} twice")
         target[key] = items[at + 1]
 
 
-def key_for(value: Any) -> Any:
+def put_members(target: set[Any], items: Iterable[Any]) -> None:
+    """Put members into a set."""
+    for item in items:
+        target.add(_key_for(item, target))
+
+
+def _key_for(value: Any, target: Collection[Any]) -> Any:
     """The value if it is a plain key, else an :class:`OddKey`.
 
-    Deep tuples would be hashed by recursion, large integers can be made to collide, and an optimiser's dict has
+    Deep tuples would be hashed by recursion, and long ones anew each time. Large integers can be made to collide, and
+    so can tuples of small ones: no secret is in their hash, as there is in that of texts. An optimiser's dict has
     parameters for keys.
     """
+    if isinstance(value, tuple) and (len(value) > _SHORT or len(target) >= _FEW):
+        return OddKey(value)
     for part in value if isinstance(value, tuple) else (value,):
         if not isinstance(part, _KEYS) or (isinstance(part, int) and abs(part) >= _LARGE):
             return OddKey(value)
     return value
-
-
-def shortly(value: Any, length: int = 60) -> str:
-    """The value for a message: a container by its type, since its text may be longer than any memory."""
-    plain = isinstance(value, (str, bytes, float, bool)) or (isinstance(value, int) and abs(value) < _LARGE)
-    return str(value[:length] if isinstance(value, (str, bytes)) else value) if plain else type(value).__name__

@@ -19,8 +19,9 @@ import numpy as np
 from scaleprior.backbones.readers.archives import member_start, open_archive
 from scaleprior.backbones.readers.limits import LIMITS, Limits, RefusedFileError
 from scaleprior.backbones.readers.pickle.load import guarded, torch_machine
-from scaleprior.backbones.readers.pickle.names import Storage, TensorRecord
+from scaleprior.backbones.readers.pickle.names import Storage, TensorRecord, as_text
 from scaleprior.backbones.readers.pickle.plain import Tree, plain
+from scaleprior.parsing import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +46,7 @@ def load_torch_zip(path: Path, *, limits: Limits = LIMITS) -> Tree:
     pickled = members[f"{folder}data.pkl"]
     if pickled.file_size > limits.header_bytes:
         raise RefusedFileError("size", f"{path}: its data.pkl has {pickled.file_size:,} bytes")
-    with path.open("rb") as file:
+    with open_regular(path, what="weights") as file:
         # A private mapping: what somebody writes into a tensor stays in memory.
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
 
@@ -62,9 +63,12 @@ def load_torch_zip(path: Path, *, limits: Limits = LIMITS) -> Tree:
         if data[at : at + 6] != b"little":
             raise RefusedFileError("damaged", f"{path} was written by a machine of another byte order")
 
+    described: dict[str, Storage] = {}
+
     def stored(storage: Storage) -> int:
         member = members.get(f"{folder}data/{storage.key}")
-        return member.file_size if member else 0
+        # One storage of several types or lengths would be copied for each where it is not aligned.
+        return member.file_size if member and described.setdefault(storage.key, storage) == storage else 0
 
     flat: dict[Storage, Numbers] = {}
 
@@ -76,7 +80,7 @@ def load_torch_zip(path: Path, *, limits: Limits = LIMITS) -> Tree:
         return _laid(flat[storage], record)
 
     machine = torch_machine(io.BytesIO(structure), len(structure), stored, limits)
-    return guarded(str(path), lambda: plain(machine.load(), limits, tensor))
+    return guarded(str(path), lambda: plain(machine.load(), limits, len(data), tensor))
 
 
 def _folder(members: dict[str, zipfile.ZipInfo], path: Path) -> str:
@@ -134,22 +138,23 @@ def load_torch_legacy(path: Path, *, limits: Limits = LIMITS) -> Tree:
         return size if claimed <= size and storages[storage.key] == storage else -1
 
     def read() -> Tree:
-        with path.open("rb", buffering=1 << 13) as file:
+        with open_regular(path, what="weights", buffering=1 << 13) as file:
             machine = torch_machine(file, size, stored, limits)
             _magic, _protocol, system = machine.load(), machine.load(), machine.load()
             if isinstance(system, dict) and system.get("little_endian", True) is not True:
                 raise RefusedFileError("damaged", "it was written by a machine of another byte order")
             content, keys = machine.load(), machine.load()
-            if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
+            keys = [as_text(key) for key in keys] if isinstance(keys, list) else None
+            if keys is None or not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(storages):
                 raise RefusedFileError("damaged", "the list of its storages is not that of its tensors")
             flat = {}
-            for key in map(str, keys):
+            for key in keys:
                 storage = storages[key]
                 if int.from_bytes(machine.take(8), "little") != storage.elements:
                     raise RefusedFileError("damaged", f"storage {key[:40]} is not as long as its tensors say")
                 held = machine.blob(storage.elements * storage.itemsize)
                 if storage.dtype:
                     flat[storage] = _numbers(bytearray(held) if isinstance(held, bytes) else held, storage, 0)
-        return plain(content, limits, lambda record: _laid(flat[record.storage], record))
+        return plain(content, limits, size, lambda record: _laid(flat[record.storage], record))
 
     return guarded(str(path), read)

@@ -16,7 +16,7 @@ from scaleprior.backbones.readers.containers import Content
 from scaleprior.backbones.readers.limits import Limits, RefusedFileError, check_name
 from scaleprior.backbones.readers.pickle import Placeholder
 from scaleprior.errors import UserError
-from scaleprior.wording import parameter, printable
+from scaleprior.wording import parameter, printable, shown
 
 __all__ = ["Names", "bare", "collect"]
 
@@ -28,6 +28,8 @@ _STATE = (
     "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER w.pth`"
 )
 _MOST = 12  # entries of a tree that an error lists
+_LONGEST = 4  # of the keys around a tensor together, times the longest name
+_Chain = tuple[Any, Any] | None  # (the chain around, a key)
 
 
 def bare(name: str) -> str:
@@ -124,22 +126,36 @@ def collect(content: Content, limits: Limits) -> Names:
         UserError: the file is no tree. RefusedFileError: too many tensors, two of one name, names that are no names.
     """
     where, found = str(content.path), Names({}, {})
+    longest = _LONGEST * limits.name_length
     if _inside(content.tree) is None:
         kind = content.tree.name if isinstance(content.tree, Placeholder) else type(content.tree).__name__
         raise UserError(f"{where} holds a {kind}, not named tensors", hint=_STATE)
-    waiting: list[tuple[str, Any]] = [("", content.tree)]
+    # Where a value lies is a chain of keys, made a name for tensors alone: a dict may be in a million of places.
+    waiting: list[tuple[_Chain, Any]] = [(None, content.tree)]
     while waiting:
-        home, value = waiting.pop()
+        chain, value = waiting.pop()
         for key, inner in reversed(_entries(value)):
             if isinstance(inner, (Tensor, np.ndarray)) or _inside(inner) is not None:
-                waiting.append((f"{home}\0{key}", inner))
-        if isinstance(value, (Tensor, np.ndarray)):
-            *above, key = home.split("\0")[1:]
-            if not home.isprintable():
-                above = [printable(part) for part in above]
-            _add(found, ".".join(above), check_name(key, where, limits), value, where)
+                waiting.append(((chain, key), inner))
+        if isinstance(value, (Tensor, np.ndarray)) and chain is not None:
+            home, key = ".".join(printable(part) for part in _unchained(chain[0])), _word(chain[1])
+            if len(home) > longest:
+                raise RefusedFileError("path", f"{where}: a tensor lies in a dict with the name {shown(home)}")
+            _add(found, home, check_name(key, where, limits), value, where)
             limits.check_keys(len(found.tensors), where)
     return found
+
+
+def _unchained(chain: _Chain) -> list[str]:
+    keys: list[str] = []
+    while chain is not None:
+        chain, key = chain
+        keys.append(_word(key))
+    return keys[::-1]
+
+
+def _word(key: Any) -> str:
+    return key if isinstance(key, str) else shown(key)
 
 
 def _add(found: Names, home: str, key: str, value: Any, where: str) -> None:
@@ -148,7 +164,7 @@ def _add(found: Names, home: str, key: str, value: Any, where: str) -> None:
     if name != written and name in found.tensors:
         name = written  # the same module with and without its wrapper
     if name in found.tensors:
-        raise RefusedFileError("duplicate", f"{where} holds {written} twice")
+        raise RefusedFileError("duplicate", f"{where} holds {shown(written)} twice")
     found.tensors[name], found.homes[name] = value, home
     if name != written:
         found.written[name] = written
@@ -160,8 +176,6 @@ def _inside(value: Any) -> Any:
     return value if isinstance(value, (Mapping, list, tuple)) else None
 
 
-def _entries(value: Any) -> list[tuple[str, Any]]:
+def _entries(value: Any) -> list[tuple[Any, Any]]:
     inside = _inside(value)
-    if isinstance(inside, Mapping):
-        return [(str(key), inner) for key, inner in inside.items()]
-    return [(str(at), inner) for at, inner in enumerate(inside or ())]
+    return list(inside.items() if isinstance(inside, Mapping) else enumerate(inside or ()))

@@ -18,7 +18,7 @@ from scaleprior.backbones.readers.sources.timm_args import ARGS, timm_args
 from scaleprior.backbones.readers.sources.values import attributes, json_beside
 from scaleprior.backbones.trunks.family import TrunkSpec
 from scaleprior.errors import UserError
-from scaleprior.wording import parameter
+from scaleprior.wording import parameter, printable, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,7 +82,8 @@ def stated_architectures(tree: Any, path: Path, timm_model: str | None) -> list[
 
 
 def _settings(value: Any) -> tuple[tuple[str, Any], ...]:
-    return tuple(sorted((str(key), item) for key, item in attributes(value).items() if key not in _HARMLESS))
+    kept = {key: item for key, item in attributes(value).items() if isinstance(key, str) and key not in _HARMLESS}
+    return tuple((key, kept[key]) for key in sorted(kept))
 
 
 def check_stated(arch: TrunkSpec, stated: Stated, where: str) -> str | None:
@@ -91,17 +92,15 @@ def check_stated(arch: TrunkSpec, stated: Stated, where: str) -> str | None:
     Raises:
         UserError: they differ; says in what.
     """
+    says = f"{stated.origin} says {printable(stated.name[:100])}"
     theirs = _signature(stated.name, stated.settings) if _settings_are_plain(stated) else None
     if theirs is None:
-        what = "".join(f", {key}={value!r}" for key, value in stated.settings)
-        return (
-            f"{stated.origin} says {stated.name}{what}, which timm does not build; it was not compared with the tensors"
-        )
+        what = f" with {shown(dict(stated.settings))}" if stated.settings else ""
+        return f"{says}{what}, which timm does not build; it was not compared with the tensors"
     differences = _differences(theirs, _signature_of(arch))
     if differences:
         raise UserError(
-            f"{where}: {stated.origin} says {stated.name}; its tensors are those of {arch.name}, and the two differ: "
-            f"{differences[0]}",
+            f"{where}: {says}; its tensors are those of {arch.name}, and the two differ: {differences[0]}",
             hint="what has the names of another network cannot be read as that; take weights of a plain one, or name "
             f"the right one by {parameter('timm_model', words='NAME')}",
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from scaleprior.backbones.card import LARGEST
 from scaleprior.backbones.readers.sources.timm_configs import timm_facts
 from scaleprior.backbones.readers.sources.values import attributes, scaled, three_numbers
 from scaleprior.backbones.readers.timm_names import published
@@ -69,4 +70,4 @@ def _of_channels(value: Any) -> Triple | None:
 
 
 def _count(value: Any) -> int | None:
-    return value if type(value) is int and value > 0 else None
+    return value if type(value) is int and 0 < value <= LARGEST else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,9 @@ from typing import Any
 
 from scaleprior.backbones.readers.pickle import Placeholder
 from scaleprior.backbones.trunks.published import IMAGENET_MEAN, Triple
+from scaleprior.errors import UserError
+from scaleprior.files import is_number
+from scaleprior.parsing import read_json
 
 __all__ = ["attributes", "json_beside", "order_of", "scaled", "three_numbers"]
 
@@ -22,10 +24,9 @@ def three_numbers(value: Any) -> Triple | None:
     if hasattr(value, "dtype"):
         # float32 holds seven digits; those behind them were not written by anybody
         value = [float(f"{v:.7g}") for v in value.reshape(-1).tolist()] if math.prod(value.shape) == 3 else None
-    if not isinstance(value, (list, tuple)) or len(value) != 3:
+    if not isinstance(value, (list, tuple)) or len(value) != 3 or not all(map(is_number, value)):
         return None
-    numbers = [float(v) for v in value if isinstance(v, (int, float)) and not isinstance(v, bool)]
-    return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 and all(map(math.isfinite, numbers)) else None
+    return (float(value[0]), float(value[1]), float(value[2]))
 
 
 def scaled(value: Triple | None, factor: float = 255.0) -> Triple | None:
@@ -49,11 +50,8 @@ def attributes(value: Any) -> Mapping[str, Any]:
 
 def json_beside(path: Path, name: str) -> Mapping[str, Any]:
     """The object in the file ``name`` in the folder of ``path``; empty if there is none."""
-    file = path.parent / name
     try:
-        if not file.is_file() or file.stat().st_size > _LARGEST_JSON:
-            return {}
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}  # a file of something else
+        content = read_json(path.parent / name, limit=_LARGEST_JSON)
+    except UserError:
+        return {}  # a file of something else, or none
     return content if isinstance(content, dict) else {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scaleprior.backbones.trunks.family import TrunkFamily, get_family
 from scaleprior.errors import UserError
+from scaleprior.wording import one_line, shown
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -54,10 +55,12 @@ class ResNetSpec:
     stride_in_1x1: bool = False
 
     def __post_init__(self) -> None:
-        if self.depth not in BLOCKS_PER_STAGE:
-            raise UserError(f"MODEL.RESNETS.DEPTH is {self.depth!r}", hint=f"take one of {sorted(BLOCKS_PER_STAGE)}")
+        if type(self.depth) is not int or self.depth not in BLOCKS_PER_STAGE:
+            raise UserError(
+                f"MODEL.RESNETS.DEPTH is {shown(self.depth)}", hint=f"take one of {sorted(BLOCKS_PER_STAGE)}"
+            )
         if self.norm not in NORMS:
-            raise UserError(f"MODEL.RESNETS.NORM is {self.norm!r}", hint=f"take one of {', '.join(NORMS)}")
+            raise UserError(f"MODEL.RESNETS.NORM is {shown(self.norm)}", hint=f"take one of {', '.join(NORMS)}")
         if self.res2_out_channels is None:
             object.__setattr__(self, "res2_out_channels", 256 if self.bottleneck else 64)
         self._check_widths()
@@ -66,7 +69,7 @@ class ResNetSpec:
         assert self.res2_out_channels is not None
         if self.stem_out_channels != 64:
             raise UserError(
-                f"MODEL.RESNETS.STEM_OUT_CHANNELS is {self.stem_out_channels!r}", hint="trunks have a stem of 64"
+                f"MODEL.RESNETS.STEM_OUT_CHANNELS is {shown(self.stem_out_channels)}", hint="trunks have a stem of 64"
             )
         for key, value in (
             ("RES2_OUT_CHANNELS", self.res2_out_channels),
@@ -74,7 +77,9 @@ class ResNetSpec:
             ("WIDTH_PER_GROUP", self.width_per_group),
         ):
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 4096:
-                raise UserError(f"MODEL.RESNETS.{key} is {value!r}", hint="give an integer from 1 to 4096")
+                raise UserError(f"MODEL.RESNETS.{key} is {shown(value)}", hint="give an integer from 1 to 4096")
+        if not isinstance(self.stride_in_1x1, bool):
+            raise UserError(f"MODEL.RESNETS.STRIDE_IN_1X1 is {shown(self.stride_in_1x1)}", hint="give True or False")
         if self.bottleneck:
             if self.res2_out_channels % 4:
                 raise UserError(
@@ -171,5 +176,7 @@ class ResNetSpec:
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(value) - known)
         if unknown:
-            raise UserError(f"unknown fields of an architecture: {', '.join(unknown)}", hint=f"known: {sorted(known)}")
+            raise UserError(
+                f"unknown fields of an architecture: {one_line(', '.join(unknown))}", hint=f"known: {sorted(known)}"
+            )
         return cls(**value)
