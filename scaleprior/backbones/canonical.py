@@ -104,7 +104,7 @@ def _understood(source: str | Path) -> Found:
     except UnknownFactsError as e:
         command = convert_command(source, " ".join(Wording(needed_option(name)).flags for name in e.absent))
         raise UserError(
-            _without_hint(e),
+            e.said,
             hint=f"convert it with `{command}`, and give what that writes; without options it lists usual values",
         ) from e
     except UserError as e:

@@ -149,16 +149,19 @@ class UnknownFactsError(UserError):
 
     Attributes:
         absent: names of the facts; the options that say them are called the same.
+        said: what is wrong, without what to do about it.
     """
 
     def __init__(self, absent: Sequence[str], where: str) -> None:
         self.absent: tuple[str, ...] = tuple(absent)
         options = [(needed_option(name), [_NEEDED[name][2]]) for name in absent]
         sets = [(parameter("assume", name), [f"{usual.who}:", usual.words]) for name, usual in USUAL.items()]
+        self.said: str = f"{where} does not say {', '.join(absent)}, and a wrong value costs AP without any warning"
         super().__init__(
-            f"{where} does not say {', '.join(absent)}, and a wrong value costs AP without any warning",
-            hint=f"give what you know of it:\n{_table(options)}\nor take usual values for what nobody says; the card "
-            f"then calls them assumed:\n{_table(sets)}",
+            self.said,
+            hint="give what you know of it, or take usual values for what nobody says; "
+            "the card then calls them assumed",
+            lines=[*_table(options), *_table(sets)],
         )
 
 
@@ -168,15 +171,15 @@ def needed_option(name: str) -> str:
     return either(f"{name}={python}", Wording(parameter(name, words=shell)).flags)
 
 
-def _table(rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+def _table(rows: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
     """An option and lines about it, in two columns in either wording."""
     texts = [(Wording(option), lines) for option, lines in rows]
     python, shell = max(len(text) for text, _ in texts), max(len(text.flags) for text, _ in texts)
-    return "\n".join(
-        f"  {either(option.ljust(python), option.flags.ljust(shell))}  {line}"
+    return [
+        f"{either(option.ljust(python), option.flags.ljust(shell))}  {line}"
         for text, lines in texts
         for option, line in zip([text, *[Wording("")] * (len(lines) - 1)], lines, strict=True)
-    )
+    ]
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,8 @@ def test_a_bare_file_is_asked_about_with_options_and_usual_values(bare: Path) ->
         assert usual.who in shell[line]
         assert usual.words in shell[line + 1]
         assert any(f"assume='{name}'" in text for text in python)
-    assert "  --stride-in-1x1 yes|no  " in in_flags(error.value)
-    assert "  stride_in_1x1=False  " in str(error.value)
+    assert "- --stride-in-1x1 yes|no  " in in_flags(error.value)
+    assert "- stride_in_1x1=False  " in str(error.value)
     assert max(map(len, shell[1:])) <= 120
 
 

@@ -84,8 +84,9 @@ def module_parts(instance: Instance, limits: Limits, visits: Budget) -> ModulePa
         found.modules[prefix.removesuffix(".")] = {"class": module.name, **_settings(state)}
         for kind, name, value in _parts(state, scripted=module.name.startswith(_SCRIPTED)):
             limits.check_keys(len(found.tensors) + len(found.modules), "a pickled model")
-            if len(name) > limits.name_length or len(path := prefix + name) > limits.name_length:
-                raise RefusedFileError("path", f"a tensor of a pickled model is named {shown(name)}")
+            path = prefix + name[: limits.name_length + 1]  # a longer one is not copied for each place it is in
+            if len(path) > limits.name_length:
+                raise RefusedFileError("path", f"a tensor of a pickled model is named {shown(path)}")
             if kind is TensorRecord:
                 found.tensors[path] = value
             else:

@@ -164,7 +164,7 @@ def _add(found: Names, home: str, key: str, value: Any, where: str) -> None:
     if name != written and name in found.tensors:
         name = written  # the same module with and without its wrapper
     if name in found.tensors:
-        raise RefusedFileError("duplicate", f"{where} holds {shown(written)} twice")
+        raise RefusedFileError("duplicate", f"{where} holds {written} twice")
     found.tensors[name], found.homes[name] = value, home
     if name != written:
         found.written[name] = written
