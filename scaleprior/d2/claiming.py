@@ -11,7 +11,7 @@ from detectron2.utils import comm
 
 from scaleprior.backbones.readers.containers import open_container
 from scaleprior.d2.plan import Plan, read_trained
-from scaleprior.d2.weights.saved import POINTER, checkpoint_in
+from scaleprior.d2.weights.saved import POINTER, checkpoint_in, fingerprint_in
 from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.trained import TrainedDetector
 from scaleprior.detect.workers import other_schedule_told
@@ -54,13 +54,17 @@ def claim(plan: Plan, out: Path, *, resume: bool, extend: bool = False) -> tuple
     with other_schedule_told(plan.cfg, out, now=comm.get_world_size(), then=_processes_of(out)):
         known = folder.resumed(extend=extend, steps_done=lambda: _steps_done(out, folder))
     if known is None:
-        if pointer.is_file():
+        named = checkpoint_in(out, plan.trained.fingerprint)
+        if named is not None and fingerprint_in(named) == plan.trained.fingerprint:
+            known = folder  # run.json is damaged or gone, and the checkpoint says that it is of this run
+        elif pointer.is_file():
             raise UserError(
-                f"{out} holds a run that ScalePrior did not start ({RUN_FILE} is missing)",
+                f"{out} holds a run that ScalePrior did not start ({RUN_FILE} is missing or damaged)",
                 hint=f"choose another output folder, or start anew without {parameter('resume', True)}",
             )
-        folder.write()
-        return plan.trained, False
+        else:
+            folder.write()
+            return plan.trained, False
     trained = replace(
         plan.trained,
         fingerprint=known.fingerprint,

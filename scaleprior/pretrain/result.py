@@ -78,6 +78,8 @@ def finished_result(folder: RunFolder, *, resume: bool) -> PretrainResult | None
             f"{out} already holds a pretraining run",
             hint=f"add {parameter('resume', True)}, or choose another {parameter('out')}",
         )
+    if (out / BACKBONE).exists():
+        folder.read()  # once it is finished and has no checkpoint, nothing else says whose it is
     before = folder.found()
     if before is None:
         return None

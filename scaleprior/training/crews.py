@@ -24,7 +24,7 @@ def with_crew(folder: RunFolder, *, steps: int, processes: int) -> RunFolder:
     Raises:
         UserError: ``run.json`` is damaged.
     """
-    before = folder.read() if steps else None
+    before = folder.known() if steps else None
     try:
         crews = [crew for crew in (before or {}).get(TRAINED_BY, ()) if crew["from_step"] < steps]
         last = crews[-1]["processes"] if crews else None

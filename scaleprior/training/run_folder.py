@@ -7,6 +7,7 @@ folder, write ``run.json``, train. What marks a run as finished is the stage's o
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -16,12 +17,12 @@ from typing import Any, TypeVar
 
 from scaleprior.errors import ScalePriorError, UserError
 from scaleprior.files import WriteError, remove_leftovers, write_json
-from scaleprior.parsing import read_json
+from scaleprior.parsing import parse_json, read_bytes
 from scaleprior.training.differences import differing_parts
 from scaleprior.training.extension import Extension, Schedule, extended_fingerprint, read_history
 from scaleprior.wording import parameter, shown
 
-__all__ = ["RUN_FILE", "RunFolder", "refuse_other_run", "restoring", "with_room", "with_way_on"]
+__all__ = ["RUN_FILE", "DamagedRunFile", "RunFolder", "refuse_other_run", "restoring", "with_room", "with_way_on"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,12 @@ RUN_FILE = "run.json"
 E = TypeVar("E", bound=ScalePriorError)
 
 _MADE_OF = "made_of"
+_SUM = "sha256"  # of the rest
 _OLD_NAMES = ("hash", "run_hash")  # what run.json and checkpoints called the fingerprint at first
+
+
+class DamagedRunFile(UserError):
+    """A ``run.json`` that is not as it was written: nothing in it can be trusted."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,12 @@ class RunFolder:
         return extended_fingerprint(self.identity["fingerprint"], self.history)
 
     def found(self) -> dict[str, Any] | None:
-        """The ``run.json`` of an earlier start of this very run; None where there is none.
+        """The ``run.json`` of an earlier start of this very run; None where there is none, or a damaged one.
 
         Raises:
             UserError: it is another run's.
         """
-        before = self.read()
+        before = self.known(tell=True)
         if before is not None:
             self._refuse_other(before, self.fingerprint)
         return before
@@ -81,7 +87,7 @@ class RunFolder:
         Raises:
             UserError: it is another run's; or there is none to extend, or no longer schedule.
         """
-        before = self.read()
+        before = self.read() if extend else self.known(tell=True)
         if before is None:
             if extend:
                 raise UserError(
@@ -110,11 +116,12 @@ class RunFolder:
             further[_MADE_OF] = dict(self.made_of)
         if self.history:
             further["extended"] = [each.to_dict() for each in self.history]
-        write_json(self.out / RUN_FILE, {**self.identity, "fingerprint": self.fingerprint, **further})
+        content = {**self.identity, "fingerprint": self.fingerprint, **further}
+        write_json(self.out / RUN_FILE, {**content, _SUM: _sum_of(content)})
 
     def warn_of_other_version(self) -> None:
         """Say so where another version of ScalePrior made the steps so far, which may not have drawn as this one."""
-        then, now = (self.read() or {}).get("created_by"), self.identity.get("created_by")
+        then, now = (self.known() or {}).get("created_by"), self.identity.get("created_by")
         if isinstance(then, dict) and isinstance(now, dict) and then != now:
             logger.warning(
                 "%s was trained by ScalePrior %s and goes on with %s: what a step draws and rounds may have changed, "
@@ -135,15 +142,30 @@ class RunFolder:
         """The ``run.json`` that is there, of whatever run; None where there is none.
 
         Raises:
-            UserError: it cannot be read.
+            DamagedRunFile: its content is damaged. UserError: it cannot be read.
         """
         path = self.out / RUN_FILE
         if not path.is_file():
             return None
-        before = read_json(path, what="run description")
+        data, where = read_bytes(path, what="run description"), f"run description {path}"
+        try:
+            before = parse_json(data, where=where)
+        except UserError as e:
+            raise DamagedRunFile(e.wording.marked) from e
         if not isinstance(before, dict):
-            raise UserError(f"run description {path} is {shown(before)}", hint="choose another output folder")
+            raise DamagedRunFile(f"{where} is {shown(before)}", hint="choose another output folder")
+        if before.pop(_SUM, None) not in (None, _sum_of(before)):  # earlier versions wrote none
+            raise DamagedRunFile(f"{where} differs from the hash in it", hint="choose another output folder")
         return before
+
+    def known(self, *, tell: bool = False) -> dict[str, Any] | None:
+        """As :meth:`read`; None of a damaged one, too, for who can do without, which is a warning where ``tell``."""
+        try:
+            return self.read()
+        except DamagedRunFile as e:
+            if tell:
+                logger.warning("%s: whose the folder is, its checkpoints say", e.wording.marked.partition("; ")[0])
+            return None
 
 
 def refuse_other_run(found: Mapping[str, Any], fingerprint: str, where: str, parts: str) -> None:
@@ -157,6 +179,11 @@ def refuse_other_run(found: Mapping[str, Any], fingerprint: str, where: str, par
             f"{where} holds a run with another {parts}",
             hint="resume with what it was started with, or choose another output folder",
         )
+
+
+def _sum_of(content: Mapping[str, Any]) -> str:
+    """Of what comes back from JSON, which knows no tuples."""
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode()).hexdigest()
 
 
 def _version(created_by: Mapping[str, Any]) -> str:

@@ -77,8 +77,8 @@ REFUSED: list[tuple[list[str], Callable[[Path], Any], str]] = [
     (["MODEL.WEIGHTS", "gone.safetensors"], leave, "weights not found"),
     (["DATA", "other"], leave, "holds a run with another training set; resume"),
     (["MODEL.RESNETS.STRIDE_IN_1X1", "True"], leave, "contradicts"),
-    ([], lambda run: (run / "run.json").unlink(), "did not start"),
-    ([], lambda run: (run / "run.json").write_text("{"), "run.json is not JSON"),
+    (["SEED", "9"], lambda run: (run / "run.json").unlink(), "did not start"),
+    (["SEED", "9"], lambda run: (run / "run.json").write_text("{"), "did not start"),
     ([], cut, "model_final.pth"),
 ]
 
@@ -260,3 +260,17 @@ def test_the_plan_counts_the_steps_that_run(finished: Path) -> None:
     for key in (["SOLVER.REFERENCE_WORLD_SIZE", "3"], ["SOLVER.REFERENCE_WORLD_SIZE", "-1"]):
         with pytest.raises(UserError, match=r"SOLVER\.REFERENCE_WORLD_SIZE is .*, SOLVER\.IMS_PER_BATCH 4"):
             plan_training(tiny("FPN", [*keys, *key]), finished / "w.safetensors", finished / "none")
+
+
+@pytest.mark.parametrize("prepare", [Path.unlink, lambda path: path.write_bytes(b"\0" * 300)])
+def test_without_a_whole_run_json_the_checkpoint_says_whose_the_folder_is(
+    prepare: Callable[[Path], Any], finished: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished / "run", tmp_path / "run")
+    prepare(run / "run.json")
+    model, steps = run / "model_final.pth", list[int]()
+    before = model.read_bytes()
+    loaded = tiny("FPN", [*words(finished), *FOUR])
+    engine = Detectron2Engine()
+    engine.train(loaded, finished / "w.safetensors", run, resume=True, progress=lambda done, *_: steps.append(done))
+    assert (steps, model.read_bytes()) == ([], before)  # it is finished

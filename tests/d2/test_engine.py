@@ -220,7 +220,7 @@ def test_a_run_of_another_program_is_not_resumed(tmp_path: Path, coco: list[str]
     backbone_file(tmp_path / "w.safetensors")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last_checkpoint").write_text("model_0000001.pth")
-    with pytest.raises(UserError, match=r"did not start \(run.json is missing\)"):
+    with pytest.raises(UserError, match=r"did not start \(run.json is missing or damaged\)"):
         Detectron2Engine().train(tiny("FPN", coco), tmp_path / "w.safetensors", tmp_path / "run", resume=True)
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from scaleprior.errors import UserError
 from scaleprior.pretrain import pretrain
 from scaleprior.pretrain.result import RESULT
 from scaleprior.training.checkpoints import Checkpoints
+from scaleprior.training.run_folder import RUN_FILE
 from tests.powercut import Recorder
 from tests.pretrain.conftest import TINY, outcome
 
@@ -59,3 +61,49 @@ def test_power_cuts(
             pretrain(small_config(*TINY), run, resume=True)
             assert outcome(run) == undisturbed, f"cut {number}: after {length} of {len(log)} calls"
         assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_a_damaged_run_json_costs_a_run_nothing_and_a_finished_one_is_not_trained_over(
+    small_config: Callable, undisturbed: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+
+    def kill(done: int, total: int, numbers: object) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(small_config(*TINY), run, progress=kill)
+    (run / RUN_FILE).write_bytes(b"")
+    with pytest.raises(UserError, match=r"0000002\.safetensors holds a run with another config"):
+        pretrain(small_config(*TINY, "SEED", "1"), run, resume=True)
+    steps: list[int] = []
+    caplog.clear()
+    pretrain(small_config(*TINY), run, resume=True, progress=lambda done, *_: steps.append(done))
+    (said,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said.endswith("run.json is not JSON: line 1: Expecting value: whose the folder is, its checkpoints say")
+    assert steps == [3, 4]
+    assert outcome(run) == undisturbed
+    (run / RUN_FILE).write_bytes(b"")
+    with pytest.raises(UserError, match=r"run\.json is not JSON"):
+        pretrain(small_config(*TINY), run, resume=True)
+
+
+def test_where_all_checkpoints_are_damaged_a_run_begins_anew_with_one_warning(
+    small_config: Callable, undisturbed: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def kill(done: int, total: int, numbers: object) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(small_config(*TINY), tmp_path / "run", progress=kill)
+    for path in Checkpoints(tmp_path / "run").paths():
+        path.write_bytes(path.read_bytes()[:-9])
+    steps: list[int] = []
+    caplog.clear()
+    pretrain(small_config(*TINY), tmp_path / "run", resume=True, progress=lambda done, *_: steps.append(done))
+    (said,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said.startswith(f"beginning anew in {tmp_path / 'run'}, because checkpoint_0000002.safetensors is damaged: ")
+    assert steps == [1, 2, 3, 4]
+    assert outcome(tmp_path / "run") == undisturbed

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import resource
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 
 from scaleprior.errors import UserError
 from scaleprior.training.extension import Extension, Schedule
-from scaleprior.training.run_folder import RUN_FILE, RunFolder, refuse_other_run, restoring
+from scaleprior.training.run_folder import RUN_FILE, DamagedRunFile, RunFolder, refuse_other_run, restoring
+from tests.limits import leave_descriptors, limits_kept
 
 
 def folder(out: Path, fingerprint: str) -> RunFolder:
@@ -84,7 +86,7 @@ def test_what_names_no_run_is_another_run() -> None:
 def test_a_damaged_run_file_is_named(tmp_path: Path) -> None:
     (tmp_path / RUN_FILE).write_text("{")
     with pytest.raises(UserError, match=RUN_FILE):
-        folder(tmp_path, "a").found()
+        folder(tmp_path, "a").read()
 
 
 def scheduled(out: Path, length: int, steps: tuple[int, ...] = (3,), other: str = "") -> RunFolder:
@@ -179,7 +181,7 @@ def test_a_damaged_history_is_named(tmp_path: Path) -> None:
         scheduled(tmp_path, 4).resumed(extend=False, steps_done=lambda: 0)
     (tmp_path / RUN_FILE).write_text("[]")
     with pytest.raises(UserError, match=r"run description .*run\.json is \[\]"):
-        scheduled(tmp_path, 4).found()
+        scheduled(tmp_path, 4).read()
 
 
 @pytest.mark.parametrize(
@@ -193,3 +195,45 @@ def test_a_state_for_which_there_is_no_memory_is_not_another_versions(error: Run
         raise RuntimeError("size mismatch")
     with pytest.raises(type(error), match="out of memory"), restoring(tmp_path):
         raise error
+
+
+def flipped(path: Path) -> None:
+    path.write_text(path.read_text().replace('"seed": 3', '"seed": 2'))
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (lambda path: path.write_bytes(b""), "is not JSON"),
+        (lambda path: path.write_bytes(b"\0" * 300), "is not JSON"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-9]), "is not JSON"),
+        (lambda path: path.write_text("[" * 10**5), "nested too deeply"),
+        (lambda path: path.write_text("[1]"), r"is \[1\]"),
+        (flipped, "differs from the hash in it"),
+    ],
+)
+def test_a_damaged_run_json_leaves_it_to_the_checkpoints_whose_the_folder_is(
+    tmp_path: Path, harm: Callable[[Path], Any], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder(tmp_path, "a").write()
+    harm(tmp_path / RUN_FILE)
+    with pytest.raises(DamagedRunFile, match=why):
+        folder(tmp_path, "a").read()
+    assert folder(tmp_path, "a").known() is None
+    assert not caplog.records
+    assert folder(tmp_path, "a").found() is None
+    assert folder(tmp_path, "b").resumed(extend=False, steps_done=lambda: 0) is None
+    assert len(caplog.records) == 2
+    assert all("whose the folder is, its checkpoints say" in record.getMessage() for record in caplog.records)
+    with pytest.raises(DamagedRunFile):  # what is extended has to be known
+        folder(tmp_path, "a").resumed(extend=True, steps_done=lambda: 0)
+    folder(tmp_path, "a").write()
+    assert folder(tmp_path, "a").found() == {"fingerprint": "a", "seed": 3}
+
+
+def test_a_run_json_that_cannot_be_read_now_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    folder(tmp_path, "a").write()
+    with limits_kept(resource.RLIMIT_NOFILE):
+        leave_descriptors(0)
+        with pytest.raises(UserError, match=r"run.json cannot be read: Too many open files"):
+            folder(tmp_path, "a").found()

@@ -21,7 +21,7 @@ from scaleprior.backbones.readers.containers import open_container
 from scaleprior.d2.weights.checkpoint import EXTRA_KEY
 from scaleprior.errors import FailureError, UserError
 
-__all__ = ["POINTER", "checkpoint_in", "damage_to", "numbered_checkpoints"]
+__all__ = ["POINTER", "checkpoint_in", "damage_to", "fingerprint_in", "numbered_checkpoints"]
 
 logger = logging.getLogger("detectron2.scaleprior")
 
@@ -68,7 +68,7 @@ def checkpoint_in(folder: Path, fingerprint: str | None, *, tell: bool = False) 
         reason = damage_to(path)
         if reason:
             damaged[path] = reason
-        elif path == named or _fingerprint(path) == fingerprint:
+        elif path == named or fingerprint_in(path) == fingerprint:
             _tell(folder, path, damaged, tell=tell)
             return path
     _tell(folder, None, damaged, tell=tell)
@@ -121,7 +121,7 @@ def _named(folder: Path) -> Path | None:
     return folder / (name or "a checkpoint without a name")
 
 
-def _fingerprint(path: Path) -> str | None:
+def fingerprint_in(path: Path) -> str | None:
     """Of the run that wrote a whole checkpoint, where it says so."""
     try:
         tree = open_container(path).tree

@@ -109,7 +109,7 @@ def claim(
 
 def last_crew(folder: RunFolder) -> int | None:
     """How many processes trained the run in the folder last; None where there is none, or nobody knows."""
-    crews = (folder.read() or {}).get(TRAINED_BY)
+    crews = (folder.known() or {}).get(TRAINED_BY)
     last = crews[-1] if isinstance(crews, list) and crews else None
     number = last.get("processes") if isinstance(last, dict) else None
     return number if isinstance(number, int) else None
