@@ -20,6 +20,7 @@ __all__ = [
     "either",
     "flag",
     "in_flags",
+    "in_short",
     "marked_line",
     "one_line",
     "parameter",
@@ -143,6 +144,11 @@ def shown(value: object, limit: int = 100) -> str:
         if len(text) > limit + 2:
             return f"{text[:limit]}..."
     return text
+
+
+def in_short(value: object, limit: int = 200) -> str:
+    """A name or an id out of a file for a message: as it is where it is a short text, else as :func:`shown`."""
+    return printable(value) if isinstance(value, str) and len(value) <= limit else shown(value)
 
 
 def _pieces(value: object) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import operator
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,7 +43,10 @@ def evaluate(text: str, steps: Iterator[int] | None = None) -> Any:
     try:
         if len(text) > _LONGEST:
             raise ArithmeticError(f"{len(text):,} characters, at most {_LONGEST:,} are read")
-        return _value(ast.parse(text.strip(), mode="eval").body, {}, steps or itertools.count(1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of "1is 2", which nobody wrote as Python
+            tree = ast.parse(text.strip(), mode="eval")
+        return _value(tree.body, {}, steps or itertools.count(1))
     except (SyntaxError, ArithmeticError, TypeError, ValueError, RecursionError, MemoryError) as e:
         why = one_line(e) if str(e) else "too deep"
         raise ArithmeticTextError(f"cannot compute {shown(text, 200)}: {why}", hint="write the numbers out") from e

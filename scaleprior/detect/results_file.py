@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
+import itertools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from scaleprior.detect.identity import TUNING, detector_words, ladder_of, settin
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_csv
-from scaleprior.spreadsheets import unguarded
+from scaleprior.parsing import read_csv
+from scaleprior.wording import in_short
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -121,25 +123,25 @@ def _arch(cfg: CfgNode, card: Card | None) -> str:
 
 
 def _read(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
+    if not os.path.lexists(path):
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, restval="")
-        columns = tuple(reader.fieldnames or ())
-        if columns != COLUMNS[: max(len(columns), len(_FIRST_COLUMNS))]:
+    lines = read_csv(path, what="SCALEPRIOR.RESULTS:", delimiter=",")
+    columns = tuple(next(lines, (0, []))[1])
+    if columns != COLUMNS[: max(len(columns), len(_FIRST_COLUMNS))]:
+        raise UserError(
+            f"SCALEPRIOR.RESULTS: {path} has other columns than these rows: {in_short(', '.join(columns), 1000)}",
+            hint="name another file",
+        )
+    rows = []
+    for line, cells in lines:
+        if len(cells) > len(columns):
             raise UserError(
-                f"SCALEPRIOR.RESULTS: {path} has other columns than these rows: {', '.join(columns)}",
-                hint="name another file",
+                f"SCALEPRIOR.RESULTS: {path}, line {line}: more cells than columns",
+                hint="repair the line or name another file",
             )
-        rows = []
-        for row in reader:
-            if None in row:
-                raise UserError(
-                    f"SCALEPRIOR.RESULTS: {path}, line {reader.line_num}: more cells than columns",
-                    hint="repair the line or name another file",
-                )
-            rows.append({column: unguarded(cell) for column, cell in row.items()})
-        return rows
+        if cells:
+            rows.append(dict(itertools.zip_longest(columns, cells, fillvalue="")))
+    return rows
 
 
 def _same(old: Mapping[str, str], new: Mapping[str, Any]) -> bool:

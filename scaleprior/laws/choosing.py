@@ -36,7 +36,7 @@ def choose(
     for column, wanted in where.items():
         if column not in columns:
             raise UserError(
-                f"{source}, line 1: no column {column!r} to choose by; it has {', '.join(columns)}",
+                f"{source}, line 1: no column {column!r} to choose by; it has {listed(columns)}",
                 hint=f"is {near!r} meant?" if (near := nearest(column, columns)) else "name one of these",
             )
         present = list(dict.fromkeys(cells[column] or UNKNOWN for _, cells in lines))

@@ -65,7 +65,8 @@ def of_study(path: Path, architectures: Collection[str]) -> dict[str, str]:
     """Architecture -> what the study that a file is of says of a ladder that is not like others; its rows do not."""
     try:
         facts = read_json(path.with_name(_STUDY))["facts"] if path.name == _RESULTS else {}
-        said = {arch: str(facts.get(f"comparable {arch}", "")) for arch in sorted(architectures)}
+        said = {arch: facts.get(f"comparable {arch}", "") for arch in sorted(architectures)}
     except (UserError, KeyError, TypeError, AttributeError):  # no study, or a damaged one: not what is read here
         return {}
-    return {arch: words for arch, words in said.items() if words and not words.startswith(_ALIKE)}
+    texts = {arch: words for arch, words in said.items() if isinstance(words, str) and words}
+    return {arch: words for arch, words in texts.items() if not words.startswith(_ALIKE)}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import shlex
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -13,15 +13,15 @@ from scaleprior.errors import UserError
 from scaleprior.laws.choosing import Cells
 from scaleprior.laws.grouping import IDENTITY
 from scaleprior.laws.spelling import decimal, meant, nearest
-from scaleprior.spreadsheets import unguarded
-from scaleprior.wording import either, flag
+from scaleprior.parsing import read_csv
+from scaleprior.wording import either, flag, in_short, shown
 
 __all__ = ["column_called", "no_column", "number_in", "read_cells"]
 
-_DELIMITERS = (",", ";", "\t")
 _KNOWN = ("arch", "images", "seed", *AP_NAMES, *IDENTITY)
 _OPTIONS = {"seed": "seed_column"}  # of the command line, where --seed is another thing
-_EXCEL_SAYS = re.compile(r"\s*sep=(.)\s*", re.IGNORECASE)  # a line that Excel writes above the header, and reads
+_MOST_EMPTY = 1_000_000  # cells that rows leave out at their end
+_LISTED = 100  # columns that a message names
 
 
 def read_cells(path: Path) -> tuple[list[str], list[tuple[int, Cells]]]:
@@ -35,26 +35,17 @@ def read_cells(path: Path) -> tuple[list[str], list[tuple[int, Cells]]]:
         UserError: the file is missing, empty or no CSV file in UTF-8; two columns of one name; a row with more cells
             than columns, which has its values in other columns than it means.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            first = file.readline()
-            said = _EXCEL_SAYS.fullmatch(first)
-            if said is None:
-                file.seek(0)
-            reader = csv.reader(file, delimiter=said[1] if said else max(_DELIMITERS, key=first.count))
-            columns = _columns(next(reader, []), path)
-            above = 1 if said else 0
-            lines = [
-                (above + reader.line_num, cells)
-                for row in reader
-                if (cells := [unguarded(cell.strip()).strip() for cell in row]) and any(cells)
-            ]
-    except FileNotFoundError as e:
-        raise UserError(f"results file not found: {path}", hint="check the path") from e
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise UserError(f"results file {path} cannot be read: {e}", hint="give a CSV file in UTF-8") from e
+    rows = read_csv(path, what="results file")
+    columns = _columns(next(rows, (0, []))[1], path)
+    lines = [(line, cells) for line, row in rows if (cells := [cell.strip() for cell in row]) and any(cells)]
     if not columns:
         raise UserError(f"{path} is empty", hint="its first line must name the columns")
+    written = sum(sum(map(len, cells)) + len(cells) for _, cells in lines)
+    if len(lines) * len(columns) > written + _MOST_EMPTY:
+        raise UserError(
+            f"{path} has {len(lines):,} rows for {len(columns):,} columns, and most of the cells are not there",
+            hint="give a CSV file whose rows have a cell for each column",
+        )
     return columns, [(line, _named(cells, columns, path, line)) for line, cells in lines]
 
 
@@ -76,7 +67,8 @@ def no_column(name: str, columns: Sequence[str], path: Path, *, named_by: str) -
     elif (near := nearest(name, columns)) is not None:
         shell = f"{flag(_OPTIONS.get(named_by, named_by))} {shlex.quote(near)}"
         hint = f"is {either(f'{named_by}={near!r}', shell)} meant?"
-    return UserError(f"{path}, line 1: no column {name!r}; it has {', '.join(columns)}", hint=hint)
+    some = [in_short(column) for column in columns[:_LISTED]] + ["..."] * (len(columns) > _LISTED)
+    return UserError(f"{path}, line 1: no column {shown(name)}; it has {', '.join(some)}", hint=hint)
 
 
 def number_in(cells: Cells, column: str, path: Path, line: int, *, decimal_comma: bool = True) -> float:
@@ -92,10 +84,10 @@ def number_in(cells: Cells, column: str, path: Path, line: int, *, decimal_comma
     text = cells[column]
     value = decimal(text, comma=decimal_comma)
     if value is None:
-        shown = f"{text!r} is not a number" if text else "the cell is empty"
+        said = f"{shown(text)} is not a number" if text else "the cell is empty"
         plain = "write digits and a decimal point only, such as 38.25 or 10000000"
         hint = plain if any(map(str.isdigit, text)) else "repair the cell or remove the row"
-        raise UserError(f"{path}, line {line}, column {column!r}: {shown}", hint=hint)
+        raise UserError(f"{path}, line {line}, column {shown(column)}: {said}", hint=hint)
     return value
 
 
@@ -106,10 +98,11 @@ def _ours(name: str) -> str:
 
 def _columns(header: Sequence[str], path: Path) -> list[str]:
     names = [name.strip() for name in header]
-    columns = [name if (ours := _ours(name)) in names else ours for name in names]
-    for name in columns:
-        if name and columns.count(name) > 1:
-            raise UserError(f"{path}, line 1: {columns.count(name)} columns are called {name!r}", hint="rename one")
+    present = set(names)
+    columns = [name if (ours := _ours(name)) in present else ours for name in names]
+    for name, times in Counter(columns).items():
+        if name and times > 1:
+            raise UserError(f"{path}, line 1: {times} columns are called {shown(name)}", hint="rename one")
     return columns if any(columns) else []
 
 

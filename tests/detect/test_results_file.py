@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from scaleprior.backbones.card import Card
 from scaleprior.backbones.trunks.resnet.spec import ResNetSpec
 from scaleprior.config import get_cfg
+from scaleprior.detect import results_file
 from scaleprior.detect.identity import tuning_of
 from scaleprior.detect.metrics import DetectionResult
 from scaleprior.detect.results_file import COLUMNS, append_result
@@ -183,3 +185,25 @@ def test_a_file_of_another_kind_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"r\.csv has other columns than these rows: a, b; name another file"):
         append(path, "r")
     assert path.read_text() == "a,b\n1,2\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (",".join(COLUMNS).encode() + b"\n" + b"x" * 200_000, "line 2: cannot be read: field larger"),
+        (b"\xff\xfe", "'utf-8' codec"),
+        (b"a\0", "null character"),
+        (",".join(COLUMNS).encode() + b"\n" + b"1," * 100, "line 2: more cells than columns"),
+        (b"a," * 50_000, "has other columns than these rows: 'a, a, "),
+    ],
+)
+def test_no_row_is_added_to_what_is_no_results_file(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "results.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"SCALEPRIOR.RESULTS:") as caught:
+        results_file._read(path)
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 2000
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UserError, match="is a pipe"):
+        results_file._read(tmp_path / "fifo")

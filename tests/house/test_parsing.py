@@ -12,7 +12,16 @@ import pytest
 
 from scaleprior import parsing
 from scaleprior.errors import UserError
-from scaleprior.parsing import parse_json, parse_literal, parse_yaml, read_bytes, read_json, read_text, read_yaml
+from scaleprior.parsing import (
+    parse_json,
+    parse_literal,
+    parse_yaml,
+    read_bytes,
+    read_csv,
+    read_json,
+    read_text,
+    read_yaml,
+)
 
 
 def laughs(levels: int) -> str:
@@ -94,6 +103,38 @@ def test_json_that_is_none(text: str | bytes, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("a,b\n1,2\n", [(1, ["a", "b"]), (2, ["1", "2"])]),
+        ("a;b\r\n1,5;2", [(1, ["a", "b"]), (2, ["1,5", "2"])]),
+        ("sep=\t\na\tb\n1\t2\n", [(2, ["a", "b"]), (3, ["1", "2"])]),
+        ('\ufeffa,"b\nc"\n\n1', [(2, ["a", "b\nc"]), (3, []), (4, ["1"])]),
+        ("", []),
+    ],
+)
+def test_rows_of_a_table_with_their_lines(tmp_path: Path, text: str, rows: list[tuple[int, list[str]]]) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.encode())
+    assert list(read_csv(path)) == rows
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a,b\n1," + b"x" * 131_073, r"a.csv, line 2: cannot be read: field larger than field limit \(131072\)"),
+        (b"a,b\n1,\0", r"a.csv cannot be read: null character at byte 6"),
+        (b"a\xff", r"a.csv cannot be read: 'utf-8' codec can't decode"),
+        (b"x" * ((16 << 20) + 1), r"a.csv has 16 MiB, at most 16 MiB are read"),
+    ],
+)
+def test_tables_that_are_none(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(read_csv(path))
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         (laughs(12), "values with aliases written out"),
@@ -131,3 +172,10 @@ def test_aliases_within_the_limit_are_values() -> None:
 def test_literals_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match=r"^.{1,400}$"):
         parse_literal(text)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_literal_that_python_warns_of_is_read_without_a_word() -> None:
+    assert parse_literal("'\\d'") == "\\d"
+    with pytest.raises(ValueError, match="malformed node"):
+        parse_literal("1is 2")

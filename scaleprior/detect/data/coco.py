@@ -19,12 +19,12 @@ from scaleprior.detect.data.coco_check import CheckedCoco, check_coco
 from scaleprior.detect.data.coco_format import MOST_BYTES, CocoAnnotation, CocoCategory, CocoId, CocoImage, CocoTruth
 from scaleprior.detect.data.image_root import ImageRoot, open_root
 from scaleprior.detect.data.names import BUILTIN_SETS, dataset_paths, own_sets, require_files
-from scaleprior.detect.data.problems import DropBad, Findings, Problem, in_short
+from scaleprior.detect.data.problems import DropBad, Findings, Problem
 from scaleprior.detect.data.segmentation import Polygons, RunLengths, read_mask
 from scaleprior.detect.data.segmentation_check import MaskUse
 from scaleprior.errors import UserError
 from scaleprior.parsing import read_json
-from scaleprior.wording import counted, shown
+from scaleprior.wording import counted, in_short, shown
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode

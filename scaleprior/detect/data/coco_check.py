@@ -22,14 +22,13 @@ from scaleprior.detect.data.problems import (
     Numbered,
     Unchecked,
     drop_hint,
-    in_short,
     offender,
     place,
 )
 from scaleprior.detect.data.segmentation_check import MaskUse, check_segmentations
 from scaleprior.errors import UserError
 from scaleprior.files import is_number
-from scaleprior.wording import parameter, shown
+from scaleprior.wording import in_short, parameter, shown
 
 __all__ = ["CheckedCoco", "as_id", "check_coco"]
 

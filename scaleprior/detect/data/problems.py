@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from scaleprior.checking import said_already
 from scaleprior.errors import UserError
-from scaleprior.wording import counted, parameter, printable, shown
+from scaleprior.wording import counted, in_short, parameter, shown
 
 __all__ = [
     "DROP_BAD", "DropBad", "Findings", "Numbered", "Offender", "Problem", "Severity", "Unchecked", "drop_hint",
-    "in_short", "offender", "place",
+    "offender", "place",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -24,8 +24,6 @@ DropBad = Literal["none", "annotations", "images"]
 """What of a set is left out where annotations cannot be used: nothing (an error), those, or their images."""
 
 DROP_BAD: tuple[DropBad, ...] = ("none", "annotations", "images")
-
-_SHORT = 200  # characters of a name
 
 Severity = Literal["error", "dropped", "warning", "note"]
 """``error``: the set is refused. ``dropped``: left out. ``warning``, ``note``: used as it is."""
@@ -135,11 +133,6 @@ def offender(index: int, entry: Unchecked, key: str) -> Offender:
     """An annotation with what is wrong about it, the value of ``key``."""
     which = f"annotation {in_short(entry['id'])}" if entry.get("id") is not None else f"annotations[{index}]"
     return f"{key} {shown(entry.get(key))} in {which}"[:160], place("annotations", index, entry)
-
-
-def in_short(value: Any) -> str:
-    """A name or an id for a message, which may be anything: a text without quotes, cut where it is long."""
-    return printable(value) if isinstance(value, str) and len(value) <= _SHORT else shown(value)
 
 
 def _strict(value: Any) -> Any:
