@@ -178,3 +178,19 @@ def test_the_architecture_has_the_rooms_that_the_imports_are_held_to() -> None:
         assert (above | {"laws"} if imports == "all of the above" else named) == expected, room
         assert ("without `config`" in imports) == ("config" not in ALLOWED[room]), room
     assert {row[0].strip("`") for row in rows} == set(ALLOWED) - {"config", "pages"}
+
+
+def test_every_promise_of_security_names_a_test_that_is_there() -> None:
+    text = (REPO / "SECURITY.md").read_text(encoding="utf-8")
+    promised = text[text.index("## What is promised") : text.index("## What is not promised")]
+    rows = [
+        line for line in promised.splitlines() if line.startswith("| ") and not line.startswith(("| promise", "| ---"))
+    ]
+    assert len(rows) > 25
+    for row in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", row.rpartition(" | ")[2])
+        assert named, f"no test holds this: {row}"
+        for file, name in named:
+            tests = re.findall(r"^def (test_\w+)", (REPO / file).read_text(encoding="utf-8"), re.MULTILINE)
+            assert tests
+            assert not name or name in tests, f"{file} has no {name}"
