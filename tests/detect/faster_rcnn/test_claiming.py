@@ -61,8 +61,13 @@ def train(folder: Path, out: Path, words: list[str] | None = None, *, data: str 
             r"another config \(SOLVER.BASE_LR is 0.02 now, 0.01 then\)",
         ),
         ([], "other", None, "holds a run with another training set; resume"),
-        ([], "data", lambda run: (run / "run.json").write_text("{"), "is not JSON"),
-        # another run's checkpoint, whose run.json is gone
+        # another run's checkpoint, whose run.json is gone or damaged
+        (
+            ["SEED", "9"],
+            "data",
+            lambda run: (run / "run.json").write_text("{"),
+            r"checkpoint_0000002.safetensors holds a run with another",
+        ),
         (
             ["SEED", "9"],
             "data",
@@ -90,9 +95,29 @@ def test_a_run_of_another_version_goes_on_with_a_warning(
     run = shutil.copytree(stopped / "run", tmp_path / "run")
     told = json.loads((run / "run.json").read_text())
     told["created_by"]["commit"] = "c" * 40
+    del told["sha256"]  # as versions wrote it that had none
     (run / "run.json").write_text(json.dumps(told))
     train(stopped, run, resume=True)
     assert f"trained by ScalePrior {told['created_by']['version']} (commit {'c' * 12}) and goes on with" in caplog.text
+
+
+def test_where_all_is_damaged_the_run_begins_anew_and_says_so(
+    stopped: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And a finished one leaves no spare, whatever killed it between its last two lines."""
+    run = shutil.copytree(stopped / "run", tmp_path / "run")
+    for path in run.glob("checkpoint*"):
+        path.write_bytes(b"junk")
+    steps: list[int] = []
+    model = train(stopped, run, resume=True, progress=lambda done, total, numbers: steps.append(done))
+    assert steps == [1, 2, 3, 4]
+    assert model.read_bytes() == train(stopped, tmp_path / "whole").read_bytes()
+    said = [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith(f"beginning anew in {run}, because checkpoint_0000002.safetensors is damaged: ")
+    shutil.copy(next((stopped / "run").glob("checkpoint*")), run)
+    assert train(stopped, run, resume=True) == model
+    assert not list(run.glob("checkpoint*"))
 
 
 def test_a_run_is_extended_from_its_checkpoint(stopped: Path, tmp_path: Path) -> None:
