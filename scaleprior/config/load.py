@@ -26,7 +26,7 @@ from scaleprior.config.keys.table import find_key, nearest
 from scaleprior.config.seed import run_seed
 from scaleprior.errors import UserError
 from scaleprior.parsing import is_regular, parse_literal
-from scaleprior.wording import parameter, shown
+from scaleprior.wording import in_short, parameter, shown
 
 __all__ = [
     "LoadedConfig",
@@ -85,7 +85,7 @@ def data_file(folder: str, name: str) -> Path:
         return path
     known = sorted(str(p.relative_to(root)) for p in root.rglob("*.y*ml"))
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.3) or known[:5]
-    raise UserError(f"no file {name} in ScalePrior's {folder}/", hint=f"there are {', '.join(near)}")
+    raise UserError(f"no file {in_short(name)} in ScalePrior's {folder}/", hint=f"there are {', '.join(near)}")
 
 
 def load_config(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from scaleprior.detect.data.minival import IDS_FILE, MINIVAL_SETS, split_val2014
 from scaleprior.errors import UserError
-from scaleprior.wording import either
+from scaleprior.wording import either, shown
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -48,7 +48,7 @@ def own_sets(cfg: CfgNode) -> dict[str, tuple[str, str]]:
     own: dict[str, tuple[str, str]] = {}
     for entry in cfg.SCALEPRIOR.DATASETS:
         if not isinstance(entry, (list, tuple)) or len(entry) != 3 or not all(isinstance(e, str) for e in entry):
-            raise UserError(f"SCALEPRIOR.DATASETS has the entry {entry!r}", hint="give [name, json, image root]")
+            raise UserError(f"SCALEPRIOR.DATASETS has the entry {shown(entry)}", hint="give [name, json, image root]")
         if entry[0] in own and own[entry[0]] != (entry[1], entry[2]):
             raise UserError(f"SCALEPRIOR.DATASETS has two different sets called {entry[0]!r}", hint="rename one")
         own[entry[0]] = (entry[1], entry[2])
