@@ -16,7 +16,6 @@ import logging
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ from scaleprior.study.fields import are_numbers
 from scaleprior.study.helper_files import read_helper, without_hint, write_helper
 from scaleprior.study.result import CellResult, set_aside
 from scaleprior.study.sharing import CellMemory, Sharing
-from scaleprior.training.memory import memory_that_ran_out
+from scaleprior.training.memory import causes, is_out_of_memory, memory_that_ran_out
 from scaleprior.wording import one_line
 
 __all__ = ["main", "run_cell"]
@@ -96,13 +95,18 @@ def _recorded(folder: Path, work: Callable[[Path], int]) -> int:
         failed, said = e, str(e)
     except Exception as e:
         # The boundary of the process: whatever went wrong in this cell is recorded, and the other cells go on.
-        logger.error("%s", traceback.format_exc())
-        failed, said = e, f"{type(e).__name__}: {one_line(e, _LONGEST)} (traceback in log.txt)"
+        logger.exception("the cell failed")
+        failed, said = e, f"{_words(e)} (traceback in log.txt)"
     finally:
         for handle in spare:
             os.close(handle)
     _failed(folder, failed, said)
     return 1
+
+
+def _words(error: Exception) -> str:
+    kind, said = type(error).__name__, one_line(error, _LONGEST)
+    return kind if said == kind else f"{kind}: {said}"  # a MemoryError has no words
 
 
 @contextlib.contextmanager
@@ -144,6 +148,9 @@ def _is_done(folder: Path, cell: Cell) -> bool:
 def _failed(folder: Path, error: Exception, said: str) -> None:
     """Write why; where memory ran out, also who had a part of it, because alone the cell may well have room."""
     memory, sharing = memory_that_ran_out(error), Sharing.read(folder)
+    if memory == "host":
+        certain = any(map(is_out_of_memory, causes(error)))
+        said = f"{said}; the machine's memory {'ran out' if certain else 'may have run out'}"
     if memory is not None and sharing is not None:
         said = f"{said}; it worked {sharing.words}"
     Failure(said, memory or "").save(folder)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import os
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -13,7 +15,7 @@ __all__ = ["Memory", "OutOfMemory", "causes", "is_out_of_memory", "memory_that_r
 
 Memory = Literal["gpu", "host"]
 
-_HOST = ("DefaultCPUAllocator",)
+_HOST = ("DefaultCPUAllocator", os.strerror(errno.ENOMEM))  # of safetensors, too, whose files are mapped
 _GPU = (
     "CUDA out of memory",
     "CUDA error: out of memory",
@@ -25,12 +27,13 @@ _GPU = (
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
 )
 """In the texts of plain RuntimeErrors: of the host's allocator, and of what takes a GPU's memory beside torch's."""
-_PERHAPS = (
-    "CUBLAS_STATUS_NOT_INITIALIZED",
-    "CUDNN_STATUS_NOT_INITIALIZED",
-    "unable to find an engine to execute this computation",
-)
-"""What cuBLAS and cuDNN say on a full GPU, for which they have no room to begin, but also where they are broken."""
+_PERHAPS: Mapping[str, Memory] = {
+    "CUBLAS_STATUS_NOT_INITIALIZED": "gpu",
+    "CUDNN_STATUS_NOT_INITIALIZED": "gpu",
+    "unable to find an engine to execute this computation": "gpu",
+    "could not create a primitive": "host",
+}
+"""What cuBLAS, cuDNN and oneDNN say where they have no room to begin, but also where they are broken."""
 
 
 class OutOfMemory(FailureError):
@@ -59,8 +62,10 @@ def memory_that_ran_out(error: BaseException) -> Memory | None:
         memory = each.memory if isinstance(each, OutOfMemory) else _refused(each)
         if memory is not None:
             return memory
-        if isinstance(each, RuntimeError) and any(text in str(each) for text in _PERHAPS):
-            return "gpu"
+        if isinstance(each, RuntimeError):
+            for text, likely in _PERHAPS.items():
+                if text in str(each):
+                    return likely
     return None
 
 
@@ -74,7 +79,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def _refused(error: BaseException) -> Memory | None:
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "gpu"
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return "host"
     if not isinstance(error, RuntimeError) or isinstance(error, FailureError):
         return None

@@ -265,6 +265,17 @@ def test_refusals(world, tmp_path):
         ({"stretch": 0.5}, "world stretch 0.5"),
         ({"detection_classes": "colour"}, "detection_classes 'colour'"),
         ({"shaped": 1}, "unknown world setting 'shaped'"),
+        ({"shaped": 1, None: 2}, "unknown world setting 'shaped', None|unknown world setting None, 'shaped'"),
+        ({"textures": -1}, "world textures -1"),
+        ({"shapes": ["disk", 3]}, r"world shapes \('disk', 3\)"),
+        ({"object_size": 0.5}, "world object_size 0.5"),
+        ({"object_size": [0.1, "b"]}, "world object_size .*'b'"),
+        ({"object_size": [0.1, 0.2, 0.3]}, "world object_size"),
+        ({"detection_objects": [1.5, 2]}, r"world detection_objects \(1.5, 2\)"),
+        ({"noise": "much"}, "world noise 'much'; the default is 8.0"),
+        ({"blur": True}, "world blur True"),
+        ({"rotation": float("nan")}, "world rotation nan"),
+        ({"detection_classes": 3}, "world detection_classes 3"),
     ],
 )
 def test_bad_specs(change, message):

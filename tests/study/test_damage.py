@@ -164,12 +164,12 @@ def test_the_worker_does_not_take_another_cells_result(tmp_path: Path, capfd: py
     folder = _folder(tmp_path)
     CELL.save(folder)
     replace(RESULT, cell="d" * 16).save(folder)
-    assert _forked(lambda: run_cell(folder)) == 1
+    assert forked(lambda: run_cell(folder)) == 1
     assert "c.yaml" in _state(folder).error  # the config that CELL names
     assert (folder / "result.damaged.json").is_file()
     assert "is of cell 'dddddddddddddddd', not of cccccccccccccccc; it is measured again" in capfd.readouterr().err
     RESULT.save(folder)
-    assert _forked(lambda: run_cell(folder)) == 0
+    assert forked(lambda: run_cell(folder)) == 0
 
 
 @pytest.mark.parametrize("text", NO_JSON)
@@ -178,14 +178,14 @@ def test_a_damaged_description_fails_the_cell_in_one_line(
 ) -> None:
     folder = _folder(tmp_path)
     (folder / "cell.json").write_text(text)
-    assert _forked(lambda: run_cell(folder)) == 1
+    assert forked(lambda: run_cell(folder)) == 1
     error = _state(folder).error
     assert str(folder / "cell.json") in error
     assert "Traceback" not in capfd.readouterr().err
     assert error.isprintable()
 
 
-def _forked(work: Callable[[], int]) -> int:
+def forked(work: Callable[[], int]) -> int:
     """What ``work`` returns in a process of its own, as the worker takes its process' output for its log."""
     if (child := os.fork()) == 0:
         code = 70
@@ -347,6 +347,6 @@ def test_a_lock_that_leads_elsewhere_is_refused_and_nothing_is_written_there(tmp
     folder = _folder(tmp_path)
     (folder / ".lock").symlink_to(thesis)
     CELL.save(folder)
-    assert _forked(lambda: run_cell(folder)) == 1
+    assert forked(lambda: run_cell(folder)) == 1
     assert f"cannot write {folder / '.lock'}" in _state(folder).error
     assert thesis.read_text() == "years of work"

@@ -20,6 +20,9 @@ SAID = [
     (RuntimeError("CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY"), "gpu"),
     (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), "host"),
     (MemoryError(), "host"),
+    (OSError(12, "Cannot allocate memory"), "host"),
+    (OSError(28, "No space left on device"), None),
+    (RuntimeError("unable to mmap 8941120 bytes from file <model.safetensors>: Cannot allocate memory (12)"), "host"),
     (RuntimeError("size mismatch"), None),
     (FailureError("CUDA out of memory is what this text is about"), None),
     (ValueError("CUDA out of memory"), None),
@@ -32,11 +35,17 @@ def test_an_error_says_whose_memory_ran_out(error: Exception, whose: str | None)
     assert is_out_of_memory(error) == (whose is not None)
 
 
-@pytest.mark.parametrize("said", ["CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
-                                  "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
-                                  "GET was unable to find an engine to execute this computation"])  # fmt: skip
-def test_a_library_that_cannot_begin_may_lack_memory_which_is_not_said_for_certain(said: str) -> None:
-    assert memory_that_ran_out(RuntimeError(said)) == "gpu"
+@pytest.mark.parametrize(
+    ("said", "whose"),
+    [
+        ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", "gpu"),
+        ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", "gpu"),
+        ("GET was unable to find an engine to execute this computation", "gpu"),
+        ("could not create a primitive", "host"),  # oneDNN's
+    ],
+)
+def test_a_library_that_cannot_begin_may_lack_memory_which_is_not_said_for_certain(said: str, whose: str) -> None:
+    assert memory_that_ran_out(RuntimeError(said)) == whose
     assert not is_out_of_memory(RuntimeError(said))
 
 

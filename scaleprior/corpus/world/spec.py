@@ -8,6 +8,8 @@ from typing import Any
 
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.errors import UserError
+from scaleprior.files import is_number
+from scaleprior.wording import shown
 
 __all__ = ["SCHEMES", "SHAPE_FAMILIES", "TEXTURE_FAMILIES", "WorldSpec"]
 
@@ -99,6 +101,9 @@ class WorldSpec:
     min_visible: float = 0.7
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            if not _is_like(value := getattr(self, field.name), field.default):
+                raise UserError(f"world {field.name} {shown(value)}", hint=f"the default is {field.default!r}")
         for what, names, known in (
             ("shapes", self.shapes, SHAPE_FAMILIES),
             ("textures", self.textures, TEXTURE_FAMILIES),
@@ -106,7 +111,7 @@ class WorldSpec:
         ):
             unknown = sorted(set(names) - set(known))
             if unknown or len(set(names)) < len(names) or (not names and what != "schemes"):
-                raise UserError(f"world {what} {names}", hint=f"choose different names from {', '.join(known)}")
+                raise UserError(f"world {what} {shown(names)}", hint=f"choose different names from {', '.join(known)}")
         for what in ("object_size", "texture_period", "detection_objects", "detection_size"):
             low, high = getattr(self, what)
             if not 0 < low <= high:
@@ -135,9 +140,9 @@ class WorldSpec:
             UserError: an unknown knob, or a value out of range.
         """
         known = {field.name for field in fields(cls)}
-        unknown = sorted(set(data) - known)
+        unknown = sorted(map(shown, set(data) - known))
         if unknown:
-            raise UserError(f"unknown world setting {', '.join(map(repr, unknown))}", hint=f"known: {sorted(known)}")
+            raise UserError(f"unknown world setting {', '.join(unknown)}", hint=f"known: {sorted(known)}")
         values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in data.items()}
         return cls(**values)
 
@@ -168,3 +173,14 @@ class WorldSpec:
                 for texture in self.textures
             ]
         return LabelSpace(nodes, where="synthetic world")
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether a setting is of its default's kind: a text, a number, some names, or two numbers."""
+    if isinstance(default, str):
+        return isinstance(value, str)
+    if not isinstance(default, tuple):
+        return is_number(value)
+    if not isinstance(value, tuple) or isinstance(default[0], str):
+        return isinstance(value, tuple) and all(isinstance(name, str) for name in value)
+    return len(value) == len(default) and all(is_number(v) and isinstance(v, (int, type(default[0]))) for v in value)

@@ -20,6 +20,7 @@ from typing import Any
 __all__ = ["fork", "stop"]
 
 _GRACE_SECONDS = 20.0
+_DESCRIPTORS = 8  # that the start of a process takes at most: two pipes, a connection, and what watches over them
 
 
 def fork(target: Callable[..., None], *args: Any, name: str, gpu: str | None = None) -> BaseProcess:
@@ -27,7 +28,11 @@ def fork(target: Callable[..., None], *args: Any, name: str, gpu: str | None = N
 
     Args:
         gpu: for CUDA_VISIBLE_DEVICES; None leaves the variable as it is.
+
+    Raises:
+        OSError: there are no descriptors for it.
     """
+    _check_descriptors()
     process = _server().Process(target=_begin, args=(target, args, gpu), name=name)
     with _program_left_out():
         process.start()
@@ -43,6 +48,17 @@ def stop(processes: Sequence[BaseProcess]) -> None:
         if process.is_alive():
             process.kill()
             process.join()
+
+
+def _check_descriptors() -> None:
+    """A start that broke off for want of one would end the server, and with it what is known of all its processes."""
+    taken: list[int] = []
+    try:
+        for _ in range(_DESCRIPTORS):
+            taken.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for handle in taken:
+            os.close(handle)
 
 
 @functools.cache

@@ -173,6 +173,31 @@ def test_what_the_system_killed_for_want_of_memory_runs_again_what_somebody_kill
     assert Failure.read(alone.folder) == said
 
 
+def test_a_cell_that_the_system_gives_no_process_waits_for_others_and_alone_fails(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    places = [Place("this machine", None, 3, 3)]
+    cells = Admission(places, folders(tmp_path, 4), most=3)
+    first: dict[str, Attempt] = {}
+    for attempt in cells.begin():
+        first[attempt.folder.name] = attempt
+        (attempt.folder / "running").touch()
+        if attempt.folder.name == "c":
+            assert cells.refuse(attempt, "Too many open files")
+    assert running(places) == ["ab"]
+    assert [folder.name for folder in cells.waiting] == ["c", "d"]  # the longest still comes first
+    assert not (first["c"].folder / "running").exists()
+    said = "no process could be started for cell c beside others: Too many open files; from now on 2 cells at once"
+    assert [record.message for record in caplog.records] == [said]
+    for name in "ab":
+        assert not cells.end(first[name], 0)
+    for attempt in cells.begin():
+        assert not cells.refuse(attempt, "Too many open files")
+        failure = Failure.read(attempt.folder)
+        assert failure == Failure("no process could be started for it: Too many open files")
+    assert cells.done
+
+
 def test_where_the_system_counts_no_kills_none_is_taken_for_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
