@@ -6,6 +6,7 @@ replaced as a whole, pieces of other files. Seeds are fixed; what they found sta
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import random
@@ -125,6 +126,50 @@ def test_changed_files_are_read_or_end_in_one_line(kind: str, tmp_path: Path) ->
         with work_of(path.stat().st_size):
             ends.add(ended(path, limits=LIMITS))
     assert len(ends) > 5
+
+
+CONFIG = """
+model = dict(backbone=dict(type='ResNet', style='caffe', norm_cfg=dict(type='BN', eps=1e-5), strides=(1, 2, 2, 2)),
+             data_preprocessor=dict(mean=[1.0, 2, 3], std=[1, 1, 1], bgr_to_rgb=False))
+"""
+TIMM = "model mean std crop_pct interpolation bn_eps reprob remode sched model_ema num_classes img_size model_kwargs"
+SETTINGS: dict[str, Any] = {
+    "args": {**dict.fromkeys(TIMM.split()), "model": "mine", "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]},
+    "hyper_parameters": {"arch": "mine", "mean": [1, 2, 3], "std": [1, 1, 1], "normalize": {"mean": [0, 0, 0]}},
+    "meta": {"cfg": CONFIG},
+    "arch": "mine",
+}
+BESIDE: dict[str, Any] = {
+    "config.json": {
+        "architecture": "mine", "model_type": "resnet", "depths": [3, 4, 6, 3], "model_args": {"output_stride": 32},
+        "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "input_size": [3, 2, 2], "tag": "a",
+                           "license": "b"},
+    },
+    "preprocessor_config.json": {
+        "image_processor_type": "a", "rescale_factor": 0.1, "image_mean": [1, 2, 3], "image_std": [1, 1, 1],
+    },
+    "open_clip_config.json": {"preprocess_cfg": {"mean": [1, 2, 3], "std": [1, 1, 1]}},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_settings_beside_a_trunk_of_any_values_are_read_or_end_in_one_line(tmp_path: Path) -> None:
+    state = build_resnet(ResNetSpec(res2_out_channels=8, width_per_group=2)).state_dict()
+    rng, path = random.Random(3), tmp_path / "weights"
+    ends = set()
+    for _ in range(CASES // 5):
+        tree, beside = SETTINGS, BESIDE
+        for _ in range(3):
+            tree, beside = edited(tree, rng), edited(beside, rng)
+        tree = {**tree, "args": argparse.Namespace(a=1)} if isinstance(tree, dict) and rng.random() < 0.1 else tree
+        torch.save({"state_dict": state, **(tree if isinstance(tree, dict) else {"args": tree})}, path)
+        for name in BESIDE:
+            value = beside.get(name) if isinstance(beside, dict) else beside
+            (tmp_path / name).write_text(json.dumps(value if rng.random() < 0.5 else None))
+        with work_of(path.stat().st_size):
+            ends.add(ended(path, limits=LIMITS))
+    assert ends
 
 
 PIECES = (

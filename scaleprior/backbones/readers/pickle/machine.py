@@ -37,7 +37,8 @@ _BLOB = 1 << 16  # bytes; longer runs of bytes are not read but mapped
 _LINE = 4096  # characters of a number or a name written as a line
 _NAME = 160  # characters that are kept of a module's and of a class's name
 _SIZED = (str, tuple, list, set, dict)
-_COPIED, _COPIED_AT_LEAST = 4, 1 << 16  # members and characters a byte of the file; torch's pickles ask for 0.2
+# Members and characters for each byte of the file. torch's pickles ask for 0.1, arrays as texts (protocol 0) for 0.7.
+_COPIED, _COPIED_AT_LEAST = 4, 1 << 16
 
 
 class Machine:

@@ -13,6 +13,7 @@ from scaleprior.backbones.readers.sources.values import json_beside, scaled, thr
 from scaleprior.backbones.trunks.published import KnownFacts, Triple
 from scaleprior.backbones.trunks.resnet.spec import BLOCKS_PER_STAGE
 from scaleprior.errors import UserError
+from scaleprior.wording import shown
 
 __all__ = ["open_clip_facts", "transformers_facts"]
 
@@ -32,14 +33,18 @@ def transformers_facts(path: Path) -> list[KnownFacts]:
     where = path.parent / _CONFIG
     activation, early = config.get("hidden_act", "relu"), config.get("downsample_in_first_stage", False)
     if activation != "relu" or early:
-        what = "its first stage strides" if early else f"its activation is {activation}"
+        what = (
+            "its first stage strides"
+            if early
+            else f"its activation is {activation if isinstance(activation, str) else shown(activation)}"
+        )
         raise UserError(
             f"{where} describes a network with the names of a ResNet that is none: {what}", hint="take a plain ResNet"
         )
     depths = config.get("depths")
     if isinstance(depths, list) and tuple(depths) not in BLOCKS_PER_STAGE.values():
         raise UserError(
-            f"{where} describes a ResNet of {depths} blocks", hint=f"known depths are {sorted(BLOCKS_PER_STAGE)}"
+            f"{where} describes a ResNet of {shown(depths)} blocks", hint=f"known depths are {sorted(BLOCKS_PER_STAGE)}"
         )
     strides = config.get("downsample_in_bottleneck", False)
     facts = [KnownFacts(str(where), stride_in_1x1=strides is True, norm_eps=1e-5)]

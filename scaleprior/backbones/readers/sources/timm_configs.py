@@ -9,6 +9,7 @@ from typing import Any
 from scaleprior.backbones.readers.sources.values import json_beside, scaled, three_numbers
 from scaleprior.backbones.trunks.published import KnownFacts
 from scaleprior.errors import UserError
+from scaleprior.wording import shown
 
 __all__ = ["folder_facts", "timm_facts"]
 
@@ -23,7 +24,7 @@ def timm_facts(cfg: Mapping[str, Any], origin: str) -> KnownFacts:
     for name in ("mean", "std"):
         if (value := cfg.get(name)) is not None:
             if (numbers := three_numbers(value)) is None:
-                raise UserError(f"{origin}: {name} is {value!r}", hint="three numbers are needed")
+                raise UserError(f"{origin}: {name} is {shown(value)}", hint="three numbers are needed")
             statistics[f"pixel_{name}"] = scaled(numbers)
     size = cfg.get("input_size")
     licence, hub = cfg.get("license"), cfg.get("hf_hub_id")
