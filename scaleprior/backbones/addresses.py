@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from scaleprior.errors import UserError
-from scaleprior.wording import flag, printable
+from scaleprior.wording import flag, one_line, printable, shown
 
 __all__ = ["Address", "address_of", "convert_command", "is_path", "path_of", "refusal", "text_of"]
 
@@ -67,7 +67,11 @@ def text_of(weights: str | Path) -> str:
 
 
 def address_of(weights: str | Path) -> Address | None:
-    """The address that ``weights`` is; None for a path, ``file://PATH``, ``scaleprior://NAME`` and ``timm:NAME``."""
+    """The address that ``weights`` is; None for a path, ``file://PATH``, ``scaleprior://NAME`` and ``timm:NAME``.
+
+    Raises:
+        UserError: an address that cannot be one, such as ``http://[``.
+    """
     text = text_of(weights)
     found = _SCHEME.fullmatch(text)
     if found is None:
@@ -79,7 +83,10 @@ def address_of(weights: str | Path) -> Address | None:
         return _hub(text, rest)
     if not slashes or (len(slashes) == 1 and scheme not in _KINDS):
         return None  # a file may be called a:b
-    return _KINDS.get(scheme, _unknown)(text, rest)
+    try:
+        return _KINDS.get(scheme, _unknown)(text, rest)
+    except ValueError as e:  # of urlsplit
+        raise UserError(f"weights {shown(text)}: {one_line(e)}", hint="check the address") from e
 
 
 def is_path(text: str) -> bool:
@@ -110,8 +117,8 @@ def path_of(weights: str | Path) -> Path:
         text = "/" + unquote(rest)
     try:
         return Path(text.removesuffix(_HEURISTICS)).expanduser()
-    except RuntimeError as e:  # ~somebody, who is not here
-        raise UserError(f"weights {text}: {e}", hint="write the whole path") from e
+    except (RuntimeError, ValueError) as e:  # ~somebody, who is not here; letters that no file system has
+        raise UserError(f"weights {shown(text)}: {one_line(e)}", hint="write the whole path") from e
 
 
 def refusal(address: Address, *, zoo: str = "", trained: bool = False) -> UserError:

@@ -252,3 +252,10 @@ def test_every_function_says_so(call: Callable[[Any], object]) -> None:
     for weights in (MSRA, Path(MSRA)):
         with pytest.raises(UserError, match=f"weights {MSRA}: this is a file of Detectron2's model zoo"):
             call(weights)
+
+
+@pytest.mark.parametrize("text", ["http://[", "https://[a/b", "~\ud800/a", "catalog://[" + "x" * 5000])
+def test_what_cannot_be_an_address_or_a_path_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(UserError) as error:
+        path_of(text)
+    assert str(error.value).isprintable()
