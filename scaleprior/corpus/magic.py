@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 from scaleprior.corpus.images import IMAGE_SUFFIXES
 from scaleprior.errors import UserError
+from scaleprior.parsing import open_regular
 
 __all__ = [
     "HEAD",
     "IMAGE_LIKE",
     "compressed",
+    "head_of",
     "image_suffix",
     "is_image",
     "refuse_compressed",
@@ -110,12 +112,12 @@ def refuse_compressed(path: str | Path) -> None:
 
 def refuse_pointer(path: str | Path) -> None:
     """Raise UserError if ``path`` is what Git leaves of a large file that has not been fetched."""
-    if _head(path).startswith(_LFS_POINTER):
+    if head_of(path).startswith(_LFS_POINTER):
         raise UserError(f"{path} is a Git LFS pointer, not the file itself", hint="fetch it: git lfs pull")
 
 
 def _archive(path: str | Path) -> _Archive | None:
-    suffix, head = os.path.splitext(path)[1].lower(), _head(path)
+    suffix, head = os.path.splitext(path)[1].lower(), head_of(path)
     if suffix in _ZIPPED:
         return None
     by_content = next((a for a in _ARCHIVES if head.startswith(a.magic)), None)
@@ -128,9 +130,10 @@ def _of(path: str | Path) -> _Archive:
     return archive
 
 
-def _head(path: str | Path) -> bytes:
+def head_of(path: str | Path, size: int = HEAD) -> bytes:
+    """The first bytes of a file; none of what cannot be read, or is a pipe or a device, which might never answer."""
     try:
-        with open(path, "rb") as file:
-            return file.read(HEAD)
-    except OSError:
+        with open_regular(path) as file:
+            return file.read(size)
+    except (UserError, OSError):
         return b""

@@ -11,16 +11,20 @@ import posixpath
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 from scaleprior.corpus.magic import refuse_compressed
 from scaleprior.errors import UserError
+from scaleprior.parsing import open_regular
+from scaleprior.wording import one_line, shown
 
 __all__ = ["LeftOut", "TarMember", "tar_members"]
 
 LeftOut = Callable[[str, str], object]
 """Called with the kind, in words, and the name of each member that cannot be read in place."""
 
+_HEADER = 1 << 20  # bytes of a name or of attributes: Linux allows 64 KiB of the latter
+_GLOBAL = 100  # pax headers for all members; git writes one
 _PADDED = 20 * tarfile.BLOCKSIZE  # GNU tar pads an archive to a multiple of this
 
 
@@ -49,8 +53,6 @@ def tar_members(
         UserError: missing, compressed (names the command that unpacks it), truncated, or not a tar; names the path and
             the last good member.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"tar file not found: {path}", hint="check the path")
     if not start:
         refuse_compressed(path)
     links: dict[str, str] = {}
@@ -70,7 +72,7 @@ def _linked(
     path: str | Path, start: int, size: int | None, links: dict[str, str], left_out: LeftOut | None
 ) -> Iterator[TarMember]:
     """The links, by a second pass over the headers: what they lead to may lie before or behind them."""
-    ends = {name: _followed(name, links) for name in links}
+    ends = _ends(links)
     wanted, found = set(ends.values()), dict[str, tuple[int, int]]()
     for info, name in _headers(path, start, size):
         if name in wanted and info.isreg() and not info.issparse():
@@ -83,12 +85,17 @@ def _linked(
             yield TarMember(name, *found[end])
 
 
-def _followed(name: str, links: dict[str, str]) -> str:
-    seen = set[str]()
-    while name in links and name not in seen:
-        seen.add(name)
-        name = links[name]
-    return name
+def _ends(links: dict[str, str]) -> dict[str, str]:
+    """For each link the name at the end of its chain, each step of which is taken once; of a loop, one of its names."""
+    ends: dict[str, str] = {}
+    for first in links:
+        chain: dict[str, None] = {}
+        name = first
+        while name in links and name not in chain and name not in ends:
+            chain[name] = None
+            name = links[name]
+        ends.update(dict.fromkeys(chain, ends.get(name, name)))
+    return ends
 
 
 def _target(info: tarfile.TarInfo, name: str) -> str:
@@ -114,22 +121,29 @@ def _headers(path: str | Path, start: int, size: int | None) -> Iterator[tuple[t
     """Every header with its name without ``./``."""
     last = "its start"
     try:
-        with open(path, "rb") as whole, tarfile.open(fileobj=_window(whole, start, size), mode="r:") as tar:
+        with (
+            open_regular(path, what="tar file") as whole,
+            tarfile.open(fileobj=cast("IO[bytes]", _Headers(_window(whole, start, size))), mode="r:") as tar,
+        ):
             for info in tar:
                 # tarfile keeps every member it has seen; a shard of a billion-image corpus must not fill the memory
                 tar.members = []  # pyright: ignore[reportAttributeAccessIssue] (typeshed lacks it)
                 if info.size < 0:  # the next header would lie before this one, without end
                     raise tarfile.ReadError(f"a member of {info.size} bytes")
+                if len(tar.pax_headers) > _GLOBAL:  # each member has a copy of them
+                    raise tarfile.ReadError(f"{len(tar.pax_headers):,} headers that are meant for all members")
                 name = info.name.removeprefix("./")
-                last = repr(name)
+                last = shown(name)
                 yield info, name
             _check_end(tar)
     except OSError as e:
         raise UserError(f"{path} cannot be read: {e.strerror or e}", hint="check the file") from e
-    except (tarfile.TarError, ValueError, OverflowError) as e:  # the latter two from damaged numbers in headers
-        if isinstance(e, UserError):
-            raise
-        raise UserError(f"{path} is not a complete uncompressed tar: {e}, after {last}", hint="copy it again") from e
+    except UserError:
+        raise
+    # tarfile's own of damaged headers, of which it converts numbers and slices maps
+    except (tarfile.TarError, ValueError, ArithmeticError, LookupError, TypeError, RecursionError) as e:
+        said = f"{path} is not a complete uncompressed tar: {one_line(e)}, after {last}"
+        raise UserError(said, hint="copy it again") from e
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
@@ -146,6 +160,20 @@ def _check_end(tar: tarfile.TarFile) -> None:
 
 def _window(file: IO[bytes], start: int, size: int | None) -> IO[bytes]:
     return file if size is None else io.BufferedReader(_Window(file, start, size))
+
+
+class _Headers:
+    """A file of which tarfile reads headers, that are short: a name or attributes of gigabytes are read by nobody."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        """Raises ReadError: more than a header."""
+        if not 0 <= size <= _HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return self._file.read(size)
 
 
 class _Window(io.RawIOBase):

@@ -17,7 +17,7 @@ from scaleprior.corpus.importers.spool import spooled_source
 from scaleprior.corpus.importers.webdataset import WebDataset, looks_like_shard
 from scaleprior.corpus.index import ImageRow
 from scaleprior.corpus.label_space import LabelSpace
-from scaleprior.corpus.magic import IMAGE_LIKE, refuse_compressed
+from scaleprior.corpus.magic import IMAGE_LIKE, head_of, refuse_compressed
 from scaleprior.corpus.names import inside, refuse_undecodable
 from scaleprior.corpus.notes import Notes
 from scaleprior.corpus.tar_files import TarMember, tar_members
@@ -32,13 +32,7 @@ _PEEKED = 300  # members that tell what a tar is
 
 def is_tar(path: Path) -> bool:
     """Whether a file is called, or begins, like a tar."""
-    if path.suffix.lower() == ".tar":
-        return True
-    try:
-        with open(path, "rb") as file:
-            return file.read(262)[257:] == b"ustar"
-    except OSError:
-        return False
+    return path.suffix.lower() == ".tar" or head_of(path, 262)[257:] == b"ustar"
 
 
 def archive_source(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from scaleprior.corpus.names import is_text
 from scaleprior.errors import UserError
+from scaleprior.parsing import read_json, read_text
 from scaleprior.wording import parameter, shown
 
 __all__ = ["ClassNames"]
@@ -43,13 +43,10 @@ class ClassNames:
         found = path or next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)
         if found is None:
             return cls(None)
-        try:
-            text = Path(found).read_text(encoding="utf-8-sig")
-            data = json.loads(text) if Path(found).suffix.lower() == ".json" else text.splitlines()
-        except (OSError, ValueError) as e:
-            raise UserError(f"class names {found} cannot be read: {e}", hint="give a name a line, or JSON") from e
+        is_json = Path(found).suffix.lower() == ".json"
+        data = read_json(found, what="class names") if is_json else read_text(found, what="class names").splitlines()
         if isinstance(data, dict):
-            numbered = {int(key): value for key, value in data.items() if re.fullmatch(r"\d+", str(key))}
+            numbered = {int(key): value for key, value in data.items() if re.fullmatch(r"[0-9]{1,9}", key)}
             data = [numbered.get(k) for k in range(len(data))]
         listed = data if isinstance(data, list) else []
         while listed and listed[-1] == "":  # blank lines at a file's end

@@ -6,7 +6,7 @@ shards beside the index, as many bytes again as they have, and the Parquet files
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import os
 import shutil
@@ -25,10 +25,13 @@ from scaleprior.corpus.importers.splits import files_of_split
 from scaleprior.corpus.index import ImageRow
 from scaleprior.corpus.label_space import LabelSpace
 from scaleprior.corpus.magic import HEAD, image_suffix
+from scaleprior.corpus.names import is_texts
 from scaleprior.corpus.notes import Notes
+from scaleprior.corpus.parquet_files import parquet_errors, read_footer, unpacked_bytes
 from scaleprior.corpus.shards import ShardWriter
 from scaleprior.errors import UserError
 from scaleprior.pages.numbers import size
+from scaleprior.parsing import parse_json
 from scaleprior.wording import parameter, shown
 
 __all__ = ["holds_images", "huggingface_source"]
@@ -39,6 +42,7 @@ _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "picture", "pixel_values")
 _LABEL_COLUMNS = ("label", "labels", "cls", "class", "wnid", "fine_label", "category", "categories")
 _IMAGES_AT_ONCE = 32  # held in memory
 _LABELS_AT_ONCE = 10_000
+_NESTED = 10  # features within features
 _AROUND = 2048  # bytes of headers and padding around an image in a shard
 _LONGEST_STEM = 100  # bytes of a name in a tar's header
 
@@ -46,8 +50,8 @@ _LONGEST_STEM = 100  # bytes of a name in a tar's header
 def holds_images(path: Path) -> bool:
     """Whether a Parquet file has a column of encoded images."""
     try:
-        return bool(_image_columns(path, pq.read_schema(path)))
-    except (OSError, pa.ArrowInvalid):
+        return bool(_image_columns(path, _footer(path).schema.to_arrow_schema()))
+    except UserError:
         return False
 
 
@@ -112,7 +116,7 @@ class _Files:
         class_names: str | Path | None,
     ) -> None:
         self.files, self.root, self.notes = files, root, Notes()
-        schema = pq.read_schema(files[0])
+        schema = _footer(files[0]).schema.to_arrow_schema()
         self.image_column: str = _pick(files[0], schema, file_column, _image_columns(files[0], schema), "file_column")
         usual = [name for name in _LABEL_COLUMNS if name in schema.names and name != self.image_column]
         self.label_column: str = _pick(files[0], schema, label_column, usual, "label_column")
@@ -121,14 +125,11 @@ class _Files:
         self._names = listed or ClassNames(own, f"{files[0]}'s metadata")
         metadata = [self._metadata(path, schema) for path in files]
         self.images: int = sum(each.num_rows for each in metadata)
-        self.bytes: int = sum(_column_bytes(each, self.image_column) for each in metadata)
+        self.bytes: int = sum(unpacked_bytes(path, self.image_column) for path in files)
 
     def _metadata(self, path: Path, first: pa.Schema) -> pq.FileMetaData:
         """Of a file that has the two columns as the first file has them."""
-        try:
-            metadata = pq.read_metadata(path)
-        except (OSError, pa.ArrowException) as e:
-            raise UserError(f"{path} cannot be read: {shown(str(e))}", hint="fetch it again") from e
+        metadata = _footer(path)
         schema = metadata.schema.to_arrow_schema()
         for column in (self.image_column, self.label_column):
             there = schema.field(column).type if column in schema.names else None
@@ -210,12 +211,26 @@ class _Files:
         return self._names.labels(value, where=f"{path}, row {row}, column {self.label_column!r}")
 
     def _batches(self, path: Path, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-        try:
+        with _reading(path):
             # a buffer size makes Arrow stream the pages, where it would read a row group's whole column
-            with pq.ParquetFile(path, buffer_size=1 << 20) as file:
-                yield from file.iter_batches(rows, columns=columns, use_threads=False)
-        except (OSError, pa.ArrowException) as e:
-            raise UserError(f"{path} cannot be read: {shown(str(e))}", hint="fetch it again") from e
+            file = pq.ParquetFile(path, buffer_size=1 << 20)
+        with file:
+            batches = file.iter_batches(rows, columns=columns, use_threads=False)
+            while True:
+                with _reading(path):
+                    batch = next(batches, None)
+                    if batch is None:
+                        return
+                    batch.validate(full=True)
+                yield batch
+
+
+def _footer(path: Path) -> pq.FileMetaData:
+    return read_footer(path, said=f"{path} cannot be read", hint="fetch it again")
+
+
+def _reading(path: Path) -> contextlib.AbstractContextManager[None]:
+    return parquet_errors(f"{path} cannot be read", hint="fetch it again")
 
 
 def _pick(path: Path, schema: pa.Schema, wanted: str | None, usual: Sequence[str], option: str) -> str:
@@ -235,7 +250,7 @@ def _image_columns(path: Path, schema: pa.Schema) -> list[str]:
     found = [field.name for field in schema if _is_image_struct(field.type)]
     binary = [f.name for f in schema if pa.types.is_binary(f.type) or pa.types.is_large_binary(f.type)]
     if not found and binary:  # any bytes: look at the first
-        with pq.ParquetFile(path, buffer_size=1 << 20) as file:
+        with _reading(path), pq.ParquetFile(path, buffer_size=1 << 20) as file:
             first = next(file.iter_batches(1, columns=binary, use_threads=False), None)
         row = first.to_pylist()[0] if first is not None and first.num_rows else {}
         found = [name for name in binary if image_suffix((row.get(name) or b"")[:HEAD])]
@@ -252,16 +267,14 @@ def _is_image_struct(kind: pa.DataType) -> bool:
 def _names_in(schema: pa.Schema, column: str) -> list[str] | None:
     """The class names that Hugging Face's metadata give the column (also of a list of labels)."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        said = parse_json((schema.metadata or {})[b"huggingface"], where="the huggingface metadata")
+        features = said["info"]["features"]
         found = features[column]
-        while "names" not in found:
+        for _ in range(_NESTED):
+            if "names" in found:
+                break
             found = found[0] if isinstance(found, list) else found["feature"]
-        return [str(name) for name in found["names"]]
-    except (KeyError, TypeError, ValueError, IndexError):
+        names = found["names"]
+        return names if is_texts(names) else None
+    except (KeyError, TypeError, ValueError, IndexError):  # UserError is a ValueError
         return None
-
-
-def _column_bytes(metadata: pq.FileMetaData, column: str) -> int:
-    groups = (metadata.row_group(k) for k in range(metadata.num_row_groups))
-    chunks = (group.column(k) for group in groups for k in range(group.num_columns))
-    return sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.split(".")[0] == column)

@@ -23,6 +23,7 @@ from scaleprior.errors import UserError
 
 __all__ = ["StructuredTars"]
 
+_DEEPEST = 8  # tars in tars; ImageNet has one
 _PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.lz4")
 
 
@@ -45,12 +46,12 @@ class StructuredTars:
     def of_classes(self, tars: Iterable[Path]) -> Iterator[ImageRow]:
         """A tar is a class: the label is its name, and that of a tar inside it for what lies in there."""
         for tar in tars:
-            yield from self._labelled(tar, tar.stem)
+            yield from self._labelled(tar, tar.stem, seen=set())
 
     def of_tars(self, tars: Iterable[Path]) -> Iterator[ImageRow]:
         """The tars inside the ``tars`` are classes; images beside them have no label and are left out."""
         for tar in tars:
-            yield from self._labelled(tar, None)
+            yield from self._labelled(tar, None, seen=set())
 
     def of_folders(self, tars: Iterable[Path], below: str = "") -> Iterator[ImageRow]:
         """The label is the first folder of a member's name, behind the prefix ``below``, such as ``train/``."""
@@ -65,13 +66,30 @@ class StructuredTars:
                 elif not below:
                     self._notes.warn("images beside the class folders (they have no label)", member.name)
 
-    def _labelled(self, tar: Path, label: str | None, start: int = 0, size: int | None = None) -> Iterator[ImageRow]:
+    def _labelled(
+        self,
+        tar: Path,
+        label: str | None,
+        start: int = 0,
+        size: int | None = None,
+        *,
+        depth: int = 0,
+        seen: set[int],
+    ) -> Iterator[ImageRow]:
+        """Rows of the tar at ``start``; ``seen`` are the places of the tars inside ``tar`` that have been listed."""
+        if depth > _DEEPEST:
+            raise UserError(f"{tar} holds tars in tars, more than {_DEEPEST} deep", hint="unpack what it holds")
         for member in self._images(tar, start, size):
             name = inside(member.name)
             if name is None:
                 self._notes.warn("names in tars that lead out of their folder (left out)", member.name)
             elif name.lower().endswith(".tar"):
-                yield from self._labelled(tar, PurePosixPath(name).stem, member.offset, member.size)
+                if member.offset in seen:  # with links eight tars of ten links each would be a hundred million
+                    self._notes.warn("links to a tar in a tar that is read already (left out)", name)
+                    continue
+                seen.add(member.offset)
+                place = (member.offset, member.size)
+                yield from self._labelled(tar, PurePosixPath(name).stem, *place, depth=depth + 1, seen=seen)
             elif label is None:
                 self._notes.warn("images beside the class tars (they have no label)", name)
             else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scaleprior.corpus.images import IMAGE_SUFFIXES
-from scaleprior.corpus.magic import HEAD, IMAGE_LIKE, is_image
+from scaleprior.corpus.magic import IMAGE_LIKE, head_of, is_image
 from scaleprior.corpus.notes import Notes
 from scaleprior.errors import UserError
 
@@ -98,17 +98,9 @@ def _image(entry: os.DirEntry[str], path: str, notes: Notes, readable: bool) -> 
         return
     if not stat.S_ISREG(status.st_mode):
         notes.warn("entries that are neither files nor folders", path)
-    elif suffix in (IMAGE_SUFFIXES if readable else IMAGE_LIKE) or is_image(_head(entry.path)):
+    elif suffix in (IMAGE_SUFFIXES if readable else IMAGE_LIKE) or is_image(head_of(entry.path)):
         yield ImageFile(path, status.st_size)
     elif suffix in IMAGE_LIKE:
         notes.warn("images of a format that is not read", path)
     else:
         notes.other(entry.name)
-
-
-def _head(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(HEAD)
-    except OSError:
-        return b""

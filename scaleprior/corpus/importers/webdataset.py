@@ -21,7 +21,7 @@ from scaleprior.corpus.notes import Notes
 from scaleprior.corpus.shards import ByteReader
 from scaleprior.corpus.tar_files import TarMember, tar_members
 from scaleprior.errors import UserError
-from scaleprior.wording import parameter
+from scaleprior.wording import parameter, shown
 
 __all__ = ["WebDataset", "looks_like_shard", "split_name"]
 
@@ -127,7 +127,7 @@ class WebDataset:
     def _refuse_label(self) -> None:
         raise UserError(
             f"no sample has {parameter('label_column')} {self._label!r}; "
-            f"the JSON has {', '.join(map(repr, list(self._keys)[:10])) or 'no keys'}",
+            f"the JSON has {', '.join(map(shown, list(self._keys)[:10])) or 'no keys'}",
             hint="name one of them, or a suffix such as cls",
         )
 
@@ -143,7 +143,7 @@ class WebDataset:
                 text = text.strip()
                 return (json.loads(text) if text.startswith("[") else text) or None
             content = json.loads(text)
-        except (ValueError, RecursionError):  # also of UTF-8 and of JSON
+        except (ValueError, RecursionError, MemoryError):  # also of UTF-8, of JSON, and ours
             self._notes.warn("label files that cannot be read", member.name)
             return None
         if not isinstance(content, dict):

@@ -10,24 +10,27 @@ import codecs
 import csv
 import gzip
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from scaleprior.corpus.importers.tables import sql
-from scaleprior.corpus.magic import HEAD, IMAGE_LIKE, image_suffix, refuse_pointer
+from scaleprior.corpus.magic import HEAD, IMAGE_LIKE, head_of, image_suffix, refuse_pointer
+from scaleprior.corpus.parquet_files import read_footer
 from scaleprior.errors import UserError
-from scaleprior.wording import parameter, shown
+from scaleprior.parsing import open_regular
+from scaleprior.wording import bytes_in_words, one_line, parameter, shown
 
 __all__ = ["TableFile", "column_names", "headless", "open_table"]
 
 _HEAD = 1 << 18  # bytes in which the header line ends, and a few more
 _PIECE = 1 << 20
 _LINES = 20
+_UNPACKED = 64 << 20, 200  # bytes that any gzip may have, and a byte of it; tables have 30 at most
 _DELIMITERS = (",", "\t", ";", "|")  # the first of those that fit equally well
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
          (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
@@ -60,14 +63,12 @@ def open_table(path: Path, scratch: Path, encoding: str | None = None) -> TableF
     Raises:
         UserError: missing, another kind of file, another encoding, a header that names a column twice.
     """
-    if not path.is_file():
-        raise UserError(f"table of labels not found: {path}", hint="check the path")
     try:
-        refuse_pointer(path)
-        with open(path, "rb") as file:
+        with open_regular(path, what="table of labels") as file:
             head = file.read(_HEAD)
+        refuse_pointer(path)
         if head.startswith(b"PAR1") or path.suffix.lower() in (".parquet", ".pq"):
-            schema = pq.read_schema(path)
+            schema = _read_schema(path)
             types = {field.name: field.type for field in schema}
             return TableFile(path, _checked(path, schema.names), types, f"read_parquet({sql.text(str(path))})")
         if head.startswith(b"PK\x03\x04"):
@@ -80,23 +81,27 @@ def open_table(path: Path, scratch: Path, encoding: str | None = None) -> TableF
         return _text_table(path, head, scratch, encoding)
     except UserError:
         raise
-    except (OSError, EOFError, ValueError, csv.Error) as e:  # Arrow's errors are ValueErrors, too
-        raise UserError(f"{path} cannot be read as a table: {e}", hint="give CSV or Parquet") from e
+    except (OSError, EOFError, ValueError, csv.Error, zlib.error, NotImplementedError) as e:  # some of them Arrow's
+        raise UserError(f"{path} cannot be read as a table: {one_line(e)}", hint="give CSV or Parquet") from e
+
+
+def _read_schema(path: Path) -> pa.Schema:
+    footer = read_footer(path, said=f"{path} cannot be read as a table", hint="give CSV or Parquet")
+    return footer.schema.to_arrow_schema()
 
 
 def column_names(path: Path) -> list[str]:
     """The columns that a table seems to have, by its first lines alone; none where these say nothing."""
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
-            return pq.read_schema(path).names
-        with open(path, "rb") as file:
-            head = file.read(_HEAD)
+            return _read_schema(path).names
+        head = head_of(path, _HEAD)
         if head.startswith(b"\x1f\x8b"):
             with gzip.open(path) as file:
                 head = file.read(_HEAD)
         lines = head.decode(_encoding(path, head), errors="replace").splitlines()[:_LINES]
         return next(csv.reader(lines, delimiter=_delimiter(lines, path)), [])
-    except (OSError, EOFError, ValueError, csv.Error):
+    except (UserError, OSError, EOFError, ValueError, csv.Error, zlib.error):
         return []
 
 
@@ -152,11 +157,17 @@ def _copied(path: Path, readable: Path, encoding: str, *, gzipped: bool) -> list
     except LookupError as e:
         raise UserError(f"{parameter('encoding')} is {encoding!r}", hint="name one of Python's, such as cp1252") from e
     first, done = "", 0
+    size = path.stat().st_size
+    most = _UNPACKED[0] + _UNPACKED[1] * size
     with (
         gzip.open(path) if gzipped else open(path, "rb") as source,
         open(readable, "rb" if readable == path else "wb") as out,
     ):
         for piece in _pieces(source):
+            if gzipped and done > most:
+                raise UserError(
+                    f"{path} unpacks to more than {bytes_in_words(most)}, from {size:,} bytes", hint="check the file"
+                )
             try:
                 decoded = decoder.decode(piece, final=not piece)
             except UnicodeDecodeError as e:
