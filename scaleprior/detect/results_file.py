@@ -17,6 +17,7 @@ from scaleprior.detect.metrics import DetectionResult
 from scaleprior.errors import FailureError, UserError
 from scaleprior.files import write_csv
 from scaleprior.parsing import read_csv
+from scaleprior.spreadsheets import unguarded
 from scaleprior.wording import in_short
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _read(path: Path) -> list[dict[str, str]]:
                 hint="repair the line or name another file",
             )
         if cells:
-            rows.append(dict(itertools.zip_longest(columns, cells, fillvalue="")))
+            rows.append(dict(itertools.zip_longest(columns, map(unguarded, cells), fillvalue="")))
     return rows
 
 

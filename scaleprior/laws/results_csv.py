@@ -14,6 +14,7 @@ from scaleprior.laws.choosing import Cells
 from scaleprior.laws.grouping import IDENTITY
 from scaleprior.laws.spelling import decimal, meant, nearest
 from scaleprior.parsing import read_csv
+from scaleprior.spreadsheets import unguarded
 from scaleprior.wording import either, flag, in_short, shown
 
 __all__ = ["column_called", "no_column", "number_in", "read_cells"]
@@ -37,7 +38,11 @@ def read_cells(path: Path) -> tuple[list[str], list[tuple[int, Cells]]]:
     """
     rows = read_csv(path, what="results file")
     columns = _columns(next(rows, (0, []))[1], path)
-    lines = [(line, cells) for line, row in rows if (cells := [cell.strip() for cell in row]) and any(cells)]
+    lines = [
+        (line, cells)
+        for line, row in rows
+        if (cells := [unguarded(cell.strip()).strip() for cell in row]) and any(cells)
+    ]
     if not columns:
         raise UserError(f"{path} is empty", hint="its first line must name the columns")
     written = sum(sum(map(len, cells)) + len(cells) for _, cells in lines)

