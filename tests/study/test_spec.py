@@ -228,7 +228,7 @@ def test_a_study_on_a_lazy_config_is_refused_in_one_line(tmp_path: Path, capsys:
             "aliases written",
         ),
         ("name: 2020-99-99", "month must be in 1..12"),
-        ("threads: " + "9" * 5000, "Exceeds the limit"),
+        ("threads: " + "9" * 5000, "a whole number of 5,000 characters"),
         ("name: !!python/object/apply:os.system [x]", "could not determine a constructor"),
         ("? [1]\n: 2", "unhashable key"),
         ("name: \x1b[31m", "unacceptable character"),
@@ -249,7 +249,7 @@ def test_of_a_yaml_that_is_no_spec_one_line(tmp_path: Path, text: str, message: 
         ("[" * 5000, r"override ladder: '\[\[.*\.\.\. \(5,000 characters\) is nested too deeply to be read; quote"),
         ("2020-99-99", "override ladder: '2020-99-99' cannot be read: month must be in 1..12"),
         ("a: b: c", "override ladder: 'a: b: c' cannot be read: mapping values are not allowed here"),
-        ("9" * 5000, "Exceeds the limit"),
+        ("9" * 5000, "a whole number of 5,000 characters"),
     ],
 )
 def test_of_an_override_that_is_no_yaml_one_line(tmp_path: Path, value: str, message: str) -> None:
