@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from scaleprior.errors import FailureError, UserError
-from scaleprior.files import write_json
+from scaleprior.files import make_folder, write_json
 from scaleprior.locks import open_lock
 from scaleprior.parsing import is_regular, parse_json, read_json
 from scaleprior.study.cell import Cell
@@ -137,7 +137,7 @@ class StudyFolder:
                     f"{self.path} is not empty and holds no study",
                     hint=f"choose another folder with {parameter('out')}",
                 )
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             handle = open_lock(self.path / _LOCK)
         except OSError as e:
             raise FailureError(

@@ -27,7 +27,7 @@ from scaleprior._version import __version__
 from scaleprior.backbones.weights import read_card
 from scaleprior.detect.engines import get_engine
 from scaleprior.errors import ScalePriorError, UserError
-from scaleprior.files import WriteError, remove_leftovers
+from scaleprior.files import WriteError, make_folder, remove_leftovers
 from scaleprior.locks import open_lock
 from scaleprior.parsing import is_regular
 from scaleprior.pretrain import pretrain
@@ -191,7 +191,7 @@ def _pretraining_folder(cell: Cell, folder: Path) -> Path:
         link.mkdir(exist_ok=True)
         return link
     place = folder.absolute().parents[1] / "pretrained" / cell.backbone_name
-    place.mkdir(parents=True, exist_ok=True)
+    make_folder(place)  # with what is flushed in it, which a power cut would take along
     with contextlib.suppress(OSError):  # there already, or a file system without links, which are for people
         link.symlink_to(os.path.relpath(place, folder.absolute()), target_is_directory=True)
     return place
