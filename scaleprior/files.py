@@ -17,6 +17,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -159,10 +160,11 @@ def remove_leftovers(folder: str | Path, *, recursive: bool = True) -> None:
 
 def _remove_unheld(path: Path) -> None:
     """Raises OSError: somebody holds the file."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)  # a pipe or a link of that name is not ours
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            path.unlink()
     finally:
         os.close(handle)
 

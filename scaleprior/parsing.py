@@ -21,7 +21,8 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from scaleprior.errors import UserError
+from scaleprior.errors import FailureError, UserError
+from scaleprior.files import SHORTAGES
 from scaleprior.wording import bytes_in_words, one_line
 
 __all__ = [
@@ -83,6 +84,7 @@ def open_regular(path: str | Path, *, what: str = "file", buffering: int = -1) -
     Raises:
         UserError: it is missing, cannot be read, or is a folder, a pipe, a socket or a device; names ``what`` it was
             to be, and the path.
+        FailureError: there are no descriptors or memory left.
     """
     try:
         _check_kind(os.stat(path).st_mode, path, what)
@@ -96,6 +98,10 @@ def open_regular(path: str | Path, *, what: str = "file", buffering: int = -1) -
     except FileNotFoundError as e:
         raise UserError(f"{what} not found: {path}", hint="check the path") from e
     except OSError as e:
+        if e.errno in SHORTAGES:  # which says nothing about the file
+            raise FailureError(
+                f"{what} {path} cannot be read now: {e.strerror}", hint="mend that, and run again"
+            ) from e
         hint = "check the path" if e.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG) else "check the file"
         raise UserError(f"{what} {path} cannot be read: {e.strerror or e}", hint=hint) from e
     except UserError:

@@ -126,6 +126,14 @@ def test_what_another_process_is_writing_is_no_leftover(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "a.json"]
 
 
+def test_tidying_waits_for_no_pipe_and_follows_no_link(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".a.tmp")
+    (tmp_path / "kept").touch()
+    (tmp_path / ".b.tmp").symlink_to(tmp_path / "kept")
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.tmp", ".b.tmp", "kept"]
+
+
 def test_writing_and_tidying_at_once_loses_nothing(tmp_path: Path) -> None:
     """Also in the moment between a temporary file's making and its lock."""
     stop, writers = threading.Event(), 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import socket
 import tracemalloc
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from scaleprior import parsing
-from scaleprior.errors import UserError
+from scaleprior.errors import FailureError, UserError
 from scaleprior.parsing import (
     parse_json,
     parse_literal,
@@ -66,6 +68,23 @@ def test_only_regular_files_are_opened_and_nobody_waits(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Not a directory"):
         read_bytes(tmp_path / "file" / "below")
     assert parsing.is_regular(tmp_path / "file")
+
+
+def test_without_descriptors_nothing_is_said_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("1")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, limits[1]))
+    held: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(tmp_path, os.O_RDONLY))
+        with pytest.raises(FailureError, match=r"a\.json cannot be read now: Too many open files"):
+            read_json(tmp_path / "a.json")
+    finally:
+        for handle in held:
+            os.close(handle)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_file_beyond_the_limit_takes_no_memory(tmp_path: Path) -> None:
