@@ -57,10 +57,10 @@ def write_spec(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def start_study(spec: Path, out: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start ``scaleprior study run`` in a process of its own."""
+def start_study(spec: Path, out: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Start ``scaleprior study run`` in a process of its own, with options of ``Popen``."""
     command = [sys.executable, "-m", "scaleprior", "study", "run", spec, "--out", out, *arguments]
-    return processes.start(command, cwd=spec.parent)
+    return processes.start(command, cwd=spec.parent, **options)
 
 
 def run_study_command(spec: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from scaleprior.errors import UserError
 from scaleprior.study import load_spec, run_study, study_status
 from scaleprior.study.report.page import build_report
 from tests.detect.conftest import make_coco
-from tests.processes import wait_until
+from tests.processes import start, wait_until
 from tests.study.conftest import TINY, results_of, run_study_command, start_study, write_spec
 
 
@@ -98,6 +99,59 @@ def test_killed_again_and_again_it_ends_with_the_same_results(finished: Path, tm
     assert run.returncode == 0, run.stderr
     assert (out / "results.csv").read_bytes() == results_of(finished, 0, 16, 64)
     assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_stopped_and_continued_it_ends_with_the_same_results(finished: Path, tmp_path: Path) -> None:
+    """SIGSTOP of runner and cells, as a scheduler or a closed lid does it: nobody takes the other for lost."""
+    spec, out = write_spec(tmp_path, ladder=[16, 64]), tmp_path / "out"
+    process = start_study(spec, out, "--jobs", "2", start_new_session=True)
+    for _ in range(2):
+        before = _steps(out)
+        wait_until(lambda: process.poll() is not None or _steps(out) != before)  # noqa: B023
+        os.killpg(process.pid, signal.SIGSTOP)
+        time.sleep(1.0)
+        os.killpg(process.pid, signal.SIGCONT)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert (out / "results.csv").read_bytes() == results_of(finished, 0, 16, 64)
+
+
+_ASKED_TO_STOP = """
+import os, signal, sys
+from pathlib import Path
+from scaleprior.study import worker
+
+show = worker._Clock.show
+
+def told(self, **state):
+    show(self, **state)
+    if state["stage"] == "evaluate" and state["done"]:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+worker._Clock.show = told
+sys.exit(worker.run_cell(Path(sys.argv[1])))
+"""
+
+
+def test_a_cell_that_is_asked_to_stop_while_it_evaluates_ends_at_once_and_goes_on_there(
+    finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out, symlinks=True)
+    (cell,) = (out / "cells").glob("R-50-64-*")
+    before = json.loads((cell / "result.json").read_text())
+    (cell / "result.json").unlink()
+    shutil.rmtree(cell / "evaluate", ignore_errors=True)
+    model = (cell / "finetune" / "model.safetensors").stat().st_mtime_ns
+    process = start([sys.executable, "-c", _ASKED_TO_STOP, cell])
+    process.communicate()
+    assert process.returncode == -signal.SIGTERM
+    assert not (cell / "result.json").exists()
+    assert run_study_command(write_spec(tmp_path), out).returncode == 0
+    after = json.loads((cell / "result.json").read_text())
+    assert {**after["detection"], "seconds": 0} == {**before["detection"], "seconds": 0}
+    assert (cell / "finetune" / "model.safetensors").stat().st_mtime_ns == model
 
 
 def test_kill_loses_at_most_the_current_step(tmp_path: Path) -> None:
