@@ -36,6 +36,8 @@ __all__ = [
     "WriteError",
     "atomic_path",
     "file_sha256",
+    "flush_files",
+    "flush_folder",
     "is_number",
     "make_folder",
     "remove_leftovers",
@@ -117,7 +119,7 @@ def atomic_path(path: str | Path, *, durable: bool = True, size: int | None = No
             _flush_to_disk(temporary)
         os.replace(temporary, path)
         if durable:
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
     except OSError as e:
         temporary.unlink(missing_ok=True)
         raise WriteError.of(path, e, size=size) from e
@@ -178,10 +180,18 @@ def make_folder(folder: str | Path) -> None:
     absent = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for made in reversed(absent):
-        _flush_folder(made.parent)
+        flush_folder(made.parent)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_files(folder: str | Path) -> None:
+    """Have the disk know the files in ``folder``, content and names; not those of folders in it."""
+    for path in Path(folder).iterdir():
+        if path.is_file():
+            _flush_to_disk(path)
+    flush_folder(Path(folder))
+
+
+def flush_folder(folder: Path) -> None:
     """Have the disk know which names ``folder`` holds: before an older file goes, its successor's must be there.
 
     Without it a power cut may leave neither. File systems that cannot do it for a folder are left alone.

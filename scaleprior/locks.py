@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scaleprior.errors import UserError
+from scaleprior.files import make_folder
 
 __all__ = ["alone_in", "open_lock"]
 
@@ -66,7 +67,7 @@ def alone_in(folder: str | Path) -> Iterator[None]:
 def _taken(path: Path, folder: str | Path) -> int | None:
     while True:
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)  # known to the disk, for it is there when who writes into it would see to that
             handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             return None  # who writes into it will say why not

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from scaleprior.errors import FailureError, UserError
+from scaleprior.files import flush_files, flush_folder, make_folder
 from scaleprior.wording import parameter
 
 __all__ = ["refuse_existing", "staged_folder"]
@@ -39,7 +40,7 @@ def staged_folder(path: str | Path, *, marker: str, overwrite: bool = False, wha
     path = Path(os.path.abspath(path))
     refuse_existing(path, marker, overwrite, what)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         _remove_abandoned(path)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".building"))
     except OSError as e:
@@ -52,6 +53,7 @@ def staged_folder(path: str | Path, *, marker: str, overwrite: bool = False, wha
             umask = os.umask(0)
             os.umask(umask)
             os.chmod(temporary, 0o777 & ~umask)
+            flush_files(temporary)  # an index may take hours; images of a synthetic world can be drawn again
             _swap_in(temporary, path, marker, overwrite, what)
     except OSError as e:
         raise FailureError(f"cannot write {path}: {e.strerror or e}", hint="free space and run again") from e
@@ -78,9 +80,11 @@ def _swap_in(temporary: Path, path: Path, marker: str, overwrite: bool, what: st
         aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".building"))
         os.replace(path, aside / path.name)
         os.replace(temporary, path)
+        flush_folder(path.parent)  # before the old one goes
         shutil.rmtree(aside, ignore_errors=True)
     else:
         os.replace(temporary, path)
+        flush_folder(path.parent)
 
 
 def _remove_abandoned(path: Path) -> None:

@@ -63,10 +63,10 @@ class Checkpoints:
         Raises:
             FailureError: the folder cannot be read now, and may hold some.
         """
-        if not self.folder.is_dir():
-            return []
         try:
             found = [self.folder / name for name in os.listdir(self.folder) if _NAME.fullmatch(name)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
         except OSError as e:
             raise FailureError(f"cannot read {self.folder}: {e.strerror}", hint="mend that, and run again") from e
         return sorted(found, key=_step, reverse=True)

@@ -142,7 +142,7 @@ class RunFolder:
         """The ``run.json`` that is there, of whatever run; None where there is none.
 
         Raises:
-            DamagedRunFile: its content is damaged. UserError: it cannot be read.
+            DamagedRunFile: its content is damaged. UserError, FailureError: it cannot be read.
         """
         path = self.out / RUN_FILE
         if not path.is_file():

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from scaleprior.errors import UserError
+from scaleprior.errors import FailureError, UserError
 from scaleprior.training.extension import Extension, Schedule
 from scaleprior.training.run_folder import RUN_FILE, DamagedRunFile, RunFolder, refuse_other_run, restoring
 from tests.limits import leave_descriptors, limits_kept
@@ -235,5 +235,5 @@ def test_a_run_json_that_cannot_be_read_now_is_not_taken_for_damaged(tmp_path: P
     folder(tmp_path, "a").write()
     with limits_kept(resource.RLIMIT_NOFILE):
         leave_descriptors(0)
-        with pytest.raises(UserError, match=r"run.json cannot be read: Too many open files"):
+        with pytest.raises(FailureError, match=r"run.json cannot be read now: Too many open files"):
             folder(tmp_path, "a").found()
