@@ -1,4 +1,4 @@
-"""The parts of docs/miniature.md that are no study: the search for the recipe, shuffled labels, near-duplicates.
+"""The miniature (configs/studies/miniature.yaml) beside its study: recipe search, shuffled labels, near-duplicates.
 
     python benchmarks/miniature.py recipe --corpus FOLDER --out SEARCH [--jobs 2]
     python benchmarks/miniature.py shuffle --corpus FOLDER --out labels_shuffled.csv
