@@ -19,10 +19,13 @@ _HOLD = """
 import os, sys
 from scaleprior.locks import alone_in
 with alone_in(sys.argv[1]):
+    begun, begins = os.pipe()
     child = os.fork()  # as a loader's worker, which inherits what is open
     if child == 0:
+        os.write(begins, b"x")
         os.read(int(sys.argv[2]), 1)
         os._exit(0)
+    os.read(begun, 1)
     print(os.getpid(), flush=True)
     sys.stdin.read()
 """
