@@ -1,7 +1,7 @@
 """The gate through which files of others come in: regular files alone, of bounded size, parsed with bounded work.
 
 Whatever a parser raises becomes one :class:`~scaleprior.errors.UserError` with the place. What is bounded: the bytes of
-a file; how deep values are nested; in YAML, what aliases expand to; the digits of a whole number (Python's own limit).
+a file; how deep values are nested; in YAML, what aliases expand to; the digits of a whole number.
 """
 
 from __future__ import annotations

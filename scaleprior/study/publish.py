@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scaleprior.backbones.weights import read_card
-from scaleprior.errors import FailureError, UserError
+from scaleprior.errors import UserError
 from scaleprior.files import write_bytes, write_json, write_text
 from scaleprior.parsing import read_json
 from scaleprior.study.cell import Cell
@@ -58,17 +58,13 @@ def publish_study(folder: str | Path, out: str | Path, *, facts: Mapping[str, st
         raise UserError(f"{out} is not empty and holds no published study", hint="choose another folder")
     said = {**view.facts, **_commits(view), **(facts or {})}
     cards, notes = _cards(view)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise FailureError(f"cannot write {out}: {e.strerror or e}", hint="choose another folder") from e
+    write_published(view, out, facts=said)  # first: by it the next attempt knows what a killed one began
     for name, card in cards.items():
         write_json(out / "cards" / f"{name}.json", card)
     for old in (out / "cards").glob("*.json"):
         if old.stem not in cards:
             old.unlink()
     write_results(view, out / RESULTS_FILE)
-    write_published(view, out, facts=said)
     report = build_report(read_published(out))  # of what others will have, not of what only this machine has
     write_bytes(out / "curve.png", report.picture())
     write_text(out / "report.md", report.markdown())
@@ -98,7 +94,9 @@ def _cards(view: StudyView) -> tuple[dict[str, dict[str, Any]], list[str]]:
         file = _backbone(status)
         if status.result is None or file is None:
             continue
-        name = status.cell.backbone_name if status.cell.images and not status.cell.weights else file.stem
+        cell = status.cell
+        # files of several runs have one name
+        name = f"{file.stem}-{cell.weights_sha256[:8]}" if cell.weights else cell.backbone_name
         if not file.is_file():
             absent.add(name)
         elif name not in cards:

@@ -8,14 +8,17 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import scaleprior as sp
+from scaleprior.backbones.weights import read_card
 from scaleprior.errors import UserError
 from scaleprior.study import publish_study
+from scaleprior.study.publish import _cards
 from scaleprior.study.published import read_published
 from scaleprior.study.report.page import build_report
 from scaleprior.study.report.section import study_section
@@ -81,6 +84,25 @@ def test_every_backbone_has_its_card_once(finished: Path, published: Path) -> No
     (published / "cards" / "of_an_earlier_one.json").write_text("{}")
     assert publish_study(finished, published, facts={"machine": "two cores"}).cards == 3
     assert {path.stem for path in (published / "cards").iterdir()} == set(cards)
+
+
+def test_backbones_of_several_runs_keep_their_cards_apart(finished: Path, tmp_path: Path) -> None:
+    """Every run calls its file backbone.safetensors."""
+    view, cells = study_status(finished), []
+    for status in view.cells[1:3]:
+        made = finished / "pretrained" / status.cell.backbone_name / "backbone.safetensors"
+        sha256 = read_card(made).tensors_sha256
+        cells.append(replace(status, cell=replace(status.cell, weights=str(made), weights_sha256=sha256)))
+    cards, notes = _cards(replace(view, cells=tuple(cells)))
+    assert sorted(card["images"] for card in cards.values()) == [16, 32]
+    assert notes == []
+
+
+def test_a_publication_that_was_killed_is_made_again(finished: Path, published: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    shutil.copy(published / "published.json", tmp_path / "out")
+    publish_study(finished, tmp_path / "out", facts={"machine": "two cores"})
+    assert (tmp_path / "out" / "report.md").read_bytes() == (published / "report.md").read_bytes()
 
 
 def test_a_cell_without_a_row_is_missing_and_said_so(copy: Path) -> None:
